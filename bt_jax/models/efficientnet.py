@@ -1,0 +1,270 @@
+"""EfficientNet (arXiv:1905.11946) B0 to B7 by compound scaling, and Lite0 to Lite4 without squeeze-and-excite."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bt_jax.models.layers import (
+    Activation,
+    BatchNorm,
+    Convolution,
+    DepthwiseConvolution,
+    Head,
+    Trained,
+    dropout,
+)
+from bt_jax.models.segments import SegmentedModel
+
+
+class BlockGroup(NamedTuple):
+    """A row of Table 1 in the paper, before scaling."""
+
+    kernel_size: int
+    repeats: int
+    channels: int
+    expansion: int
+    stride: int
+
+
+GROUPS = (
+    BlockGroup(kernel_size=3, repeats=1, channels=16, expansion=1, stride=1),
+    BlockGroup(kernel_size=3, repeats=2, channels=24, expansion=6, stride=2),
+    BlockGroup(kernel_size=5, repeats=2, channels=40, expansion=6, stride=2),
+    BlockGroup(kernel_size=3, repeats=3, channels=80, expansion=6, stride=2),
+    BlockGroup(kernel_size=5, repeats=3, channels=112, expansion=6, stride=1),
+    BlockGroup(kernel_size=5, repeats=4, channels=192, expansion=6, stride=2),
+    BlockGroup(kernel_size=3, repeats=1, channels=320, expansion=6, stride=1),
+)
+STEM_CHANNELS, TOP_CHANNELS = 32, 1280
+SQUEEZE_RATIO = 0.25
+STOCHASTIC_DEPTH = 0.2  # of the last block; earlier ones linearly less
+
+
+class Scaling(NamedTuple):
+    """Compound scaling of one member of the family, its native input size, and the dropout before its classifier."""
+
+    width: float
+    depth: float
+    size: int
+    dropout: float
+    lite: bool = False
+
+
+# B0 to B7: the paper's reference code. Lite: tensorflow/tpu, models/official/efficientnet/lite.
+VARIANTS = {
+    "efficientnet_b0": Scaling(1.0, 1.0, 224, 0.2),
+    "efficientnet_b1": Scaling(1.0, 1.1, 240, 0.2),
+    "efficientnet_b2": Scaling(1.1, 1.2, 260, 0.3),
+    "efficientnet_b3": Scaling(1.2, 1.4, 300, 0.3),
+    "efficientnet_b4": Scaling(1.4, 1.8, 380, 0.4),
+    "efficientnet_b5": Scaling(1.6, 2.2, 456, 0.4),
+    "efficientnet_b6": Scaling(1.8, 2.6, 528, 0.5),
+    "efficientnet_b7": Scaling(2.0, 3.1, 600, 0.5),
+    "efficientnet_lite0": Scaling(1.0, 1.0, 224, 0.2, lite=True),
+    "efficientnet_lite1": Scaling(1.0, 1.1, 240, 0.2, lite=True),
+    "efficientnet_lite2": Scaling(1.1, 1.2, 260, 0.3, lite=True),
+    "efficientnet_lite3": Scaling(1.2, 1.4, 280, 0.3, lite=True),
+    "efficientnet_lite4": Scaling(1.4, 1.8, 300, 0.3, lite=True),
+    # Not of the paper: a tenth of B0 in both directions, for the demo and for tests.
+    "efficientnet_nano": Scaling(0.25, 0.3, 96, 0.2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What all layers of one model have in common."""
+
+    activation: Activation
+    squeeze_excite: bool
+    padding: str
+    epsilon: float
+    momentum: float
+
+    def norm(self, channels: int) -> BatchNorm:
+        """A BatchNorm layer of this style."""
+        return BatchNorm(channels, epsilon=self.epsilon, momentum=self.momentum)
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """Channels times width, to the nearest multiple of 8, never more than a tenth below."""
+    scaled = channels * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """ReLU cut at 6: the Lite models' activation."""
+    return jax.numpy.clip(x, 0, 6)
+
+
+class ConvolutionSegment(nnx.Module):
+    """Convolution, BatchNorm, activation: the stem and the top."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        style: Style,
+        generator: np.random.Generator,
+    ):
+        self.activation = style.activation
+        self.conv = Convolution(
+            channels_in,
+            channels_out,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=style.padding,
+            generator=generator,
+        )
+        self.norm = style.norm(channels_out)
+
+    def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
+        """[B, H, W, C] -> [B, H', W', D]."""
+        del rngs
+        return self.activation(self.norm(self.conv(x), trained=trained))
+
+
+class SqueezeExcite(nnx.Module):
+    """Scales each channel by a gate computed from all channels' means (arXiv:1709.01507)."""
+
+    def __init__(self, channels: int, squeezed: int, *, activation: Activation, generator: np.random.Generator):
+        self.activation = activation
+        self.reduce = Convolution(channels, squeezed, use_bias=True, generator=generator)
+        self.expand = Convolution(squeezed, channels, use_bias=True, generator=generator)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]
+        """Gates the channels."""
+        gate = self.activation(self.reduce(x.mean((1, 2), keepdims=True)))
+        return x * jax.nn.sigmoid(self.expand(gate))
+
+
+class MBConv(nnx.Module):
+    """Inverted residual block: expand, depthwise, squeeze-and-excite, project (arXiv:1801.04381, 1905.11946)."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        expansion: int,
+        drop_rate: float,
+        style: Style,
+        generator: np.random.Generator,
+    ):
+        inner = channels_in * expansion
+        self.activation, self.drop_rate = style.activation, drop_rate
+        self.residual = stride == 1 and channels_in == channels_out
+        if expansion != 1:
+            self.expand = Convolution(channels_in, inner, generator=generator)
+            self.expand_norm = style.norm(inner)
+        else:
+            self.expand = self.expand_norm = None
+        self.depthwise = DepthwiseConvolution(
+            inner, kernel_size=kernel_size, stride=stride, padding=style.padding, generator=generator
+        )
+        self.depthwise_norm = style.norm(inner)
+        # The gate is squeezed relative to the block's input, not to the expanded channels.
+        squeezed = max(1, int(channels_in * SQUEEZE_RATIO))
+        self.squeeze_excite = (
+            SqueezeExcite(inner, squeezed, activation=style.activation, generator=generator)
+            if style.squeeze_excite
+            else None
+        )
+        self.project = Convolution(inner, channels_out, generator=generator)
+        self.project_norm = style.norm(channels_out)
+
+    def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
+        """[B, H, W, C] -> [B, H', W', D]."""
+        inputs = x
+        if self.expand is not None:
+            x = self.activation(self.expand_norm(self.expand(x), trained=trained))
+        x = self.activation(self.depthwise_norm(self.depthwise(x), trained=trained))
+        if self.squeeze_excite is not None:
+            x = self.squeeze_excite(x)
+        x = self.project_norm(self.project(x), trained=trained)
+        if self.residual:
+            x = inputs + dropout(x, rate=self.drop_rate, trained=trained, rngs=rngs, whole_records=True)
+        return x
+
+
+def efficientnet(
+    variant: str,
+    *,
+    classes: int,
+    hidden: tuple[int, ...] = (),
+    dropout_rate: float | None = None,
+    padding: str = "same",
+    epsilon: float = 1e-3,
+    momentum: float = 0.99,
+    seed: int = 0,
+) -> SegmentedModel:
+    """Builds a model with random weights: segments `stem`, `block_01` ..., `top`, `head`.
+
+    Args:
+      variant: a key of `VARIANTS`.
+      classes: number of logits.
+      hidden: sizes of the head's Dense-BatchNorm-ReLU-Dropout blocks; none is the reference's classifier.
+      dropout_rate: of the head; None is the variant's own.
+      padding: "same" (TensorFlow, Keras and the `tf_` models of timm) or "symmetric" (other PyTorch ports).
+      epsilon: of BatchNorm; the reference's is 1e-3.
+      momentum: of BatchNorm, the weight of the old running value; the reference's is .99.
+      seed: of the initial weights.
+    """
+    scaling = VARIANTS[variant]
+    generator = np.random.default_rng(seed)
+    style = Style(
+        activation=relu6 if scaling.lite else jax.nn.silu,
+        squeeze_excite=not scaling.lite,
+        padding=padding,
+        epsilon=epsilon,
+        momentum=momentum,
+    )
+    repeats = [
+        # The Lite models leave the first and the last group as they are.
+        group.repeats if scaling.lite and i in (0, len(GROUPS) - 1) else math.ceil(group.repeats * scaling.depth)
+        for i, group in enumerate(GROUPS)
+    ]
+    width = 1.0 if scaling.lite else scaling.width  # of stem and top
+    channels = scaled_channels(STEM_CHANNELS, width)
+    segments: dict[str, nnx.Module] = {
+        "stem": ConvolutionSegment(3, channels, kernel_size=3, stride=2, style=style, generator=generator)
+    }
+    number = 0
+    for group, count in zip(GROUPS, repeats, strict=True):
+        for repeat in range(count):
+            channels_out = scaled_channels(group.channels, scaling.width)
+            segments[f"block_{number + 1:02d}"] = MBConv(
+                channels,
+                channels_out,
+                kernel_size=group.kernel_size,
+                stride=group.stride if repeat == 0 else 1,
+                expansion=group.expansion,
+                drop_rate=STOCHASTIC_DEPTH * number / sum(repeats),
+                style=style,
+                generator=generator,
+            )
+            channels = channels_out
+            number += 1
+    top_channels = scaled_channels(TOP_CHANNELS, width)
+    segments["top"] = ConvolutionSegment(
+        channels, top_channels, kernel_size=1, stride=1, style=style, generator=generator
+    )
+    segments["head"] = Head(
+        top_channels,
+        classes,
+        hidden=hidden,
+        dropout_rate=scaling.dropout if dropout_rate is None else dropout_rate,
+        epsilon=epsilon,
+        momentum=momentum,
+        generator=generator,
+    )
+    return SegmentedModel(segments)

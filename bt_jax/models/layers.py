@@ -1,0 +1,215 @@
+"""Layers shared by the model families. Images are [B, H, W, C]; the computation runs in the dtype of the input.
+
+`trained` says how a layer behaves: False is inference (running statistics, no dropout), True is training, and a traced
+boolean chooses at run time, which lets stages that differ only in what they freeze share one compiled program.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bt_jax.models import depthwise
+
+Trained = bool | jax.Array
+Activation = Callable[[jax.Array], jax.Array]
+
+
+class BatchStat(nnx.Variable):
+    """A running statistic of a BatchNorm layer: state, but no parameter."""
+
+
+def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after, as TensorFlow's 'SAME': the extra one stands at the end."""
+    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+    return total // 2, total - total // 2
+
+
+def symmetric_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after, as PyTorch's `padding=(kernel_size - 1) // 2`."""
+    del size, stride
+    return (kernel_size - 1) // 2, (kernel_size - 1) // 2
+
+
+PADDINGS = {"same": same_padding, "symmetric": symmetric_padding}
+
+
+def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, fan_out: int) -> jax.Array:
+    """Variance 2 / fan_out, cut at two standard deviations: the initial convolutions of EfficientNet's reference.
+
+    Drawn by NumPy: a hundred differently shaped draws by JAX cost seconds of compilation at every start.
+    """
+    values = generator.standard_normal(shape)
+    outside = np.abs(values) > 2
+    while outside.any():
+        values[outside] = generator.standard_normal(int(outside.sum()))
+        outside = np.abs(values) > 2
+    # .8796 is the standard deviation of a standard normal cut at two.
+    return jnp.asarray(values * np.sqrt(2 / fan_out) / 0.87962566, jnp.float32)
+
+
+class Convolution(nnx.Module):
+    """A convolution without bias unless asked for. A 1x1 convolution at stride 1 is a matrix product."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: str = "same",
+        use_bias: bool = False,
+        generator: np.random.Generator,
+    ):
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        shape = (kernel_size, kernel_size, channels_in, channels_out)
+        fan_out = kernel_size * kernel_size * channels_out
+        self.kernel = nnx.Param(truncated_normal(generator, shape, fan_out=fan_out))
+        self.bias = nnx.Param(jnp.zeros(channels_out)) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
+        """Convolves."""
+        kernel = self.kernel[...].astype(x.dtype)
+        if self.kernel_size == 1 and self.stride == 1:
+            x = x @ kernel[0, 0]
+        else:
+            pad = PADDINGS[self.padding]
+            x = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding=[pad(size, self.kernel_size, self.stride) for size in x.shape[1:3]],
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+class DepthwiseConvolution(nnx.Module):
+    """One filter per channel, without bias."""
+
+    def __init__(
+        self, channels: int, *, kernel_size: int, stride: int, padding: str = "same", generator: np.random.Generator
+    ):
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        shape = (kernel_size, kernel_size, channels)
+        self.kernel = nnx.Param(truncated_normal(generator, shape, fan_out=kernel_size * kernel_size))
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H', W', C]
+        """Convolves."""
+        pad = PADDINGS[self.padding]
+        rows, columns = (pad(size, self.kernel_size, self.stride) for size in x.shape[1:3])
+        return depthwise.depthwise_convolution(
+            x, self.kernel[...].astype(x.dtype), stride=self.stride, padding=(rows, columns)
+        )
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation (arXiv:1502.03167) over all axes but the last, computed in float32.
+
+    Running statistics move by `momentum` (the weight of the old value, as in Keras; PyTorch's is one minus it) towards
+    the batch's mean and biased variance. Under a data-parallel `jit` the batch is the global one.
+    """
+
+    def __init__(self, channels: int, *, epsilon: float, momentum: float):
+        self.epsilon, self.momentum = epsilon, momentum
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = BatchStat(jnp.zeros(channels))
+        self.variance = BatchStat(jnp.ones(channels))
+
+    def __call__(self, x: jax.Array, *, trained: Trained) -> jax.Array:  # [..., C] -> [..., C]
+        """Normalises by the batch where trained, else by the running statistics, which then stay as they are."""
+        mean, variance = self.mean[...], self.variance[...]
+        if trained is not False:
+            axes = tuple(range(x.ndim - 1))
+            values = x.astype(jnp.float32)
+            batch_mean = values.mean(axes)
+            batch_variance = jnp.maximum(jnp.square(values).mean(axes) - jnp.square(batch_mean), 0)
+            updated = [
+                self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new)
+                for old, new in ((mean, batch_mean), (variance, batch_variance))
+            ]
+            self.mean[...], self.variance[...] = (
+                choose(trained, new, old) for new, old in zip(updated, (mean, variance), strict=True)
+            )
+            mean, variance = choose(trained, batch_mean, mean), choose(trained, batch_variance, variance)
+        factor = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
+        return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+
+
+def choose(condition: Trained, yes: jax.Array, no: jax.Array) -> jax.Array:
+    """`yes` or `no`, decided while tracing where the condition is known by then."""
+    if isinstance(condition, bool):
+        return yes if condition else no
+    return jnp.where(condition, yes, no)
+
+
+class Dense(nnx.Module):
+    """A matrix product with bias, initialised uniformly with variance 1 / (3 x outputs), as the reference's last layer."""
+
+    def __init__(self, features_in: int, features_out: int, *, use_bias: bool = True, generator: np.random.Generator):
+        limit = float(np.sqrt(1 / features_out))
+        self.kernel = nnx.Param(jnp.asarray(generator.uniform(-limit, limit, (features_in, features_out)), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features_out)) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # [..., C] -> [..., D]
+        """Multiplies and adds."""
+        x = x @ self.kernel[...].astype(x.dtype)
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+def dropout(
+    x: jax.Array, *, rate: float, trained: Trained, rngs: nnx.Rngs | None, whole_records: bool = False
+) -> jax.Array:
+    """Zeroes values (or, with `whole_records`, all values of a record) with probability `rate` and scales up the rest.
+
+    With `whole_records` on a residual branch it is stochastic depth (arXiv:1603.09382).
+    """
+    if rate == 0 or trained is False:
+        return x
+    if rngs is None:
+        raise ValueError("dropout in training needs rngs=nnx.Rngs(dropout=key)")
+    shape = (x.shape[0], *(1 for _ in x.shape[1:])) if whole_records else x.shape
+    keep = jax.random.bernoulli(rngs.dropout(), 1 - rate, shape)
+    factor = keep.astype(x.dtype) / (1 - rate)
+    return x * choose(trained, factor, jnp.ones_like(factor))
+
+
+class Head(nnx.Module):
+    """The published head: global average pooling, blocks of Dense, BatchNorm, ReLU, Dropout, and a linear output.
+
+    Without hidden blocks it is the classifier of the reference: pooling, dropout, one dense layer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        hidden: tuple[int, ...],
+        dropout_rate: float,
+        epsilon: float,
+        momentum: float,
+        generator: np.random.Generator,
+    ):
+        self.dropout_rate, self.hidden = dropout_rate, hidden
+        for i, (size_in, size_out) in enumerate(zip((channels, *hidden), hidden, strict=False), start=1):
+            # The shift of the BatchNorm after it makes a bias idle.
+            setattr(self, f"dense_{i}", Dense(size_in, size_out, use_bias=False, generator=generator))
+            setattr(self, f"norm_{i}", BatchNorm(size_out, epsilon=epsilon, momentum=momentum))
+        self.output = Dense((channels, *hidden)[-1], classes, generator=generator)
+
+    def __call__(
+        self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None
+    ) -> jax.Array:  # [B, H, W, C] -> [B, classes]
+        """Logits in float32."""
+        x = x.mean((1, 2))
+        for i in range(1, len(self.hidden) + 1):
+            x = getattr(self, f"norm_{i}")(getattr(self, f"dense_{i}")(x), trained=trained)
+            x = dropout(jax.nn.relu(x), rate=self.dropout_rate, trained=trained, rngs=rngs)
+        if not self.hidden:
+            x = dropout(x, rate=self.dropout_rate, trained=trained, rngs=rngs)
+        return self.output(x).astype(jnp.float32)

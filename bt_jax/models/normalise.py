@@ -1,0 +1,26 @@
+"""From grey images in [0, 1] to what a network was pretrained on: three channels, shifted and scaled."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """(value - mean) / std for values in [0, 1], per channel in the order the network expects. It comes with the weights."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, grey: jax.Array, *, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        """[B, H, W] float32 in [0, 1] -> [B, H, W, 3] in `dtype`."""
+        factor = 1 / jnp.asarray(self.std, jnp.float32)
+        shift = -jnp.asarray(self.mean, jnp.float32) * factor
+        return (grey[..., None] * factor + shift).astype(dtype)
+
+
+# (x - 127) / 128 for 8-bit values x: the EfficientNet-Lite models, and networks that start from random weights.
+LITE = Normalisation(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+# The per-channel mean and standard deviation of ImageNet that PyTorch and timm use.
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
