@@ -92,29 +92,18 @@ def _input_gradient(
     phases = []
     for row_phase in range(stride):
         for column_phase in range(stride):
-            taps_i = [
-                (i, (row_phase + padding[0][0] - i) // stride) for i in _taps(row_phase, padding[0][0], size, stride)
-            ]
-            taps_j = [
-                (j, (column_phase + padding[1][0] - j) // stride)
-                for j in _taps(column_phase, padding[1][0], size, stride)
-            ]
-            if not taps_i or not taps_j:
-                phases.append(
-                    jnp.zeros((gradient.shape[0], phase_rows, phase_columns, gradient.shape[3]), gradient.dtype)
-                )
-                continue
-            (top, bottom), (left, right) = (
-                _margins([offset for _, offset in taps_i], gradient.shape[1], phase_rows),
-                _margins([offset for _, offset in taps_j], gradient.shape[2], phase_columns),
-            )
+            row_taps = _taps(row_phase, padding[0][0], size, stride)
+            column_taps = _taps(column_phase, padding[1][0], size, stride)
+            top, bottom = _margins(row_taps, gradient.shape[1], phase_rows)
+            left, right = _margins(column_taps, gradient.shape[2], phase_columns)
             padded = jnp.pad(gradient, ((0, 0), (top, bottom), (left, right), (0, 0)))
-            terms = (
+            terms = [
                 padded[:, top + di : top + di + phase_rows, left + dj : left + dj + phase_columns] * kernel[i, j]
-                for i, di in taps_i
-                for j, dj in taps_j
-            )
-            phases.append(functools.reduce(jnp.add, terms))
+                for i, di in row_taps
+                for j, dj in column_taps
+            ]
+            zeros = jnp.zeros((gradient.shape[0], phase_rows, phase_columns, gradient.shape[3]), gradient.dtype)
+            phases.append(functools.reduce(jnp.add, terms) if terms else zeros)
     if stride == 1:
         return phases[0]
     interleaved = jnp.stack(phases).reshape(stride, stride, *phases[0].shape).transpose(2, 3, 0, 4, 1, 5)
@@ -122,13 +111,17 @@ def _input_gradient(
     return interleaved.reshape(shape)[:, :rows, :columns]
 
 
-def _taps(phase: int, low: int, size: int, stride: int) -> list[int]:
-    """The taps that reach the inputs at positions phase, phase + stride, ... when `low` zeros stand before them."""
-    return [tap for tap in range(size) if (phase + low - tap) % stride == 0]
+def _taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, int]]:
+    """The taps that reach the inputs at phase, phase + stride, ..., each with the output it takes the first one to.
+
+    `low` is the number of zeros before the first input.
+    """
+    return [(tap, (phase + low - tap) // stride) for tap in range(size) if (phase + low - tap) % stride == 0]
 
 
-def _margins(offsets: list[int], length: int, wanted: int) -> tuple[int, int]:
-    """Zeros needed before and after `length` values to read `wanted` of them from each offset on."""
+def _margins(taps: list[tuple[int, int]], length: int, wanted: int) -> tuple[int, int]:
+    """Zeros needed before and after `length` values to read `wanted` of them from each tap's offset on."""
+    offsets = [offset for _, offset in taps] or [0]
     return max(0, -min(offsets)), max(0, max(offsets) + wanted - length)
 
 

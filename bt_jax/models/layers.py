@@ -148,7 +148,10 @@ def choose(condition: Trained, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 class Dense(nnx.Module):
-    """A matrix product with bias, initialised uniformly with variance 1 / (3 x outputs), as the reference's last layer."""
+    """A matrix product, with bias unless told otherwise.
+
+    Initialised uniformly with variance 1 / (3 x outputs), as the last layer of EfficientNet's reference.
+    """
 
     def __init__(self, features_in: int, features_out: int, *, use_bias: bool = True, generator: np.random.Generator):
         limit = float(np.sqrt(1 / features_out))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """(value - mean) / std for values in [0, 1], per channel in the order the network expects. It comes with the weights."""
+    """(value - mean) / std for values in [0, 1], per channel in the network's order. It comes with the weights."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
