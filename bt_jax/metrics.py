@@ -93,6 +93,12 @@ def calibration_bins(
     return mean_confidence, accuracy, count
 
 
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+    """Mean distance of confidence and accuracy over the images, bin by bin; NaN without images."""
+    confidence, accuracy, count = calibration_bins(labels, probabilities, bins)
+    return float(np.nansum(count * abs(accuracy - confidence)) / count.sum()) if count.sum() else np.nan
+
+
 def roc_curve(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates from (0, 0) to (1, 1), one point for each distinct score.
 
@@ -173,7 +179,7 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequen
         "accuracy_ci95": _accuracy_interval(accuracy, n, seed),
         "loss": np.log(1 / likelihood).mean() if n else np.nan,
         **{f"macro_{name}": macro(values) for name, values in columns.items()},
-        "ece": _expected_calibration_error(labels, probabilities) if n else np.nan,
+        "ece": expected_calibration_error(labels, probabilities),
         "confusion_matrix": matrix,
         "per_class": {
             name: {**{column: values[c] for column, values in columns.items()}, "support": support[c]}
@@ -193,11 +199,6 @@ def _accuracy_interval(accuracy: float, n: int, seed: int) -> tuple[float, float
     resampled = np.random.default_rng(seed).binomial(n, accuracy, BOOTSTRAP_RESAMPLES) / n
     low, high = np.percentile(resampled, (2.5, 97.5))
     return float(low), float(high)
-
-
-def _expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    confidence, accuracy, count = calibration_bins(labels, probabilities)
-    return float(np.nansum(count * abs(accuracy - confidence)) / count.sum())
 
 
 def _auc(is_positive: np.ndarray, scores: np.ndarray) -> float:
