@@ -148,7 +148,7 @@ def _outline(thumbnail: np.ndarray) -> np.ndarray:
     # The background is dark and nearly always there: an eighth of the pixels lies below its middle. Where an image is
     # cropped inside the head, the threshold falls between shades of tissue and the bounding box stays whole.
     dark, bright = _quantiles(inner, 0.125, 0.98)
-    mask = _large_components(_opened(inner > dark + 0.12 * (bright - dark)))
+    mask = _large_components(_majority(inner > dark + 0.12 * (bright - dark)))
     outline = np.zeros(thumbnail.shape, bool)
     if mask.any():
         outline[top:bottom, left:right] = _filled(mask, axis=0) & _filled(mask, axis=1)
@@ -180,13 +180,11 @@ def _quantiles(values: np.ndarray, lower: float, upper: float) -> tuple[float, f
     return float(ordered[positions[0]]), float(ordered[positions[1]])
 
 
-def _opened(mask: np.ndarray) -> np.ndarray:
-    """The mask without what is thinner than 3 pixels (morphological opening, edges repeated)."""
-    for combine in (np.logical_and, np.logical_or):
-        padded = np.pad(mask, 1, mode="edge")
-        rows = combine(combine(padded[:-2], padded[1:-1]), padded[2:])
-        mask = combine(combine(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
-    return mask
+def _majority(mask: np.ndarray) -> np.ndarray:
+    """True where most of the 3x3 neighbourhood is: drops specks and lines of 1 pixel, keeps a scalp of 2."""
+    padded = np.pad(mask, 1).astype(np.int8)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] >= 5
 
 
 def _filled(mask: np.ndarray, *, axis: int) -> np.ndarray:
