@@ -96,6 +96,15 @@ def scaled_channels(channels: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
+def group_repeats(scaling: Scaling) -> list[int]:
+    """The number of blocks of each of `GROUPS`, scaled in depth."""
+    return [
+        # The Lite models leave the first and the last group as they are.
+        group.repeats if scaling.lite and i in (0, len(GROUPS) - 1) else math.ceil(group.repeats * scaling.depth)
+        for i, group in enumerate(GROUPS)
+    ]
+
+
 def relu6(x: jax.Array) -> jax.Array:
     """ReLU cut at 6: the Lite models' activation."""
     return jax.numpy.clip(x, 0, 6)
@@ -228,11 +237,7 @@ def efficientnet(
         epsilon=epsilon,
         momentum=momentum,
     )
-    repeats = [
-        # The Lite models leave the first and the last group as they are.
-        group.repeats if scaling.lite and i in (0, len(GROUPS) - 1) else math.ceil(group.repeats * scaling.depth)
-        for i, group in enumerate(GROUPS)
-    ]
+    repeats = group_repeats(scaling)
     width = 1.0 if scaling.lite else scaling.width  # of stem and top
     channels = scaled_channels(STEM_CHANNELS, width)
     segments: dict[str, nnx.Module] = {

@@ -1,0 +1,140 @@
+"""What a file of weights expects besides its arrays: the scaling of the input, padding, and BatchNorm's constants.
+
+The tensors do not tell. The rules:
+
+| file | normalisation | padding, epsilon, momentum |
+|---|---|---|
+| Keras | its own layers (`of_keras`) | same, 1e-3, .99 |
+| EfficientNet-PyTorch names; timm, called `tf_` | ImageNet's; Lite: (x - 127) / 128 | same, 1e-3, .99 |
+| other timm | ImageNet's | symmetric, 1e-5, .9 |
+
+AdvProp (`ap`, `adv`, `advprop` in the name) and timm's `ra4_e3600` models were trained on inputs from -1 to 1. "Called"
+means the file's name or, where a `config.json` of timm lies beside it, the architecture in that, whose mean and
+deviation are then taken too (but not for the Lite models, where 0.5 is an approximation). Strings in the header of
+a safetensors file (`mean`, `std`, `padding`, `epsilon`, `momentum`, as JSON) override everything.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bt_jax.errors import UsageError
+from bt_jax.models.layers import PADDINGS
+from bt_jax.models.normalise import IMAGENET, LITE, Normalisation
+from bt_jax.models.pretrained import names
+
+TENSORFLOW: dict[str, Any] = {"padding": "same", "epsilon": 1e-3, "momentum": 0.99}
+PYTORCH: dict[str, Any] = {"padding": "symmetric", "epsilon": 1e-5, "momentum": 0.9}
+# Inputs from -1 to 1: adversarial propagation (arXiv:1911.09665) and timm's recipe `ra4_e3600`.
+SYMMETRIC = Normalisation(mean=(0.5,) * 3, std=(0.5,) * 3)
+_SYMMETRIC_NAMES = r"(?<![a-z0-9])(ap|adv|advprop|ra4_e3600)(?![a-z0-9])"
+_KERAS_EPSILON = 1e-7  # keras.layers.Normalization divides by at least this much
+
+
+@dataclasses.dataclass(frozen=True)
+class Conventions:
+    """The scaling of the input, the options of the model's constructor, and a line for the user if there is doubt."""
+
+    normalisation: Normalisation
+    options: Mapping[str, Any]
+    notice: str | None = None
+
+
+def of_keras(
+    tensors: Mapping[str, np.ndarray], layers: Iterable[str], path: pathlib.Path, *, official: bool
+) -> Conventions:
+    """The conventions of a Keras file.
+
+    Keras scales inside the model: x / 255, then (x - mean) / sqrt(variance) with both in the file. In the published
+    ImageNet files `variance` holds standard deviations, so Keras adds a second `Rescaling` by 1 / sqrt(deviation)
+    when it loads them as "imagenet" (tensorflow #49930). Models saved after that have two `Rescaling` layers.
+
+    Args:
+      tensors: of `keras_file.read`.
+      layers: of `keras_file.layer_names`.
+      path: of the file, for error messages.
+      official: whether this is one of the published files, which were saved before the second `Rescaling` came.
+    """
+    prefixes = [match[1] for key in tensors if (match := re.fullmatch(r"(normalization(?:_\d+)?)/0", key))]
+    if not prefixes:
+        notice = "the Keras file has no Normalization layer: taking ImageNet's mean and standard deviation"
+        return Conventions(IMAGENET, TENSORFLOW, notice)
+    mean, variance = (np.asarray(tensors.get(f"{prefixes[0]}/{index}", ()), np.float64).ravel() for index in (0, 1))
+    if len(prefixes) > 1 or mean.size != 3 or variance.size != 3 or not (variance >= 0).all():
+        raise UsageError(f"{path}: needs one Normalization layer of 3 channels, as the EfficientNets of Keras have")
+    std = np.maximum(np.sqrt(variance), _KERAS_EPSILON)
+    if official or sum(re.fullmatch(r"rescaling(_\d+)?", layer) is not None for layer in layers) > 1:
+        std *= np.sqrt(IMAGENET.std)
+    return Conventions(_normalisation(mean, std, path), TENSORFLOW)
+
+
+def of_torch(form: names.Format, path: pathlib.Path, *, model: str) -> Conventions:
+    """The conventions of a file with PyTorch's names, by the rules above.
+
+    Args:
+      form: `names.TIMM` or `names.PORT`.
+      path: of the file.
+      model: the name in the registry.
+    """
+    config = _timm_config(path)
+    called = f"{path.name} {config.get('architecture', '')} {config.get('pretrained_cfg', {}).get('tag', '')}".lower()
+    tensorflow = form is names.PORT or re.search(r"(?<![a-z0-9])tf_", called) is not None
+    if tensorflow and model.startswith("efficientnet_lite"):
+        return Conventions(LITE, TENSORFLOW)
+    normalisation = SYMMETRIC if re.search(_SYMMETRIC_NAMES, called) else IMAGENET
+    if {"mean", "std"} <= config.get("pretrained_cfg", {}).keys():
+        normalisation = _normalisation(config["pretrained_cfg"]["mean"], config["pretrained_cfg"]["std"], path)
+    notice = None
+    if form is names.TIMM and "efficientnet" not in called:
+        notice = (
+            f"{path.name} does not say which timm model it is: taking symmetric padding and epsilon 1e-5; "
+            f"if it is a tf_ model, call it tf_{model}{path.suffix}"
+        )
+    return Conventions(normalisation, TENSORFLOW if tensorflow else PYTORCH, notice)
+
+
+def overridden(conventions: Conventions, metadata: Mapping[str, str], path: pathlib.Path) -> Conventions:
+    """The conventions with what the header of a safetensors file says instead.
+
+    Raises:
+      UsageError: if a value there is of no use.
+    """
+    try:
+        said = {key: json.loads(metadata[key]) for key in ("mean", "std", "epsilon", "momentum") if key in metadata}
+        mean, std = said.pop("mean", conventions.normalisation.mean), said.pop("std", conventions.normalisation.std)
+        options = dict(conventions.options) | {key: float(value) for key, value in said.items()}
+        options["padding"] = metadata.get("padding", options["padding"]).strip('"')
+        if options["padding"] not in PADDINGS:
+            raise ValueError(f"padding is {options['padding']!r}, not one of {', '.join(PADDINGS)}")
+        explicit = {"padding", "epsilon", "mean", "std"} <= metadata.keys()
+        return Conventions(_normalisation(mean, std, path), options, None if explicit else conventions.notice)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path}: the metadata in its header is of no use ({error}); remove or correct it") from error
+
+
+def _timm_config(path: pathlib.Path) -> dict[str, Any]:
+    """The `config.json` that timm's published models have beside their weights, or nothing."""
+    file = path.with_name("config.json")
+    try:
+        content = json.loads(file.read_text()) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: not readable as JSON ({error}); correct or remove it") from error
+    if not isinstance(content, dict) or "architecture" not in content:
+        return {}  # of something else
+    settings = content.get("pretrained_cfg")
+    return {"architecture": content["architecture"], "pretrained_cfg": settings if isinstance(settings, dict) else {}}
+
+
+def _normalisation(mean: Iterable[float], std: Iterable[float], where: pathlib.Path) -> Normalisation:
+    try:
+        means, deviations = ([float(value) for value in values] for values in (mean, std))
+    except (TypeError, ValueError):
+        means, deviations = [], []
+    if len(means) != 3 or len(deviations) != 3 or not np.isfinite(means + deviations).all() or min(deviations) <= 0:
+        raise UsageError(f"{where}: mean {mean} and standard deviation {std} are not numbers for three channels")
+    return Normalisation(mean=(means[0], means[1], means[2]), std=(deviations[0], deviations[1], deviations[2]))

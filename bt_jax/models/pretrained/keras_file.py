@@ -1,0 +1,91 @@
+"""Reads Keras files of weights: `.h5` of Keras 1 and 2 (and `model.save` of Keras 3), and `.weights.h5` of Keras 3."""
+
+import contextlib
+import itertools
+import pathlib
+from collections.abc import Iterator
+
+import h5py
+import numpy as np
+
+from bt_jax.errors import UsageError
+from bt_jax.files import Path
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Reads all weights.
+
+    Returns:
+      Arrays by `LAYER/INDEX`, where the index counts the weights of a layer in Keras's order (kernel, bias; gamma,
+      beta, moving mean, moving variance; mean, variance, count). Early Keras 3 stored no layer names: a layer is then
+      called by its class and number among those (`conv2d`, `conv2d_1`, ...), as it stands in the file.
+
+    Raises:
+      UsageError: if there is no such file, or it is not Keras's.
+    """
+    with _layers(path) as layers:
+        return {
+            f"{name}/{index}": dataset[()]
+            for name, datasets in layers.items()
+            for index, dataset in enumerate(datasets)
+        }
+
+
+def layer_names(path: Path) -> tuple[str, ...]:
+    """The layers in the file, those without weights too.
+
+    Raises:
+      UsageError: as for `read`.
+    """
+    with _layers(path) as layers:
+        return tuple(layers)
+
+
+@contextlib.contextmanager
+def _layers(path: Path) -> Iterator[dict[str, list[h5py.Dataset]]]:
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            root = file.get("model_weights", file)
+            if "layer_names" in root.attrs or "layer_names0" in root.attrs:
+                layers = _named_layers(root)
+            else:
+                layers = _numbered_layers(root)
+            if not layers:
+                raise UsageError(f"{path}: an HDF5 file, but not of Keras weights; use model.save_weights of Keras")
+            yield layers
+    except (OSError, KeyError, ValueError, RuntimeError, AttributeError) as error:
+        raise UsageError(f"{path}: not a Keras file of weights, or damaged ({error}); fetch it again") from error
+
+
+def _named_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
+    """The layout with the attributes `layer_names` and `weight_names`."""
+    return {
+        layer: [root[layer][name] for name in _strings(root[layer], "weight_names")]
+        for layer in _strings(root, "layer_names")
+    }
+
+
+def _strings(group: h5py.Group, attribute: str) -> list[str]:
+    """A list of strings; Keras cuts one that is too long for an attribute into numbered pieces."""
+    pieces = [attribute]
+    if attribute not in group.attrs:
+        numbered = (f"{attribute}{number}" for number in itertools.count())
+        pieces = list(itertools.takewhile(lambda piece: piece in group.attrs, numbered))
+    strings = [string for piece in pieces for string in group.attrs[piece]]
+    return [string.decode() if isinstance(string, bytes) else str(string) for string in strings]
+
+
+def _numbered_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
+    """The layout `layers/CLASS_NUMBER/vars/INDEX`, where later releases of Keras 3 add the layer's name."""
+    container = next((root[name] for name in ("layers", "_layer_checkpoint_dependencies") if name in root), None)
+    if container is None:
+        return {}
+    layers = {}
+    for key, layer in container.items():
+        variables = layer.get("vars", {})
+        name = variables.attrs.get("name", key) if isinstance(variables, h5py.Group) else key
+        layers[str(name)] = [variables[index] for index in sorted(variables, key=int)]
+    return layers

