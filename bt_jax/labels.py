@@ -27,15 +27,15 @@ def canonical(folder: str) -> str:
     return _ALIASES.get(key, folder)
 
 
-def class_names(folders: Iterable[str]) -> tuple[str, ...]:
-    """Class names in their fixed order for a set of class folders.
+def classes_of_folders(folders: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The class names of a set of class folders in their fixed order, and the number of each folder's class.
 
-    The four of the brain tumour set stand in their own order whenever all folders belong to it, also where some of
-    them are absent (a folder without `no_tumor` still has four classes); any other set is in alphabetical order.
-    The aliases that are everyday words (`none`, `normal`, `no`) count only beside the three tumours.
+    The four of the brain tumour set stand in their own order whenever all folders belong to it and one is a tumour,
+    also where some of them are absent; any other set is in alphabetical order, under its own names. So everyday words
+    among the aliases (`none`, `normal`, `no`) count only beside the tumours.
     """
-    folders = list(folders)
+    folders = sorted(set(folders))
     names = {canonical(folder) for folder in folders}
-    if any(name != "no_tumor" and name in BRAIN_TUMOR_CLASSES for name in names) and names <= set(BRAIN_TUMOR_CLASSES):
-        return BRAIN_TUMOR_CLASSES
-    return tuple(sorted(set(folders)))
+    if names <= set(BRAIN_TUMOR_CLASSES) and names != {"no_tumor"}:
+        return BRAIN_TUMOR_CLASSES, {folder: BRAIN_TUMOR_CLASSES.index(canonical(folder)) for folder in folders}
+    return tuple(folders), {folder: i for i, folder in enumerate(folders)}

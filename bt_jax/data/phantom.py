@@ -63,7 +63,37 @@ def render(index: int, *, label: str, seed: int) -> Phantom:
     frame = _Frame.draw(shared)
     slice_ = anatomy.draw(shared, plane=plane, label=label, depth=depth)
     image, lesion = frame.expose(slice_.intensity, slice_.lesion, own)
-    return Phantom(image=image, lesion=lesion, plane=plane, patient=f"{label}-{patient:04d}")
+    return Phantom(image=image, lesion=lesion, plane=plane, patient=_patient(label, index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A phantom of a set: where it stands in the Kaggle layout, and what `render` draws it from."""
+
+    path: str
+    label: str
+    index: int
+    patient: str
+
+
+def entries(*, training_per_class: int, testing_per_class: int) -> list[Entry]:
+    """A set of phantoms in the order of their paths, `Training/<class>/phantom_0001.png` and `Testing/...`.
+
+    No patient is in both splits.
+    """
+    # Testing goes on with the first patient that Training has not begun.
+    first_testing = math.ceil(training_per_class / SLICES_PER_PATIENT) * SLICES_PER_PATIENT
+    return [
+        Entry(
+            path=f"{split}/{label}/phantom_{number + 1:04d}.png",
+            label=label,
+            index=start + number,
+            patient=_patient(label, start + number),
+        )
+        for split, start, count in (("Testing", first_testing, testing_per_class), ("Training", 0, training_per_class))
+        for label in BRAIN_TUMOR_CLASSES
+        for number in range(count)
+    ]
 
 
 def write_folder(
@@ -71,25 +101,20 @@ def write_folder(
 ) -> None:
     """Writes phantoms in the layout of the Kaggle set, with `groups.csv` for the Training images.
 
-    `Training/<class>/phantom_0001.png`, `Testing/...`; `groups.csv` has the columns path, label and group, the
-    patient. No patient is in both splits. Files of the same names are replaced, others stay.
+    `groups.csv` has the columns path, label and group, the patient. Files of the same names are replaced, others stay.
     """
     directory = pathlib.Path(directory)
-    # Testing goes on with the first patient that Training has not begun.
-    first_testing = math.ceil(training_per_class / SLICES_PER_PATIENT) * SLICES_PER_PATIENT
     rows = []
-    for label in BRAIN_TUMOR_CLASSES:
-        for split, start, count in (
-            ("Training", 0, training_per_class),
-            ("Testing", first_testing, testing_per_class),
-        ):
-            for number in range(count):
-                phantom = render(start + number, label=label, seed=seed)
-                path = f"{split}/{label}/phantom_{number + 1:04d}.png"
-                files.write_bytes(directory / path, encode_png(phantom.image))
-                if split == "Training":
-                    rows.append((path, label, phantom.patient))
+    for entry in entries(training_per_class=training_per_class, testing_per_class=testing_per_class):
+        phantom = render(entry.index, label=entry.label, seed=seed)
+        files.write_bytes(directory / entry.path, encode_png(phantom.image))
+        if entry.path.startswith("Training/"):
+            rows.append((entry.path, entry.label, entry.patient))
     files.write_csv(directory / "groups.csv", ("path", "label", "group"), sorted(rows))
+
+
+def _patient(label: str, index: int) -> str:
+    return f"{label}-{index // SLICES_PER_PATIENT:04d}"
 
 
 @dataclasses.dataclass(frozen=True)

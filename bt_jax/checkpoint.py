@@ -1,0 +1,105 @@
+"""Checkpoints of a run: the latest and the best. The only module that knows Orbax."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from bt_jax.errors import UsageError
+
+FOLDER = "checkpoints"
+# What a checkpoint holds besides the metadata; predictions read `evaluation` alone.
+EVALUATION, TRAINING = "evaluation", "training"
+
+_policies = ocp.training.preservation_policies
+
+
+@dataclasses.dataclass
+class _Best(_policies.PreservationPolicy):
+    """Keeps the one step that the run knows as its best."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """One flag for each checkpoint."""
+        del context
+        return [info.step == self.step for info in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints in a workdir. Each is written beside its place and renamed when complete."""
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        self._best = _Best()
+        self._checkpointer = ocp.training.Checkpointer(
+            epath.Path(workdir).absolute() / FOLDER,
+            preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(1), self._best]),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return None if self._checkpointer.latest is None else self._checkpointer.latest.step
+
+    def save(
+        self, step: int, *, evaluation: Any, training: Any, metadata: dict[str, Any], best_step: int | None
+    ) -> None:
+        """Writes a checkpoint, then removes all but this one and the one of `best_step`. A step already there stays.
+
+        Args:
+          step: steps done.
+          evaluation: parameters and running statistics to predict with.
+          training: the rest of the state, nothing twice.
+          metadata: what JSON can hold.
+          best_step: the checkpoint to keep besides this one.
+        """
+        self._best.step = best_step
+        if step != self.latest_step:
+            self._checkpointer.save_checkpointables(
+                step, {EVALUATION: evaluation, TRAINING: training}, custom_metadata=metadata, force=True
+            )
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """The metadata of a step."""
+        return dict(self._checkpointer.metadata(step).custom_metadata)
+
+    def restore(self, step: int, *, evaluation: Any, training: Any) -> tuple[Any, Any]:
+        """Reads a step into arrays of the shapes, dtypes and shardings of the given (abstract) trees."""
+        restored = self._checkpointer.load_checkpointables(step, {EVALUATION: evaluation, TRAINING: training})
+        return restored[EVALUATION], restored[TRAINING]
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        self._checkpointer.close()
+
+
+def best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]:
+    """Step and metadata of the best checkpoint of a run, else of the latest where none was evaluated yet.
+
+    Raises:
+      UsageError: no run or no checkpoint there.
+    """
+    folder = pathlib.Path(workdir).absolute() / FOLDER
+    steps = sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()) if folder.is_dir() else []
+    if not steps:
+        raise UsageError(f"{str(workdir)!r} holds no checkpoint: give the workdir of a run that has saved one")
+    latest = dict(ocp.checkpointables_metadata(folder / str(steps[-1])).custom_metadata)
+    best_step = latest["progress"]["best_step"] or steps[-1]
+    return best_step, dict(ocp.checkpointables_metadata(folder / str(best_step)).custom_metadata)
+
+
+def restore_for_evaluation(workdir: str | os.PathLike[str], step: int, tree: Any) -> Any:
+    """The parameters and statistics to predict with, in the shapes, dtypes and shardings of an (abstract) tree."""
+    folder = pathlib.Path(workdir).absolute() / FOLDER / str(step)
+    return ocp.load_checkpointables(folder, {EVALUATION: tree})[EVALUATION]
+
+
+def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes and dtypes of a tree of arrays, with the sharding to restore them to."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

@@ -1,0 +1,68 @@
+"""How every command starts and ends: flags, logging, one clear line for what the user got wrong."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from absl import flags
+from absl import logging as absl_logging
+
+from bt_jax.errors import UsageError
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags, runs `main`, exits: 0 on success, 2 with one line for a wrong flag, field, path or file.
+
+    `--help` prints the docstring of the command's module and its flags.
+    """
+    _quiet()
+    try:
+        _parse(sys.argv)
+        status = main()
+    except UsageError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted", status=130)
+    sys.stdout.flush()
+    sys.exit(status or 0)
+
+
+def _parse(argv: list[str]) -> None:
+    flags.FLAGS.set_default  # noqa: B018  absl checks that the flags module is loaded
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+        print(_help())
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UsageError(_one_line(error)) from error
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}: flags are written as --name=value (see --help)")
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(str(text).split())
+
+
+def _help() -> str:
+    module = sys.modules["__main__"]
+    own = flags.FLAGS.module_help(module)
+    return f"{(module.__doc__ or '').strip()}\n\nFlags:{own}"
+
+
+def _fail(message: str, *, status: int = 2) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _quiet() -> None:
+    """Libraries report to a person only what he can act on."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.set_stderrthreshold("warning")
+    for name in ("orbax", "jax", "absl"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="Sharding info not provided when restoring")

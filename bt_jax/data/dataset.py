@@ -1,0 +1,115 @@
+"""All images of a source, decoded once: preprocessed pixels in memory, and what identifies each image."""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from bt_jax.data import fingerprints
+from bt_jax.data.decode import ImageError, decode_image
+from bt_jax.data.preprocess import Preprocessing
+from bt_jax.data.sources import Record, Source
+from bt_jax.errors import UsageError
+
+_NAMED = 10  # files named in a message, the rest counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Rows of images; every field has one entry per row.
+
+    Attributes:
+      records: path, label and split.
+      images: [N, S, S] uint8, preprocessed.
+      fingerprints: [N] hexadecimal hashes of the decoded pixels.
+      thumbnails: [N, 2, 64, 64] uint8, for finding twins.
+    """
+
+    records: tuple[Record, ...]
+    images: np.ndarray
+    fingerprints: tuple[str, ...]
+    thumbnails: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int32."""
+        return np.array([record.label for record in self.records], np.int32)
+
+    @property
+    def paths(self) -> list[str]:
+        """[N], relative to the data folder."""
+        return [record.path for record in self.records]
+
+    def select(self, rows: np.ndarray) -> "Dataset":
+        """The rows given by number or by a mask."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return Dataset(
+            records=tuple(self.records[i] for i in rows),
+            images=self.images[rows],
+            fingerprints=tuple(self.fingerprints[i] for i in rows),
+            thumbnails=self.thumbnails[rows],
+        )
+
+    def of_split(self, split: str) -> "Dataset":
+        """The rows of `Training` or `Testing`."""
+        return self.select(np.array([record.split == split for record in self.records], bool))
+
+
+def load(
+    source: Source,
+    *,
+    preprocessing: Preprocessing,
+    max_unreadable: int,
+    warn: Callable[[str], None],
+    threads: int | None = None,
+) -> Dataset:
+    """Reads, decodes and preprocesses all images of a source, in parallel.
+
+    Args:
+      source: where they are.
+      preprocessing: to the size and form that the network sees.
+      max_unreadable: files that may be left out because they are not readable images.
+      warn: called with one line for each file left out.
+      threads: None is one per core.
+
+    Raises:
+      UsageError: more unreadable files than allowed; names the first ones.
+    """
+
+    def one(record: Record) -> tuple[np.ndarray, str, np.ndarray] | str:
+        try:
+            image = decode_image(source.read(record.path), name=record.path)
+        except (ImageError, OSError) as error:
+            return str(error)
+        return preprocessing(image), fingerprints.fingerprint(image), fingerprints.thumbnails(image)
+
+    size = preprocessing.size
+    images = np.empty((len(source.records), size, size), np.uint8)
+    small = np.empty((len(source.records), 2, fingerprints.THUMBNAIL_SIZE, fingerprints.THUMBNAIL_SIZE), np.uint8)
+    hashes: list[str] = []
+    kept: list[Record] = []
+    unreadable: list[str] = []
+    with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for record, result in zip(source.records, pool.map(one, source.records), strict=True):
+            if isinstance(result, str):
+                unreadable.append(result)
+                continue
+            images[len(kept)], small[len(kept)] = result[0], result[2]
+            hashes.append(result[1])
+            kept.append(record)
+    if len(unreadable) > max_unreadable:
+        named = "; ".join(unreadable[:_NAMED]) + ("; ..." if len(unreadable) > _NAMED else "")
+        raise UsageError(
+            f"{len(unreadable)} of {len(source.records)} files are not readable images, "
+            f"config.data.max_unreadable allows {max_unreadable}: {named}"
+        )
+    for line in unreadable:
+        warn(f"left out: {line}")
+    return Dataset(
+        records=tuple(kept), images=images[: len(kept)], fingerprints=tuple(hashes), thumbnails=small[: len(kept)]
+    )

@@ -1,0 +1,106 @@
+"""Batches on their way to the devices. The only module that knows grain."""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import grain
+import numpy as np
+
+from bt_jax.data import augment
+from bt_jax.data.order import Order
+
+Batch = dict[str, np.ndarray]
+_T = TypeVar("_T")
+_U = TypeVar("_U")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """The example at a position: augmented pixels and label."""
+
+    images: np.ndarray  # [N, S, S] uint8
+    labels: np.ndarray  # [N] int32
+    order: Order
+    settings: augment.Augmentation
+    views: int
+
+    def __call__(self, position: int) -> dict[str, Any]:
+        example = self.order(position)
+        view = example.epoch % self.views if self.views else example.epoch
+        generator = augment.generator_for(seed=self.order.seed, view=view, record=example.record)
+        image = augment.augment(self.images[example.record], generator=generator, settings=self.settings)
+        return {"image": image, "label": self.labels[example.record]}
+
+
+def training_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    order: Order,
+    settings: augment.Augmentation,
+    views: int,
+    start_step: int,
+    stop_step: int,
+    workers: int = 0,
+    threads: int = 2,
+    buffered: int = 4,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Augmented batches of the steps `start_step` to `stop_step`, the same for any number of workers and threads.
+
+    Args:
+      images: [N, S, S] uint8, preprocessed.
+      labels: [N] int.
+      order: which record stands where; holds the batch size (over all hosts) and the seed.
+      settings: strength of each operation.
+      views: number of different augmentations of a record; 0 draws a new one in every epoch.
+      start_step: step of the first batch.
+      stop_step: step after the last batch.
+      workers: processes that load; 0 loads in threads of this process, which is faster on few cores.
+      threads: threads per process.
+      buffered: batches held ready.
+      shard: number of this host, and how many there are; a host yields its rows of each batch.
+
+    Yields:
+      `image` [B / hosts, S, S] float32 in [0, 1] and `label` [B / hosts] int32.
+    """
+    host, hosts = shard
+    rows = order.batch_size // hosts
+    load = _Load(images, labels, order, settings, views)
+    dataset = (
+        grain.MapDataset.range(start_step * rows, stop_step * rows)
+        .map(lambda i: load((i // rows) * order.batch_size + host * rows + i % rows))
+        .batch(rows, drop_remainder=True)
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered))
+    )
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def evaluation_batches(images: np.ndarray, *, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Every image once, in order: ([B, S, S] float32 in [0, 1], number of valid rows); the last batch is filled up."""
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
+        padded[: len(part)] = augment.to_float(part)
+        yield padded, len(part)
+
+
+def ahead(items: Iterable[_T], transfer: Callable[[_T], _U], *, count: int = 2) -> Iterator[_U]:
+    """`transfer(item)` of each item, started `count` items before it is asked for: copies run while steps compute."""
+    queue: collections.deque[_U] = collections.deque()
+    iterator = iter(items)
+    for item in itertools.islice(iterator, count):
+        queue.append(transfer(item))
+    while queue:
+        for item in itertools.islice(iterator, 1):
+            queue.append(transfer(item))
+        yield queue.popleft()

@@ -1,0 +1,99 @@
+"""Which training images belong together, and the split into folds that keeps them together."""
+
+import csv
+import functools
+import importlib.resources
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from bt_jax.data import duplicates
+from bt_jax.errors import UsageError
+
+MANIFEST = "patients.csv"
+
+
+@functools.cache
+def manifest() -> dict[str, str]:
+    """Fingerprint -> group for the Training images of the Kaggle set, from the table that ships with the package.
+
+    The patients are those of figshare 1512427 (CC BY 4.0) as matched by the BrainMRI-ContaminationAudit project (MIT);
+    images without a patient are grouped by near duplicates.
+    """
+    content = (importlib.resources.files("bt_jax.data") / MANIFEST).read_text()
+    return {row["fingerprint"]: row["group"] for row in csv.DictReader(io.StringIO(content))}
+
+
+def group_images(
+    *,
+    paths: Sequence[str],
+    fingerprints: Sequence[str],
+    thumbnails: np.ndarray,
+    table: Mapping[str, str],
+) -> tuple[list[str], str]:
+    """A group for every image: patient where known, else the images that look nearly the same.
+
+    Pixel-identical images always share a group.
+
+    Args:
+      paths: [N].
+      fingerprints: [N], see `fingerprints.fingerprint`.
+      thumbnails: [N, 2, S, S] uint8, see `fingerprints.thumbnails`.
+      table: path -> group of the data's own `groups.csv`; may be empty or lack images.
+
+    Returns:
+      The groups [N], and in words where they come from.
+    """
+    known = [
+        table.get(path) or manifest().get(fingerprint) for path, fingerprint in zip(paths, fingerprints, strict=True)
+    ]
+    from_table = sum(path in table for path in paths)
+    from_manifest = sum(group is not None for group in known) - from_table
+    pairs = duplicates.same_value_pairs(fingerprints)
+    unknown = [i for i, group in enumerate(known) if group is None]
+    if unknown:
+        pairs += [(unknown[i], j) for i, j in duplicates.near_pairs(thumbnails[unknown], thumbnails)]
+    members = {group: i for i, group in reversed(list(enumerate(known))) if group is not None}
+    pairs += [(members[group], i) for i, group in enumerate(known) if group is not None]
+    roots = duplicates.components(len(paths), pairs)
+    name_of: dict[int, str] = {}
+    for i, root in enumerate(roots.tolist()):
+        group = known[i]
+        if group is not None:
+            name_of[root] = min(name_of.get(root, group), group)
+    groups = [name_of.get(root, f"images-like-{root}") for root in roots.tolist()]
+    origins = [
+        (from_table, "groups.csv"),
+        (from_manifest, "the patients known for this data set"),
+        (len(unknown), "near duplicates"),
+    ]
+    return groups, ", ".join(f"{count} images by {origin}" for count, origin in origins if count)
+
+
+def assign_folds(*, labels: Sequence[int], groups: Sequence[str], folds: int) -> np.ndarray:
+    """The fold in which each image is validated: [N] int.
+
+    Args:
+      labels: [N] class numbers, in the order of the images' paths.
+      groups: [N]; a group is never divided.
+      folds: number of folds.
+
+    Raises:
+      UsageError: fewer groups or images of a class than folds.
+    """
+    if folds < 2:
+        raise UsageError(f"config.data.folds is {folds}: use at least 2")
+    y, g = np.asarray(labels), np.asarray(groups)
+    for label in np.unique(y):
+        if len(np.unique(g[y == label])) < folds:
+            raise UsageError(
+                f"config.data.folds is {folds}, but class number {label} has only {len(np.unique(g[y == label]))} "
+                f"patients or groups of images: use fewer folds or more data"
+            )
+    fold = np.empty(len(y), np.int64)
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
+    for number, (_, validation) in enumerate(splitter.split(np.zeros(len(y)), y, g)):
+        fold[validation] = number
+    return fold

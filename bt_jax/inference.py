@@ -1,0 +1,138 @@
+"""A trained model as a person uses it: preprocessing, the jitted forward, class names. No optimiser, no data pipeline."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bt_jax import checkpoint
+from bt_jax.data.augment import to_float
+from bt_jax.data.preprocess import Preprocessing
+from bt_jax.errors import UsageError
+from bt_jax.models import registry
+from bt_jax.models.normalise import Normalisation
+from bt_jax.models.registry import Network, Tree
+
+Forward = Callable[[Tree, Tree, jax.Array], jax.Array]
+
+
+def make_forward(
+    network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, shardings: tuple[Any, Any, Any] | None = None
+) -> Forward:
+    """The jitted function (params, batch_stats, images [B, S, S] float32 in [0, 1]) -> logits [B, classes] float32."""
+
+    def forward(params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
+        return network.apply(params, batch_stats, normalisation(images, dtype=dtype))[0]
+
+    return jax.jit(forward, in_shardings=shardings) if shardings else jax.jit(forward)
+
+
+def logits_of(forward: Forward, params: Tree, batch_stats: Tree, images: np.ndarray, *, batch_size: int) -> np.ndarray:
+    """Logits of preprocessed images, each once: [N, S, S] uint8 -> [N, classes] float32. The last batch is filled up."""
+    outputs = []
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
+        padded[: len(part)] = to_float(part)
+        outputs.append((forward(params, batch_stats, padded), len(part)))
+    return np.concatenate([np.asarray(logits)[:valid] for logits, valid in outputs])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [N, classes] float64 that sum to 1."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDescription:
+    """All that a checkpoint must say for its arrays to become a usable model; plain values, kept as JSON."""
+
+    name: str
+    options: dict[str, Any]
+    class_names: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    normalisation: dict[str, Any]
+    weights: str
+    synthetic: bool
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelDescription":
+        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        return cls(**{**values, "class_names": tuple(values["class_names"])})
+
+    def network(self) -> tuple[Network, Tree, Tree]:
+        """The network with random parameters and statistics."""
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
+        return registry.create(self.name, classes=len(self.class_names), **options)
+
+    def normaliser(self) -> Normalisation:
+        """From grey pixels to what the network expects."""
+        return Normalisation(**{key: tuple(value) for key, value in self.normalisation.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model ready to predict; for a cross-validation the mean of its folds' probabilities.
+
+    Attributes:
+      description: of the first member.
+      preprocessing: from a decoded image to what the network sees.
+      members: functions from [N, S, S] uint8 to logits [N, classes].
+      folders: workdirs of the members.
+    """
+
+    description: ModelDescription
+    preprocessing: Preprocessing
+    members: Sequence[Callable[[np.ndarray], np.ndarray]]
+    folders: tuple[pathlib.Path, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the probabilities."""
+        return self.description.class_names
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Of preprocessed images: [N, S, S] uint8 -> [N, classes] float64."""
+        if not len(images):
+            return np.zeros((0, len(self.class_names)))
+        return np.mean([softmax(member(images)) for member in self.members], axis=0)
+
+
+def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
+    """Loads the best checkpoint of a run, or of every fold of a cross-validation.
+
+    Args:
+      path: workdir.
+      batch_size: images in a step; smaller inputs are filled up, so that one program serves all.
+
+    Raises:
+      UsageError: no run there, or folds that do not fit together.
+    """
+    folder = pathlib.Path(path)
+    folds = sorted(folder.glob("fold_*")) or [folder]
+    descriptions, members = [], []
+    for fold in folds:
+        step, metadata = checkpoint.best_metadata(fold)
+        description = ModelDescription.from_dict(metadata["model"])
+        network, params, batch_stats = description.network()
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        tree = checkpoint.abstract({"params": params, "batch_stats": batch_stats}, here)
+        restored = checkpoint.restore_for_evaluation(fold, step, tree)
+        forward = make_forward(network, normalisation=description.normaliser(), dtype=jnp.dtype("float32"))
+        descriptions.append(description)
+        members.append(
+            functools.partial(logits_of, forward, restored["params"], restored["batch_stats"], batch_size=batch_size)
+        )
+    first = descriptions[0]
+    if any((d.class_names, d.preprocessing) != (first.class_names, first.preprocessing) for d in descriptions):
+        raise UsageError(
+            f"the folds in {folder} differ in their classes or preprocessing: they are not one cross-validation"
+        )
+    return Model(first, Preprocessing.from_dict(first.preprocessing), members, tuple(folds))

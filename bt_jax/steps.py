@@ -1,0 +1,246 @@
+"""The jitted training step over a mesh of devices, and the optimiser, which nothing else knows."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bt_jax.errors import UsageError
+from bt_jax.models.normalise import Normalisation
+from bt_jax.models.registry import Network, Tree
+
+DATA_AXIS = "data"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      step: int32 [], steps done.
+      params: {segment: ...} float32.
+      batch_stats: {segment: ...} float32.
+      opt_state: one masked optimiser state per segment, of the same shape in all stages.
+      average: exponential moving averages {`params`, `batch_stats`}, or None where they are off.
+    """
+
+    step: jax.Array
+    params: Tree
+    batch_stats: Tree
+    opt_state: Any
+    average: Tree | None
+
+    def for_evaluation(self) -> tuple[Tree, Tree]:
+        """Parameters and running statistics to score and to keep: the averaged ones where they are on."""
+        if self.average is None:
+            return self.params, self.batch_stats
+        return self.average["params"], self.average["batch_stats"]
+
+
+def make_mesh() -> Mesh:
+    """All devices of all hosts in one row: data parallelism."""
+    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_row(mesh: Mesh) -> NamedSharding:
+    """The first axis divided among the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """`float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it faster."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if name not in ("float32", "bfloat16"):
+        raise UsageError(f"config.train.dtype is {name!r}: use auto, float32 or bfloat16")
+    return jnp.dtype(name)
+
+
+def make_optimizer(
+    segment_names: Sequence[str], *, name: str, weight_decay: float, b1: float, b2: float, clip_norm: float
+) -> optax.GradientTransformationExtraArgs:
+    """Adam or AdamW for each segment by itself, asleep as long as the segment is frozen.
+
+    Each segment has a masked state with a step count of its own: it begins when the segment is unfrozen (a shared count
+    would leave Adam's bias correction out, and multiply the first steps of new segments by up to 6), keeps its moments
+    over the stages, and has the same shape in all of them, so every checkpoint restores in every stage. A frozen
+    segment gets no update, no decay, and its state does not move.
+
+    The updates are for a learning rate of 1. `update` takes `trained={segment: bool}`.
+
+    Args:
+      segment_names: of the model; a parameter outside of them is an error that names it.
+      name: `adam` (arXiv:1412.6980) or `adamw` (arXiv:1711.05101).
+      weight_decay: of kernels, for `adamw`; biases and BatchNorm parameters never decay.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      clip_norm: largest global norm of the gradient of what is trained; 0 is off.
+    """
+    if name not in ("adam", "adamw"):
+        raise UsageError(f"config.optimizer.name is {name!r}: use adam or adamw")
+    direction = [optax.scale_by_adam(b1=b1, b2=b2)]
+    if name == "adamw" and weight_decay:
+        direction.append(optax.add_decayed_weights(weight_decay, mask=is_kernel))
+    direction.append(optax.scale(-1.0))
+
+    def asleep_unless_trained(segment: str) -> optax.GradientTransformationExtraArgs:
+        return optax.conditionally_mask(
+            optax.chain(*direction), lambda _, *, trained: trained[segment], forward_extra_args=True
+        )
+
+    def labels(tree: Tree) -> Tree:
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+            if path[0].key not in segment_names:
+                raise ValueError(f"parameter {jax.tree_util.keystr(path)} belongs to no segment of the plan")
+        return {segment: jax.tree.map(lambda _, label=segment: label, part) for segment, part in tree.items()}
+
+    per_segment = optax.partition({name: asleep_unless_trained(name) for name in segment_names}, labels)
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    return optax.chain(*clip, per_segment)
+
+
+def is_kernel(tree: Tree) -> Tree:
+    """True for the parameters named `kernel`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", tree)
+
+
+def initial_state(
+    params: Tree, batch_stats: Tree, optimizer: optax.GradientTransformationExtraArgs, *, averaging: bool
+) -> TrainState:
+    """The state before the first step. The averages start at the weights, as copies: a step donates the state."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        average=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if averaging else None,
+    )
+
+
+def class_weights(setting: str | Sequence[float], labels: np.ndarray, classes: int) -> np.ndarray:
+    """Weight of each class in the loss: [classes] float32.
+
+    Args:
+      setting: `none`; `balanced`, N / (classes present x images of the class) as scikit-learn's
+        `compute_class_weight`, 0 for a class without images; or numbers in class order.
+      labels: [N] of the training images.
+      classes: number of classes.
+    """
+    if isinstance(setting, str):
+        if setting == "none":
+            return np.ones(classes, np.float32)
+        if setting != "balanced":
+            raise UsageError(f"config.loss.class_weights is {setting!r}: use none, balanced, or {classes} numbers")
+        counts = np.bincount(labels, minlength=classes)
+        weights = len(labels) / ((counts > 0).sum() * np.maximum(counts, 1))
+        return np.where(counts > 0, weights, 0).astype(np.float32)
+    values = np.asarray(setting, np.float32)
+    if values.shape != (classes,) or not np.isfinite(values).all() or (values < 0).any():
+        raise UsageError(
+            f"config.loss.class_weights has {values.shape} values: use {classes} numbers that are not negative"
+        )
+    return values
+
+
+def make_train_step(
+    network: Network,
+    optimizer: optax.GradientTransformationExtraArgs,
+    *,
+    mesh: Mesh,
+    normalisation: Normalisation,
+    weights: np.ndarray,
+    label_smoothing: float,
+    average_decay: float,
+    dtype: jnp.dtype,
+    seed: int,
+    program_segment: int,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds the jitted step for the stages of one program.
+
+    Below `program_segment` the network runs in inference form and nothing of it has a gradient. From there up a segment
+    trains where `first_segment`, given at run time, is not above it.
+
+    The loss is the mean of the weighted cross-entropies of the global batch, not divided by the sum of their weights
+    (as in Keras, not PyTorch).
+
+    Args:
+      network: the model.
+      optimizer: from `make_optimizer`.
+      mesh: from `make_mesh`; the batch is divided among its devices, the state is on each.
+      normalisation: from grey pixels to what the network expects.
+      weights: [classes] float32, see `class_weights`.
+      label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
+      average_decay: of the moving average; ramped up as (1 + step) / (10 + step) at the start.
+      dtype: of the computation; parameters, statistics and loss stay float32.
+      seed: of dropout and stochastic depth.
+      program_segment: number of the lowest segment that can train.
+
+    Returns:
+      step(state, batch, learning_rate, first_segment) -> (state, metrics). The state is donated. `batch` has `image`
+      [B, S, S] float32 in [0, 1] and `label` [B] int32; metrics are the scalars `loss`, `accuracy`, `gradient_norm`.
+    """
+    names = network.segment_names
+    weight_of = jnp.asarray(weights)
+
+    def trained_flags(first_segment: jax.Array) -> tuple[bool | jax.Array, ...]:
+        return tuple(i >= first_segment if i >= program_segment else False for i in range(len(names)))
+
+    def loss_of(
+        params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        flags = trained_flags(first_segment)
+        params = {
+            name: jax.tree.map(lambda leaf, flag=flag: _frozen_unless(flag, leaf), params[name])
+            for name, flag in zip(names, flags, strict=True)
+        }
+        images = normalisation(batch["image"], dtype=dtype)
+        logits, batch_stats = network.apply(params, batch_stats, images, trained=flags, dropout_key=key)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, targets) * weight_of[batch["label"]]
+        return losses.mean(), (batch_stats, logits)
+
+    def train_step(
+        state: TrainState, batch: dict[str, jax.Array], learning_rate: jax.Array, first_segment: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (loss, (batch_stats, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.batch_stats, batch, key, first_segment
+        )
+        trained = dict(zip(names, trained_flags(first_segment), strict=True))
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, trained=trained)
+        params = optax.apply_updates(state.params, optax.tree.scale(learning_rate, updates))
+        average = state.average
+        if average is not None:
+            decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
+            average = optax.incremental_update({"params": params, "batch_stats": batch_stats}, average, 1 - decay)
+        metrics = {
+            "loss": loss,
+            "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
+            "gradient_norm": optax.global_norm({name: gradients[name] for name in names[program_segment:]}),
+        }
+        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+
+    everywhere = replicated(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(everywhere, by_row(mesh), everywhere, everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+
+
+def _frozen_unless(flag: bool | jax.Array, leaf: jax.Array) -> jax.Array:
+    if flag is False:
+        return jax.lax.stop_gradient(leaf)
+    return leaf if flag is True else jnp.where(flag, leaf, jax.lax.stop_gradient(leaf))
