@@ -82,7 +82,7 @@ def confusion_matrix(
     for true, predicted in np.ndindex(C, C):
         fraction = share[true, predicted]
         percent = "-" if np.isnan(fraction) else f"{100 * fraction:.1f} %"
-        style: dict[str, Any] = {"ha": "center", "color": "white" if fraction > 0.55 else "black"}
+        style: dict[str, Any] = {"ha": "center", "color": "white" if fraction > 0.7 else "black"}
         count = str(counts[true, predicted])
         axes.text(predicted, true - 0.03, count, va="bottom", fontsize=13 if large else 10, **style)
         axes.text(predicted, true + 0.07, percent, va="top", fontsize=9 if large else 7.5, **style)
