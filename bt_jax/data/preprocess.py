@@ -91,11 +91,14 @@ class Preprocessing:
         low, high = _quantiles(intensities, self.lower_percentile / 100, self.upper_percentile / 100)
         left, top, right, bottom = box
         scale = self.size / max(right - left, bottom - top)
-        width = min(self.size, max(1, round((right - left) * scale)))
-        height = min(self.size, max(1, round((bottom - top) * scale)))
-        resized = frame.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+        seen = _clipped(box, frame)
+        width = min(self.size, max(1, round((seen[2] - seen[0]) * scale)))
+        height = min(self.size, max(1, round((seen[3] - seen[1]) * scale)))
+        resized = frame.resize((width, height), Image.Resampling.BILINEAR, box=seen, reducing_gap=3.0)
         normalised = (np.asarray(resized, np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1.0))
-        x, y = (self.size - width) // 2, (self.size - height) // 2
+        # The box is centred; what of it lies outside the frame stays black.
+        x = min(self.size - width, round(self.size / 2 + (seen[0] - (left + right) / 2) * scale))
+        y = min(self.size - height, round(self.size / 2 + (seen[1] - (top + bottom) / 2) * scale))
         result = np.zeros((self.size, self.size), np.uint8)
         result[y : y + height, x : x + width] = np.clip(normalised + np.float32(0.5), 0, 255)
         return result
@@ -109,28 +112,31 @@ def find_head(frame: Image.Image, *, margin: float) -> tuple[_Box, np.ndarray]:
 
     Args:
       frame: image in mode L or F.
-      margin: added on each side, as a fraction of the box's longer side; the result never leaves the frame.
+      margin: added on each side, as a fraction of the box's longer side.
 
     Returns:
-      The box in pixels of `frame`, and intensities `[n]`, n >= 1.
+      The box in pixels of `frame`, and intensities `[n]`, n >= 1. The margin may lie outside the frame, so that an
+      image which is cropped tightly gives the same box as one with a border.
     """
     box: _Box = (0, 0, frame.width, frame.height)
     for longer_side, extra in ((_ROUGH, _ROUGH_MARGIN), (_FINE, margin)):
+        box = _clipped(box, frame)
         thumbnail = _thumbnail(frame, box, longer_side)
         outline = _outline(thumbnail)
         rows, columns = np.flatnonzero(outline.any(1)), np.flatnonzero(outline.any(0))
         horizontal = (box[2] - box[0]) / thumbnail.shape[1]
         vertical = (box[3] - box[1]) / thumbnail.shape[0]
-        left, right = box[0] + columns[0] * horizontal, box[0] + (columns[-1] + 1) * horizontal
-        top, bottom = box[1] + rows[0] * vertical, box[1] + (rows[-1] + 1) * vertical
+        left, right = box[0] + float(columns[0]) * horizontal, box[0] + float(columns[-1] + 1) * horizontal
+        top, bottom = box[1] + float(rows[0]) * vertical, box[1] + float(rows[-1] + 1) * vertical
         extra *= max(right - left, bottom - top)
-        box = (
-            max(0.0, left - extra),
-            max(0.0, top - extra),
-            min(float(frame.width), right + extra),
-            min(float(frame.height), bottom + extra),
-        )
+        box = (left - extra, top - extra, right + extra, bottom + extra)
     return box, thumbnail[outline]
+
+
+def _clipped(box: _Box, frame: Image.Image) -> _Box:
+    """The part of the box that lies inside the frame."""
+    left, top, right, bottom = box
+    return max(0.0, left), max(0.0, top), min(float(frame.width), right), min(float(frame.height), bottom)
 
 
 def _thumbnail(frame: Image.Image, box: _Box, longer_side: int) -> np.ndarray:
@@ -195,7 +201,7 @@ def _filled(mask: np.ndarray, *, axis: int) -> np.ndarray:
 
 
 def _large_components(mask: np.ndarray) -> np.ndarray:
-    """The mask without the 4-connected components that have less than a 25th of the largest one's pixels."""
+    """The mask without the 4-connected components that have less than a 15th of the largest one's pixels."""
     height, width = mask.shape
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8).ravel())
     stride = width + 2
@@ -222,7 +228,7 @@ def _large_components(mask: np.ndarray) -> np.ndarray:
             touching += 1
     roots = np.array([root(run) for run in range(len(first))])
     areas = np.bincount(roots, weights=ends - starts, minlength=len(first))
-    large = areas[roots] * 25 >= areas.max()
+    large = areas[roots] * 15 >= areas.max()
     step = np.zeros(height * stride + 1, np.int8)
     step[starts[large] + 1] = 1
     step[ends[large] + 1] -= 1
