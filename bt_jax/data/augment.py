@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -9,6 +10,10 @@ from PIL import Image, ImageFilter
 from bt_jax.errors import UsageError
 
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
+
+# Midpoints of 4096 equally likely slices of the normal distribution: drawing from them is several times faster than
+# drawing normal numbers, and a grey value shows no difference.
+_NORMAL = np.array([statistics.NormalDist().inv_cdf((slice_ + 0.5) / 4096) for slice_ in range(4096)], np.float32)
 
 # Beyond these a view shows nothing of the head, or the operation is no longer defined.
 _LIMITS = {
@@ -115,7 +120,9 @@ def augment(image: np.ndarray, *, generator: np.random.Generator, settings: Augm
     if deviation > 0:
         # A generator of its own: the draws of the others must not depend on the size of the image.
         noise_generator = np.random.Generator(np.random.SFC64(int((noise_seed + 1) * 2**52)))
-        result += np.float32(deviation) * noise_generator.standard_normal(image.shape, np.float32)
+        result += (np.float32(deviation) * _NORMAL).take(
+            noise_generator.integers(0, 65536, image.shape, np.uint16) >> 4
+        )
         np.clip(result, 0, 1, out=result)
     return result
 

@@ -69,7 +69,7 @@ def encode_png(image: np.ndarray) -> bytes:
     if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected [H, W] uint8 or uint16, got {image.shape} {image.dtype}")
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
