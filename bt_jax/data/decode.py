@@ -1,6 +1,7 @@
 """Image files to grey arrays: every common format, or one clear line about what is wrong with the file."""
 
 import io
+import struct
 import warnings
 
 import numpy as np
@@ -77,7 +78,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turned by the EXIF orientation. Damaged EXIF says nothing about the pixels, so it counts as absent."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
         return image
     return image if orientation == 1 else ImageOps.exif_transpose(image)
 
