@@ -171,7 +171,8 @@ def _keras_path(name: str, md5: str) -> pathlib.Path:
                 )
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise _UnavailableError(f"{name} is in no cache and cannot be downloaded: {reason}") from error
+        found = f"{ours} is not the published file (another MD5 sum)" if ours.is_file() else f"{name} is in no cache"
+        raise _UnavailableError(f"{found} and cannot be downloaded: {reason}") from error
     return ours
 
 
