@@ -20,7 +20,7 @@ _policies = ocp.training.preservation_policies
 
 
 @dataclasses.dataclass
-class _Best(_policies.PreservationPolicy):
+class _Best(_policies.PreservationPolicy):  # type: ignore[name-defined]
     """Keeps the one step that the run knows as its best."""
 
     step: int | None = None
@@ -100,6 +100,8 @@ def restore_for_evaluation(workdir: str | os.PathLike[str], step: int, tree: Any
     return ocp.load_checkpointables(folder, {EVALUATION: tree})[EVALUATION]
 
 
-def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Shapes and dtypes of a tree of arrays, with the sharding to restore them to."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+def abstract(tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
+    """Shapes and dtypes of a tree of arrays, with the sharding to restore them to: the given one or their own."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or leaf.sharding), tree
+    )

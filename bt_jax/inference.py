@@ -1,4 +1,4 @@
-"""A trained model as a person uses it: preprocessing, the jitted forward, class names. No optimiser, no data pipeline."""
+"""A trained model as a person uses it: preprocessing, the jitted forward, class names. No optimiser, no pipeline."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from bt_jax.models import registry
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 
-Forward = Callable[[Tree, Tree, jax.Array], jax.Array]
+Forward = Callable[[Tree, Tree, jax.Array | np.ndarray], jax.Array]
 
 
 def make_forward(
@@ -34,7 +34,7 @@ def make_forward(
 
 
 def logits_of(forward: Forward, params: Tree, batch_stats: Tree, images: np.ndarray, *, batch_size: int) -> np.ndarray:
-    """Logits of preprocessed images, each once: [N, S, S] uint8 -> [N, classes] float32. The last batch is filled up."""
+    """Logits of preprocessed images, each once: [N, S, S] uint8 -> [N, classes] float32."""
     outputs = []
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
@@ -67,10 +67,10 @@ class ModelDescription:
         """The inverse of `dataclasses.asdict`, after a trip through JSON."""
         return cls(**{**values, "class_names": tuple(values["class_names"])})
 
-    def network(self) -> tuple[Network, Tree, Tree]:
+    def network(self, *, seed: int = 0) -> tuple[Network, Tree, Tree]:
         """The network with random parameters and statistics."""
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
-        return registry.create(self.name, classes=len(self.class_names), **options)
+        return registry.create(self.name, classes=len(self.class_names), seed=seed, **options)
 
     def normaliser(self) -> Normalisation:
         """From grey pixels to what the network expects."""

@@ -41,7 +41,7 @@ class Stage:
 def make_plan(
     segment_names: Sequence[str],
     *,
-    stages: int,
+    count: int,
     head_epochs: float,
     epochs: float,
     head_learning_rate: float,
@@ -61,7 +61,7 @@ def make_plan(
 
     Args:
       segment_names: of the model, from the input on; the last is the head.
-      stages: N; 1 trains the head alone.
+      count: N; 1 trains the head alone.
       head_epochs: length of stage 1; fractions are allowed.
       epochs: length of each later stage; fractions are allowed.
       head_learning_rate: of stage 1.
@@ -73,20 +73,20 @@ def make_plan(
       steps_per_epoch: to turn epochs into steps; each stage has at least one.
     """
     head = len(segment_names) - 1
-    if stages < 1:
-        raise UsageError(f"config.stages.count is {stages}: use at least 1")
+    if count < 1:
+        raise UsageError(f"config.stages.count is {count}: use at least 1")
     if lowest_segment and lowest_segment not in segment_names:
         raise UsageError(f"config.stages.lowest_segment is {lowest_segment!r}: use one of {', '.join(segment_names)}")
     for name, value in (("head_epochs", head_epochs), ("epochs", epochs)):
         if not value > 0:
             raise UsageError(f"config.stages.{name} is {value}: use a number above 0")
     below_head = head - (segment_names.index(lowest_segment) if lowest_segment else 0)
-    later = stages - 1
-    depths = [head - math.ceil(below_head * k / max(later, 1)) for k in range(stages)]
+    later = count - 1
+    depths = [head - math.ceil(below_head * k / max(later, 1)) for k in range(count)]
     rates = [head_learning_rate, *np.geomspace(learning_rate, final_learning_rate, later).tolist()]
     lengths = [max(1, round(steps_per_epoch * length)) for length in [head_epochs] + [epochs] * later]
     deepest = {0: head}
-    for run in np.array_split(np.arange(1, stages), programs) if programs else np.arange(1, stages)[:, None]:
+    for run in np.array_split(np.arange(1, count), programs) if programs else np.arange(1, count)[:, None]:
         deepest |= {int(k): depths[int(run[-1])] for k in run}
     return tuple(
         Stage(
@@ -97,7 +97,7 @@ def make_plan(
             steps=lengths[k],
             first_step=sum(lengths[:k]),
         )
-        for k in range(stages)
+        for k in range(count)
     )
 
 

@@ -36,11 +36,32 @@ class TrainState:
     opt_state: Any
     average: Tree | None
 
-    def for_evaluation(self) -> tuple[Tree, Tree]:
-        """Parameters and running statistics to score and to keep: the averaged ones where they are on."""
-        if self.average is None:
-            return self.params, self.batch_stats
-        return self.average["params"], self.average["batch_stats"]
+    def for_evaluation(self) -> Tree:
+        """{`params`, `batch_stats`} to score and to keep: the averaged ones where they are on."""
+        if self.average is not None:
+            return self.average
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def for_resuming(self) -> Tree:
+        """What `for_evaluation` lacks of the whole state."""
+        current = {"params": self.params, "batch_stats": self.batch_stats}
+        return {
+            "step": self.step,
+            "opt_state": self.opt_state,
+            "current": None if self.average is None else current,
+        }
+
+    @classmethod
+    def joined(cls, evaluation: Tree, resuming: Tree) -> "TrainState":
+        """The inverse of the two above."""
+        current = evaluation if resuming["current"] is None else resuming["current"]
+        return cls(
+            step=resuming["step"],
+            params=current["params"],
+            batch_stats=current["batch_stats"],
+            opt_state=resuming["opt_state"],
+            average=None if resuming["current"] is None else evaluation,
+        )
 
 
 def make_mesh() -> Mesh:
@@ -133,24 +154,25 @@ def class_weights(setting: str | Sequence[float], labels: np.ndarray, classes: i
 
     Args:
       setting: `none`; `balanced`, N / (classes present x images of the class) as scikit-learn's
-        `compute_class_weight`, 0 for a class without images; or numbers in class order.
+        `compute_class_weight`, 0 for a class without images; or numbers in class order, also as "1,1,2,1".
       labels: [N] of the training images.
       classes: number of classes.
     """
-    if isinstance(setting, str):
-        if setting == "none":
-            return np.ones(classes, np.float32)
-        if setting != "balanced":
-            raise UsageError(f"config.loss.class_weights is {setting!r}: use none, balanced, or {classes} numbers")
+    if setting == "none":
+        return np.ones(classes, np.float32)
+    if setting == "balanced":
         counts = np.bincount(labels, minlength=classes)
         weights = len(labels) / ((counts > 0).sum() * np.maximum(counts, 1))
         return np.where(counts > 0, weights, 0).astype(np.float32)
-    values = np.asarray(setting, np.float32)
+    try:
+        values = np.array([float(value) for value in (setting.split(",") if isinstance(setting, str) else setting)])
+    except ValueError:
+        values = np.array([])
     if values.shape != (classes,) or not np.isfinite(values).all() or (values < 0).any():
         raise UsageError(
-            f"config.loss.class_weights has {values.shape} values: use {classes} numbers that are not negative"
+            f"config.loss.class_weights is {setting!r}: use none, balanced, or {classes} numbers that are not negative"
         )
-    return values
+    return values.astype(np.float32)
 
 
 def make_train_step(

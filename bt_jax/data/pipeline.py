@@ -1,9 +1,10 @@
 """Batches on their way to the devices. The only module that knows grain."""
 
 import collections
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import grain
@@ -48,7 +49,7 @@ def training_batches(
     threads: int = 2,
     buffered: int = 4,
     shard: tuple[int, int] = (0, 1),
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Augmented batches of the steps `start_step` to `stop_step`, the same for any number of workers and threads.
 
     Args:
@@ -85,22 +86,11 @@ def training_batches(
         iterator.close()
 
 
-def evaluation_batches(images: np.ndarray, *, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Every image once, in order: ([B, S, S] float32 in [0, 1], number of valid rows); the last batch is filled up."""
-    for start in range(0, len(images), batch_size):
-        part = images[start : start + batch_size]
-        padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
-        padded[: len(part)] = augment.to_float(part)
-        yield padded, len(part)
-
-
-def ahead(items: Iterable[_T], transfer: Callable[[_T], _U], *, count: int = 2) -> Iterator[_U]:
+def ahead(items: Generator[_T], transfer: Callable[[_T], _U], *, count: int = 2) -> Generator[_U]:
     """`transfer(item)` of each item, started `count` items before it is asked for: copies run while steps compute."""
     queue: collections.deque[_U] = collections.deque()
-    iterator = iter(items)
-    for item in itertools.islice(iterator, count):
-        queue.append(transfer(item))
-    while queue:
-        for item in itertools.islice(iterator, 1):
-            queue.append(transfer(item))
-        yield queue.popleft()
+    with contextlib.closing(items):
+        queue.extend(transfer(item) for item in itertools.islice(items, count))
+        while queue:
+            queue.extend(transfer(item) for item in itertools.islice(items, 1))
+            yield queue.popleft()

@@ -189,9 +189,9 @@ def _check_classes(
     warnings = []
     for name in sorted({folder.removeprefix(prefix) for folder in folders}):
         parts = name.split("/")
-        split = SPLITS.get(parts[0].lower()) if len(parts) == 2 else None
-        if split and not _hidden(name) and (split, parts[1]) not in with_images:
-            if split == "Training":
+        of_split = SPLITS.get(parts[0].lower()) if len(parts) == 2 else None
+        if of_split and not _hidden(name) and (of_split, parts[1]) not in with_images:
+            if of_split == "Training":
                 raise UsageError(f"{where / name} is an empty class folder: put images there or remove it")
             warnings.append(f"{where / name} is empty: {parts[1]} is not scored")
     if "Testing" not in {split for split, _, _ in found}:

@@ -1,29 +1,12 @@
 """Which training images belong together, and the split into folds that keeps them together."""
 
-import csv
-import functools
-import importlib.resources
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from bt_jax.data import duplicates
+from bt_jax.data import duplicates, manifest
 from bt_jax.errors import UsageError
-
-MANIFEST = "patients.csv"
-
-
-@functools.cache
-def manifest() -> dict[str, str]:
-    """Fingerprint -> group for the Training images of the Kaggle set, from the table that ships with the package.
-
-    The patients are those of figshare 1512427 (CC BY 4.0) as matched by the BrainMRI-ContaminationAudit project (MIT);
-    images without a patient are grouped by near duplicates.
-    """
-    content = (importlib.resources.files("bt_jax.data") / MANIFEST).read_text()
-    return {row["fingerprint"]: row["group"] for row in csv.DictReader(io.StringIO(content))}
 
 
 def group_images(
@@ -47,7 +30,8 @@ def group_images(
       The groups [N], and in words where they come from.
     """
     known = [
-        table.get(path) or manifest().get(fingerprint) for path, fingerprint in zip(paths, fingerprints, strict=True)
+        table.get(path) or manifest.groups().get(fingerprint)
+        for path, fingerprint in zip(paths, fingerprints, strict=True)
     ]
     from_table = sum(path in table for path in paths)
     from_manifest = sum(group is not None for group in known) - from_table
@@ -72,13 +56,16 @@ def group_images(
     return groups, ", ".join(f"{count} images by {origin}" for count, origin in origins if count)
 
 
-def assign_folds(*, labels: Sequence[int], groups: Sequence[str], folds: int) -> np.ndarray:
+def assign_folds(
+    *, labels: Sequence[int] | np.ndarray, groups: Sequence[str], folds: int, class_names: Sequence[str]
+) -> np.ndarray:
     """The fold in which each image is validated: [N] int.
 
     Args:
       labels: [N] class numbers, in the order of the images' paths.
       groups: [N]; a group is never divided.
       folds: number of folds.
+      class_names: for error messages.
 
     Raises:
       UsageError: fewer groups or images of a class than folds.
@@ -87,10 +74,11 @@ def assign_folds(*, labels: Sequence[int], groups: Sequence[str], folds: int) ->
         raise UsageError(f"config.data.folds is {folds}: use at least 2")
     y, g = np.asarray(labels), np.asarray(groups)
     for label in np.unique(y):
-        if len(np.unique(g[y == label])) < folds:
+        of_class = len(np.unique(g[y == label]))
+        if of_class < folds:
             raise UsageError(
-                f"config.data.folds is {folds}, but class number {label} has only {len(np.unique(g[y == label]))} "
-                f"patients or groups of images: use fewer folds or more data"
+                f"config.data.folds is {folds}, but {class_names[label]} has images of only {of_class} patients or "
+                f"groups: use fewer folds or more data"
             )
     fold = np.empty(len(y), np.int64)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)

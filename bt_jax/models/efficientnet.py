@@ -172,11 +172,8 @@ class MBConv(nnx.Module):
         inner = channels_in * expansion
         self.activation, self.drop_rate = style.activation, drop_rate
         self.residual = stride == 1 and channels_in == channels_out
-        if expansion != 1:
-            self.expand = Convolution(channels_in, inner, generator=generator)
-            self.expand_norm = style.norm(inner)
-        else:
-            self.expand = self.expand_norm = None
+        self.expand = Convolution(channels_in, inner, generator=generator) if expansion != 1 else None
+        self.expand_norm = style.norm(inner) if expansion != 1 else None
         self.depthwise = DepthwiseConvolution(
             inner, kernel_size=kernel_size, stride=stride, padding=style.padding, generator=generator
         )
@@ -194,7 +191,7 @@ class MBConv(nnx.Module):
     def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', D]."""
         inputs = x
-        if self.expand is not None:
+        if self.expand is not None and self.expand_norm is not None:
             x = self.activation(self.expand_norm(self.expand(x), trained=trained))
         x = self.activation(self.depthwise_norm(self.depthwise(x), trained=trained))
         if self.squeeze_excite is not None:

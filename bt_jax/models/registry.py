@@ -51,6 +51,22 @@ def names() -> tuple[str, ...]:
     return tuple(efficientnet.VARIANTS)
 
 
+def native_size(name: str) -> int:
+    """Side of the images that a model is made for, in pixels."""
+    return efficientnet.VARIANTS[_known(name)].size
+
+
+def parameter_count(params: Mapping[str, Any]) -> int:
+    """Number of trainable values."""
+    return sum(leaf.size for leaf in jax.tree.leaves(dict(params)))
+
+
+def _known(name: str) -> str:
+    if name not in names():
+        raise UsageError(f"there is no model {name!r}: use one of {', '.join(names())}")
+    return name
+
+
 def create(name: str, *, classes: int, seed: int = 0, **options: Any) -> tuple[Network, Tree, Tree]:
     """Builds the model `name` with random weights.
 
@@ -66,14 +82,13 @@ def create(name: str, *, classes: int, seed: int = 0, **options: Any) -> tuple[N
     Raises:
       UsageError: for a name that is not there.
     """
-    if name not in names():
-        raise UsageError(f"there is no model {name!r}; there are {', '.join(names())}")
-    model: SegmentedModel = efficientnet.efficientnet(name, classes=classes, seed=seed, **options)
-    graph, params, batch_stats = nnx.split(model, nnx.Param, BatchStat)
+    model: SegmentedModel = efficientnet.efficientnet(_known(name), classes=classes, seed=seed, **options)
+    graph = nnx.graphdef(model)
     network = Network(
         name=name,
-        size=efficientnet.VARIANTS[name].size,
+        size=native_size(name),
         segment_names=model.segment_names,
         graph=graph,
     )
-    return network, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+    params, batch_stats = (nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, BatchStat))
+    return network, params, batch_stats

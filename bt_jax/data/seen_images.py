@@ -1,0 +1,35 @@
+"""What identifies the images that a model was trained and chosen on, kept with it to recognise them in other sets."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from bt_jax import files
+from bt_jax.data import duplicates
+from bt_jax.data.dataset import Dataset
+
+FILE = "seen_images.npz"
+
+
+def write(folder: str | os.PathLike[str], datasets: Sequence[Dataset]) -> None:
+    """Writes fingerprints and thumbnails of training and validation images into a workdir."""
+    with files.replacing(pathlib.Path(folder) / FILE) as temporary:
+        np.savez_compressed(
+            temporary,
+            fingerprints=np.array([fingerprint for dataset in datasets for fingerprint in dataset.fingerprints]),
+            thumbnails=np.concatenate([dataset.thumbnails for dataset in datasets]),
+        )
+
+
+def read(folder: str | os.PathLike[str]) -> tuple[set[str], np.ndarray]:
+    """The fingerprints, and the thumbnails [N, 2, S, S] uint8."""
+    with np.load(pathlib.Path(folder) / FILE, allow_pickle=False) as content:
+        return set(content["fingerprints"].tolist()), content["thumbnails"]
+
+
+def has_twin(dataset: Dataset, fingerprints: set[str], thumbnails: np.ndarray) -> np.ndarray:
+    """Which images have a twin, pixel-identical or nearly so, among those identified: [N] bool."""
+    exact = np.array([fingerprint in fingerprints for fingerprint in dataset.fingerprints], bool)
+    return exact | duplicates.has_twin(dataset.thumbnails, thumbnails)

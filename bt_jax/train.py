@@ -1,0 +1,242 @@
+"""Training from a configuration to a report: `train_and_evaluate` reads from the top down."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from bt_jax import inference, metrics, run_report, stages, steps, workdir
+from bt_jax.checkpoint import Checkpoints
+from bt_jax.data import pipeline, seen_images, sources
+from bt_jax.data.augment import Augmentation
+from bt_jax.data.folds import DividedData, divide
+from bt_jax.data.order import Order
+from bt_jax.data.preprocess import Preprocessing
+from bt_jax.inference import ModelDescription
+from bt_jax.interrupts import caught
+from bt_jax.loop import Loop, restored
+from bt_jax.models import registry
+from bt_jax.models.pretrained.sources import resolve
+from bt_jax.programs import Programs
+from bt_jax.progress import Progress
+from bt_jax.steps import TrainState
+from bt_jax.writers import MetricsWriter
+
+say = functools.partial(print, flush=True)
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
+    """Trains one fold, or all of them, and writes the report. With the same folder it goes on where it stopped.
+
+    Args:
+      config: as of `configs/effnet.py`.
+      folder: the workdir; made where it is missing.
+
+    Returns:
+      The exit status: 0, or 128 + the number of the signal that interrupted the run.
+
+    Raises:
+      UsageError: a wrong field, path or file, or a loss that is not finite.
+    """
+    if config.data.fold != -1:
+        return _train_fold(config, folder)
+    for fold in range(config.data.folds):
+        say(f"\nFold {fold} of {config.data.folds}")
+        of_fold = config.copy_and_resolve_references()
+        of_fold.data.fold = fold
+        if status := _train_fold(of_fold, folder / f"fold_{fold}"):
+            return status
+    run_report.summarise_folds(folder, folds=config.data.folds, say=say)
+    return 0
+
+
+def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
+    weights = resolve(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
+    if weights.notice:
+        say(f"note: {weights.notice}")
+    size = config.preprocess.size or registry.native_size(weights.model)
+    preprocessing = Preprocessing(**{**config.preprocess, "size": size})
+
+    workdir.write_config(folder, config.to_dict())
+    record = workdir.RunRecord.open(folder)
+    with record.timed("data"):
+        data = _load_data(config, folder, preprocessing)
+    say(
+        f"data: {data.source.description}: {len(data.training)} training, {len(data.validation)} validation images "
+        f"(fold {config.data.fold} of {config.data.folds}; {data.grouping}), {len(data.testing)} testing images"
+    )
+
+    description = ModelDescription(
+        name=weights.model,
+        options={**weights.options, "hidden": tuple(config.model.hidden), "dropout_rate": config.model.dropout},
+        class_names=data.source.class_names,
+        preprocessing=preprocessing.to_dict(),
+        normalisation=dataclasses.asdict(weights.normalisation),
+        weights=weights.source,
+        synthetic=data.source.synthetic,
+    )
+    network, params, batch_stats = description.network(seed=config.seed)
+    params, batch_stats = weights.load(network, params, batch_stats)
+    parameters = registry.parameter_count(params)
+    say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {weights.source}")
+
+    order = Order(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)
+    plan = stages.make_plan(network.segment_names, steps_per_epoch=order.steps_per_epoch, **config.stages)
+    plan_table = stages.describe(
+        plan, params, segment_names=network.segment_names, steps_per_epoch=order.steps_per_epoch
+    )
+    say(f"\n{plan_table}\n")
+
+    mesh = steps.make_mesh()
+    optimizer = steps.make_optimizer(network.segment_names, **config.optimizer)
+    state = steps.initial_state(params, batch_stats, optimizer, averaging=config.train.average_decay > 0)
+    state = jax.device_put(state, steps.replicated(mesh))
+    make_step = functools.partial(
+        steps.make_train_step,
+        network,
+        optimizer,
+        mesh=mesh,
+        normalisation=weights.normalisation,
+        weights=steps.class_weights(config.loss.class_weights, data.training.labels, len(data.source.class_names)),
+        label_smoothing=config.loss.label_smoothing,
+        average_decay=config.train.average_decay,
+        dtype=steps.compute_dtype(config.train.dtype),
+        seed=config.seed,
+    )
+    forward = inference.make_forward(
+        network, normalisation=weights.normalisation, dtype=steps.compute_dtype(config.train.dtype)
+    )
+    logits_of = functools.partial(inference.logits_of, forward, batch_size=config.eval.batch_size)
+
+    checkpoints = Checkpoints(folder)
+    progress = Progress()
+    if (latest := checkpoints.latest_step) is not None:
+        progress = Progress.from_dict(checkpoints.metadata(latest)["progress"])
+        state = restored(checkpoints, latest, like=state)
+        say(f"resuming from step {latest}, in stage {progress.stage}")
+    record.started(
+        step=progress.step,
+        data={"source": data.source.description, "synthetic": data.source.synthetic, "grouping": data.grouping},
+        model={"name": network.name, "weights": weights.source, "weights_sha256": weights.sha256},
+    )
+
+    batches = pipeline.training_batches(
+        data.training.images,
+        data.training.labels,
+        order=order,
+        settings=Augmentation(**config.augment),
+        views=config.data.views,
+        start_step=progress.step,
+        stop_step=plan[-1].last_step,
+        workers=config.data.workers,
+        threads=config.data.threads,
+    )
+    with caught() as interrupt:
+        loop = Loop(
+            plan=plan,
+            progress=progress,
+            programs=Programs(functools.partial(_compile, make_step, state, config.train.batch_size, size)),
+            batches=pipeline.ahead(batches, functools.partial(jax.device_put, device=steps.by_row(mesh))),
+            evaluate=functools.partial(_evaluate, logits_of, data),
+            rate=functools.partial(stages.rate_at, **config.schedule),
+            checkpoints=checkpoints,
+            model=dataclasses.asdict(description),
+            writer=MetricsWriter(folder, step=progress.step),
+            record=record,
+            interrupt=interrupt,
+            batch_size=config.train.batch_size,
+            steps_per_epoch=order.steps_per_epoch,
+            log_every=config.train.log_every,
+            evaluate_every=max(1, round(config.eval.every_epochs * order.steps_per_epoch)),
+            checkpoint_every=config.checkpoint.every_steps,
+            patience=config.early_stopping.patience,
+        )
+        state = loop.run(state)
+        loop.close()
+    if interrupt:
+        say(f"interrupted: saved at step {progress.step}; the same command goes on from there")
+        return interrupt.status
+
+    assert progress.best_step is not None  # the last step is followed by an evaluation
+    best = restored(checkpoints, progress.best_step, like=state).for_evaluation()
+    checkpoints.close()
+    with record.timed("report"):
+        card = run_report.write(
+            folder,
+            data=data,
+            probabilities_of=lambda images: inference.softmax(logits_of(best["params"], best["batch_stats"], images)),
+            facts={
+                "title": f"{network.name}, fold {config.data.fold} of {config.data.folds}",
+                "model": f"{network.name} at {size}x{size} pixels",
+                "parameters": parameters,
+                "weights": weights.source,
+                "preprocessing": str(preprocessing.to_dict()),
+                "augmentation": str(config.augment.to_dict()),
+                "stages": plan_table.splitlines(),
+                "epochs": round(progress.step / order.steps_per_epoch, 2),
+                "best_step": progress.best_step,
+                "seed": config.seed,
+                "versions": workdir.versions(),
+                "duration_s": record.total_seconds(),
+            },
+            say=say,
+        )
+    record.save()
+    say(f"\nreport: {card}")
+    return 0
+
+
+def _load_data(config: ml_collections.ConfigDict, folder: pathlib.Path, preprocessing: Preprocessing) -> DividedData:
+    """The images, divided; writes `split.csv` and what identifies the images that the model sees."""
+    source = sources.open_source(
+        config.data.source,
+        directory=config.data.dir,
+        phantoms_per_class=tuple(config.data.phantoms_per_class),
+        seed=config.seed,
+    )
+    for warning in source.warnings:
+        say(f"warning: {warning}")
+    if source.notice:
+        say(f"warning: {source.notice}")
+    data = divide(
+        source,
+        preprocessing=preprocessing,
+        folds=config.data.folds,
+        fold=config.data.fold,
+        max_unreadable=config.data.max_unreadable,
+        warn=lambda line: say(f"warning: {line}"),
+    )
+    workdir.write_split(folder, data.table)
+    seen_images.write(folder, (data.training, data.validation))
+    return data
+
+
+def _compile(
+    make_step: Callable[..., Any], state: TrainState, batch_size: int, size: int, program_segment: int
+) -> Callable[..., Any]:
+    """The training step of a program, compiled for the state's shapes and a batch."""
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, size, size), np.float32),
+        "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
+    return make_step(program_segment=program_segment).lower(shapes, batch, *scalars).compile()
+
+
+def _evaluate(logits_of: Callable[..., np.ndarray], data: DividedData, state: TrainState) -> dict[str, float]:
+    """Scores on the validation fold."""
+    weights = state.for_evaluation()
+    logits = logits_of(weights["params"], weights["batch_stats"], data.validation.images)
+    scores = metrics.score(
+        split="validation",
+        labels=data.validation.labels,
+        probabilities=inference.softmax(logits),
+        class_names=data.source.class_names,
+    )
+    return {f"val/{name}": scores[name] for name in ("loss", "accuracy", "macro_f1")}

@@ -1,0 +1,141 @@
+"""What a run's folder says about the run: its configuration, the machine and the data, and where the time went."""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from bt_jax import files
+from bt_jax.errors import UsageError
+
+SCHEMA = 1
+# Fields that cannot change the result of a run: how often it logs and saves, and how it loads.
+FREE_FIELDS = ("checkpoint.every_steps", "data.workers", "data.threads", "data.dir", "data.source", "eval.batch_size")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "scikit-learn")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"a.b": value}, with lists for tuples, as JSON gives them back."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Writes `config.json`, or checks that the one there is of the same run.
+
+    Raises:
+      UsageError: lists the fields in which a run that is to be resumed differs.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        before = flatten(json.loads(path.read_text())["config"])
+        now = flatten(config)
+        different = [
+            f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key not in FREE_FIELDS
+        ]
+        if different:
+            raise UsageError(
+                f"{workdir} holds a run with another configuration: {'; '.join(different)}. "
+                f"Use another --workdir, or the same fields to resume it"
+            )
+    files.write_json(path, {"schema": SCHEMA, "config": dict(config)})
+
+
+def write_split(workdir: pathlib.Path, rows: list[list[Any]]) -> None:
+    """Writes `split.csv`, or checks that the images and their split are those that the run began with."""
+    path = workdir / "split.csv"
+    before = path.read_bytes() if path.exists() else None
+    files.write_csv(path, ("path", "label", "group", "fold", "role", "fingerprint"), rows)
+    if before is not None and before != path.read_bytes():
+        files.write_bytes(path, before)
+        raise UsageError(f"the images differ from those that {path} lists: use another --workdir, or the same data")
+
+
+@dataclasses.dataclass
+class RunRecord:
+    """`run.json`: versions, devices, origins, and seconds by phase, added up over restarts."""
+
+    path: pathlib.Path
+    content: dict[str, Any]
+
+    @classmethod
+    def open(cls, workdir: pathlib.Path) -> "RunRecord":
+        """Goes on with the record in the folder, or begins one."""
+        path = workdir / "run.json"
+        content = (
+            json.loads(path.read_text())
+            if path.exists()
+            else {"schema": SCHEMA, "starts": [], "seconds": {}, "seconds_by_stage": {}}
+        )
+        content["versions"] = versions()
+        content["commit"] = _commit()
+        content["devices"] = [str(device) for device in jax.devices()]
+        content["platform"] = f"{platform.system()} {platform.machine()}, {jax.default_backend()}"
+        return cls(path, content)
+
+    def started(self, *, step: int, **facts: Any) -> None:
+        """Notes a start or a restart, and what it works on."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.content["starts"].append({"time": now, "step": step})
+        self.content |= facts
+        self.save()
+
+    def total_seconds(self) -> float:
+        """Seconds from loading the data to now, over all restarts."""
+        return self.content["seconds"].get("data", 0.0) + sum(self.content["seconds_by_stage"].values())
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        """Adds time spent on a phase."""
+        self.content["seconds"][phase] = round(self.content["seconds"].get(phase, 0.0) + seconds, 3)
+
+    def add_stage_seconds(self, stage: int, seconds: float) -> None:
+        """Adds time spent on a stage: steps, evaluations, checkpoints, and waiting for its program."""
+        times = self.content["seconds_by_stage"]
+        times[str(stage)] = round(times.get(str(stage), 0.0) + seconds, 3)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the time that the block takes."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add_seconds(phase, time.monotonic() - begin)
+
+    def save(self) -> None:
+        """Replaces `run.json`."""
+        files.write_json(self.path, self.content)
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide the result."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package lies in, with `+` where files differ from it; None outside of git."""
+    folder = pathlib.Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=folder, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
