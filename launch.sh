@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# The way from a fresh machine to a running bt_jax: see usage below.
+set -euo pipefail
+
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
+venv="$root/.venv"
+python="$venv/bin/python"
+# Holds the fingerprint of what the last complete installation was made from.
+stamp="$venv/installed"
+
+usage() {
+  cat <<'USAGE'
+Usage: ./launch.sh COMMAND [ARGUMENTS]
+
+  demo [FLAGS]      train a small network on built-in phantoms and write its report to runs/demo/report;
+                    FLAGS go to bt_jax.main; a finished demo is only reported again
+  test [ARGUMENTS]  check style and types and run all tests;
+                    with ARGUMENTS run only pytest, with them
+  help              show this text
+
+Needs Python 3.11 or newer and, the first time, pip's access to packages. Everything is installed into .venv beside
+this script; paths in FLAGS and ARGUMENTS are relative to that folder too.
+
+Examples:
+  ./launch.sh demo
+  ./launch.sh demo --workdir=runs/another --config.seed=1
+  ./launch.sh test
+  ./launch.sh test tests/metrics_test.py -k macro
+USAGE
+}
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+announce() {
+  echo "==> $*"
+}
+
+# Prints the path of a Python that can make the virtual environment.
+find_python() {
+  local name path without_venv=''
+  for name in python3 python3.13 python3.12 python3.11; do
+    path="$(type -P "$name")" || continue
+    "$path" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+    if "$path" -c 'import ensurepip, venv' 2>/dev/null; then
+      echo "$path"
+      return
+    fi
+    without_venv="${without_venv:-$path}"
+  done
+  if [[ -n $without_venv ]]; then
+    fail "$without_venv lacks the modules venv and ensurepip: install them (Debian and Ubuntu: apt install python3-venv)"
+  fi
+  fail "found no Python 3.11 or newer (looked for python3, python3.13, python3.12, python3.11): install one"
+}
+
+make_venv() {
+  local base
+  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    base="$(find_python)"
+    announce "making .venv with $base"
+    "$base" -m venv --clear "$venv"
+  fi
+}
+
+# Changes with all that decides what an installation with the given extra holds; it links to the folder of this script.
+fingerprint() {
+  { cat "$root/pyproject.toml" "$root/constraints.txt" && echo "$root $1"; } | cksum
+}
+
+# Installs bt_jax with an extra ('' or 'test'), unless that, or more, was done and nothing changed since.
+install() {
+  local extra="$1" wanted installed=''
+  make_venv
+  wanted="$(fingerprint "$extra")"
+  [[ -f $stamp ]] && installed="$(<"$stamp")"
+  if [[ $installed == "$wanted" || (-z $extra && $installed == "$(fingerprint test)") ]]; then
+    return
+  fi
+  announce "installing into .venv (a minute or more)"
+  rm -f -- "$stamp"
+  # A start that was interrupted leaves an environment without pip.
+  "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
+  (cd -- "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
+    -c constraints.txt -e ".${extra:+[$extra]}")
+  echo "$wanted" >"$stamp"
+}
+
+run_demo() {
+  install ''
+  cd -- "$root"
+  announce 'bt_jax.main'
+  exec "$python" -m bt_jax.main --config=configs/effnet.py:demo --workdir=runs/demo "$@"
+}
+
+run_tests() {
+  install test
+  cd -- "$root"
+  if (($#)); then
+    announce 'pytest'
+    exec "$python" -m pytest "$@"
+  fi
+  # Each check runs even where one before it failed, so that a run shows all there is to mend.
+  local failed=()
+  check() {
+    announce "$*"
+    "$python" -m "$@" || failed+=("$*")
+  }
+  check ruff check
+  check ruff format --check
+  check mypy
+  check pytest
+  if ((${#failed[@]})); then
+    printf 'failed: %s\n' "${failed[@]}" >&2
+    exit 1
+  fi
+}
+
+# Another Python's home would be taken for that of .venv.
+unset PYTHONHOME
+
+command="${1-}"
+(($#)) && shift
+case "$command" in
+  demo) run_demo "$@" ;;
+  test) run_tests "$@" ;;
+  help | --help | -h) usage ;;
+  '') fail 'no command given: use demo or test (see ./launch.sh help)' ;;
+  *) fail "unknown command '$command': use demo or test (see ./launch.sh help)" ;;
+esac
