@@ -9,6 +9,7 @@ from collections.abc import Callable
 from absl import flags
 from absl import logging as absl_logging
 
+from bt_jax import files
 from bt_jax.errors import UsageError
 
 
@@ -29,8 +30,15 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(status or 0)
 
 
+def keep_compiled_programs() -> None:
+    """XLA's compiled programs stay in the cache folder, so that a second start need not compile again."""
+    import jax  # only where a command will compute
+
+    jax.config.update("jax_compilation_cache_dir", str(files.cache_directory() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 def _parse(argv: list[str]) -> None:
-    flags.FLAGS.set_default  # noqa: B018  absl checks that the flags module is loaded
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
         print(_help())
         sys.exit(0)

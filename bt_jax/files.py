@@ -69,3 +69,10 @@ def finite(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
+
+
+def cache_directory() -> pathlib.Path:
+    """Where downloads and compiled programs are kept: `$BT_CACHE`, else `bt_jax` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if chosen := os.environ.get("BT_CACHE"):
+        return pathlib.Path(chosen).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bt_jax"

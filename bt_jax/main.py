@@ -27,6 +27,7 @@ def main() -> int:
     """Dispatches to training."""
     from bt_jax import train  # after the flags: grain defines flags of its own, and --help need not wait for JAX
 
+    commandline.keep_compiled_programs()
     return train.train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value or _default_workdir()))
 
 

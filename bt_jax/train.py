@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from bt_jax import inference, metrics, run_report, stages, steps, workdir
 from bt_jax.checkpoint import Checkpoints
 from bt_jax.data import pipeline, seen_images, sources
-from bt_jax.data.augment import Augmentation
+from bt_jax.data.augment import Augmentation, to_float
 from bt_jax.data.folds import DividedData, divide
 from bt_jax.data.order import Order
 from bt_jax.data.preprocess import Preprocessing
@@ -82,6 +83,15 @@ def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     )
     network, params, batch_stats = description.network(seed=config.seed)
     params, batch_stats = weights.load(network, params, batch_stats)
+    if weights.path is None:
+        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0})
+        batch_stats = steps.calibrated_statistics(
+            forgetful.network()[0],
+            params,
+            batch_stats,
+            images=to_float(data.training.images[:: math.ceil(len(data.training) / 64)]),
+            normalisation=weights.normalisation,
+        )
     parameters = registry.parameter_count(params)
     say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {weights.source}")
 

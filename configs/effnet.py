@@ -107,7 +107,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if variant == "demo":
         model.name, model.weights, model.hidden = "efficientnet_nano", "none", (32,)
         data.source = "phantoms"
-        stages.count = 6
+        stages.count = 5
+        stages.head_epochs, stages.epochs = 2.0, 8.0
+        stages.head_learning_rate, stages.learning_rate, stages.final_learning_rate = 3e-3, 3e-3, 1e-3
+        stages.programs = 1
+        train.average_decay = 0.9
+        evaluation.every_epochs = 4.0
         train.batch_size = 16
         evaluation.batch_size = 16
     return config

@@ -146,6 +146,6 @@ def _kernel_gradient(
             for total, (i, j) in zip(sums, ((i, j) for i in range(size) for j in range(size)), strict=True)
         ]
 
-    zeros = [jnp.zeros((columns, channels), jnp.float32)] * (size * size)
+    zeros = [jnp.zeros((columns, channels), jnp.promote_types(gradient.dtype, jnp.float32))] * (size * size)
     sums = jax.lax.fori_loop(0, batch * rows, add_row, zeros)
     return jnp.stack([total.sum(0) for total in sums]).reshape(size, size, channels).astype(gradient.dtype)

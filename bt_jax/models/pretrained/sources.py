@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import http.client
 import importlib.util
-import os
 import pathlib
 import shutil
 import urllib.request
@@ -114,13 +113,6 @@ def resolve(weights: str, *, model: str, fallback: str | None = None) -> Weights
         return dataclasses.replace(found, notice=notice)
 
 
-def cache_directory() -> pathlib.Path:
-    """Where downloaded files are kept: `$BT_CACHE`, else `bt_jax` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    if chosen := os.environ.get("BT_CACHE"):
-        return pathlib.Path(chosen).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bt_jax"
-
-
 def _imagenet(model: str) -> Weights:
     if model == "efficientnet_lite1":
         return _lite1()
@@ -136,7 +128,7 @@ def _advice(model: str) -> str:
     if model not in KERAS_FILES:
         return "give the path of a file, or use none, or another model"
     name = KERAS_FILES[model][0]
-    return f"fetch {KERAS_ADDRESS}{name} elsewhere and put it into {cache_directory()}"
+    return f"fetch {KERAS_ADDRESS}{name} elsewhere and put it into {files.cache_directory()}"
 
 
 def _lite1() -> Weights:
@@ -154,7 +146,7 @@ def _lite1() -> Weights:
 
 def _keras_path(name: str, md5: str) -> pathlib.Path:
     """The file in our cache or Keras's, else downloaded into ours."""
-    ours = cache_directory() / name
+    ours = files.cache_directory() / name
     for path in (ours, pathlib.Path.home() / ".keras" / "models" / name):
         if path.is_file() and _digest(path, "md5") == md5:
             return path
