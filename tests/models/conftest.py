@@ -3,8 +3,12 @@ import pathlib
 import types
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from bt_jax.models import registry
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
@@ -39,12 +43,10 @@ def reference() -> types.ModuleType:
 @pytest.fixture(scope="session")
 def nano() -> tuple[Any, dict, dict]:
     """Network, parameters and statistics of the smallest model, with procedural values and 10 classes."""
-    from bt_jax.models import registry
-
     made = golden_module("procedural")
     network, params, batch_stats = registry.create("efficientnet_nano", classes=10)
     gain = made.GAINS["efficientnet_nano"]
-    return network, made.weights(params, gain=gain), made.weights(batch_stats, gain=gain)
+    return network, *jax.tree.map(jnp.asarray, (made.weights(params, gain=gain), made.weights(batch_stats, gain=gain)))
 
 
 @pytest.fixture(scope="session")
