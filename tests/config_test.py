@@ -46,7 +46,7 @@ def chain(node: ast.AST) -> tuple[str, ...]:
 
 
 def explained(source: str) -> set[str]:
-    """The fields that a configuration's source assigns with a comment on the line, or among the lines, of the assignment."""
+    """The fields that a configuration's source assigns with a comment on the assignment's line or lines."""
     comments = {
         token.start[0]
         for token in tokenize.generate_tokens(io.StringIO(source).readline)

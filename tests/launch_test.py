@@ -18,7 +18,7 @@ case "$1 $2" in
   *version_info*) exit "${TOO_OLD:-0}" ;;
   *ensurepip,*) exit "${WITHOUT_VENV:-0}" ;;
 esac
-line="$(basename -- "$0")"
+line="$(basename -- "$0")${PYTHONHOME:+ at home in $PYTHONHOME}"
 for argument in "$@"; do line="$line|$argument"; done
 echo "$line" >> "$RECORD"
 if [ "$1 $2 $3" = "-m venv --clear" ]; then
@@ -115,6 +115,11 @@ def test_demo_makes_installs_and_runs(machine: Machine) -> None:
         "python|-m|bt_jax.main|--config=configs/effnet.py:demo|--workdir=runs/demo|--config.seed=1|--workdir=my runs",
     ]
     assert [line[:4] for line in done.stdout.splitlines()] == ["==> "] * 3
+
+
+def test_another_pythons_home_is_left_out(machine: Machine) -> None:
+    machine.launch("demo", PYTHONHOME="/elsewhere")
+    assert machine.calls() and not any("at home in" in call for call in machine.calls())
 
 
 def test_test_checks_and_runs_everything(machine: Machine) -> None:
