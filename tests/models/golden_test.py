@@ -35,6 +35,10 @@ PARAMETERS = {
 CATS = range(281, 287)  # tabby, tiger cat, Persian, Siamese, Egyptian, cougar
 
 
+# Every program here runs once: compiling it well would take longer than running it.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def scaled(images: np.ndarray, normalisation: Normalisation) -> np.ndarray:
     """Coloured images [B, H, W, 3] from 0 to 255 through the normalisation of grey ones, channel by channel."""
     channels = [normalisation(images[..., c] / 255)[..., c] for c in range(3)]
@@ -97,7 +101,7 @@ def test_procedural_weights(
     gain = procedural.GAINS[variant]
     params, batch_stats = procedural.weights(params, gain=gain), procedural.weights(batch_stats, gain=gain)
     images = scaled(procedural.images(2, network.size), IMAGENET)
-    ours = np.asarray(jax.jit(lambda *x: network.apply(*x)[0])(params, batch_stats, images))
+    ours = np.asarray(quick_jit(lambda *x: network.apply(*x)[0])(params, batch_stats, images))
     for reference in references:
         theirs = logits[f"{variant} {reference}"]
         # The images differ in the logits by much more than the tolerance, so this cannot pass on constants alone.
@@ -114,7 +118,7 @@ def test_lite1_sees_the_cat(golden: pathlib.Path, procedural: types.ModuleType, 
     network, params, batch_stats = registry.create(weights.model, classes=1000, **weights.options)
     params, batch_stats = weights.load(network, params, batch_stats, head=True)
     images = np.concatenate([procedural.images(1, 240), np.asarray(Image.open(golden / "cat.png"))[None]])
-    run = jax.jit(lambda *x: network.apply(*x)[0])
+    run = quick_jit(lambda *x: network.apply(*x)[0])
     ours = np.asarray(run(params, batch_stats, scaled(images, weights.normalisation)))
     theirs = logits["efficientnet_lite1 port"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())

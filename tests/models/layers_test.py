@@ -88,6 +88,15 @@ def test_batch_norm_in_training(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(new_variance, 0.75 * variance + 0.25 * x.var(axes), rtol=1e-5)
 
 
+def test_running_statistics_carry_no_gradient() -> None:
+    def statistics(x: jax.Array) -> jax.Array:
+        norm = batch_norm(5)
+        norm(x, trained=True)
+        return norm.mean[...].sum() + norm.variance[...].sum()
+
+    assert not np.any(jax.grad(statistics)(jnp.arange(20.0).reshape(4, 5)))
+
+
 def test_batch_norm_computes_in_float32() -> None:
     x = jnp.asarray(np.random.default_rng(1).normal(3, 0.5, size=(4096, 5)), jnp.bfloat16)
     norm, exact = batch_norm(5), batch_norm(5)

@@ -82,7 +82,9 @@ def test_half_precision_becomes_float32(nano: Any, empty: Any) -> None:
         loaded, _ = loading.load_into(*empty, halves, network=network, head=True)
         kernel = loaded["stem"]["conv"]["kernel"]
         assert kernel.dtype == jnp.float32
-        np.testing.assert_array_equal(kernel, params["stem"]["conv"]["kernel"].astype(dtype).astype(np.float32))
+        np.testing.assert_array_equal(
+            kernel, np.asarray(params["stem"]["conv"]["kernel"]).astype(dtype).astype(np.float32)
+        )
 
 
 def test_problems_are_all_listed(nano: Any, empty: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from bt_jax import files
 from bt_jax.errors import UsageError
 from bt_jax.models import registry
 from bt_jax.models.normalise import LITE
@@ -197,12 +198,12 @@ def test_the_cache_of_keras_is_used(
 
 
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch, machine: pathlib.Path) -> None:
-    assert sources.cache_directory() == machine / "cache"
+    assert files.cache_directory() == machine / "cache"
     monkeypatch.delenv("BT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert sources.cache_directory() == pathlib.Path("/somewhere/bt_jax")
+    assert files.cache_directory() == pathlib.Path("/somewhere/bt_jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert sources.cache_directory() == machine / "home" / ".cache" / "bt_jax"
+    assert files.cache_directory() == machine / "home" / ".cache" / "bt_jax"
 
 
 def test_a_file_named_explicitly_must_be_there(machine: pathlib.Path) -> None:
