@@ -27,7 +27,7 @@ LAYERS = (
     ("interrupts", "programs", "progress", "workdir", "writers"),
     ("loop", "run_report"),
     ("train",),
-    ("main",),
+    ("evaluate", "main"),
 )
 
 # The modules that know a library; no other imports it.
