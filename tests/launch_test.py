@@ -20,12 +20,16 @@ case "$1 $2" in
 esac
 line="$(basename -- "$0")${PYTHONHOME:+ at home in $PYTHONHOME}"
 for argument in "$@"; do line="$line|$argument"; done
+pwd > "$RECORD.folder"
 echo "$line" >> "$RECORD"
 if [ "$1 $2 $3" = "-m venv --clear" ]; then
   rm -rf -- "$4"
   mkdir -p -- "$4/bin"
   cp -- "$0" "$4/bin/python"
 fi
+case "$line" in
+  *"|-c|constraints.txt"*) [ -f constraints.txt ] || exit 1 ;;
+esac
 case "$line" in
   *"${FAILING:-nothing fails}"*) exit 1 ;;
 esac
@@ -115,6 +119,12 @@ def test_demo_makes_installs_and_runs(machine: Machine) -> None:
         "python|-m|bt_jax.main|--config=configs/effnet.py:demo|--workdir=runs/demo|--config.seed=1|--workdir=my runs",
     ]
     assert [line[:4] for line in done.stdout.splitlines()] == ["==> "] * 3
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["test"], ["test", "tests"]])
+def test_programs_run_in_the_checkout(machine: Machine, arguments: list[str]) -> None:
+    machine.launch(*arguments)
+    assert pathlib.Path(f"{machine.record}.folder").read_text() == f"{machine.root}\n"
 
 
 def test_another_pythons_home_is_left_out(machine: Machine) -> None:
