@@ -44,15 +44,23 @@ def _parse(argv: list[str]) -> None:
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UsageError(_one_line(error)) from error
+    except (AttributeError, KeyError) as error:  # what ml_collections raises for a field that is not there
+        said = str(error).strip("\"'")
+        raise UsageError(
+            said if " " in said else f"the configuration has no field {said!r}: its file lists them"
+        ) from error
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}: flags are written as --name=value (see --help)")
 
 
-def _one_line(error: BaseException) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(str(text).split())
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks; of one that quotes a traceback, the traceback's last line."""
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def _help() -> str:

@@ -15,6 +15,7 @@ from bt_jax import checkpoint
 from bt_jax.data.augment import to_float
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.errors import UsageError
+from bt_jax.labels import SYNTHETIC_NOTICE
 from bt_jax.models import registry
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
@@ -97,6 +98,11 @@ class Model:
     def class_names(self) -> tuple[str, ...]:
         """In the order of the probabilities."""
         return self.description.class_names
+
+    @property
+    def notice(self) -> str | None:
+        """What everything made with this model must say."""
+        return SYNTHETIC_NOTICE if self.description.synthetic else None
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Of preprocessed images: [N, S, S] uint8 -> [N, classes] float64."""

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 # The four classes of the Kaggle set, in the order used everywhere.
 BRAIN_TUMOR_CLASSES = ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
 
+# What every report and picture says that comes from phantoms or from a model trained on them.
+SYNTHETIC_NOTICE = "SYNTHETIC PHANTOMS: drawn by a program, not medical images"
+
 _ALIASES = {
     "glioma": "glioma_tumor",
     "meningioma": "meningioma_tumor",

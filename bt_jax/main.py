@@ -10,13 +10,15 @@ tool, not a medical device.
 
 import pathlib
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from bt_jax import commandline
+from bt_jax.errors import UsageError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/effnet.py", "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
+    "config", None, "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, logs and the report. Default: runs/ and the name of the configuration."
@@ -25,6 +27,10 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> int:
     """Dispatches to training."""
+    if _CONFIG.value is None:
+        raise UsageError("--config is missing: name a configuration, such as --config=configs/effnet.py:demo")
+    if not isinstance(_CONFIG.value, ml_collections.ConfigDict):  # ml_collections defers the error to the first use
+        raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
     from bt_jax import train  # after the flags: grain defines flags of its own, and --help need not wait for JAX
 
     commandline.keep_compiled_programs()

@@ -7,7 +7,7 @@ import io
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from bt_jax import labels
 from bt_jax.data import decode, phantom
@@ -16,7 +16,6 @@ from bt_jax.errors import UsageError
 SPLITS = {"training": "Training", "train": "Training", "testing": "Testing", "test": "Testing"}
 DEFAULT_DIRECTORY = "data/brain_tumor_mri"
 KAGGLE_DATASET = "sartajbhuvaji/brain-tumor-classification-mri"
-SYNTHETIC_NOTICE = "SYNTHETIC PHANTOMS: drawn by a program, not medical images"
 GROUPS_FILE = "groups.csv"
 
 
@@ -41,6 +40,7 @@ class Source:
       read: path -> content of the file.
       warnings: one line for each thing a person should know.
       synthetic: phantoms, not medical images.
+      divided: into Training and Testing; else all images count as Training, and as any part that is to be scored.
     """
 
     description: str
@@ -50,11 +50,17 @@ class Source:
     read: Callable[[str], bytes]
     warnings: tuple[str, ...] = ()
     synthetic: bool = False
+    divided: bool = True
+
+    def of_split(self, split: str) -> "Source":
+        """The records of `Training` or `Testing`; all of them where the source is not divided."""
+        records = tuple(record for record in self.records if record.split == split or not self.divided)
+        return dataclasses.replace(self, records=records)
 
     @property
     def notice(self) -> str | None:
         """What every report and picture made from this source must say."""
-        return SYNTHETIC_NOTICE if self.synthetic else None
+        return labels.SYNTHETIC_NOTICE if self.synthetic else None
 
 
 def open_source(
@@ -110,24 +116,31 @@ def _kaggle_download() -> tuple[pathlib.Path | None, str]:
         return None, f"the Kaggle download failed: {' '.join(str(error).split())}"
 
 
-def open_path(path: str | os.PathLike[str], *, field: str) -> Source:
-    """A folder or a zip in the Kaggle layout, or a folder of class folders. `field` names the setting in errors."""
+def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[str, ...] | None = None) -> Source:
+    """A folder or a zip in the Kaggle layout, or a folder of class folders.
+
+    Args:
+      path: of the folder or zip.
+      field: the setting that names it, for errors.
+      class_names: those of a model that is to be scored; every folder must be one of them, by name or alias. None
+        takes them from the Training folders, which must then be there and not empty.
+    """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
-        names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        folders = (folder.relative_to(path).as_posix() for folder in path.rglob("*") if folder.is_dir())
-        return _from_names(names, folders, read=lambda name: (path / name).read_bytes(), kind="folder", where=path)
+        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        folders = [folder.relative_to(path).as_posix() for folder in path.rglob("*") if folder.is_dir()]
+        layout = _Layout.read(names, folders, where=path)
+        return layout.source(lambda name: (path / name).read_bytes(), kind="folder", class_names=class_names)
     if not path.exists():
-        raise UsageError(
-            f"{field} is {str(path)!r}, which is not there: give a folder or zip with Training/ and Testing/"
-        )
+        raise UsageError(f"{field} is {str(path)!r}, which is not there: give a folder or zip with Training/<class>/")
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{field} is {str(path)!r}, which is neither a folder nor a zip")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    names = (entry.filename for entry in entries if not entry.is_dir())
-    folders = (entry.filename.rstrip("/") for entry in entries if entry.is_dir())
-    return _from_names(names, folders, read=functools.partial(_read_from_zip, path), kind="zip", where=path)
+    names = [entry.filename for entry in entries if not entry.is_dir()]
+    folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
+    layout = _Layout.read(names, folders, where=path)
+    return layout.source(functools.partial(_read_from_zip, path), kind="zip", class_names=class_names)
 
 
 def _read_from_zip(path: pathlib.Path, name: str) -> bytes:
@@ -136,67 +149,86 @@ def _read_from_zip(path: pathlib.Path, name: str) -> bytes:
         return archive.read(name)
 
 
-def _from_names(
-    names: Iterable[str], folders: Iterable[str], *, read: Callable[[str], bytes], kind: str, where: pathlib.Path
-) -> Source:
-    files = [name for name in names if not _hidden(name)]
-    prefix = _prefix(files)
-    relative = [name.removeprefix(prefix) for name in files]
-    found: list[tuple[str, str, str]] = []  # split, class folder, path
-    other_files = 0
-    for name in relative:
-        parts = name.split("/")
-        split = SPLITS.get(parts[0].lower()) if len(parts) == 3 else "Training" if len(parts) == 2 else None
-        if split is None:
-            other_files += name.count("/") > 0
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """The files of a folder or zip, sorted by the place they stand in."""
+
+    where: pathlib.Path
+    prefix: str  # folder that everything else is relative to, with a slash at the end, or nothing
+    nested: bool  # class folders stand in Training and Testing, not by themselves
+    images: list[tuple[str, str, str]]  # split, class folder, path
+    empty: list[tuple[str, str, str]]  # the same of class folders without files
+    has_groups: bool
+    warnings: list[str]
+
+    @classmethod
+    def read(cls, names: list[str], folders: list[str], *, where: pathlib.Path) -> "_Layout":
+        """Finds the place of every file; hidden ones and those of the operating system do not count."""
+        files = [name for name in names if not _hidden(name)]
+        prefix = _prefix(files)
+        files = sorted(name.removeprefix(prefix) for name in files)
+        folders = sorted(folder.removeprefix(prefix) for folder in folders if not _hidden(folder))
+        nested = any(name.split("/")[0].lower() in SPLITS for name in files + folders)
+        images = [(*place, name) for name in files if (place := _place(name, nested=nested))]
+        if not images:
+            raise UsageError(f"{where} holds no images in class folders: expected Training/<class>/<image>")
+        full = {(split, folder) for split, folder, _ in images}
+        empty = [
+            (*place, folder)
+            for folder in folders
+            if (place := _place(f"{folder}/", nested=nested)) and place not in full
+        ]
+        elsewhere = sum("/" in name for name in files) - len(images)
+        warnings = [f"{elsewhere} files in {where} lie outside of class folders: left out"] if elsewhere else []
+        return cls(where, prefix, nested, images, empty, GROUPS_FILE in files, warnings)
+
+    def source(self, read: Callable[[str], bytes], *, kind: str, class_names: tuple[str, ...] | None) -> Source:
+        warnings = list(self.warnings)
+        if class_names is None:
+            class_names, number = self._classes_of_training()
+            warnings += [f"{self.where / path} is empty: {folder} is not scored" for _, folder, path in self.empty]
+            if all(split == "Training" for split, _, _ in self.images):
+                warnings.append(f"{self.where} has no Testing folder: the report covers the validation images only")
         else:
-            found.append((split, parts[-2], name))
-    if not found:
-        raise UsageError(
-            f"{where} holds no images in class folders: expected Training/<class>/<image> and Testing/<class>/<image>"
+            number = {name: i for i, name in enumerate(class_names)}
+        number = self._numbered(number, class_names)
+        groups_path = self.prefix + GROUPS_FILE
+        return Source(
+            description=f"{kind} {self.where}",
+            class_names=class_names,
+            records=tuple(Record(path, number[folder], split) for split, folder, path in self.images),
+            groups=parse_groups(read(groups_path), name=str(self.where / groups_path)) if self.has_groups else {},
+            read=lambda path: read(self.prefix + path),
+            warnings=tuple(warnings),
+            divided=self.nested,
         )
-    class_names, number = labels.classes_of_folders(folder for split, folder, _ in found if split == "Training")
-    warnings = [f"{other_files} files in {where} lie outside of class folders and are left out"] if other_files else []
-    warnings += _check_classes(found, folders, prefix=prefix, where=where, known=set(number))
-    unknown = {folder for _, folder, _ in found} - set(number)
-    by_name = {name: i for i, name in enumerate(class_names)}
-    number |= {folder: by_name[labels.canonical(folder)] for folder in unknown}
-    records = sorted((Record(name, number[folder], split) for split, folder, name in found), key=lambda r: r.path)
-    groups = {}
-    if GROUPS_FILE in relative:
-        groups = parse_groups(read(prefix + GROUPS_FILE), name=str(where / GROUPS_FILE))
-    return Source(
-        description=f"{kind} {where}",
-        class_names=class_names,
-        records=tuple(records),
-        groups=groups,
-        read=lambda path: read(prefix + path),
-        warnings=tuple(warnings),
-    )
+
+    def _classes_of_training(self) -> tuple[tuple[str, ...], dict[str, int]]:
+        for split, _, path in self.empty:
+            if split == "Training":
+                raise UsageError(f"{self.where / path} is an empty class folder: put images there or remove it")
+        training = {folder for split, folder, _ in self.images if split == "Training"}
+        if not training:
+            raise UsageError(f"{self.where} has no images in Training/<class>/: there is nothing to train on")
+        return labels.classes_of_folders(training)
+
+    def _numbered(self, number: dict[str, int], class_names: tuple[str, ...]) -> dict[str, int]:
+        """The class of every folder, those of Testing under an alias included."""
+        number = dict(number)
+        for _, folder, path in self.images:
+            if folder not in number:
+                if labels.canonical(folder) not in class_names:
+                    raise UsageError(f"{self.where / path}: {folder!r} is none of the classes {', '.join(class_names)}")
+                number[folder] = class_names.index(labels.canonical(folder))
+        return number
 
 
-def _check_classes(
-    found: list[tuple[str, str, str]], folders: Iterable[str], *, prefix: str, where: pathlib.Path, known: set[str]
-) -> list[str]:
-    """Refuses what cannot be trained or scored; returns warnings about the rest."""
-    if not known:
-        raise UsageError(f"{where} has no images in Training/<class>/: nothing to train on or to take the classes from")
-    class_names, _ = labels.classes_of_folders(known)
-    for split, folder, path in found:
-        if folder not in known and labels.canonical(folder) not in class_names:
-            raise UsageError(f"{where}/{path}: {split} has a class {folder!r} that Training does not have")
-    with_images = {(split, folder) for split, folder, _ in found}
-    warnings = []
-    for name in sorted({folder.removeprefix(prefix) for folder in folders}):
-        parts = name.split("/")
-        of_split = SPLITS.get(parts[0].lower()) if len(parts) == 2 else None
-        if of_split and not _hidden(name) and (of_split, parts[1]) not in with_images:
-            if of_split == "Training":
-                raise UsageError(f"{where / name} is an empty class folder: put images there or remove it")
-            warnings.append(f"{where / name} is empty: {parts[1]} is not scored")
-    if "Testing" not in {split for split, _, _ in found}:
-        warnings.append(f"{where} has no Testing folder: the report covers the validation images only")
-    return warnings
+def _place(path: str, *, nested: bool) -> tuple[str, str] | None:
+    """Split and class folder of a file, or None where it stands elsewhere. By themselves class folders are Training."""
+    parts = path.split("/")
+    if nested and len(parts) == 3 and parts[0].lower() in SPLITS:
+        return SPLITS[parts[0].lower()], parts[1]
+    return ("Training", parts[0]) if not nested and len(parts) == 2 else None
 
 
 def _hidden(name: str) -> bool:

@@ -148,13 +148,10 @@ def choose(condition: Trained, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 class Dense(nnx.Module):
-    """A matrix product, with bias unless told otherwise.
-
-    Initialised uniformly with variance 1 / (3 x outputs), as the last layer of EfficientNet's reference.
-    """
+    """A matrix product, with bias unless told otherwise; initialised as by Keras (Glorot and Bengio 2010, uniform)."""
 
     def __init__(self, features_in: int, features_out: int, *, use_bias: bool = True, generator: np.random.Generator):
-        limit = float(np.sqrt(1 / features_out))
+        limit = float(np.sqrt(6 / (features_in + features_out)))
         self.kernel = nnx.Param(jnp.asarray(generator.uniform(-limit, limit, (features_in, features_out)), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(features_out)) if use_bias else None
 

@@ -1,0 +1,66 @@
+"""Scores a trained model on a folder of labelled images: Training/<class>/ and Testing/<class>/, or <class>/ alone.
+
+    python -m bt_jax.evaluate --model=runs/effnet_cpu --data=data/brain_tumor_mri --out=scores
+    python -m bt_jax.evaluate --model=runs/effnet_cpu --data=archive.zip --split=Training --out=scores
+
+Images with a twin among those the model was trained or chosen on are told apart. This is a research tool, not a medical
+device.
+"""
+
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from bt_jax import commandline
+from bt_jax.errors import UsageError
+
+_MODEL = flags.DEFINE_string("model", "", "Workdir of a run or of a cross-validation.")
+_DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
+_SPLIT = flags.DEFINE_enum("split", "Testing", ["Testing", "Training"], "Which part of the data to score.")
+_OUT = flags.DEFINE_string("out", "", "Folder for metrics.json, predictions.csv and the pictures.")
+_MAX_UNREADABLE = flags.DEFINE_integer("max_unreadable", 10, "Unreadable files to leave out; more is an error.", 0)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in a step.", 1)
+
+
+def main() -> None:
+    """Scores and writes the report files."""
+    for flag in (_MODEL, _DATA, _OUT):
+        if not flag.value:
+            raise UsageError(f"--{flag.name} is missing: see --help")
+    from bt_jax import inference, report, run_report  # after the flags, so that --help need not wait for JAX
+    from bt_jax.data import dataset, seen_images, sources
+
+    commandline.keep_compiled_programs()
+    model = inference.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
+    source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
+    for warning in source.warnings:
+        print(f"warning: {warning}")
+    images = dataset.load(
+        source.of_split(_SPLIT.value),
+        preprocessing=model.preprocessing,
+        max_unreadable=_MAX_UNREADABLE.value,
+        warn=lambda line: print(f"warning: {line}"),
+    )
+    if not len(images):
+        raise UsageError(f"{_DATA.value} holds no images in {_SPLIT.value}/<class>/: choose another --split")
+    leaked = np.zeros(len(images), bool)
+    for folder in model.folders:
+        leaked |= seen_images.has_twin(images, *seen_images.read(folder))
+    out = pathlib.Path(_OUT.value)
+    result = report.write_split_report(
+        out,
+        split=_SPLIT.value.lower(),
+        paths=images.paths,
+        labels=images.labels,
+        probabilities=model.probabilities(images.images),
+        class_names=model.class_names,
+        leaked=leaked,
+        notice=model.notice,
+    )
+    print(run_report.describe(result))
+    print(f"report: {out}")
+
+
+if __name__ == "__main__":
+    commandline.run(main)
