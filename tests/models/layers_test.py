@@ -179,7 +179,7 @@ def test_initial_values() -> None:
     np.testing.assert_allclose(values.mean(), 0, atol=0.005)
     assert np.abs(values).max() <= 2 * np.sqrt(2 / 50) / 0.8796
     dense = layers.Dense(400, 300, generator=np.random.default_rng(0))
-    np.testing.assert_allclose(np.var(dense.kernel[...]), 1 / (3 * 300), rtol=0.02)
+    np.testing.assert_allclose(np.var(dense.kernel[...]), 2 / (400 + 300), rtol=0.02)
     assert not np.any(dense.bias[...])
 
 
