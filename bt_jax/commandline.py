@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -45,9 +46,10 @@ def _parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # what ml_collections raises for a field that is not there
-        said = str(error).strip("\"'")
+        name = str(error).strip("\"'")
+        hint = re.search(r'Did you mean "[^"]*" instead of "[^"]*"\?', name)
         raise UsageError(
-            said if " " in said else f"the configuration has no field {said!r}: its file lists them"
+            hint[0] if hint else f"the configuration has no field {name!r}: its file lists them"
         ) from error
     except (flags.Error, TypeError, ValueError, OSError) as error:
         raise UsageError(one_line(error)) from error

@@ -63,10 +63,12 @@ def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     size = config.preprocess.size or registry.native_size(weights.model)
     preprocessing = Preprocessing(**{**config.preprocess, "size": size})
 
-    workdir.write_config(folder, config.to_dict())
+    checkpoints = Checkpoints(folder)
+    resuming = checkpoints.latest_step is not None
+    workdir.write_config(folder, config.to_dict(), resuming=resuming)
     record = workdir.RunRecord.open(folder)
     with record.timed("data"):
-        data = _load_data(config, folder, preprocessing)
+        data = _load_data(config, folder, preprocessing, resuming=resuming)
     say(
         f"data: {data.source.description}: {len(data.training)} training, {len(data.validation)} validation images "
         f"(fold {config.data.fold} of {config.data.folds}; {data.grouping}), {len(data.testing)} testing images"
@@ -123,7 +125,6 @@ def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     )
     logits_of = functools.partial(inference.logits_of, forward, batch_size=config.eval.batch_size)
 
-    checkpoints = Checkpoints(folder)
     progress = Progress()
     if (latest := checkpoints.latest_step) is not None:
         progress = Progress.from_dict(checkpoints.metadata(latest)["progress"])
@@ -201,7 +202,9 @@ def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     return 0
 
 
-def _load_data(config: ml_collections.ConfigDict, folder: pathlib.Path, preprocessing: Preprocessing) -> DividedData:
+def _load_data(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, preprocessing: Preprocessing, *, resuming: bool
+) -> DividedData:
     """The images, divided; writes `split.csv` and what identifies the images that the model sees."""
     source = sources.open_source(
         config.data.source,
@@ -221,7 +224,7 @@ def _load_data(config: ml_collections.ConfigDict, folder: pathlib.Path, preproce
         max_unreadable=config.data.max_unreadable,
         warn=lambda line: say(f"warning: {line}"),
     )
-    workdir.write_split(folder, data.table)
+    workdir.write_split(folder, data.table, resuming=resuming)
     seen_images.write(folder, (data.training, data.validation))
     return data
 

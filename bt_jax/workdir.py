@@ -34,14 +34,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Writes `config.json`, or checks that the one there is of the same run.
+def write_config(workdir: pathlib.Path, config: Mapping[str, Any], *, resuming: bool) -> None:
+    """Writes `config.json`; where a run is resumed, only if the one there is of the same run.
 
     Raises:
       UsageError: lists the fields in which a run that is to be resumed differs.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if resuming and path.exists():
         before = flatten(json.loads(path.read_text())["config"])
         now = flatten(config)
         different = [
@@ -57,10 +57,14 @@ def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     files.write_json(path, {"schema": SCHEMA, "config": dict(config)})
 
 
-def write_split(workdir: pathlib.Path, rows: list[list[Any]]) -> None:
-    """Writes `split.csv`, or checks that the images and their split are those that the run began with."""
+def write_split(workdir: pathlib.Path, rows: list[list[Any]], *, resuming: bool) -> None:
+    """Writes `split.csv`; where a run is resumed, only if the images and their split are those it began with.
+
+    Raises:
+      UsageError: they are not.
+    """
     path = workdir / "split.csv"
-    before = path.read_bytes() if path.exists() else None
+    before = path.read_bytes() if resuming and path.exists() else None
     files.write_csv(path, ("path", "label", "group", "fold", "role", "fingerprint"), rows)
     if before is not None and before != path.read_bytes():
         files.write_bytes(path, before)

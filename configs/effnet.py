@@ -102,7 +102,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     if variant == "cpu":
         train.batch_size = 32
-        stages.epochs = 0.2
+        train.average_decay = 0.99
+        stages.head_epochs, stages.epochs = 3.0, 0.2
+        stages.learning_rate, stages.final_learning_rate = 6e-4, 6e-5
         evaluation.batch_size = 32
     if variant == "demo":
         model.name, model.weights, model.hidden = "efficientnet_nano", "none", (32,)
