@@ -32,6 +32,10 @@ class Order:
     seed: int
 
     def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"config.train.batch_size is {self.batch_size}: use at least 1")
+        if self.seed < 0:
+            raise UsageError(f"config.seed is {self.seed}: use 0 or more")
         if self.records < self.batch_size:
             raise UsageError(
                 f"config.train.batch_size is {self.batch_size}, but there are only {self.records} training images"

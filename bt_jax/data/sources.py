@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
 
 from bt_jax import labels
@@ -127,8 +128,7 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
-        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        folders = [folder.relative_to(path).as_posix() for folder in path.rglob("*") if folder.is_dir()]
+        names, folders = _contents(path)
         layout = _Layout.read(names, folders, where=path)
         return layout.source(lambda name: (path / name).read_bytes(), kind="folder", class_names=class_names)
     if not path.exists():
@@ -143,10 +143,25 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
     return layout.source(functools.partial(_read_from_zip, path), kind="zip", class_names=class_names)
 
 
+def _contents(path: pathlib.Path) -> tuple[list[str], list[str]]:
+    """Files and folders below a folder, relative to it; links to folders are followed, which `rglob` does not."""
+    names: list[str] = []
+    folders: list[str] = []
+    for folder, below, inside in os.walk(path, followlinks=True):
+        here = pathlib.Path(folder).relative_to(path)
+        folders += [(here / name).as_posix() for name in below]
+        names += [(here / name).as_posix() for name in inside]
+    return names, folders
+
+
 def _read_from_zip(path: pathlib.Path, name: str) -> bytes:
-    # Opened for each file: a shared ZipFile is not safe in threads, and its directory is read in milliseconds.
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(name)
+    try:
+        # Opened for each file: a shared ZipFile is not safe in threads, and its directory is read in milliseconds.
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)
+    # Damaged, encrypted or compressed in a way that zipfile does not know: as unreadable as a file can be.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise OSError(f"{name}: cannot be read from the zip: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,12 +229,13 @@ class _Layout:
 
     def _numbered(self, number: dict[str, int], class_names: tuple[str, ...]) -> dict[str, int]:
         """The class of every folder, those of Testing under an alias included."""
+        known = {class_names[i]: i for i in sorted(number.values())}
         number = dict(number)
         for _, folder, path in self.images:
             if folder not in number:
-                if labels.canonical(folder) not in class_names:
-                    raise UsageError(f"{self.where / path}: {folder!r} is none of the classes {', '.join(class_names)}")
-                number[folder] = class_names.index(labels.canonical(folder))
+                if labels.canonical(folder) not in known:
+                    raise UsageError(f"{self.where / path}: {folder!r} is none of the classes {', '.join(known)}")
+                number[folder] = known[labels.canonical(folder)]
         return number
 
 
@@ -241,22 +257,26 @@ def _hidden(name: str) -> bool:
 
 
 def _prefix(names: list[str]) -> str:
-    """The folder, if any, that the Training folder stands in; archives often wrap everything in one."""
-    for name in names:
-        parts = name.split("/")
-        for depth, part in enumerate(parts[:-1]):
-            if SPLITS.get(part.lower()) == "Training":
-                return "/".join(parts[:depth]) + "/" if depth else ""
+    """The folder, if any, that Training (else Testing) stands in; archives often wrap everything in one."""
+    for split in ("Training", "Testing"):
+        for name in names:
+            parts = name.split("/")
+            for depth, part in enumerate(parts[:-1]):
+                if SPLITS.get(part.lower()) == split:
+                    return "/".join(parts[:depth]) + "/" if depth else ""
     return ""
 
 
 def parse_groups(content: bytes, *, name: str) -> dict[str, str]:
     """`groups.csv`, a table with the columns `path` and `group`, as path -> group."""
     try:
-        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
-        return {row["path"]: row["group"] for row in rows if row["group"]}
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{name} is not a table with the columns path and group: {error!r}") from None
+        table = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+        missing = {"path", "group"} - set(table.fieldnames or ())
+        if missing:
+            raise UsageError(f"{name} is not a table with the columns path and group: {min(missing)} is missing")
+        return {row["path"]: row["group"] for row in table if row["group"]}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{name} is not a table with the columns path and group: {error}") from None
 
 
 def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:

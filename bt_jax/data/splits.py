@@ -68,11 +68,13 @@ def assign_folds(
       class_names: for error messages.
 
     Raises:
-      UsageError: fewer groups or images of a class than folds.
+      UsageError: no images, or fewer groups of a class than folds.
     """
     if folds < 2:
         raise UsageError(f"config.data.folds is {folds}: use at least 2")
     y, g = np.asarray(labels), np.asarray(groups)
+    if not len(y):
+        raise UsageError("there are no readable images to train on")
     for label in np.unique(y):
         of_class = len(np.unique(g[y == label]))
         if of_class < folds:

@@ -41,8 +41,7 @@ class Network:
         Arguments as in `SegmentedModel.__call__`; `x` is [B, H, W, 3], the logits are [B, classes] float32.
         """
         model = nnx.merge(self.graph, nnx.State(params), nnx.State(batch_stats), copy=True)
-        rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-        outputs = model(x, start=start, stop=stop, trained=trained, rngs=rngs)
+        outputs = model(x, start=start, stop=stop, trained=trained, dropout_key=dropout_key)
         return outputs, nnx.to_pure_dict(nnx.state(model, BatchStat))
 
 

@@ -27,7 +27,7 @@ class SegmentedModel(nnx.Module):
         start: str | None = None,
         stop: str | None = None,
         trained: Trained | Sequence[Trained] = False,
-        rngs: nnx.Rngs | None = None,
+        dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """Runs the segments from `start` up to, without, `stop`.
 
@@ -36,7 +36,7 @@ class SegmentedModel(nnx.Module):
           start: first segment; None is the first of the model.
           stop: the segment to end before; None runs to the end, which gives logits [B, classes] in float32.
           trained: one value for all segments, or one for each segment of the model, in order.
-          rngs: with a `dropout` stream, needed where dropout is trained.
+          dropout_key: a random key, needed where dropout is trained. A segment draws the same whatever the others do.
 
         Returns:
           The output of the last segment run.
@@ -45,6 +45,7 @@ class SegmentedModel(nnx.Module):
         flags = list(trained) if isinstance(trained, Sequence) else [trained] * len(names)
         first = 0 if start is None else names.index(start)
         last = len(names) if stop is None else names.index(stop)
-        for name, flag in zip(names[first:last], flags[first:last], strict=True):
-            x = getattr(self, name)(x, trained=flag, rngs=rngs)
+        for number in range(first, last):
+            rngs = None if dropout_key is None else nnx.Rngs(dropout=jax.random.fold_in(dropout_key, number))
+            x = getattr(self, names[number])(x, trained=flags[number], rngs=rngs)
         return x
