@@ -1,0 +1,362 @@
+import pathlib
+import re
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from bt_jax import labels
+from bt_jax.data import decode, phantom, sources
+from bt_jax.errors import UsageError
+
+
+def contents(source: sources.Source) -> dict[sources.Record, bytes]:
+    return {record: source.read(record.path) for record in source.records}
+
+
+def zipped(directory: pathlib.Path, *, wrapper: str = "", junk: bool = False, folders: bool = False) -> pathlib.Path:
+    path = directory.parent / "archive.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(directory.rglob("*"), reverse=True):
+            name = wrapper + file.relative_to(directory).as_posix()
+            if file.is_file():
+                archive.write(file, name)
+            elif folders:
+                archive.writestr(f"{name}/", "")
+            if junk and file.is_file():
+                archive.writestr(f"__MACOSX/{pathlib.PurePosixPath(name).parent}/._{file.name}", b"resource fork")
+                archive.writestr(f"{name.rpartition('/')[0]}/.DS_Store {file.name}", b"finder")
+    return path
+
+
+def closed_environment(monkeypatch: pytest.MonkeyPatch, directory: pathlib.Path) -> None:
+    """No data anywhere, and no key to download any."""
+    monkeypatch.chdir(directory)
+    for name in ("BT_DATA", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(directory / "no_kaggle"))
+
+
+def test_folder_in_the_kaggle_layout(kaggle):
+    source = kaggle.open()
+    assert source.class_names == labels.BRAIN_TUMOR_CLASSES
+    assert [record.path for record in source.records] == sorted(record.path for record in source.records)
+    assert len(source.records) == 11
+    assert source.divided and not source.synthetic and source.notice is None
+    assert source.warnings == () and source.groups == {}
+    for record in source.records:
+        split, folder, _ = record.path.split("/")
+        assert (record.split, source.class_names[record.label]) == (split, folder)
+        assert source.read(record.path) == (kaggle.path / record.path).read_bytes()
+
+
+def test_of_split_takes_the_records_of_that_split(kaggle):
+    source = kaggle.open()
+    assert {record.path.split("/")[0] for record in source.of_split("Testing").records} == {"Testing"}
+    assert len(source.of_split("Training").records) + len(source.of_split("Testing").records) == len(source.records)
+
+
+@pytest.mark.parametrize("wrapper", ["", "archive/", "a/brain tumor/"])
+@pytest.mark.parametrize("junk", [False, True])
+def test_zip_gives_the_records_and_bytes_of_the_folder(kaggle, wrapper, junk):
+    kaggle.write("groups.csv", "path,group\nTraining/glioma_tumor/image (5).png,p\n")
+    from_folder = kaggle.open()
+    from_zip = sources.open_path(zipped(kaggle.path, wrapper=wrapper, junk=junk), field="config.data.dir")
+    assert from_zip.records == from_folder.records
+    assert contents(from_zip) == contents(from_folder)
+    assert from_zip.groups == from_folder.groups == {"Training/glioma_tumor/image (5).png": "p"}
+    assert from_zip.warnings == ()
+    assert "zip" in from_zip.description and "archive.zip" in from_zip.description
+
+
+def test_wrapped_folder_gives_the_same_records(kaggle):
+    wrapped = kaggle.path.parent / "outer"
+    (wrapped / "deep").mkdir(parents=True)
+    before = contents(kaggle.open())
+    kaggle.path.rename(wrapped / "deep" / "images")
+    assert contents(sources.open_path(wrapped, field="config.data.dir")) == before
+
+
+def test_hidden_and_system_files_do_not_count(kaggle):
+    before = kaggle.open().records
+    kaggle.write("Training/glioma_tumor/.hidden.png", b"x").write("Training/glioma_tumor/Thumbs.db", b"x")
+    kaggle.write("Training/no_tumor/desktop.ini", b"x").write("Training/.cache/image.png", b"x")
+    kaggle.write("__MACOSX/Training/no_tumor/._image.png", b"x")
+    source = kaggle.open()
+    assert source.records == before
+    assert source.warnings == ()
+
+
+def test_linked_class_folders_are_followed(kaggle, tmp_path):
+    before = contents(kaggle.open())
+    elsewhere = tmp_path / "elsewhere"
+    (kaggle.path / "Training").rename(elsewhere)
+    (kaggle.path / "Training").symlink_to(elsewhere)
+    assert contents(kaggle.open()) == before
+
+
+def test_files_outside_of_class_folders_are_counted_in_a_warning(kaggle):
+    before = kaggle.open().records
+    kaggle.write("README.txt", b"at the top: nobody expects an image").write("Training/stray.png", b"x")
+    kaggle.write("Training/glioma_tumor/deeper/image.png", b"x").write("docs/paper.pdf", b"x")
+    source = kaggle.open()
+    assert source.records == before
+    assert [re.match(r"3 files in .* lie outside", line) is not None for line in source.warnings] == [True]
+
+
+def test_aliases_are_the_classes_of_the_set(folder):
+    for name in ("Glioma", "meningioma-tumor", "notumor", "pituitary"):
+        folder.add(f"training/{name}")
+    folder.add("test/glioma_tumor").add("test/healthy")
+    source = folder.open()
+    assert source.class_names == labels.BRAIN_TUMOR_CLASSES
+    found = {
+        record.path.rsplit("/", 1)[0]: (source.class_names[record.label], record.split) for record in source.records
+    }
+    assert found == {
+        "training/Glioma": ("glioma_tumor", "Training"),
+        "training/meningioma-tumor": ("meningioma_tumor", "Training"),
+        "training/notumor": ("no_tumor", "Training"),
+        "training/pituitary": ("pituitary_tumor", "Training"),
+        "test/glioma_tumor": ("glioma_tumor", "Testing"),
+        "test/healthy": ("no_tumor", "Testing"),
+    }
+
+
+def test_other_class_folders_stand_in_alphabetical_order_under_their_own_names(folder):
+    folder.add("train/yes").add("train/no").add("train/Unclear").add("test/no")
+    source = folder.open()
+    assert source.class_names == ("Unclear", "no", "yes")
+    assert {record.path.split("/")[1]: record.label for record in source.records} == {"Unclear": 0, "no": 1, "yes": 2}
+
+
+def test_flat_layout_is_all_training_and_serves_as_any_split(folder):
+    folder.add("glioma").add("notumor")
+    source = folder.open()
+    assert not source.divided
+    assert {record.split for record in source.records} == {"Training"}
+    assert source.of_split("Testing").records == source.records
+    assert any("no Testing folder" in line for line in source.warnings)
+
+
+def test_missing_testing_is_a_warning(folder):
+    folder.add("Training/glioma_tumor").add("Training/no_tumor")
+    source = folder.open()
+    assert len(source.records) == 4 and source.divided
+    assert [line for line in source.warnings if "no Testing folder" in line] == list(source.warnings)
+    assert source.of_split("Testing").records == ()
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_empty_class_folder_in_training_is_an_error_that_names_it(kaggle, as_zip):
+    (kaggle.path / "Training/pineal_tumor").mkdir()
+    kaggle.write("Training/pineal_tumor/.DS_Store", b"hidden files do not fill a folder")
+    path = zipped(kaggle.path, folders=True) if as_zip else kaggle.path
+    with pytest.raises(UsageError, match=r"Training/pineal_tumor is an empty class folder"):
+        sources.open_path(path, field="config.data.dir")
+
+
+def test_empty_class_folder_in_testing_is_a_warning(kaggle):
+    before = kaggle.open().records
+    (kaggle.path / "Testing/pituitary_tumor").mkdir()
+    source = kaggle.open()
+    assert source.records == before
+    assert [line for line in source.warnings if "Testing/pituitary_tumor is empty" in line] == list(source.warnings)
+
+
+def test_class_in_testing_that_training_lacks_is_an_error(kaggle):
+    kaggle.add("Testing/pineal_tumor")
+    with pytest.raises(UsageError, match=r"Testing/pineal_tumor.*'pineal_tumor' is none of the classes glioma_tumor, "):
+        kaggle.open()
+
+
+def test_known_class_in_testing_that_training_lacks_is_an_error_too(folder):
+    folder.add("Training/glioma").add("Training/notumor").add("Testing/glioma").add("Testing/pituitary")
+    with pytest.raises(UsageError, match=r"'pituitary' is none of the classes glioma_tumor, no_tumor$"):
+        folder.open()
+
+
+def test_no_training_images_is_an_error(folder):
+    folder.add("Testing/glioma_tumor")
+    with pytest.raises(UsageError, match="nothing to train on"):
+        folder.open()
+
+
+@pytest.mark.parametrize("wrapper", ["", "archive/"])
+def test_testing_alone_can_be_scored_against_the_classes_of_a_model(folder, wrapper):
+    folder.add("Testing/pituitary").add("Testing/no_tumor", images=1)
+    path = zipped(folder.path, wrapper=wrapper)
+    source = sources.open_path(path, field="--data", class_names=labels.BRAIN_TUMOR_CLASSES)
+    assert source.class_names == labels.BRAIN_TUMOR_CLASSES
+    assert [(record.path.split("/")[1], record.label) for record in source.of_split("Testing").records] == [
+        ("no_tumor", 2), ("pituitary", 3), ("pituitary", 3)
+    ]  # fmt: skip
+
+
+def test_a_class_that_the_model_does_not_know_is_an_error(folder):
+    folder.add("cats")
+    with pytest.raises(UsageError, match="'cats' is none of the classes dogs, wolves"):
+        sources.open_path(folder.path, field="--data", class_names=("dogs", "wolves"))
+
+
+def test_path_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match=r"config\.data\.dir is '.*nowhere', which is not there"):
+        sources.open_path(tmp_path / "nowhere", field="config.data.dir")
+
+
+def test_path_that_is_neither_folder_nor_zip(tmp_path):
+    (tmp_path / "images.tar").write_bytes(b"not a zip")
+    with pytest.raises(UsageError, match="neither a folder nor a zip"):
+        sources.open_path(tmp_path / "images.tar", field="config.data.dir")
+
+
+def test_truncated_zip(kaggle):
+    path = zipped(kaggle.path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UsageError, match="neither a folder nor a zip"):
+        sources.open_path(path, field="config.data.dir")
+
+
+def test_damaged_member_of_a_zip_is_an_error_of_reading_that_names_it(kaggle):
+    path = zipped(kaggle.path)
+    name = "Training/glioma_tumor/image (5).png"
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(name).header_offset + 30 + len(name)
+    content = bytearray(path.read_bytes())
+    content[start + 20] ^= 0xFF
+    path.write_bytes(content)
+    source = sources.open_path(path, field="config.data.dir")
+    with pytest.raises(OSError, match=re.escape(name)):
+        source.read(name)
+    assert source.read("Training/glioma_tumor/image (6).png")
+
+
+def test_folder_without_class_folders(folder):
+    folder.write("image.png", b"x")
+    with pytest.raises(UsageError, match=r"holds no images in class folders: expected Training/<class>/<image>"):
+        folder.open()
+
+
+def test_groups_csv_is_read_with_empty_groups_left_out(kaggle):
+    kaggle.write("groups.csv", "\ufeffpath,label,group\nTraining/a/1.png,a,p1\nTraining/a/2.png,a,\nTraining/a/3.png\n")
+    assert kaggle.open().groups == {"Training/a/1.png": "p1"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"path,patient\nTraining/a/1.png,p\n",
+        b"Training/a/1.png,p\n",
+        b"path,label\n",
+        b"path,group\n\xff\xfe,p\n",
+        b"path,group\n" + b"x" * 200_000 + b",p\n",
+    ],
+    ids=["empty", "no group", "no header", "header only", "not UTF-8", "huge field"],
+)
+def test_broken_groups_csv(kaggle, content):
+    kaggle.write("groups.csv", content)
+    with pytest.raises(UsageError, match=r"groups\.csv is not a table with the columns path and group"):
+        kaggle.open()
+
+
+def test_phantoms_are_a_divided_source_of_readable_images_with_a_notice():
+    source = sources.open_source("phantoms", directory=None, phantoms_per_class=(5, 2), seed=3)
+    assert source.synthetic and source.notice == labels.SYNTHETIC_NOTICE
+    assert source.class_names == labels.BRAIN_TUMOR_CLASSES
+    counts = {split: len(source.of_split(split).records) for split in ("Training", "Testing")}
+    assert counts == {"Training": 20, "Testing": 8}
+    assert source.groups.keys() == {record.path for record in source.records}
+    path = "Training/no_tumor/phantom_0002.png"
+    drawn = phantom.render(1, label="no_tumor", seed=3).image
+    np.testing.assert_array_equal(decode.decode_image(source.read(path), name=path), drawn)
+
+
+def test_unknown_source():
+    with pytest.raises(UsageError, match=r"config\.data\.source is 'kaggle': use auto, folder or phantoms"):
+        sources.open_source("kaggle", directory=None)
+
+
+def test_folder_needs_a_directory():
+    with pytest.raises(UsageError, match=r"set config\.data\.dir"):
+        sources.open_source("folder", directory="")
+
+
+def test_auto_takes_the_named_folder_then_the_environment_then_the_default(kaggle, tmp_path, monkeypatch):
+    closed_environment(monkeypatch, tmp_path)
+    named, environment, default = (tmp_path / name for name in ("named", "environment", sources.DEFAULT_DIRECTORY))
+    default.parent.mkdir()
+    for directory in (named, environment, default):
+        directory.symlink_to(kaggle.path)
+    monkeypatch.setenv("BT_DATA", str(environment))
+    assert sources.open_source("auto", directory=str(named)).description == f"folder {named}"
+    assert sources.open_source("auto", directory="").description == f"folder {environment}"
+    monkeypatch.delenv("BT_DATA")
+    source = sources.open_source("auto", directory="")
+    assert source.description == f"folder {sources.DEFAULT_DIRECTORY}"
+    assert not source.synthetic and source.warnings == ()
+
+
+def test_auto_with_something_named_that_is_not_there_is_an_error(kaggle, tmp_path, monkeypatch):
+    closed_environment(monkeypatch, tmp_path)
+    with pytest.raises(UsageError, match=r"config\.data\.dir is 'missing'"):
+        sources.open_source("auto", directory="missing")
+    monkeypatch.setenv("BT_DATA", "missing")
+    with pytest.raises(UsageError, match=r"\$BT_DATA is 'missing'"):
+        sources.open_source("auto", directory=None)
+
+
+def test_auto_goes_on_with_phantoms_and_a_warning_nobody_can_miss(tmp_path, monkeypatch):
+    closed_environment(monkeypatch, tmp_path)
+    source = sources.open_source("auto", directory=None, phantoms_per_class=(1, 1))
+    assert source.synthetic
+    (warning,) = source.warnings
+    assert warning.startswith("NO MRI DATA FOUND, GOING ON WITH SYNTHETIC PHANTOMS")
+    assert "$BT_DATA" in warning and "no Kaggle key" in warning
+
+
+def test_kaggle_key_without_kagglehub_says_what_to_install(tmp_path, monkeypatch):
+    closed_environment(monkeypatch, tmp_path)
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    (tmp_path / "no_kaggle").mkdir()
+    (tmp_path / "no_kaggle/kaggle.json").write_text("{}")
+    source = sources.open_source("auto", directory=None, phantoms_per_class=(1, 1))
+    assert source.synthetic and "pip install kagglehub" in source.warnings[0]
+
+
+def test_kaggle_download_is_used_and_its_failure_reported(kaggle, tmp_path, monkeypatch):
+    class Hub:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+            self.error: Exception | None = None
+
+        def dataset_download(self, name: str) -> str:
+            self.asked.append(name)
+            if self.error is not None:
+                raise self.error
+            return str(kaggle.path)
+
+    closed_environment(monkeypatch, tmp_path)
+    monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
+    monkeypatch.setenv("KAGGLE_KEY", "key")
+    hub = Hub()
+    monkeypatch.setitem(sys.modules, "kagglehub", hub)
+    source = sources.open_source("auto", directory=None)
+    assert hub.asked == [sources.KAGGLE_DATASET]
+    assert source.records == kaggle.open().records
+    hub.error = ConnectionError("no network\nat all")
+    source = sources.open_source("auto", directory=None, phantoms_per_class=(1, 1))
+    assert source.synthetic and "the Kaggle download failed: no network at all" in source.warnings[0]
+
+
+@pytest.mark.real_data
+def test_the_real_set_by_class(real_source):
+    counts = np.zeros(4, int)
+    for record in real_source.of_split("Training").records:
+        counts[record.label] += 1
+    assert dict(zip(real_source.class_names, counts.tolist(), strict=True)) == {
+        "glioma_tumor": 826, "meningioma_tumor": 822, "no_tumor": 395, "pituitary_tumor": 827
+    }  # fmt: skip
+    assert real_source.warnings == ()
+    assert real_source.groups.keys() >= {record.path for record in real_source.of_split("Training").records}
