@@ -12,6 +12,7 @@ import numpy as np
 
 from bt_jax.data import augment
 from bt_jax.data.order import Order
+from bt_jax.errors import UsageError
 
 Batch = dict[str, np.ndarray]
 _T = TypeVar("_T")
@@ -67,8 +68,16 @@ def training_batches(
 
     Yields:
       `image` [B / hosts, S, S] float32 in [0, 1] and `label` [B / hosts] int32.
+
+    Raises:
+      UsageError: at the first batch; a number below 0, or a batch that cannot be divided among the hosts.
     """
+    for name, value in (("views", views), ("workers", workers), ("threads", threads)):
+        if value < 0:
+            raise UsageError(f"config.data.{name} is {value}: use 0 or more")
     host, hosts = shard
+    if order.batch_size % hosts:
+        raise UsageError(f"config.train.batch_size is {order.batch_size}: use a multiple of the {hosts} hosts")
     rows = order.batch_size // hosts
     load = _Load(images, labels, order, settings, views)
     dataset = (

@@ -1,0 +1,236 @@
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from absl import flags
+
+from bt_jax.data import augment, pipeline
+from bt_jax.data.augment import Augmentation
+from bt_jax.data.order import Order
+from bt_jax.errors import UsageError
+
+RECORDS, SIZE, BATCH = 22, 24, 6
+STEPS_PER_EPOCH = RECORDS // BATCH
+IMAGES = np.random.default_rng(0).integers(0, 256, (RECORDS, SIZE, SIZE), dtype=np.uint8)
+LABELS = np.arange(RECORDS, dtype=np.int32)  # the record's number, to recognise it by
+SETTINGS = Augmentation(flip=True, rotation=0.1, zoom=0.2, noise=0.05)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def parsed_flags() -> None:
+    """Grain reads flags of its own, which a command has parsed."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def batches(start: int, stop: int, *, seed: int = 5, **options: Any) -> list[pipeline.Batch]:
+    options = {"settings": SETTINGS, "views": 0} | options
+    order = Order(records=RECORDS, batch_size=BATCH, seed=seed)
+    return list(pipeline.training_batches(IMAGES, LABELS, order=order, start_step=start, stop_step=stop, **options))
+
+
+def assert_same(a: list[pipeline.Batch], b: list[pipeline.Batch]) -> None:
+    assert len(a) == len(b)
+    for left, right in zip(a, b, strict=True):
+        assert left.keys() == right.keys() == {"image", "label"}
+        for key in left:
+            np.testing.assert_array_equal(left[key], right[key])
+
+
+def by_record(found: list[pipeline.Batch]) -> dict[int, list[np.ndarray]]:
+    views: dict[int, list[np.ndarray]] = {}
+    for batch in found:
+        for label, image in zip(batch["label"].tolist(), batch["image"], strict=True):
+            views.setdefault(label, []).append(image)
+    return views
+
+
+def test_batches_are_what_order_and_augmentation_say():
+    order = Order(records=RECORDS, batch_size=BATCH, seed=5)
+    found = batches(2, 7)
+    assert len(found) == 5
+    for step, batch in enumerate(found, 2):
+        assert batch["image"].shape == (BATCH, SIZE, SIZE) and batch["image"].dtype == np.float32
+        assert batch["label"].shape == (BATCH,) and batch["label"].dtype == np.int32
+        assert batch["image"].min() >= 0 and batch["image"].max() <= 1
+        for row in range(BATCH):
+            example = order(step * BATCH + row)
+            assert batch["label"][row] == example.record
+            generator = augment.generator_for(seed=5, view=example.epoch, record=example.record)
+            np.testing.assert_array_equal(
+                batch["image"][row], augment.augment(IMAGES[example.record], generator=generator, settings=SETTINGS)
+            )
+
+
+def test_without_augmentation_the_pixels_arrive_as_they_are():
+    for label, views in by_record(batches(0, STEPS_PER_EPOCH, settings=Augmentation.none())).items():
+        np.testing.assert_allclose(views[0] * 255, IMAGES[label], atol=1e-4)
+
+
+def test_an_epoch_shows_every_record_at_most_once():
+    for epoch in range(3):
+        found = batches(epoch * STEPS_PER_EPOCH, (epoch + 1) * STEPS_PER_EPOCH)
+        seen = np.concatenate([batch["label"] for batch in found])
+        assert len(np.unique(seen)) == STEPS_PER_EPOCH * BATCH
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_threads_change_nothing(threads):
+    assert_same(batches(0, 9, threads=threads), batches(0, 9, threads=2))
+
+
+@pytest.mark.parametrize("step", [1, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 2])
+def test_seeking_equals_continuing(step):
+    assert_same(batches(step, 9), batches(0, 9)[step:])
+
+
+def test_shards_of_hosts_make_up_the_whole_batch():
+    whole = batches(1, 6)
+    for hosts in (2, 3):
+        shards = [batches(1, 6, shard=(host, hosts)) for host in range(hosts)]
+        assert all(batch["label"].shape == (BATCH // hosts,) for shard in shards for batch in shard)
+        assert_same([{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+                     for parts in zip(*shards, strict=True)], whole)  # fmt: skip
+
+
+def test_bounded_views_repeat_and_unbounded_ones_do_not():
+    epochs = 6
+    for label, views in by_record(batches(0, epochs * STEPS_PER_EPOCH, views=2)).items():
+        assert len({view.tobytes() for view in views}) <= 2, label
+    several = by_record(batches(0, epochs * STEPS_PER_EPOCH, views=0))
+    assert sum(len(views) for views in several.values()) == epochs * STEPS_PER_EPOCH * BATCH
+    for label, views in several.items():
+        assert len({view.tobytes() for view in views}) == len(views), label
+
+
+def test_a_view_depends_on_seed_view_and_record_alone():
+    first, again = by_record(batches(0, STEPS_PER_EPOCH, views=1)), by_record(batches(30, 33, views=1))
+    shared = first.keys() & again.keys()
+    assert len(shared) > RECORDS // 2
+    for label in shared:
+        np.testing.assert_array_equal(first[label][0], again[label][0])
+    other = by_record(batches(0, STEPS_PER_EPOCH, views=1, seed=6))
+    assert all((first[label][0] != other[label][0]).any() for label in first.keys() & other.keys())
+
+
+def test_no_steps_left_is_no_batch():
+    assert batches(4, 4) == []
+
+
+def test_the_given_arrays_stay_as_they_are():
+    before = IMAGES.copy()
+    batches(0, 5)
+    np.testing.assert_array_equal(IMAGES, before)
+
+
+# A program of its own, since worker processes import the main module anew.
+WORKERS = """
+import sys
+import numpy as np
+from absl import flags
+from bt_jax.data import pipeline
+from bt_jax.data.augment import Augmentation
+from bt_jax.data.order import Order
+
+if __name__ == "__main__":
+    flags.FLAGS(sys.argv[:1])
+    content = np.load(sys.argv[1])
+    found = list(pipeline.training_batches(
+        content["images"], content["labels"], order=Order(records=22, batch_size=6, seed=5),
+        settings=Augmentation(flip=True, rotation=0.1, zoom=0.2, noise=0.05), views=0, start_step=2, stop_step=9,
+        workers=int(sys.argv[3]), threads=1,
+    ))
+    np.savez(sys.argv[2], **{key: np.stack([batch[key] for batch in found]) for key in found[0]})
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_change_nothing(tmp_path, workers):
+    np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)
+    (tmp_path / "program.py").write_text(WORKERS)
+    root = pathlib.Path(pipeline.__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "program.py", "in.npz", "out.npz", str(workers)],
+        cwd=tmp_path, check=True, timeout=120, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    with np.load(tmp_path / "out.npz") as content:
+        found = [{key: content[key][i] for key in ("image", "label")} for i in range(len(content["label"]))]
+    assert_same(found, batches(2, 9))
+
+
+def test_ahead_starts_transfers_early_and_keeps_the_order():
+    log: list[str] = []
+
+    def items():
+        try:
+            for i in range(5):
+                log.append(f"make {i}")
+                yield i
+        finally:
+            log.append("closed")
+
+    def transfer(i: int) -> int:
+        log.append(f"send {i}")
+        return i * 10
+
+    stream = pipeline.ahead(items(), transfer, count=2)
+    assert next(stream) == 0
+    assert log == ["make 0", "send 0", "make 1", "send 1", "make 2", "send 2"]
+    assert list(stream) == [10, 20, 30, 40]
+    assert log[-1] == "closed"
+
+
+def test_ahead_closes_its_items_when_it_is_closed():
+    closed = []
+
+    def items():
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    stream = pipeline.ahead(items(), str)
+    assert next(stream) == "0"
+    stream.close()
+    assert closed == [True]
+
+
+def test_leaving_early_stops_the_loading(monkeypatch):
+    loaded = 0
+    original = augment.augment
+
+    def counted(*args: Any, **options: Any) -> np.ndarray:
+        nonlocal loaded
+        loaded += 1
+        return original(*args, **options)
+
+    monkeypatch.setattr(pipeline.augment, "augment", counted)
+    stream = pipeline.training_batches(
+        IMAGES, LABELS, order=Order(records=RECORDS, batch_size=BATCH, seed=5), settings=SETTINGS, views=0,
+        start_step=0, stop_step=10_000,
+    )  # fmt: skip
+    next(stream)
+    stream.close()
+    time.sleep(0.1)
+    after = loaded
+    time.sleep(0.1)
+    assert BATCH <= loaded == after < 20 * BATCH
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"views": -1}, r"config\.data\.views is -1"),
+        ({"workers": -1}, r"config\.data\.workers is -1"),
+        ({"threads": -1}, r"config\.data\.threads is -1"),
+        ({"shard": (0, 4)}, r"config\.train\.batch_size is 6: use a multiple of the 4 hosts"),
+    ],
+)
+def test_impossible_values(options, message):
+    with pytest.raises(UsageError, match=message):
+        batches(0, 1, **options)
