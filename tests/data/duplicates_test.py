@@ -60,6 +60,7 @@ def test_nothing_has_a_twin_among_nothing():
     assert duplicates.has_twin(none, some).shape == (0,)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(graph=edges)
 def test_components_are_those_of_a_plain_search(graph):
     n, pairs = graph
@@ -70,6 +71,7 @@ def test_components_are_those_of_a_plain_search(graph):
     assert duplicates.components(n, pairs).tolist() == smallest
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(values=st.lists(st.sampled_from("abcd")))
 def test_same_value_pairs_join_exactly_equal_values(values):
     roots = duplicates.components(len(values), duplicates.same_value_pairs(values))

@@ -13,6 +13,7 @@ from bt_jax.errors import UsageError
 sizes = st.integers(1, 40).flatmap(lambda records: st.tuples(st.just(records), st.integers(1, records)))
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(size=sizes, seed=st.integers(0, 2**32), epoch=st.integers(0, 50))
 def test_an_epoch_holds_whole_batches_and_every_record_at_most_once(size, seed, epoch):
     records, batch_size = size

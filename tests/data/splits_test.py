@@ -97,6 +97,7 @@ def test_folds_are_those_of_scikit_learn():
         assert np.flatnonzero(fold == number).tolist() == validation.tolist()
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(
     sizes=st.lists(st.lists(st.integers(1, 5), min_size=4, max_size=8), min_size=1, max_size=4),
     folds=st.integers(2, 4),
@@ -123,6 +124,7 @@ def test_no_group_straddles_folds_and_no_fold_is_empty(sizes, folds, seed):
     np.testing.assert_array_equal(fold, again)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(
     table=st.dictionaries(st.integers(0, 11), st.sampled_from("pqrs"), max_size=12),
     same=st.dictionaries(st.integers(6, 11), st.integers(0, 5), max_size=4),
