@@ -1,6 +1,7 @@
 """Where a run stands: small enough to travel in every checkpoint as JSON, complete enough to go on from to the bit."""
 
 import dataclasses
+import math
 from typing import Any
 
 from bt_jax.stages import Stage
@@ -39,8 +40,8 @@ class Progress:
         self.step_in_stage += 1
 
     def evaluated(self, loss: float) -> None:
-        """Takes in a val/loss."""
-        if self.best_loss is None or loss < self.best_loss:
+        """Takes in a val/loss. One that is not finite is never the best: nothing is lower than NaN."""
+        if math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss):
             self.best_loss, self.best_step, self.evaluations_without_gain = loss, self.step, 0
         else:
             self.evaluations_without_gain += 1
