@@ -15,7 +15,7 @@ class Progress:
       step: steps done; also the position in the data stream.
       stage: number of the current stage, from 1.
       step_in_stage: steps done of it.
-      best_loss: lowest val/loss of all evaluations in all stages.
+      best_loss: lowest finite val/loss of all evaluations in all stages.
       best_step: step of that evaluation; its checkpoint is kept.
       evaluations_without_gain: since the best one or since the stage began.
       unlogged: metrics of the steps since the last row of `metrics.jsonl`.
@@ -40,9 +40,11 @@ class Progress:
         self.step_in_stage += 1
 
     def evaluated(self, loss: float) -> None:
-        """Takes in a val/loss. One that is not finite is never the best: nothing is lower than NaN."""
-        if math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss):
-            self.best_loss, self.best_step, self.evaluations_without_gain = loss, self.step, 0
+        """Takes in a val/loss. One that is not finite is the best only as long as no other is known."""
+        if self.best_loss is None or loss < self.best_loss:
+            # Nothing is lower than NaN: kept as the lowest, it would stay the best for good.
+            self.best_loss = loss if math.isfinite(loss) else None
+            self.best_step, self.evaluations_without_gain = self.step, 0
         else:
             self.evaluations_without_gain += 1
 

@@ -38,18 +38,19 @@ def test_a_trip_through_json_changes_nothing(values, unlogged):
     assert Progress.from_dict(json.loads(json.dumps(dataclasses.asdict(Progress())))) == Progress()
 
 
-def test_a_loss_that_is_no_number_is_never_the_best():
+def test_a_loss_that_is_no_number_is_the_best_only_while_there_is_no_other():
     progress = Progress(step=1)
-    progress.evaluated(1.0)
     progress.evaluated(float("nan"))
-    assert (progress.best_loss, progress.evaluations_without_gain) == (1.0, 1)
-    first = Progress(step=1)
-    for value in ("nan", "inf"):
-        first.evaluated(float(value))
-    assert (first.best_loss, first.best_step, first.evaluations_without_gain) == (None, None, 2)
-    first.step = 2
-    first.evaluated(0.7)
-    assert (first.best_loss, first.best_step) == (0.7, 2)
+    assert (progress.best_loss, progress.best_step) == (None, 1)
+    progress.step = 2
+    progress.evaluated(float("inf"))
+    assert (progress.best_loss, progress.best_step) == (None, 2)
+    progress.step = 3
+    progress.evaluated(0.7)
+    assert (progress.best_loss, progress.best_step, progress.evaluations_without_gain) == (0.7, 3, 0)
+    progress.step = 4
+    progress.evaluated(float("nan"))
+    assert (progress.best_loss, progress.best_step, progress.evaluations_without_gain) == (0.7, 3, 1)
 
 
 def test_patience():
