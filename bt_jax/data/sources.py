@@ -77,9 +77,11 @@ def open_source(
       seed: of the phantoms.
 
     Raises:
-      UsageError: nothing there, no class folders, or a class without images.
+      UsageError: nothing there, no class folders, a class without images, or a setting that makes no sense.
     """
     if source == "phantoms":
+        if directory:
+            raise UsageError(f"config.data.dir is {directory!r}, but config.data.source is phantoms: set it to folder")
         return open_phantoms(per_class=phantoms_per_class, seed=seed)
     if source not in ("auto", "folder"):
         raise UsageError(f"config.data.source is {source!r}: use auto, folder or phantoms")
@@ -280,7 +282,11 @@ def parse_groups(content: bytes, *, name: str) -> dict[str, str]:
 
 
 def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
-    """The built-in phantoms as a source; they are drawn when read."""
+    """The built-in phantoms as a source, `per_class` in Training and Testing; they are drawn when read."""
+    if len(per_class) != 2 or min(per_class) < 0:
+        raise UsageError(f"config.data.phantoms_per_class is {per_class}: use two numbers, for Training and Testing")
+    if seed < 0:
+        raise UsageError(f"config.seed is {seed}: use 0 or more")
     entries = phantom.entries(training_per_class=per_class[0], testing_per_class=per_class[1])
     by_path = {entry.path: entry for entry in entries}
 

@@ -273,6 +273,20 @@ def test_phantoms_are_a_divided_source_of_readable_images_with_a_notice():
     np.testing.assert_array_equal(decode.decode_image(source.read(path), name=path), drawn)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"phantoms_per_class": (8,)}, r"config\.data\.phantoms_per_class is \(8,\): use two numbers"),
+        ({"phantoms_per_class": (8, -1)}, r"config\.data\.phantoms_per_class is \(8, -1\)"),
+        ({"seed": -1}, r"config\.seed is -1"),
+        ({"directory": "a.zip"}, r"config\.data\.dir is 'a\.zip', but config\.data\.source is phantoms"),
+    ],
+)
+def test_impossible_phantoms(options, message):
+    with pytest.raises(UsageError, match=message):
+        sources.open_source("phantoms", **{"directory": None} | options)
+
+
 def test_unknown_source():
     with pytest.raises(UsageError, match=r"config\.data\.source is 'kaggle': use auto, folder or phantoms"):
         sources.open_source("kaggle", directory=None)
