@@ -111,6 +111,23 @@ class Model:
         return np.mean([softmax(member(images)) for member in self.members], axis=0)
 
 
+def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[ModelDescription, Tree]:
+    """What a run keeps of a model at a step, by default its best one.
+
+    Returns:
+      The description, and {`params`, `batch_stats`} on the first device.
+
+    Raises:
+      UsageError: no run there.
+    """
+    best_step, metadata = checkpoint.best_metadata(folder)
+    description = ModelDescription.from_dict(metadata["model"])
+    _, params, batch_stats = description.network()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    tree = checkpoint.abstract({"params": params, "batch_stats": batch_stats}, here)
+    return description, checkpoint.restore_for_evaluation(folder, best_step if step is None else step, tree)
+
+
 def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
     """Loads the best checkpoint of a run, or of every fold of a cross-validation.
 
@@ -125,20 +142,15 @@ def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
     folds = sorted(folder.glob("fold_*")) or [folder]
     descriptions, members = [], []
     for fold in folds:
-        step, metadata = checkpoint.best_metadata(fold)
-        description = ModelDescription.from_dict(metadata["model"])
-        network, params, batch_stats = description.network()
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        tree = checkpoint.abstract({"params": params, "batch_stats": batch_stats}, here)
-        restored = checkpoint.restore_for_evaluation(fold, step, tree)
-        forward = make_forward(network, normalisation=description.normaliser(), dtype=jnp.dtype("float32"))
+        description, weights = restore(fold)
+        forward = make_forward(
+            description.network()[0], normalisation=description.normaliser(), dtype=jnp.dtype("float32")
+        )
         descriptions.append(description)
         members.append(
-            functools.partial(logits_of, forward, restored["params"], restored["batch_stats"], batch_size=batch_size)
+            functools.partial(logits_of, forward, weights["params"], weights["batch_stats"], batch_size=batch_size)
         )
     first = descriptions[0]
     if any((d.class_names, d.preprocessing) != (first.class_names, first.preprocessing) for d in descriptions):
-        raise UsageError(
-            f"the folds in {folder} differ in their classes or preprocessing: they are not one cross-validation"
-        )
+        raise UsageError(f"the folds in {folder} differ in classes or preprocessing: they are no cross-validation")
     return Model(first, Preprocessing.from_dict(first.preprocessing), members, tuple(folds))

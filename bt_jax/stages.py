@@ -77,8 +77,17 @@ def make_plan(
         raise UsageError(f"config.stages.count is {count}: use at least 1")
     if lowest_segment and lowest_segment not in segment_names:
         raise UsageError(f"config.stages.lowest_segment is {lowest_segment!r}: use one of {', '.join(segment_names)}")
-    for name, value in (("head_epochs", head_epochs), ("epochs", epochs)):
-        if not value > 0:
+    if programs < 0:
+        raise UsageError(f"config.stages.programs is {programs}: use 0 or more")
+    positive = {
+        "head_epochs": head_epochs,
+        "epochs": epochs,
+        "head_learning_rate": head_learning_rate,
+        "learning_rate": learning_rate,
+        "final_learning_rate": final_learning_rate,
+    }
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
             raise UsageError(f"config.stages.{name} is {value}: use a number above 0")
     below_head = head - (segment_names.index(lowest_segment) if lowest_segment else 0)
     later = count - 1

@@ -144,7 +144,7 @@ def initial_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
+        opt_state=jax.jit(optimizer.init)(params),  # op by op it would compile hundreds of small programs
         average=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if averaging else None,
     )
 
@@ -272,7 +272,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
-            "gradient_norm": optax.global_norm({name: gradients[name] for name in names[program_segment:]}),
+            "gradient_norm": optax.tree.norm({name: gradients[name] for name in names[program_segment:]}),
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from bt_jax import inference, metrics, run_report, stages, steps, workdir
+from bt_jax import inference, metrics, run_report, run_weights, stages, steps, workdir
 from bt_jax.checkpoint import Checkpoints
 from bt_jax.data import pipeline, seen_images, sources
 from bt_jax.data.augment import Augmentation, to_float
@@ -57,7 +57,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) 
 
 
 def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
-    weights = resolve(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
+    if run_weights.is_run(config.model.weights):
+        weights = run_weights.of_run(config.model.weights, model=config.model.name)
+    else:
+        weights = resolve(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
     if weights.notice:
         say(f"note: {weights.notice}")
     size = config.preprocess.size or registry.native_size(weights.model)

@@ -107,14 +107,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         stages.learning_rate, stages.final_learning_rate = 6e-4, 6e-5
         evaluation.batch_size = 32
     if variant == "demo":
-        model.name, model.weights, model.hidden = "efficientnet_nano", "none", (32,)
-        data.source = "phantoms"
-        stages.count = 5
-        stages.head_epochs, stages.epochs = 2.0, 8.0
-        stages.head_learning_rate, stages.learning_rate, stages.final_learning_rate = 3e-3, 3e-3, 1e-3
-        stages.programs = 1
-        train.average_decay = 0.9
-        evaluation.every_epochs = 4.0
-        train.batch_size = 16
-        evaluation.batch_size = 16
+        model.name, model.hidden = "efficientnet_lite1", (64,)
+        data.source, data.phantoms_per_class = "phantoms", (160, 40)
+        preprocess.size = 96
+        augment.rotation, augment.zoom, augment.brightness, augment.border = 0.03, 0.1, 0.1, 0.0
+        augment.gamma, augment.noise, augment.blur = 0.0, 0.0, 0.0
+        stages.count, stages.programs = 5, 1
+        stages.head_epochs, stages.epochs = 4.0, 2.0
+        stages.head_learning_rate, stages.learning_rate, stages.final_learning_rate = 3e-3, 2e-3, 1e-3
+        stages.lowest_segment = "block_10"
+        train.batch_size, train.average_decay = 16, 0.95
+        evaluation.every_epochs, evaluation.batch_size = 2.0, 32
     return config

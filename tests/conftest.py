@@ -1,0 +1,17 @@
+"""For all tests: compiled programs are kept for the session, in a folder of its own, and shared with subprocesses."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from bt_jax import commandline
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Many tests compile the same training steps, in this process or in a command that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "BT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        commandline.keep_compiled_programs()
+        yield

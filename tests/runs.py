@@ -1,0 +1,89 @@
+"""Small runs for tests of the commands: the demo configuration on a few phantoms of 32x32 pixels."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from bt_jax import inference
+from bt_jax.writers import read_metrics
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Ten steps an epoch, four stages of one epoch, two programs; evaluations and checkpoints in and between epochs.
+FIELDS: dict[str, Any] = {
+    "data.phantoms_per_class": (25, 4),
+    "preprocess.size": 32,
+    "stages.count": 4,
+    "stages.head_epochs": 1.0,
+    "stages.epochs": 1.0,
+    "train.batch_size": 8,
+    "train.log_every": 3,
+    "eval.batch_size": 8,
+    "eval.every_epochs": 0.7,
+    "checkpoint.every_steps": 4,
+    "early_stopping.patience": 3,
+}
+STEPS = 40
+
+
+def config(**changes: Any) -> ml_collections.ConfigDict:
+    """The configuration of a small run; changed fields are given with `__` for the dot."""
+    path = ROOT / "configs" / "effnet.py"
+    spec = importlib.util.spec_from_file_location("effnet", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.get_config("demo")
+    made.update_from_flattened_dict(FIELDS | {name.replace("__", "."): value for name, value in changes.items()})
+    return made
+
+
+def command(workdir: pathlib.Path, *flags: str) -> list[str]:
+    """The command line of a small run."""
+    fields = [f"--config.{name}={value}" for name, value in FIELDS.items()]
+    return [
+        sys.executable, "-m", "bt_jax.main", "--config=configs/effnet.py:demo", f"--workdir={workdir}", *fields, *flags
+    ]  # fmt: skip
+
+
+def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    return subprocess.run(
+        arguments, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl` without what depends on the clock."""
+    return [
+        {name: value for name, value in row.items() if name != "train/images_per_s"} for row in read_metrics(workdir)
+    ]
+
+
+def assert_same_result(a: pathlib.Path, b: pathlib.Path) -> None:
+    """Two finished runs are the same to the bit: every logged number, both kept checkpoints, every prediction."""
+    assert rows(a) == rows(b)
+    for name in ("split.csv", "report/validation/predictions.csv", "report/testing/predictions.csv"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    kept = [
+        sorted(path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()) for folder in (a, b)
+    ]
+    assert kept[0] == kept[1]
+    for step in kept[0]:
+        leaves = [jax.tree.leaves(inference.restore(folder, int(step))[1]) for folder in (a, b)]
+        for one, other in zip(*leaves, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def metrics(workdir: pathlib.Path, split: str) -> dict[str, Any]:
+    """The `metrics.json` of a split."""
+    content: dict[str, Any] = json.loads((workdir / "report" / split / "metrics.json").read_text())
+    return content

