@@ -1,5 +1,6 @@
 """Training from a configuration to a report: `train_and_evaluate` reads from the top down."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -57,6 +58,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) 
 
 
 def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
+    # However training ends, the save under way is finished.
+    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+        return _train_with(checkpoints, config, folder)
+
+
+def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     if run_weights.is_run(config.model.weights):
         weights = run_weights.of_run(config.model.weights, model=config.model.name)
     else:
@@ -66,7 +73,6 @@ def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     size = config.preprocess.size or registry.native_size(weights.model)
     preprocessing = Preprocessing(**{**config.preprocess, "size": size})
 
-    checkpoints = Checkpoints(folder)
     resuming = checkpoints.latest_step is not None
     workdir.write_config(folder, config.to_dict(), resuming=resuming)
     record = workdir.RunRecord.open(folder)
@@ -170,15 +176,14 @@ def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
             checkpoint_every=config.checkpoint.every_steps,
             patience=config.early_stopping.patience,
         )
-        state = loop.run(state)
-        loop.close()
+        with contextlib.closing(loop):
+            state = loop.run(state)
     if interrupt:
         say(f"interrupted: saved at step {progress.step}; the same command goes on from there")
         return interrupt.status
 
     assert progress.best_step is not None  # the last step is followed by an evaluation
     best = restored(checkpoints, progress.best_step, like=state).for_evaluation()
-    checkpoints.close()
     with record.timed("report"):
         card = run_report.write(
             folder,

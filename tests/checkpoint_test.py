@@ -109,6 +109,7 @@ def test_without_a_best_only_the_latest_stays(tmp_path):
 def test_a_restarted_run_goes_on_keeping_latest_and_best(copied):
     checkpoints = Checkpoints(copied)
     save(checkpoints, 50, best=20)
+    assert checkpoints.latest_step == 50
     assert steps_on_disk(copied) == [20, 50]
     save(checkpoints, 60, best=60)
     checkpoints.close()

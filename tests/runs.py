@@ -1,4 +1,4 @@
-"""Small runs for tests of the commands: the demo configuration on a few phantoms of 32x32 pixels."""
+"""Small runs for tests of the commands: the demo's stages on a few phantoms of 32x32 pixels, with a tiny network."""
 
 import importlib.util
 import json
@@ -19,11 +19,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Ten steps an epoch, four stages of one epoch, two programs; evaluations and checkpoints in and between epochs.
 FIELDS: dict[str, Any] = {
+    "model.name": "efficientnet_nano",
+    "model.weights": "none",
+    "model.hidden": (8,),
     "data.phantoms_per_class": (25, 4),
     "preprocess.size": 32,
     "stages.count": 4,
     "stages.head_epochs": 1.0,
     "stages.epochs": 1.0,
+    "stages.lowest_segment": "block_02",
     "train.batch_size": 8,
     "train.log_every": 3,
     "eval.batch_size": 8,
