@@ -136,6 +136,15 @@ def rate_at(stage: Stage, step_in_stage: int, *, warmup: float, decay: str, fina
     return stage.learning_rate * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def in_words(plan: Sequence[Stage], *, segment_names: Sequence[str], steps_per_epoch: int) -> list[str]:
+    """A line for each stage: what trains, how long, how fast."""
+    return [
+        f"`{segment_names[stage.first_segment]}` and above, "
+        f"{stage.steps / steps_per_epoch:.2f} epochs at a rate of {stage.learning_rate:.1e}"
+        for stage in plan
+    ]
+
+
 def describe(
     plan: Sequence[Stage], params: Mapping[str, Any], *, segment_names: Sequence[str], steps_per_epoch: int
 ) -> str:

@@ -194,9 +194,11 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
                 "model": f"{network.name} at {size}x{size} pixels",
                 "parameters": parameters,
                 "weights": weights.source,
-                "preprocessing": str(preprocessing.to_dict()),
-                "augmentation": str(config.augment.to_dict()),
-                "stages": plan_table.splitlines(),
+                "preprocessing": _in_words(preprocessing.to_dict()),
+                "augmentation": _in_words(config.augment.to_dict()),
+                "stages": stages.in_words(
+                    plan, segment_names=network.segment_names, steps_per_epoch=order.steps_per_epoch
+                ),
                 "epochs": round(progress.step / order.steps_per_epoch, 2),
                 "best_step": progress.best_step,
                 "seed": config.seed,
@@ -235,6 +237,11 @@ def _load_data(
     workdir.write_split(folder, data.table, resuming=resuming)
     seen_images.write(folder, (data.training, data.validation))
     return data
+
+
+def _in_words(settings: dict[str, Any]) -> str:
+    """`name value` of all settings that are not off."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if value)
 
 
 def _compile(

@@ -2,7 +2,7 @@
 
     python -m bt_jax.main --config=configs/effnet.py                # GPU or TPU
     python -m bt_jax.main --config=configs/effnet.py:cpu            # two CPU cores, 25 minutes a fold
-    python -m bt_jax.main --config=configs/effnet.py:demo           # phantoms and a tiny network, under 2 minutes
+    python -m bt_jax.main --config=configs/effnet.py:demo           # phantoms, small images, 5 stages: 2 minutes
 
 Any field can be set on the command line: --config.train.batch_size=16
 """

@@ -50,6 +50,7 @@ def test_images_seen_in_training_are_leaked(trained, tmp_path):
     assert result["subsets"]["clean"]["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_class_folders_by_themselves_under_an_alias(trained, tmp_path):
     flat = tmp_path / "hospital"
     for folder, alias in (("glioma_tumor", "glioma"), ("no_tumor", "notumor")):
@@ -80,6 +81,7 @@ def test_wrong_flags(trained, tmp_path, flags, said):
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_folds_are_an_ensemble(trained, tmp_path):
     """A workdir with folds predicts the mean of their probabilities."""
     config = runs.config(data__source="folder", data__dir=str(trained / "data"), stages__count=1, data__folds=2,

@@ -96,7 +96,7 @@ def _killed_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # In the first epoch; at its edge, which is the switch from stage 1 to 2 too; right after it; between a checkpoint and
 # the next evaluation; in the last stage.
-@pytest.mark.parametrize("step", [5, 10, 11, 27, 39])
+@pytest.mark.parametrize("step", [10, *(pytest.param(step, marks=pytest.mark.slow) for step in (5, 11, 27, 39))])
 def test_a_run_that_dies_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch, pytest.raises(_Killed):
         _killed_after(step, patch)
@@ -175,6 +175,7 @@ def test_another_configuration_is_refused_and_named(finished):
         train.train_and_evaluate(runs.config(train__batch_size=9), finished)
 
 
+@pytest.mark.slow
 def test_a_finished_run_reports_again(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     assert train.train_and_evaluate(runs.config(), tmp_path / "run") == 0
@@ -182,6 +183,7 @@ def test_a_finished_run_reports_again(finished, tmp_path, capsys):
     runs.assert_same_result(finished, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_odd_files_and_no_testing_folder(tmp_path, capsys):
     """What can be read is used, what cannot is named, and the report covers what is there."""
     data = tmp_path / "data"
@@ -212,6 +214,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
         train.train_and_evaluate(runs.config(model__weights=weights), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
     config = runs.config(model__weights=str(finished), stages__count=1)
     assert train.train_and_evaluate(config, tmp_path / "run") == 0

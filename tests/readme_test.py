@@ -1,0 +1,59 @@
+"""The README: every command in it runs, and every file it points to is there."""
+
+import pathlib
+import re
+import shlex
+import sys
+import zipfile
+
+import pytest
+
+from bt_jax.data import phantom
+from tests import runs
+
+TEXT = (runs.ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+PYTHON_COMMANDS = [line for line in COMMANDS if line.startswith("python ")]
+
+
+def test_links_lead_to_files():
+    targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert targets
+    for target in targets:
+        assert (runs.ROOT / target).exists(), target
+
+
+def test_every_command_is_known():
+    """`launch.sh` is tested in launch_test; the rest runs below."""
+    others = [line.split("#")[0].strip() for line in COMMANDS if line not in PYTHON_COMMANDS]
+    assert others == ["./launch.sh demo", "./launch.sh test"]
+    assert len(PYTHON_COMMANDS) == 3
+
+
+def test_configurations_in_the_table_exist():
+    for name in re.findall(r"^\| `(configs/[^`]*)` \|", TEXT, re.M):
+        path, _, variant = name.partition(":")
+        assert (runs.ROOT / path).exists()
+        assert not variant or f'variant == "{variant}"' in (runs.ROOT / path).read_text()
+
+
+@pytest.mark.slow
+def test_the_commands_run_in_their_order(tmp_path: pathlib.Path):
+    """As they stand there, on a small zip of phantoms and with a tiny network; the second needs the first's model."""
+    phantom.write_folder(tmp_path / "images", training_per_class=25, testing_per_class=4, seed=0)
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        for file in sorted((tmp_path / "images").rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(tmp_path / "images"))
+    small = {name: value for name, value in runs.FIELDS.items() if name != "data.phantoms_per_class"}
+    small |= {"stages.count": 1, "data.folds": 2}
+    for line in PYTHON_COMMANDS:
+        placed = re.sub(r"=(archive\.zip|runs/|scores)", lambda match: f"={tmp_path}/{match[1]}", line)
+        arguments = [sys.executable, *shlex.split(placed)[1:]]
+        if "bt_jax.main" in line:
+            arguments += [f"--config.{name}={value}" for name, value in small.items()]
+        ended = runs.run(arguments)
+        assert ended.returncode == 0, f"{line}\n{ended.stderr}"
+    assert (tmp_path / "runs" / "first" / "report" / "model_card.md").exists()
+    assert (tmp_path / "scores" / "metrics.json").exists()
+    assert (tmp_path / "runs" / "folds" / "cross_validation.json").exists()
