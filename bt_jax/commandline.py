@@ -25,6 +25,8 @@ def run(main: Callable[[], int | None]) -> None:
         status = main()
     except UsageError as error:
         _fail(str(error))
+    except OSError as error:  # a folder that cannot be written, a full disk
+        _fail(one_line(error))
     except KeyboardInterrupt:
         _fail("interrupted", status=130)
     sys.stdout.flush()

@@ -61,6 +61,7 @@ class ModelDescription:
     preprocessing: dict[str, Any]
     normalisation: dict[str, Any]
     weights: str
+    weights_sha256: str | None
     synthetic: bool
 
     @classmethod
@@ -140,6 +141,10 @@ def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
     """
     folder = pathlib.Path(path)
     folds = sorted(folder.glob("fold_*")) or [folder]
+    if folds != [folder] and not (folder / "cross_validation.json").exists():
+        raise UsageError(
+            f"the cross-validation in {folder} is not finished: run it to its end, or name one of its folds"
+        )
     descriptions, members = [], []
     for fold in folds:
         description, weights = restore(fold)

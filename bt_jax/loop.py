@@ -20,6 +20,11 @@ from bt_jax.steps import TrainState
 from bt_jax.workdir import RunRecord
 from bt_jax.writers import MetricsWriter
 
+DIVERGED_ADVICE = (
+    "lower config.stages.learning_rate (and head_learning_rate) or config.optimizer.clip_norm, in another --workdir; "
+    "checkpoints written before stay as they are"
+)
+
 
 @dataclasses.dataclass
 class Loop:
@@ -102,7 +107,7 @@ class Loop:
         self.writer.close()
 
     def _run_stage(self, stage: Stage, state: TrainState) -> TrainState:
-        begin = time.monotonic()
+        begin = self._stage_counted_to = time.monotonic()
         program = self.programs.get(stage.program_segment, give_up=lambda: bool(self.interrupt))
         self.record.add_seconds("waiting for the compiler", time.monotonic() - begin)
         if program is None:
@@ -129,13 +134,19 @@ class Loop:
             if progress.step % self.evaluate_every == 0 or is_last:
                 self._fetch(stage)
                 self._evaluate(stage, state)
+                self._count_stage(stage)
                 self._save(state)
             elif self.checkpoint_every and progress.step % self.checkpoint_every == 0:
                 self._fetch(stage)
                 self._save(state)
         self._fetch(stage)
-        self.record.add_stage_seconds(stage.number, time.monotonic() - begin)
+        self._count_stage(stage)
         return state
+
+    def _count_stage(self, stage: Stage) -> None:
+        now = time.monotonic()
+        self.record.add_stage_seconds(stage.number, now - self._stage_counted_to)
+        self._stage_counted_to = now
 
     def _fetch(self, stage: Stage) -> None:
         """Brings the steps' metrics to the host, and stops the run if a loss is not finite."""
@@ -143,12 +154,12 @@ class Loop:
         first_step = self.progress.step - len(values)
         self._fresh = []
         for i, metrics in enumerate(values):
-            if not math.isfinite(metrics["loss"]):
-                raise UsageError(
-                    f"the loss is {metrics['loss']} at step {first_step + i + 1}, in stage {stage.number} at learning "
-                    f"rate {metrics['learning_rate']:.2g}: lower config.stages.learning_rate or set "
-                    f"config.optimizer.clip_norm; the last good checkpoint is kept"
-                )
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(metrics[name]):
+                    raise UsageError(
+                        f"the {name.replace('_', ' ')} is {metrics[name]} at step {first_step + i + 1}, in stage "
+                        f"{stage.number} at learning rate {metrics['learning_rate']:.2g}: {DIVERGED_ADVICE}"
+                    )
         self.progress.unlogged += values
 
     def _log(self, stage: Stage) -> None:
@@ -180,6 +191,7 @@ class Loop:
         self.writer.write(step=self.progress.step, epoch=epoch, stage=stage.number, **values)
 
     def _save(self, state: TrainState) -> None:
+        self.writer.sync()  # a checkpoint never outlives the rows before it
         with self.record.timed("checkpoints"):
             self.checkpoints.save(
                 self.progress.step,

@@ -23,6 +23,7 @@ class ModelFacts(TypedDict, total=False):
       weights: what training started from, and where that came from.
       data_source: where the images came from, with version, licence or hash.
       synthetic: True if the images are made up. Absent: True where the card carries a notice.
+      kaggle_set: whether these are images of the Kaggle set, whose faults the card then names. Absent: by the classes.
       images: number of images in each part, such as {"training": 2296, "validation": 574}.
       classes: class names in their order.
       split: how validation images were separated from training images.
@@ -42,6 +43,7 @@ class ModelFacts(TypedDict, total=False):
     weights: str
     data_source: str
     synthetic: bool
+    kaggle_set: bool
     images: Mapping[str, int]
     classes: Sequence[str]
     split: str
@@ -264,7 +266,7 @@ def _limits(facts: ModelFacts, metrics: Mapping[str, Mapping[str, Any]], *, synt
     ]
     if synthetic:
         points.insert(0, "The images are synthetic. The numbers show that the software works, nothing about patients.")
-    elif tuple(classes) == class_labels.BRAIN_TUMOR_CLASSES:
+    elif facts.get("kaggle_set", tuple(classes) == class_labels.BRAIN_TUMOR_CLASSES):
         points += _KAGGLE_LIMITS
     return _section("Limits", "\n".join(f"- {point}" for point in points))
 

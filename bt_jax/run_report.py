@@ -63,9 +63,10 @@ def write(
     facts |= {
         "data_source": data.source.description,
         "synthetic": data.source.synthetic,
+        "kaggle_set": data.is_kaggle_set,
         "images": {"training": len(data.training), "validation": len(data.validation), "testing": len(data.testing)},
         "classes": data.source.class_names,
-        "split": f"validation images are of other patients than training images ({data.grouping})",
+        "split": f"no group of images is in both training and validation; grouped: {data.grouping}",
     }
     report.write_model_card(card, facts=facts, metrics=results, notice=notice)
     for picture in sorted(directory.rglob("*.png")):

@@ -50,14 +50,12 @@ class _RunWeights(Weights):
     def load(
         self, network: Network, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, head: bool = False
     ) -> tuple[Tree, Tree]:
-        """All segments of the run; its head only where that has the same classes and sizes, or `head` demands it."""
+        """All segments of the run; its head only where that has the same sizes, or `head` demands it."""
         assert self.path is not None
         _, found = inference.restore(self.path)
-        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (found["params"], dict(params))]
         last = network.segment_names[-1]
-        if shapes[0][last] != shapes[1][last] and not head:
-            found = {
-                kind: {**found[kind], last: own[last]}
-                for kind, own in (("params", params), ("batch_stats", batch_stats))
-            }
-        return found["params"], found["batch_stats"]
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree[last]) for tree in (found["params"], dict(params))]
+        if head or shapes[0] == shapes[1]:
+            return found["params"], found["batch_stats"]
+        below_head = {kind: {name: tree for name, tree in found[kind].items() if name != last} for kind in found}
+        return {**params, **below_head["params"]}, {**batch_stats, **below_head["batch_stats"]}

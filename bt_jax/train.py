@@ -19,11 +19,13 @@ from bt_jax.data.augment import Augmentation, to_float
 from bt_jax.data.folds import DividedData, divide
 from bt_jax.data.order import Order
 from bt_jax.data.preprocess import Preprocessing
+from bt_jax.errors import UsageError
 from bt_jax.inference import ModelDescription
 from bt_jax.interrupts import caught
-from bt_jax.loop import Loop, restored
+from bt_jax.loop import DIVERGED_ADVICE, Loop, restored
 from bt_jax.models import registry
-from bt_jax.models.pretrained.sources import resolve
+from bt_jax.models.pretrained.sources import Weights, resolve
+from bt_jax.models.registry import Network, Tree
 from bt_jax.programs import Programs
 from bt_jax.progress import Progress
 from bt_jax.steps import TrainState
@@ -45,6 +47,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) 
     Raises:
       UsageError: a wrong field, path or file, or a loss that is not finite.
     """
+    _check(config)
     if config.data.fold != -1:
         return _train_fold(config, folder)
     for fold in range(config.data.folds):
@@ -59,52 +62,35 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) 
 
 def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
     # However training ends, the save under way is finished.
-    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+    with workdir.locked(folder), contextlib.closing(Checkpoints(folder)) as checkpoints:
         return _train_with(checkpoints, config, folder)
 
 
 def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
-    if run_weights.is_run(config.model.weights):
-        weights = run_weights.of_run(config.model.weights, model=config.model.name)
-    else:
-        weights = resolve(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
-    if weights.notice:
-        say(f"note: {weights.notice}")
-    size = config.preprocess.size or registry.native_size(weights.model)
-    preprocessing = Preprocessing(**{**config.preprocess, "size": size})
-
-    resuming = checkpoints.latest_step is not None
-    workdir.write_config(folder, config.to_dict(), resuming=resuming)
+    latest = checkpoints.latest_step
+    workdir.write_config(folder, config.to_dict(), resuming=latest is not None)
     record = workdir.RunRecord.open(folder)
+    if latest is None:
+        weights = _starting_weights(config)
+        size = config.preprocess.size or registry.native_size(weights.model)
+        preprocessing = Preprocessing(**{**config.preprocess, "size": size})
+    else:
+        # The network that the run began with, whatever weights could be found now.
+        description = ModelDescription.from_dict(checkpoints.metadata(latest)["model"])
+        preprocessing = Preprocessing.from_dict(description.preprocessing)
     with record.timed("data"):
-        data = _load_data(config, folder, preprocessing, resuming=resuming)
+        data = _load_data(config, folder, preprocessing, resuming=latest is not None)
     say(
         f"data: {data.source.description}: {len(data.training)} training, {len(data.validation)} validation images "
         f"(fold {config.data.fold} of {config.data.folds}; {data.grouping}), {len(data.testing)} testing images"
     )
-
-    description = ModelDescription(
-        name=weights.model,
-        options={**weights.options, "hidden": tuple(config.model.hidden), "dropout_rate": config.model.dropout},
-        class_names=data.source.class_names,
-        preprocessing=preprocessing.to_dict(),
-        normalisation=dataclasses.asdict(weights.normalisation),
-        weights=weights.source,
-        synthetic=data.source.synthetic,
-    )
-    network, params, batch_stats = description.network(seed=config.seed)
-    params, batch_stats = weights.load(network, params, batch_stats)
-    if weights.path is None:
-        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0})
-        batch_stats = steps.calibrated_statistics(
-            forgetful.network()[0],
-            params,
-            batch_stats,
-            images=to_float(data.training.images[:: math.ceil(len(data.training) / 64)]),
-            normalisation=weights.normalisation,
-        )
+    if latest is None:
+        description, network, params, batch_stats = _starting_model(config, weights, preprocessing, data)
+    else:
+        network, params, batch_stats = description.network()
+    size, normalisation = preprocessing.size, description.normaliser()
     parameters = registry.parameter_count(params)
-    say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {weights.source}")
+    say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {description.weights}")
 
     order = Order(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)
     plan = stages.make_plan(network.segment_names, steps_per_epoch=order.steps_per_epoch, **config.stages)
@@ -122,7 +108,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         network,
         optimizer,
         mesh=mesh,
-        normalisation=weights.normalisation,
+        normalisation=normalisation,
         weights=steps.class_weights(config.loss.class_weights, data.training.labels, len(data.source.class_names)),
         label_smoothing=config.loss.label_smoothing,
         average_decay=config.train.average_decay,
@@ -130,19 +116,24 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         seed=config.seed,
     )
     forward = inference.make_forward(
-        network, normalisation=weights.normalisation, dtype=steps.compute_dtype(config.train.dtype)
+        network, normalisation=normalisation, dtype=steps.compute_dtype(config.train.dtype)
     )
     logits_of = functools.partial(inference.logits_of, forward, batch_size=config.eval.batch_size)
 
     progress = Progress()
-    if (latest := checkpoints.latest_step) is not None:
+    if latest is not None:
         progress = Progress.from_dict(checkpoints.metadata(latest)["progress"])
         state = restored(checkpoints, latest, like=state)
         say(f"resuming from step {latest}, in stage {progress.stage}")
     record.started(
         step=progress.step,
-        data={"source": data.source.description, "synthetic": data.source.synthetic, "grouping": data.grouping},
-        model={"name": network.name, "weights": weights.source, "weights_sha256": weights.sha256},
+        data={
+            "source": data.source.description,
+            "synthetic": data.source.synthetic,
+            "grouping": data.grouping,
+            "sha256": data.sha256,
+        },
+        model={"name": network.name, "weights": description.weights, "weights_sha256": description.weights_sha256},
     )
 
     batches = pipeline.training_batches(
@@ -178,9 +169,10 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         )
         with contextlib.closing(loop):
             state = loop.run(state)
-    if interrupt:
-        say(f"interrupted: saved at step {progress.step}; the same command goes on from there")
-        return interrupt.status
+        if interrupt:
+            # Read under the handlers, and waited for: a second signal must not end the save.
+            say(f"interrupted: saved at step {checkpoints.latest_step}; the same command goes on from there")
+            return interrupt.status
 
     assert progress.best_step is not None  # the last step is followed by an evaluation
     best = restored(checkpoints, progress.best_step, like=state).for_evaluation()
@@ -193,7 +185,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
                 "title": f"{network.name}, fold {config.data.fold} of {config.data.folds}",
                 "model": f"{network.name} at {size}x{size} pixels",
                 "parameters": parameters,
-                "weights": weights.source,
+                "weights": description.weights,
                 "preprocessing": _in_words(preprocessing.to_dict()),
                 "augmentation": _in_words(config.augment.to_dict()),
                 "stages": stages.in_words(
@@ -210,6 +202,72 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
     record.save()
     say(f"\nreport: {card}")
     return 0
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that would fail, or mean nothing, only after the images are loaded."""
+    at_least = {
+        "data.folds": (config.data.folds, 2),
+        "train.batch_size": (config.train.batch_size, 1),
+        "train.log_every": (config.train.log_every, 1),
+        "eval.batch_size": (config.eval.batch_size, 1),
+        "early_stopping.patience": (config.early_stopping.patience, 0),
+        "checkpoint.every_steps": (config.checkpoint.every_steps, 0),
+    }
+    for name, (value, least) in at_least.items():
+        if value < least:
+            raise UsageError(f"config.{name} is {value}: use {least} or more")
+    shares = {
+        "loss.label_smoothing": config.loss.label_smoothing,
+        "model.dropout": config.model.dropout,
+        "schedule.warmup": config.schedule.warmup,
+        "schedule.final": config.schedule.final,
+        "train.average_decay": config.train.average_decay,
+    }
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UsageError(f"config.{name} is {share}: use a number from 0 to 1")
+    if not config.eval.every_epochs > 0:
+        raise UsageError(f"config.eval.every_epochs is {config.eval.every_epochs}: use a number above 0")
+    if config.train.batch_size % jax.device_count():
+        raise UsageError(
+            f"config.train.batch_size is {config.train.batch_size}: use a multiple of the {jax.device_count()} devices"
+        )
+
+
+def _starting_weights(config: ml_collections.ConfigDict) -> Weights:
+    """What a fresh run starts from."""
+    if run_weights.is_run(config.model.weights):
+        return run_weights.of_run(config.model.weights, model=config.model.name)
+    weights = resolve(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
+    if weights.notice:
+        say(f"note: {weights.notice}")
+    return weights
+
+
+def _starting_model(
+    config: ml_collections.ConfigDict, weights: Weights, preprocessing: Preprocessing, data: DividedData
+) -> tuple[ModelDescription, Network, Tree, Tree]:
+    """The model of a fresh run: description, network, parameters and running statistics."""
+    description = ModelDescription(
+        name=weights.model,
+        options={**weights.options, "hidden": tuple(config.model.hidden), "dropout_rate": config.model.dropout},
+        class_names=data.source.class_names,
+        preprocessing=preprocessing.to_dict(),
+        normalisation=dataclasses.asdict(weights.normalisation),
+        weights=weights.source,
+        weights_sha256=weights.sha256,
+        synthetic=data.source.synthetic,
+    )
+    network, params, batch_stats = description.network(seed=config.seed)
+    params, batch_stats = weights.load(network, params, batch_stats)
+    if weights.path is None:
+        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0})
+        images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
+        batch_stats = steps.calibrated_statistics(
+            forgetful.network()[0], params, batch_stats, images=images, normalisation=weights.normalisation
+        )
+    return description, network, params, batch_stats
 
 
 def _load_data(
@@ -261,6 +319,11 @@ def _evaluate(logits_of: Callable[..., np.ndarray], data: DividedData, state: Tr
     """Scores on the validation fold."""
     weights = state.for_evaluation()
     logits = logits_of(weights["params"], weights["batch_stats"], data.validation.images)
+    if not np.isfinite(logits).all():
+        raise UsageError(
+            f"the network's outputs on the validation images are not finite after step {int(state.step)}: "
+            f"{DIVERGED_ADVICE}"
+        )
     scores = metrics.score(
         split="validation",
         labels=data.validation.labels,

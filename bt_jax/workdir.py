@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import pathlib
@@ -19,8 +20,26 @@ from bt_jax.errors import UsageError
 
 SCHEMA = 1
 # Fields that cannot change the result of a run: how often it logs and saves, and how it loads.
-FREE_FIELDS = ("checkpoint.every_steps", "data.workers", "data.threads", "data.dir", "data.source", "eval.batch_size")
+FREE_FIELDS = ("checkpoint.every_steps", "data.workers", "data.threads", "data.dir", "data.source")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "scikit-learn")
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a second process from training in the same folder; the lock ends with the process, however that ends.
+
+    Raises:
+      UsageError: another process holds it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is training in {workdir}: wait for it or use another --workdir"
+            ) from None
+        yield
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -64,10 +83,10 @@ def write_split(workdir: pathlib.Path, rows: list[list[Any]], *, resuming: bool)
       UsageError: they are not.
     """
     path = workdir / "split.csv"
-    before = path.read_bytes() if resuming and path.exists() else None
-    files.write_csv(path, ("path", "label", "group", "fold", "role", "fingerprint"), rows)
-    if before is not None and before != path.read_bytes():
-        files.write_bytes(path, before)
+    content = files.csv_text(("path", "label", "group", "fold", "role", "fingerprint"), rows)
+    if not resuming or not path.exists():
+        files.write_text(path, content)
+    elif content.encode() != path.read_bytes():
         raise UsageError(f"the images differ from those that {path} lists: use another --workdir, or the same data")
 
 
@@ -106,12 +125,12 @@ class RunRecord:
 
     def add_seconds(self, phase: str, seconds: float) -> None:
         """Adds time spent on a phase."""
-        self.content["seconds"][phase] = round(self.content["seconds"].get(phase, 0.0) + seconds, 3)
+        self.content["seconds"][phase] = self.content["seconds"].get(phase, 0.0) + seconds
 
     def add_stage_seconds(self, stage: int, seconds: float) -> None:
         """Adds time spent on a stage: steps, evaluations, checkpoints, and waiting for its program."""
         times = self.content["seconds_by_stage"]
-        times[str(stage)] = round(times.get(str(stage), 0.0) + seconds, 3)
+        times[str(stage)] = times.get(str(stage), 0.0) + seconds
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -124,7 +143,11 @@ class RunRecord:
 
     def save(self) -> None:
         """Replaces `run.json`."""
-        files.write_json(self.path, self.content)
+        rounded = {
+            kind: {name: round(seconds, 3) for name, seconds in self.content[kind].items()}
+            for kind in ("seconds", "seconds_by_stage")
+        }
+        files.write_json(self.path, self.content | rounded)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a run logs while it trains: `metrics.jsonl`, and the same numbers as TensorBoard events."""
 
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -48,6 +49,10 @@ class MetricsWriter:
         for name, value in row.items():
             if name != "step" and value is not None:
                 self._events.add_scalar(name, value, row["step"])
+
+    def sync(self) -> None:
+        """Returns when the rows are on the disk."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Writes out what is buffered."""

@@ -101,6 +101,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     checkpoint.every_steps = 200  # between checkpoints, besides the one at every evaluation; 0: only those
 
     if variant == "cpu":
+        model.name = "efficientnet_lite1"
         train.batch_size = 32
         train.average_decay = 0.99
         stages.head_epochs, stages.epochs = 3.0, 0.2

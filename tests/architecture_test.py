@@ -25,7 +25,7 @@ LAYERS = (
     ("inference",),
     ("stages", "steps"),
     ("interrupts", "programs", "progress", "workdir", "writers"),
-    ("loop", "run_report"),
+    ("loop", "run_report", "run_weights"),
     ("train",),
     ("evaluate", "main"),
 )

@@ -162,6 +162,16 @@ def test_one_step_of_the_head_equals_plain_optax():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_the_gradient_is_clipped_by_its_global_norm():
+    """Adam's first step does not depend on the gradient's length; the second moment does."""
+    head = len(NAMES) - 1
+    state, metrics = step_of(head)(fresh_state(), batch(), np.float32(0.01), np.int32(head))
+    moments = state.opt_state[1].inner_states["head"].inner_state.inner_state[0].nu["head"]
+    norm = np.sqrt(sum(float(leaf.sum()) for leaf in jax.tree.leaves(moments)) / (1 - 0.999))
+    assert float(metrics["gradient_norm"]) > 1
+    assert norm == pytest.approx(1.0, rel=1e-3)
+
+
 def test_the_average_of_the_weights():
     state = fresh_state()
     start = np.asarray(state.average["params"]["head"]["output"]["kernel"])

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import time
 
+import jax
+import numpy as np
 import pytest
 
-from bt_jax import labels, train
+from bt_jax import inference, labels, run_weights, train, workdir
 from bt_jax.data import decode, phantom
 from bt_jax.errors import UsageError
 from bt_jax.programs import Programs
@@ -55,6 +57,7 @@ def test_the_record_of_the_run(finished):
     assert record["data"]["synthetic"] is True
     assert record["model"]["name"] == "efficientnet_nano"
     assert set(record["seconds_by_stage"]) == {"1", "2", "3", "4"}
+    assert len(record["data"]["sha256"]) == 64
     assert {"data", "waiting for data", "evaluation", "checkpoints", "report"} <= record["seconds"].keys()
     assert len(record["starts"]) == 1
 
@@ -120,9 +123,10 @@ def test_early_stopping_resumes_to_the_same_bits(tmp_path, monkeypatch):
 
 
 def _wait_for_step(process: subprocess.Popen, workdir: pathlib.Path, step: int) -> None:
-    deadline = time.monotonic() + 240
+    """Returns when this process, not one before it, has logged the step, or has ended."""
+    begun, log, deadline = time.time(), workdir / "metrics.jsonl", time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
-        if (workdir / "metrics.jsonl").exists() and any(row["step"] >= step for row in runs.rows(workdir)):
+        if log.exists() and log.stat().st_mtime > begun and any(row["step"] >= step for row in runs.rows(workdir)):
             return
         time.sleep(0.01)
 
@@ -130,43 +134,49 @@ def _wait_for_step(process: subprocess.Popen, workdir: pathlib.Path, step: int) 
 @pytest.mark.slow
 def test_killed_three_times_at_random_moments(finished, tmp_path):
     """SIGKILL to the real command, anywhere: also while it starts, compiles, writes a checkpoint or the report."""
-    generator = random.Random()
-    workdir = tmp_path / "run"
+    seed = time.time_ns()
+    print(f"random.Random({seed})")  # shown when the test fails
+    generator = random.Random(seed)
+    folder = tmp_path / "run"
+    reached = 0
     for _ in range(3):
         process = subprocess.Popen(
-            runs.command(workdir), cwd=runs.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            runs.command(folder), cwd=runs.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        _wait_for_step(process, workdir, generator.randrange(0, runs.STEPS))
+        reached = generator.randrange(reached, runs.STEPS)
+        _wait_for_step(process, folder, reached)
         time.sleep(generator.random())
         process.kill()
         process.wait()
-    ended = runs.run(runs.command(workdir))
+    ended = runs.run(runs.command(folder))
     assert ended.returncode == 0, ended.stderr
-    runs.assert_same_result(finished, workdir)
+    runs.assert_same_result(finished, folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first(finished, tmp_path, number):
-    workdir = tmp_path / "run"
+    folder = tmp_path / "run"
     process = subprocess.Popen(
-        runs.command(workdir, "--config.checkpoint.every_steps=0"),
+        runs.command(folder, "--config.checkpoint.every_steps=0"),
         cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    _wait_for_step(process, workdir, 3)
+    _wait_for_step(process, folder, 3)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert "interrupted: saved at step" in output
-    ended = runs.run(runs.command(workdir))
+    ended = runs.run(runs.command(folder))
     assert ended.returncode == 0, ended.stderr
     assert "resuming from step" in ended.stdout
-    runs.assert_same_result(finished, workdir)
+    runs.assert_same_result(finished, folder)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = runs.config(stages__head_learning_rate=1e38, optimizer__clip_norm=0.0)
-    with pytest.raises(UsageError, match=r"the loss is (nan|inf) at step \d+, in stage 1 at learning rate"):
+    with pytest.raises(
+        UsageError, match=r"the (loss|gradient norm) is (nan|inf) at step \d+, in stage 1 at learning rate"
+    ):
         train.train_and_evaluate(config, tmp_path / "run")
 
 
@@ -216,7 +226,13 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
-    config = runs.config(model__weights=str(finished), stages__count=1)
+    network, params, batch_stats = inference.restore(finished)[0].network(seed=7)
+    loaded = run_weights.of_run(str(finished), model="efficientnet_nano").load(network, params, batch_stats)
+    kept = inference.restore(finished)[1]
+    for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves((kept["params"], kept["batch_stats"])), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(params["stem"]["conv"]["kernel"], loaded[0]["stem"]["conv"]["kernel"])
+    config = runs.config(model__weights=str(finished), model__hidden=(), stages__count=1)  # another head
     assert train.train_and_evaluate(config, tmp_path / "run") == 0
     with pytest.raises(UsageError, match="efficientnet_b0"):
         train.train_and_evaluate(runs.config(model__weights=str(finished), model__name="efficientnet_b0"),
@@ -241,10 +257,12 @@ def test_the_cpu_recipe_on_a_glance_of_the_real_images(tmp_path):
     ended = runs.run(
         [
             *runs.command(tmp_path / "run")[:3], "--config=configs/effnet.py:cpu", f"--workdir={tmp_path / 'run'}",
+            "--config.model.name=efficientnet_b1",
             "--config.stages.count=2", "--config.stages.head_epochs=0.3", "--config.stages.epochs=0.05",
             "--config.stages.lowest_segment=block_18", "--config.preprocess.size=64",
         ],
-        XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path),
+        # No weights in a cache, and a network that answers nothing.
+        BT_CACHE=str(tmp_path), HOME=str(tmp_path), https_proxy="http://127.0.0.1:9", no_proxy="",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "going on with efficientnet_lite1" in ended.stdout
@@ -257,3 +275,29 @@ def test_the_cpu_recipe_on_a_glance_of_the_real_images(tmp_path):
     validation = runs.metrics(tmp_path / "run", "validation")
     assert validation["n"] == 574
     assert validation["macro_f1"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("early_stopping__patience", -1),
+        ("train__log_every", 0),
+        ("eval__batch_size", 0),
+        ("eval__every_epochs", -1.0),
+        ("loss__label_smoothing", 1.5),
+        ("schedule__warmup", -0.1),
+        ("data__folds", 1),
+        ("data__fold", 5),
+        ("train__batch_size", 1000),
+        ("model__name", "resnet"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(tmp_path, field, value):
+    named = "no model 'resnet'" if field == "model__name" else rf"config\.{field.replace('__', '[.]')} is {value}"
+    with pytest.raises(UsageError, match=named):
+        train.train_and_evaluate(runs.config(**{field: value}), tmp_path / "run")
+
+
+def test_one_process_at_a_time(tmp_path):
+    with workdir.locked(tmp_path), pytest.raises(UsageError, match="another process is training"):
+        train.train_and_evaluate(runs.config(), tmp_path)

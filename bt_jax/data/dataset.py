@@ -106,7 +106,7 @@ def load(
         named = "; ".join(unreadable[:_NAMED]) + ("; ..." if len(unreadable) > _NAMED else "")
         raise UsageError(
             f"{len(unreadable)} of {len(source.records)} files are not readable images, "
-            f"config.data.max_unreadable allows {max_unreadable}: {named}"
+            f"max_unreadable (config.data.max_unreadable in training) allows {max_unreadable}: {named}"
         )
     for line in unreadable:
         warn(f"left out: {line}")

@@ -1,12 +1,13 @@
 """The images of a run, divided: training, validation by patient, and testing."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bt_jax.data import splits
+from bt_jax.data import manifest, splits
 from bt_jax.data.dataset import Dataset, load
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.sources import Source
@@ -33,6 +34,17 @@ class DividedData:
     grouping: str
     table: list[list[Any]]
 
+    @property
+    def sha256(self) -> str:
+        """Of the split: which images, by their pixels, and what each is for."""
+        return hashlib.sha256("\n".join("\t".join(map(str, row)) for row in self.table).encode()).hexdigest()
+
+    @property
+    def is_kaggle_set(self) -> bool:
+        """Whether most training images are of the Kaggle set that much is known about."""
+        known = manifest.groups()
+        return sum(fingerprint in known for fingerprint in self.training.fingerprints) * 2 > len(self.training)
+
 
 def divide(
     source: Source,
@@ -52,6 +64,10 @@ def divide(
         raise UsageError(f"config.data.fold is {fold}: use 0 to {folds - 1}, or -1 for all")
     dataset = load(source, preprocessing=preprocessing, max_unreadable=max_unreadable, warn=warn)
     trainable, testing = dataset.of_split("Training"), dataset.of_split("Testing")
+    if source.groups and not any(path in source.groups for path in trainable.paths):
+        warn(
+            "groups.csv names none of the images: its paths must be relative to its folder, as Training/<class>/<image>"
+        )
     groups, grouping = splits.group_images(
         paths=trainable.paths,
         fingerprints=trainable.fingerprints,

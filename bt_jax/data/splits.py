@@ -51,7 +51,7 @@ def group_images(
     origins = [
         (from_table, "groups.csv"),
         (from_manifest, "the patients known for this data set"),
-        (len(unknown), "near duplicates"),
+        (len(unknown), "near duplicates alone, their patients unknown"),
     ]
     return groups, ", ".join(f"{count} images by {origin}" for count, origin in origins if count)
 
