@@ -34,7 +34,7 @@ def test_the_command_repeats_the_report_of_the_run(trained, tmp_path):
     theirs = runs.metrics(trained / "run", "testing")
     assert ours["confusion_matrix"] == theirs["confusion_matrix"]
     assert ours["split"] == "testing"
-    tables = [list(csv.DictReader((folder / "predictions.csv").open())) for folder in
+    tables = [list(csv.DictReader((folder / "predictions.csv").read_text().splitlines())) for folder in
               (tmp_path / "scores", trained / "run" / "report" / "testing")]  # fmt: skip
     assert [row["path"] for row in tables[0]] == [row["path"] for row in tables[1]]
     for row, other in zip(*tables, strict=True):
