@@ -153,7 +153,9 @@ def test_one_step_of_the_head_equals_plain_optax():
         return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
 
     loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params["head"])
-    reference = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adamw(0.01, weight_decay=0.1, mask=steps.is_kernel))
+    reference = optax.chain(
+        optax.clip_by_global_norm(CLIP_NORM), optax.adamw(0.01, weight_decay=0.1, mask=steps.is_kernel)
+    )
     updates, _ = jax.jit(reference.update)(gradient, reference.init(params["head"]), params["head"])
     expected = optax.apply_updates(params["head"], updates)
     state, metrics = step_of(head)(fresh_state(), data, np.float32(0.01), np.int32(head))
