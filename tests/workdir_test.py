@@ -88,7 +88,6 @@ def test_fields_that_cannot_change_the_result_may_differ(tmp_path):
     workdir.write_config(tmp_path, CONFIG, resuming=False)
     other = changed(
         checkpoint__every_steps=7, data__workers=3, data__threads=1, data__dir="b", data__source="folder",
-        eval__batch_size=1,
     )  # fmt: skip
     workdir.write_config(tmp_path, other, resuming=True)
     assert written(tmp_path)["config"]["data"]["dir"] == "b"

@@ -85,7 +85,9 @@ def test_more_unreadable_files_than_allowed_is_an_error_that_names_them(kaggle, 
     with pytest.raises(UsageError) as caught:
         load(mixed(kaggle, ramp), max_unreadable=1)
     message = str(caught.value)
-    assert message.startswith("2 of 15 files are not readable images, config.data.max_unreadable allows 1: ")
+    assert message.startswith(
+        "2 of 15 files are not readable images, max_unreadable (config.data.max_unreadable in training) allows 1: "
+    )
     assert "a_truncated.jpg" in message and "b_text.jpg" in message and "\n" not in message
 
 

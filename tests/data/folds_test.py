@@ -86,4 +86,4 @@ def test_no_testing_images(folder):
     folder.add("a", images=4).add("b", images=4)
     data = divide(folder.open(), folds=2)
     assert len(data.testing) == 0 and len(data.training) + len(data.validation) == 8
-    assert data.grouping == "8 images by near duplicates"
+    assert data.grouping == "8 images by near duplicates alone, their patients unknown"
