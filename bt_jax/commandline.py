@@ -4,8 +4,10 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
@@ -14,7 +16,7 @@ from bt_jax import files
 from bt_jax.errors import UsageError
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Parses the flags, runs `main`, exits: 0 on success, 2 with one line for a wrong flag, field, path or file.
 
     `--help` prints the docstring of the command's module and its flags.
@@ -29,8 +31,7 @@ def run(main: Callable[[], int | None]) -> None:
         _fail(one_line(error))
     except KeyboardInterrupt:
         _fail("interrupted", status=130)
-    sys.stdout.flush()
-    sys.exit(status or 0)
+    _leave(status or 0)
 
 
 def keep_compiled_programs() -> None:
@@ -73,8 +74,17 @@ def _help() -> str:
     return f"{(module.__doc__ or '').strip()}\n\nFlags:{own}"
 
 
-def _fail(message: str, *, status: int = 2) -> None:
+def _fail(message: str, *, status: int = 2) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Exits, without waiting for a thread that cannot be stopped: the compiler, which may take a minute."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        os._exit(status)
     sys.exit(status)
 
 

@@ -25,8 +25,9 @@ class Programs:
     def start(self, key: int) -> None:
         """Begins to compile in the background, unless that is under way or done."""
         if key not in self._threads:
-            # A daemon: a process that is told to stop does not wait for the compiler.
-            self._threads[key] = threading.Thread(target=self._compile, args=(key,), daemon=True)
+            # No daemon: a compiler that comes back to a finalized interpreter aborts the process (SIGABRT). Commands
+            # that are told to stop do not wait for it either: see commandline.run.
+            self._threads[key] = threading.Thread(target=self._compile, args=(key,))
             self._threads[key].start()
 
     def _compile(self, key: int) -> None:

@@ -20,6 +20,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setitem(sys.modules, "__main__", module)
     monkeypatch.setattr(commandline.flags, "FLAGS", values)
     monkeypatch.setattr(commandline, "_quiet", lambda: None)
+    monkeypatch.setattr(commandline, "_leave", sys.exit)  # threads of other tests do not concern the command
     # absl knows the main module by the name of the program.
     flags.DEFINE_integer("count", 1, "How many things.", flag_values=values, lower_bound=0, module_name="thing")
     flags.DEFINE_string("library_setting", "", "Of no interest.", flag_values=values, module_name="some.library")
@@ -163,3 +164,27 @@ def test_help_of_the_training_command(outcomes):
 )
 def test_mistakes_on_the_training_command_line(outcomes, name, message):
     assert outcomes[name] == ("", f"error: {message}\n", 2)
+
+
+@pytest.mark.parametrize("ending", ["return 7", "raise UsageError('too large')", "raise KeyboardInterrupt"])
+def test_a_command_does_not_wait_for_a_compiler(ending):
+    """Nor is it aborted by one that comes back to an interpreter that is gone."""
+    script = f"""
+import time
+from bt_jax import commandline
+from bt_jax.errors import UsageError
+from bt_jax.programs import Programs
+
+def main():
+    print("begun")
+    Programs(lambda key: time.sleep(600)).start(1)
+    {ending}
+
+commandline.run(main)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    expected = {"return 7": (7, ""), "raise KeyboardInterrupt": (130, "error: interrupted\n")}
+    assert (ended.returncode, ended.stderr) == expected.get(ending, (2, "error: too large\n"))
+    assert ended.stdout == "begun\n"

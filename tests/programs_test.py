@@ -96,14 +96,3 @@ def test_a_program_that_is_there_is_given_even_to_one_who_would_give_up():
     programs = Programs(Compiler())
     programs.get(1)
     assert programs.get(1, give_up=lambda: True) is not None
-
-
-def test_a_compile_under_way_does_not_keep_the_process_alive():
-    compiler = Compiler(allowed=False)
-    programs = Programs(compiler)
-    before = set(threading.enumerate())
-    programs.start(1)
-    started = set(threading.enumerate()) - before
-    assert started and all(thread.daemon for thread in started)
-    compiler.allowed.set()
-    programs.get(1)
