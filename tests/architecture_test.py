@@ -15,7 +15,7 @@ PACKAGE = "bt_jax"
 # Lowest first, without `bt_jax.`. A module imports only from lines below its own. The entries of one line know nothing
 # of each other; a package stands for all in it that has no line of its own, and its modules may know each other.
 LAYERS = (
-    ("errors", "files", "labels"),
+    ("errors", "files", "hlo", "labels"),
     ("commandline", "data", "models"),
     ("models.pretrained",),
     ("metrics",),
@@ -24,7 +24,7 @@ LAYERS = (
     ("checkpoint",),
     ("inference",),
     ("stages", "steps"),
-    ("interrupts", "programs", "progress", "workdir", "writers"),
+    ("interrupts", "programs", "progress", "topology", "workdir", "writers"),
     ("loop", "run_report", "run_weights"),
     ("train",),
     ("evaluate", "main"),

@@ -1,0 +1,352 @@
+"""A training step compiled ahead of time for a TPU slice that is not there: does it fit, what does it cost.
+
+The TPU's compiler (libtpu, the extra `tpu`) runs on any machine and compiles for a topology given by name. Nothing is
+executed: memory, arithmetic, traffic and collectives are the compiler's figures; the speed is a bound drawn from them.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import AxisType, Mesh
+
+from bt_jax import hlo
+from bt_jax.errors import UsageError
+from bt_jax.steps import DATA_AXIS, TrainState
+
+MakeStep = Callable[..., Any]  # steps.make_train_step with all but the mesh
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip can do.
+
+    Attributes:
+      name: as in the names of topologies.
+      flops_per_s: peak of bfloat16 products.
+      bytes_per_s: peak of the main memory (HBM).
+      memory: bytes of main memory as published.
+      usable: bytes that libtpu 0.0.42 leaves a program: where its "exceeds available HBM" begins.
+    """
+
+    name: str
+    flops_per_s: float
+    bytes_per_s: float
+    memory: float
+    usable: float
+
+
+# By JAX's `device_kind`. Published at https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e (of v6e's bandwidth the
+# page has said 1640 GB/s, now 1600); `usable` as the compiler states it.
+CHIPS = {
+    "TPU v4": Chip("v4", 275e12, 1228e9, 32e9, 2 * 15.25 * 2**30),  # two cores, each with half of the memory
+    "TPU v5 lite": Chip("v5e", 197e12, 819e9, 16e9, 15.75 * 2**30),
+    "TPU v5": Chip("v5p", 459e12, 2765e9, 95e9, 95.74 * 2**30),
+    "TPU v6 lite": Chip("v6e", 918e12, 1640e9, 32e9, 31.25 * 2**30),
+}
+
+
+def check_installed() -> None:
+    """Raises UsageError where the TPU's compiler is missing."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UsageError(
+            "--topology needs libtpu, the TPU's compiler, which is not installed: "
+            "install the extra with .venv/bin/pip install -e '.[tpu]'"
+        )
+
+
+def report(
+    make_step: MakeStep,
+    state: TrainState,
+    *,
+    topology: str,
+    batch_per_chip: int,
+    size: int,
+    largest_batch: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Compiles a training step for a topology and says what it needs.
+
+    Call it with `JAX_PLATFORMS=cpu`: JAX itself needs no accelerator here, and must not wait for one.
+
+    Args:
+      make_step: `steps.make_train_step` with all arguments but the `mesh`, computing in bfloat16.
+      state: shapes and dtypes of the state; arrays serve too, they are not read.
+      topology: kind and layout of the slice, such as `v5e:2x4` or `v5p:2x2x2`.
+      batch_per_chip: images of a step on each chip.
+      size: side of the images in pixels.
+      largest_batch: compile two or three times more to find the largest batch that fits.
+      say: takes a line of progress.
+
+    Returns:
+      For a file of JSON. Memory, `flops_per_step` and `bytes_per_step` are those of one chip; `None` where the table of
+      chips lacks the kind.
+
+    Raises:
+      UsageError: no libtpu, no such topology, or a batch that does not fit or divide.
+    """
+    devices = describe(topology)
+    chips = len({tuple(device.coords) for device in devices})
+    cores = len(devices) // chips  # devices on a chip: 2 where the compiler sees its cores one by one
+    if batch_per_chip < 1 or batch_per_chip % cores:
+        raise UsageError(f"{batch_per_chip} images per chip: use a positive multiple of the chip's {cores} cores")
+    kind = devices[0].device_kind
+    chip = CHIPS.get(kind)
+    say(f"{topology}: {chips} chips of the kind {kind}; compiling, which takes minutes for a large network")
+
+    def measure(per_chip: int) -> "Measured | None":
+        return _measure(make_step, state, devices, cores=cores, batch=per_chip * chips, size=size)
+
+    measured = measure(batch_per_chip)
+    if measured is None:
+        raise UsageError(
+            f"a step with {batch_per_chip} images per chip does not fit into the memory of {topology}: "
+            "use a smaller batch"
+        )
+    result = {
+        "topology": topology,
+        "kind": kind,
+        "chips": chips,
+        "devices_per_chip": cores,
+        "batch": batch_per_chip * chips,
+        "batch_per_chip": batch_per_chip,
+        "compile_s": round(measured.compile_s, 1),
+        "memory_per_chip": {
+            **measured.memory,
+            "needed": measured.needed,
+            "usable": chip and chip.usable,
+            "published": chip and chip.memory,
+        },
+        "flops_per_step": measured.flops,
+        "bytes_per_step": measured.bytes,
+        "main_memory_bytes_per_step": measured.main_memory_bytes,
+        "flops_per_image": measured.flops / batch_per_chip,
+        "bytes_per_image": measured.bytes / batch_per_chip,
+        "collectives": measured.collectives,
+        "roofline": chip and roofline(chip, measured, batch_per_chip),
+        "largest_batch_per_chip": None,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
+    }
+    if chip:
+        result["largest_batch_per_chip"] = (
+            _verified_largest(measure, measured, batch_per_chip, usable=chip.usable, say=say)
+            if largest_batch
+            else {"extrapolated": extrapolated_batch(measured, batch_per_chip, usable=chip.usable), "compiled": None}
+        )
+    return result
+
+
+def describe(topology: str) -> list[Any]:
+    """The devices of a topology by name; they compile and do nothing else.
+
+    Raises:
+      UsageError: no libtpu, or it does not know the name.
+    """
+    check_installed()
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",  # else libtpu waits for the metadata server of a cloud
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is touched, so two processes are in no one's way
+        # Any valid values: without them libtpu complains on stderr that it finds no TPU.
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    advice = "use a kind and a layout of chips, such as v5e:2x4, v5e:16x16, v6e:4x4 or v5p:2x2x2"
+    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*){1,2}", topology):  # libtpu has a default for the empty name
+        raise UsageError(f"--topology is {topology!r}: {advice}")
+    layout = [int(length) for length in topology.partition(":")[2].split("x")]
+    # By default a host has 2x2 chips, and a slice of one or two chips is not divisible by that.
+    options = {"chips_per_host_bounds": [*layout, 1][:3]} if math.prod(layout) < 4 else {}
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise UsageError(f"--topology is {topology!r}: {advice} ({' '.join(str(error).split())})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the compiler says of one step, per chip.
+
+    Attributes:
+      compile_s: seconds.
+      memory: bytes of `arguments`, `outputs`, `aliased` (outputs that take the place of arguments), `temporaries` and
+        `program`.
+      flops: operations of a step.
+      bytes: read and written by a step, in the main memory or on the chip.
+      main_memory_bytes: see `hlo.main_memory_bytes`.
+      collectives: see `hlo.collectives`; of one device.
+    """
+
+    compile_s: float
+    memory: dict[str, int]
+    flops: float
+    bytes: float
+    main_memory_bytes: float
+    collectives: dict[str, dict[str, int]]
+
+    @property
+    def needed(self) -> int:
+        """Bytes of memory in all."""
+        return sum(self.memory.values()) - 2 * self.memory["aliased"]
+
+
+def _measure(
+    make_step: MakeStep, state: TrainState, devices: list[Any], *, cores: int, batch: int, size: int
+) -> Measured | None:
+    """Compiles; None where the step does not fit into the memory."""
+    mesh = Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    images = {
+        "image": jax.ShapeDtypeStruct((batch, size, size), np.float32),
+        "label": jax.ShapeDtypeStruct((batch,), np.int32),
+    }
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
+    lowered = make_step(mesh=mesh).lower(shapes, images, *scalars)
+    start = time.perf_counter()
+    try:
+        with _uncached():
+            compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return None
+        raise
+    seconds = time.perf_counter() - start
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    return Measured(
+        compile_s=seconds,
+        memory={
+            "arguments": cores * memory.argument_size_in_bytes,
+            "outputs": cores * memory.output_size_in_bytes,
+            "aliased": cores * memory.alias_size_in_bytes,
+            "temporaries": cores * memory.temp_size_in_bytes,
+            "program": cores * memory.generated_code_size_in_bytes,
+        },
+        flops=cores * cost["flops"],
+        bytes=cores * cost["bytes accessed"],
+        main_memory_bytes=cores * hlo.main_memory_bytes(text),
+        collectives=hlo.collectives(text),
+    )
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Leaves the cache of compiled programs out: it could write such a program, but not read it, having no device."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX decides once whether it uses the cache
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def roofline(chip: Chip, measured: Measured, images: int) -> dict[str, Any]:
+    """What a chip's peaks make of a step (Williams, Waterman and Patterson, 2009, doi:10.1145/1498765.1498785).
+
+    The compiler counts what stays in on-chip memory as bytes accessed too. Read as traffic of the main memory, its
+    count makes the step look slower than it need be; `images_per_s_per_chip_main_memory` takes the smaller count, and
+    is what no run exceeds. Communication between chips and waiting are left out of both.
+
+    Args:
+      chip: of the table.
+      measured: of the step.
+      images: of the step on one chip.
+    """
+    arithmetic = measured.flops / chip.flops_per_s
+    accessed, memory = measured.bytes / chip.bytes_per_s, measured.main_memory_bytes / chip.bytes_per_s
+    return {
+        "images_per_s_per_chip": images / max(arithmetic, accessed),
+        "images_per_s_per_chip_main_memory": images / max(arithmetic, memory),
+        "bound_by": "memory" if memory > arithmetic else "arithmetic",
+        "arithmetic_s": arithmetic,
+        "bytes_accessed_s": accessed,
+        "main_memory_s": memory,
+        "peak_flops_per_s": chip.flops_per_s,
+        "peak_bytes_per_s": chip.bytes_per_s,
+    }
+
+
+def extrapolated_batch(
+    measured: Measured, images: int, *, usable: float, other: tuple[Measured, int] | None = None
+) -> int:
+    """Images per chip that should fit: memory is taken to grow linearly with them.
+
+    Args:
+      measured: at `images` per chip.
+      images: per chip.
+      usable: bytes of a chip's memory.
+      other: another measurement and its images; without it the temporaries are taken to be proportional to the images.
+    """
+    if other is None:
+        per_image = measured.memory["temporaries"] / images
+    else:
+        per_image = (measured.needed - other[0].needed) / (images - other[1])
+    return max(0, math.floor(images + (usable - measured.needed) / per_image))
+
+
+def _verified_largest(
+    measure: Callable[[int], Measured | None], measured: Measured, images: int, *, usable: float, say: Say
+) -> dict[str, Any]:
+    """Extrapolates from two programs and compiles at the result, and below it as long as that does not fit."""
+    half = max(8, images // 2 // 8 * 8)
+    other = measure(half) if half < images else None
+    extrapolated = extrapolated_batch(measured, images, usable=usable, other=None if other is None else (other, half))
+    say(f"extrapolated: {extrapolated} images per chip fit; compiling to see")
+    candidate = extrapolated // 8 * 8  # whole tiles of the TPU's memory
+    for _ in range(3):
+        if candidate <= images:
+            break
+        if fits := measure(candidate):
+            return {"extrapolated": extrapolated, "compiled": candidate, "needed": fits.needed}
+        candidate = int(candidate * 0.94) // 8 * 8
+    return {"extrapolated": extrapolated, "compiled": images, "needed": measured.needed}
+
+
+def in_words(result: dict[str, Any]) -> list[str]:
+    """What `report` found, line by line."""
+    memory, images = result["memory_per_chip"], result["batch_per_chip"]
+    parts = ", ".join(f"{name} {memory[name] / 1e9:.2f}" for name in ("arguments", "temporaries", "program"))
+    of = f" of {memory['usable'] / 1e9:.2f} GB usable" if memory["usable"] else ""
+    lines = [
+        f"compiles for {result['topology']}: yes, in {result['compile_s']:.0f} s (nothing was executed)",
+        f"chips: {result['chips']}, {images} images a step on each, {result['batch']} in all",
+        f"memory per chip: {memory['needed'] / 1e9:.2f} GB{of} ({parts} GB)",
+        f"per step and chip: {result['flops_per_step']:.3g} flops, {result['bytes_per_step']:.3g} bytes "
+        f"accessed, {result['main_memory_bytes_per_step']:.3g} of them in the main memory",
+        f"per image: {result['flops_per_image']:.3g} flops, {result['bytes_per_image']:.3g} bytes",
+    ]
+    lines += [
+        f"{kind}: {found['count']} per step, {found['bytes'] / 1e6:.2f} MB"
+        for kind, found in result["collectives"].items()
+        if found["count"]
+    ]
+    if bound := result["roofline"]:
+        lines += [
+            f"at most {bound['images_per_s_per_chip_main_memory']:.0f} images/s per chip, bound by {bound['bound_by']} "
+            f"(a step's arithmetic takes {bound['arithmetic_s'] * 1e3:.1f} ms, its main memory "
+            f"{bound['main_memory_s'] * 1e3:.1f} ms; communication not counted)",
+            f"{bound['images_per_s_per_chip']:.0f} images/s per chip if all bytes accessed were in the main memory "
+            f"({bound['bytes_accessed_s'] * 1e3:.1f} ms)",
+        ]
+    else:
+        lines.append(f"no figures for {result['kind']} in the table of chips: no bound on the speed")
+    if largest := result["largest_batch_per_chip"]:
+        found = (
+            f"{largest['compiled']} (compiled)" if largest["compiled"] else f"{largest['extrapolated']} (extrapolated)"
+        )
+        lines.append(f"largest batch per chip: {found}")
+    return lines

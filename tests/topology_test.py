@@ -1,0 +1,191 @@
+import functools
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from bt_jax import files, steps, topology
+from bt_jax.errors import UsageError
+from bt_jax.models import normalise, registry
+from bt_jax.topology import CHIPS, Measured
+
+INSTALLED = importlib.util.find_spec("libtpu") is not None
+
+
+def cost(*, flops, accessed, main_memory):
+    return Measured(
+        compile_s=1.0, memory={}, flops=flops, bytes=accessed, main_memory_bytes=main_memory, collectives={}
+    )
+
+
+def test_the_slower_side_bounds_the_speed():
+    chip = CHIPS["TPU v5 lite"]
+    bound = topology.roofline(chip, cost(flops=6.5e11, accessed=4.5e10, main_memory=2e10), 128)
+    assert bound["bound_by"] == "memory"
+    assert bound["arithmetic_s"] == pytest.approx(0.0033, rel=1e-2)
+    assert bound["bytes_accessed_s"] == pytest.approx(0.0549, rel=1e-2)
+    assert bound["images_per_s_per_chip"] == pytest.approx(128 * 819e9 / 4.5e10)
+    assert bound["images_per_s_per_chip_main_memory"] == pytest.approx(128 * 819e9 / 2e10)
+    bound = topology.roofline(chip, cost(flops=197e12, accessed=819e10, main_memory=819e8), 50)
+    assert bound["bound_by"] == "arithmetic"
+    assert (bound["images_per_s_per_chip"], bound["images_per_s_per_chip_main_memory"]) == (5, 50)
+
+
+def test_the_table_of_chips():
+    # Peak of bfloat16 in TFLOP/s, GB/s, GB: as published for v4, v5e, v5p and v6e.
+    assert {
+        chip.name: (chip.flops_per_s / 1e12, chip.bytes_per_s / 1e9, chip.memory / 1e9) for chip in CHIPS.values()
+    } == {
+        "v4": (275, 1228, 32),
+        "v5e": (197, 819, 16),
+        "v5p": (459, 2765, 95),
+        "v6e": (918, 1640, 32),
+    }
+    for chip in CHIPS.values():
+        assert 0.95 < chip.usable / (chip.memory / 1e9 * 2**30) < 1.01  # memory is made in powers of two
+
+
+def measured(images, *, fixed=1000, per_image=10):
+    memory = {"arguments": fixed + 50, "outputs": 50, "aliased": 50, "temporaries": per_image * images, "program": 0}
+    return Measured(compile_s=1.0, memory=memory, flops=1.0, bytes=1.0, main_memory_bytes=1.0, collectives={})
+
+
+def test_what_outputs_share_with_arguments_is_needed_once():
+    assert measured(8).needed == 1000 + 50 + 80
+
+
+def test_extrapolation_of_the_batch_is_exact_where_memory_is_linear():
+    usable = 1050 + 10 * 77.5
+    assert topology.extrapolated_batch(measured(16), 16, usable=usable) == 77
+    assert topology.extrapolated_batch(measured(16), 16, usable=usable, other=(measured(8), 8)) == 77
+    assert topology.extrapolated_batch(measured(16), 16, usable=0) == 0
+
+
+def search(capacity, *, images=16, usable=10_000):
+    """The search on a compiler that takes up to `capacity` images: the result, and what was compiled."""
+    compiled = []
+
+    def measure(per_chip):
+        compiled.append(per_chip)
+        return measured(per_chip) if per_chip <= capacity else None
+
+    found = topology._verified_largest(measure, measured(images), images, usable=usable, say=lambda _: None)
+    return found, compiled
+
+
+def test_the_largest_batch_is_compiled_before_it_is_named():
+    found, compiled = search(capacity=10_000)
+    assert found == {"extrapolated": 895, "compiled": 888, "needed": measured(888).needed}
+    assert compiled == [8, 888]
+
+
+def test_the_search_steps_back_where_the_extrapolation_was_too_high():
+    found, compiled = search(capacity=840)
+    assert compiled == [8, 888, 832] and found["compiled"] == 832
+
+
+def test_the_search_ends_at_what_is_known_to_fit():
+    found, compiled = search(capacity=16)
+    assert compiled == [8, 888, 832, 776]
+    assert found == {"extrapolated": 895, "compiled": 16, "needed": measured(16).needed}
+
+
+def test_nothing_is_written_to_the_cache_of_programs(tmp_path):
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+
+    def compile_power(power):
+        jax.jit(lambda x: x**power).lower(1.0).compile()
+
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        with topology._uncached():
+            compile_power(3)
+        assert not list(tmp_path.iterdir())
+        compile_power(5)
+        assert list(tmp_path.iterdir())
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def small():
+    """A small network's step, waiting for a mesh, and its state."""
+    network, params, batch_stats = registry.create("efficientnet_nano", classes=4)
+    optimizer = steps.make_optimizer(
+        network.segment_names, name="adamw", weight_decay=0.01, b1=0.9, b2=0.999, clip_norm=1.0
+    )
+    state = jax.eval_shape(
+        functools.partial(steps.initial_state, optimizer=optimizer, averaging=True), params, batch_stats
+    )
+    make_step = functools.partial(
+        steps.make_train_step,
+        network,
+        optimizer,
+        normalisation=normalise.LITE,
+        weights=np.ones(4, np.float32),
+        label_smoothing=0.1,
+        average_decay=0.999,
+        dtype=steps.compute_dtype("bfloat16"),
+        seed=0,
+        program_segment=0,
+    )
+    return make_step, state, registry.parameter_count(params)
+
+
+def test_without_the_compiler_the_error_says_what_to_install(monkeypatch, small):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"^--topology needs libtpu.*pip install -e '\.\[tpu\]'$"):
+        topology.report(*small[:2], topology="v5e:2x4", batch_per_chip=8, size=64)
+
+
+@pytest.mark.slow
+def test_the_step_compiles_for_a_slice_that_is_not_there(small, capsys):
+    make_step, state, parameters = small
+    report = functools.partial(topology.report, make_step, state, topology="v5e:2x4", size=64)
+    if not INSTALLED:  # the project works without the extra; then this is what a user sees
+        with pytest.raises(UsageError, match="install the extra"):
+            report(batch_per_chip=16)
+        return
+    result = report(batch_per_chip=16)
+    assert (result["chips"], result["devices_per_chip"], result["batch"]) == (8, 1, 128)
+    memory = result["memory_per_chip"]
+    # Weights, two moments and the averages, in float32, each padded to tiles.
+    assert 16 * parameters < memory["arguments"] < 64 * parameters
+    assert memory["arguments"] < memory["needed"] < memory["usable"]
+    assert memory["aliased"] > 0.9 * memory["outputs"]  # the state is donated
+    assert result["flops_per_image"] * 16 == result["flops_per_step"] > 0
+    # The gradient of every weight is summed over the chips.
+    assert result["collectives"]["all-reduce"]["bytes"] > 2 * parameters
+    assert 0 < result["main_memory_bytes_per_step"] < result["bytes_per_step"]
+    bound = result["roofline"]
+    assert 0 < bound["images_per_s_per_chip"] < bound["images_per_s_per_chip_main_memory"]
+    assert result["largest_batch_per_chip"]["extrapolated"] > 128
+    assert json.loads(json.dumps(files.finite(result))) == result
+    text = "\n".join(topology.in_words(result))
+    assert "compiles for v5e:2x4: yes" in text and "images/s per chip, bound by" in text
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_names_of_topologies():
+    if not INSTALLED:
+        with pytest.raises(UsageError, match="install the extra"):
+            topology.describe("v5e:2x4")
+        return
+    for name, devices in {"v5e:1x1": 1, "v5e:16x16": 256, "v6e:2x4": 8, "v5p:2x2x2": 8}.items():
+        assert len(topology.describe(name)) == devices
+    cores = topology.describe("v4:2x2x1")
+    assert len(cores) == 8 and len({tuple(core.coords) for core in cores}) == 4
+    for wrong in ("v5e", "v5e:3x3", "tpu:2x4", "", "v5e:0x4"):
+        with pytest.raises(UsageError, match=r"^--topology is .* v5e:2x4[^\n]*$"):
+            topology.describe(wrong)
