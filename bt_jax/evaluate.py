@@ -31,7 +31,7 @@ def main() -> None:
     from bt_jax import inference, report, run_report  # after the flags, so that --help need not wait for JAX
     from bt_jax.data import dataset, seen_images, sources
 
-    commandline.keep_compiled_programs()
+    commandline.prepare_to_compute()
     model = inference.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
     source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
     for warning in source.warnings:

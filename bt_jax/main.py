@@ -33,7 +33,7 @@ def main() -> int:
         raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
     from bt_jax import train  # after the flags: grain defines flags of its own, and --help need not wait for JAX
 
-    commandline.keep_compiled_programs()
+    commandline.prepare_to_compute()
     return train.train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value or _default_workdir()))
 
 

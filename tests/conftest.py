@@ -13,5 +13,5 @@ def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     """Many tests compile the same training steps, in this process or in a command that they start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "BT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        commandline.keep_compiled_programs()
+        commandline.prepare_to_compute()
         yield

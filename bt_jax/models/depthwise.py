@@ -11,6 +11,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from bt_jax.models.platform import materialised
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -53,27 +55,36 @@ def shift_and_add(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padd
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shift_and_add(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    return _forward(x, kernel, stride, padding)[0]
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> tuple[jax.Array, tuple]:
     size = kernel.shape[0]
     rows = (x.shape[1] + sum(padding[0]) - size) // stride + 1
     columns = (x.shape[2] + sum(padding[1]) - size) // stride + 1
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    padded = materialised(jnp.pad(x, ((0, 0), *padding, (0, 0))))
     terms = (
         padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride] * kernel[i, j]
         for i in range(size)
         for j in range(size)
     )
-    return functools.reduce(jnp.add, terms)
-
-
-def _forward(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> tuple[jax.Array, tuple]:
-    return _shift_and_add(x, kernel, stride, padding), (x, kernel)
+    return materialised(functools.reduce(jnp.add, terms)), (padded, kernel)
 
 
 def _backward(stride: int, padding: Padding, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
+    padded, kernel = saved
+    size = kernel.shape[0]
+    lengths = tuple(length - sum(pads) for length, pads in zip(padded.shape[1:3], padding, strict=True))
+    margins = tuple(
+        _margins(low, size, stride, outputs=outputs, inputs=inputs)
+        for (low, _), outputs, inputs in zip(padding, gradient.shape[1:3], lengths, strict=True)
+    )
+    # Written once, for both gradients.
+    surrounded = materialised(jnp.pad(gradient, ((0, 0), *margins, (0, 0))))
+    origin = margins[0][0], margins[1][0]
     return (
-        _input_gradient(gradient, kernel, stride=stride, padding=padding, rows=x.shape[1], columns=x.shape[2]),
-        _kernel_gradient(x, gradient, stride=stride, padding=padding, size=kernel.shape[0]),
+        _input_gradient(surrounded, kernel, origin=origin, stride=stride, padding=padding, lengths=lengths),
+        _kernel_gradient(padded, surrounded, origin=origin, shape=gradient.shape, stride=stride, size=size),
     )
 
 
@@ -81,34 +92,36 @@ _shift_and_add.defvjp(_forward, _backward)
 
 
 def _input_gradient(
-    gradient: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding, rows: int, columns: int
-) -> jax.Array:  # [B, H', W', C] -> [B, H, W, C]
+    surrounded: jax.Array,
+    kernel: jax.Array,
+    *,
+    origin: tuple[int, int],
+    stride: int,
+    padding: Padding,
+    lengths: tuple[int, int],
+) -> jax.Array:  # [B, H' + margins, W' + margins, C] -> [B, H, W, C]
     """Each of the stride x stride phases of the input sees only every stride-th tap: they are computed apart.
 
     A dilated array would spend most of its products on zeros (three quarters at stride 2).
     """
     size = kernel.shape[0]
-    phase_rows, phase_columns = -(-rows // stride), -(-columns // stride)
+    rows, columns = (-(-length // stride) for length in lengths)  # of a phase
     phases = []
     for row_phase in range(stride):
         for column_phase in range(stride):
-            row_taps = _taps(row_phase, padding[0][0], size, stride)
-            column_taps = _taps(column_phase, padding[1][0], size, stride)
-            top, bottom = _margins(row_taps, gradient.shape[1], phase_rows)
-            left, right = _margins(column_taps, gradient.shape[2], phase_columns)
-            padded = jnp.pad(gradient, ((0, 0), (top, bottom), (left, right), (0, 0)))
             terms = [
-                padded[:, top + di : top + di + phase_rows, left + dj : left + dj + phase_columns] * kernel[i, j]
-                for i, di in row_taps
-                for j, dj in column_taps
+                surrounded[:, top : top + rows, left : left + columns] * kernel[i, j]
+                for i, di in _taps(row_phase, padding[0][0], size, stride)
+                for j, dj in _taps(column_phase, padding[1][0], size, stride)
+                for top, left in [(origin[0] + di, origin[1] + dj)]
             ]
-            zeros = jnp.zeros((gradient.shape[0], phase_rows, phase_columns, gradient.shape[3]), gradient.dtype)
+            zeros = jnp.zeros((surrounded.shape[0], rows, columns, surrounded.shape[3]), surrounded.dtype)
             phases.append(functools.reduce(jnp.add, terms) if terms else zeros)
     if stride == 1:
-        return phases[0]
+        return materialised(phases[0])
     interleaved = jnp.stack(phases).reshape(stride, stride, *phases[0].shape).transpose(2, 3, 0, 4, 1, 5)
-    shape = (gradient.shape[0], phase_rows * stride, phase_columns * stride, gradient.shape[3])
-    return interleaved.reshape(shape)[:, :rows, :columns]
+    shape = (surrounded.shape[0], rows * stride, columns * stride, surrounded.shape[3])
+    return materialised(interleaved.reshape(shape)[:, : lengths[0], : lengths[1]])
 
 
 def _taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, int]]:
@@ -119,33 +132,57 @@ def _taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, int]]
     return [(tap, (phase + low - tap) // stride) for tap in range(size) if (phase + low - tap) % stride == 0]
 
 
-def _margins(taps: list[tuple[int, int]], length: int, wanted: int) -> tuple[int, int]:
-    """Zeros needed before and after `length` values to read `wanted` of them from each tap's offset on."""
-    offsets = [offset for _, offset in taps] or [0]
-    return max(0, -min(offsets)), max(0, max(offsets) + wanted - length)
+def _margins(low: int, size: int, stride: int, *, outputs: int, inputs: int) -> tuple[int, int]:
+    """Zeros needed before and after the gradient of the outputs so that all taps of all phases stay inside."""
+    offsets = [offset for phase in range(stride) for _, offset in _taps(phase, low, size, stride)]
+    return max(0, -min(offsets)), max(0, max(offsets) + -(-inputs // stride) - outputs)
+
+
+# Bytes of a strip of rows that are multiplied at a time: the accumulators of all taps stay in the L2 cache.
+STRIP_BYTES = 65_536
 
 
 def _kernel_gradient(
-    x: jax.Array, gradient: jax.Array, *, stride: int, padding: Padding, size: int
-) -> jax.Array:  # [B, H, W, C], [B, H', W', C] -> [K, K, C]
-    """Walks over the image rows with K x K accumulators of shape [W', C], which stay in cache.
+    padded: jax.Array,
+    surrounded: jax.Array,
+    *,
+    origin: tuple[int, int],
+    shape: tuple[int, ...],
+    stride: int,
+    size: int,
+) -> jax.Array:  # [B, H + padding, W + padding, C], [B, H' + margins, W' + margins, C] -> [K, K, C]
+    """Walks over the image in strips of rows with K x K accumulators of the strip's shape, which stay in cache.
 
-    As a plain reduction XLA reads the whole of both arrays once per tap with a strided scalar loop.
+    As a plain reduction XLA reads the whole of both arrays once per tap with a strided scalar loop. At stride 1 columns
+    and channels are one axis, along which a tap is a shift: the inner loops are long, also where channels are few.
     """
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    batch, rows, columns, channels = gradient.shape
+    batch, rows, columns, channels = shape
+    dtype = jnp.promote_types(surrounded.dtype, jnp.float32)
+    rows_in_strip = STRIP_BYTES // (columns * channels * dtype.itemsize) if stride == 1 else 1
+    strip = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= max(1, rows_in_strip))
+    strips = rows // strip
+    window_rows = (strip - 1) * stride + size
+    step, width = (channels, columns * channels) if stride == 1 else (1, columns)  # of a column, of a row
+    if stride == 1:
+        padded, surrounded = (array.reshape(*array.shape[:2], -1) for array in (padded, surrounded))
+    accumulators = (strip, width) if stride == 1 else (strip, columns, channels)
 
-    def add_row(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-        image, row = index // rows, index % rows
-        upstream = gradient[image, row]  # [W', C]
-        window = jax.lax.dynamic_slice(padded, (image, row * stride, 0, 0), (1, size, padded.shape[2], channels))[
-            0
-        ]  # [K, W + padding, C]
+    def add_strip(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
+        image, row = index // strips, index % strips * strip
+        window = _rows(padded, image, row * stride, window_rows)
+        upstream = _rows(surrounded, image, origin[0] + row, strip)[:, origin[1] * step : origin[1] * step + width]
+        starts = ((i, j * step) for i in range(size) for j in range(size))
         return [
-            total + window[i, j : j + stride * columns : stride] * upstream
-            for total, (i, j) in zip(sums, ((i, j) for i in range(size) for j in range(size)), strict=True)
+            total + window[i : i + strip * stride : stride, start : start + width * stride : stride] * upstream
+            for total, (i, start) in zip(sums, starts, strict=True)
         ]
 
-    zeros = [jnp.zeros((columns, channels), jnp.promote_types(gradient.dtype, jnp.float32))] * (size * size)
-    sums = jax.lax.fori_loop(0, batch * rows, add_row, zeros)
-    return jnp.stack([total.sum(0) for total in sums]).reshape(size, size, channels).astype(gradient.dtype)
+    zeros = [jnp.zeros(accumulators, dtype)] * (size * size)
+    sums = jax.lax.fori_loop(0, batch * strips, add_strip, zeros)
+    totals = jnp.stack([total.reshape(-1, channels).sum(0) for total in sums])
+    return totals.reshape(size, size, channels).astype(surrounded.dtype)
+
+
+def _rows(array: jax.Array, image: jax.Array, row: jax.Array, count: int) -> jax.Array:  # [B, H, ...] -> [count, ...]
+    start = [image, row, *(jnp.zeros((), row.dtype) for _ in array.shape[2:])]
+    return jax.lax.dynamic_slice(array, start, (1, count, *array.shape[2:]))[0]

@@ -16,7 +16,9 @@ from bt_jax.models.layers import (
     Head,
     Trained,
     dropout,
+    pointwise_norm,
 )
+from bt_jax.models.pointwise import gated_pointwise
 from bt_jax.models.segments import SegmentedModel
 
 
@@ -137,7 +139,9 @@ class ConvolutionSegment(nnx.Module):
     def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', D]."""
         del rngs
-        return self.activation(self.norm(self.conv(x), trained=trained))
+        if self.conv.kernel_size == 1:
+            return pointwise_norm(self.conv, self.norm, x, trained=trained, activation=self.activation)
+        return self.norm(self.conv(x), trained=trained, activation=self.activation)
 
 
 class SqueezeExcite(nnx.Module):
@@ -148,10 +152,10 @@ class SqueezeExcite(nnx.Module):
         self.reduce = Convolution(channels, squeezed, use_bias=True, generator=generator)
         self.expand = Convolution(squeezed, channels, use_bias=True, generator=generator)
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]
-        """Gates the channels."""
-        gate = self.activation(self.reduce(x.mean((1, 2), keepdims=True)))
-        return x * jax.nn.sigmoid(self.expand(gate))
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, C]
+        """The gate of each channel, between 0 and 1."""
+        gate = self.activation(self.reduce(x.mean((1, 2))))
+        return jax.nn.sigmoid(self.expand(gate))
 
 
 class MBConv(nnx.Module):
@@ -192,11 +196,13 @@ class MBConv(nnx.Module):
         """[B, H, W, C] -> [B, H', W', D]."""
         inputs = x
         if self.expand is not None and self.expand_norm is not None:
-            x = self.activation(self.expand_norm(self.expand(x), trained=trained))
-        x = self.activation(self.depthwise_norm(self.depthwise(x), trained=trained))
-        if self.squeeze_excite is not None:
-            x = self.squeeze_excite(x)
-        x = self.project_norm(self.project(x), trained=trained)
+            x = pointwise_norm(self.expand, self.expand_norm, x, trained=trained, activation=self.activation)
+        x = self.depthwise_norm(self.depthwise(x), trained=trained, activation=self.activation)
+        if self.squeeze_excite is None:
+            x = self.project(x)
+        else:
+            x = gated_pointwise(x, self.squeeze_excite(x), self.project.kernel[...].astype(x.dtype)[0, 0])
+        x = self.project_norm(x, trained=trained)
         if self.residual:
             x = inputs + dropout(x, rate=self.drop_rate, trained=trained, rngs=rngs, whole_records=True)
         return x

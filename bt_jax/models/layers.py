@@ -4,17 +4,22 @@
 boolean chooses at run time, which lets stages that differ only in what they freeze share one compiled program.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bt_jax.models import depthwise
+from bt_jax.models import batch_norm, depthwise
+from bt_jax.models.batch_norm import Activation
+from bt_jax.models.convolution import convolution
+from bt_jax.models.pointwise import pointwise
 
 Trained = bool | jax.Array
-Activation = Callable[[jax.Array], jax.Array]
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """No activation."""
+    return x
 
 
 class BatchStat(nnx.Variable):
@@ -74,16 +79,11 @@ class Convolution(nnx.Module):
         """Convolves."""
         kernel = self.kernel[...].astype(x.dtype)
         if self.kernel_size == 1 and self.stride == 1:
-            x = x @ kernel[0, 0]
+            x = pointwise(x, kernel[0, 0])
         else:
             pad = PADDINGS[self.padding]
-            x = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding=[pad(size, self.kernel_size, self.stride) for size in x.shape[1:3]],
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            rows, columns = (pad(size, self.kernel_size, self.stride) for size in x.shape[1:3])
+            x = convolution(x, kernel, stride=self.stride, padding=(rows, columns))
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
 
@@ -120,24 +120,49 @@ class BatchNorm(nnx.Module):
         self.mean = BatchStat(jnp.zeros(channels))
         self.variance = BatchStat(jnp.ones(channels))
 
-    def __call__(self, x: jax.Array, *, trained: Trained) -> jax.Array:  # [..., C] -> [..., C]
+    def __call__(
+        self, x: jax.Array, *, trained: Trained, activation: Activation = identity
+    ) -> jax.Array:  # [..., C] -> [..., C]
         """Normalises by the batch where trained, else by the running statistics, which then stay as they are."""
-        mean, variance = self.mean[...], self.variance[...]
-        if trained is not False:
-            axes = tuple(range(x.ndim - 1))
-            values = x.astype(jnp.float32)
-            batch_mean = values.mean(axes)
-            batch_variance = jnp.maximum(jnp.square(values).mean(axes) - jnp.square(batch_mean), 0)
-            updated = [
-                self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new)
-                for old, new in ((mean, batch_mean), (variance, batch_variance))
-            ]
-            self.mean[...], self.variance[...] = (
-                choose(trained, new, old) for new, old in zip(updated, (mean, variance), strict=True)
-            )
-            mean, variance = choose(trained, batch_mean, mean), choose(trained, batch_variance, variance)
-        factor = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
-        return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+        if trained is False:
+            factor, shift = self.affine()
+            return activation((x * factor + shift).astype(x.dtype))
+        y, *statistics = batch_norm.norm_activation(
+            x, *self.parameters(), jnp.float32(trained), self.epsilon, activation
+        )
+        self.update(*statistics, trained=trained)
+        return y
+
+    def parameters(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Scale, bias, running mean and running variance."""
+        return self.scale[...], self.bias[...], self.mean[...], self.variance[...]
+
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """Factor and shift of inference: `x * factor + shift`."""
+        factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.epsilon)
+        return factor, self.bias[...] - self.mean[...] * factor
+
+    def update(self, batch_mean: jax.Array, batch_variance: jax.Array, *, trained: Trained) -> None:
+        """Moves the running statistics towards the batch's where trained."""
+        for statistic, new in ((self.mean, batch_mean), (self.variance, batch_variance)):
+            old = statistic[...]
+            moved = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new)
+            statistic[...] = choose(trained, moved, old)
+
+
+def pointwise_norm(
+    convolution: Convolution, norm: BatchNorm, x: jax.Array, *, trained: Trained, activation: Activation = identity
+) -> jax.Array:  # [B, H, W, C] -> [B, H, W, D]
+    """`norm(convolution(x))` for a 1x1 convolution without bias, in fewer passes over memory."""
+    kernel = convolution.kernel[...].astype(x.dtype)[0, 0]
+    if trained is False:
+        factor, shift = norm.affine()
+        return activation(x @ (kernel * factor).astype(x.dtype) + shift.astype(x.dtype))
+    y, *statistics = batch_norm.pointwise_norm_activation(
+        x, kernel, *norm.parameters(), jnp.float32(trained), norm.epsilon, activation
+    )
+    norm.update(*statistics, trained=trained)
+    return y
 
 
 def choose(condition: Trained, yes: jax.Array, no: jax.Array) -> jax.Array:

@@ -1,0 +1,78 @@
+"""1x1 convolutions as matrix products, with gradients that read each large array once."""
+
+import jax
+import jax.numpy as jnp
+
+from bt_jax.models.platform import materialised
+
+# Pixels of an image from which a product per image is faster than gating the whole array before one product.
+PIXELS_PER_PRODUCT = 900
+
+
+@jax.custom_vjp
+def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The product with a matrix at every pixel.
+
+    Args:
+      x: [..., C].
+      kernel: [C, D], same dtype as `x`.
+
+    Returns:
+      [..., D].
+    """
+    return x @ kernel
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x = materialised(x)
+    return x @ kernel, (x, kernel)
+
+
+def _backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    rows = materialised(gradient).reshape(-1, gradient.shape[-1])
+    return (rows @ kernel.T).reshape(x.shape), x.reshape(-1, x.shape[-1]).T @ rows
+
+
+pointwise.defvjp(_forward, _backward)
+
+
+def gated_pointwise(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`pointwise(x * gate, kernel)` for a gate per image and channel, such as squeeze-and-excite's.
+
+    On large maps the gate goes into the matrix, one for each image, instead of over the pixels. The gradients of these
+    matrices, summed with the gates or with the kernel, are those of the kernel and of the gates, so that the gated
+    array is never made.
+
+    Args:
+      x: [B, H, W, C].
+      gate: [B, C].
+      kernel: [C, D].
+
+    Returns:
+      [B, H, W, D].
+    """
+    batch, height, width, channels = x.shape
+    if height * width < PIXELS_PER_PRODUCT:
+        return pointwise(x * gate[:, None, None, :], kernel)
+    products = _product_per_image(x.reshape(batch, height * width, channels), gate[:, :, None] * kernel)
+    return products.reshape(batch, height, width, -1)
+
+
+@jax.custom_vjp
+def _product_per_image(x: jax.Array, kernels: jax.Array) -> jax.Array:  # [B, N, C], [B, C, D] -> [B, N, D]
+    return jnp.einsum("bnc,bcd->bnd", x, kernels)
+
+
+def _forward_per_image(x: jax.Array, kernels: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x, kernels = materialised((x, kernels))
+    return _product_per_image(x, kernels), (x, kernels)
+
+
+def _backward_per_image(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernels = saved
+    gradient = materialised(gradient)
+    return jnp.einsum("bnd,bcd->bnc", gradient, kernels), jnp.einsum("bnc,bnd->bcd", x, gradient)
+
+
+_product_per_image.defvjp(_forward_per_image, _backward_per_image)
