@@ -37,24 +37,24 @@ class Chip:
       name: as in the names of topologies.
       flops_per_s: peak of bfloat16 products.
       bytes_per_s: peak of the main memory (HBM).
-      memory: bytes of main memory as published.
+      memory: bytes of main memory as published, whose GB are GiB.
       usable: bytes that libtpu 0.0.42 leaves a program: where its "exceeds available HBM" begins.
     """
 
     name: str
     flops_per_s: float
     bytes_per_s: float
-    memory: float
+    memory: int
     usable: float
 
 
 # By JAX's `device_kind`. Published at https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e (of v6e's bandwidth the
 # page has said 1640 GB/s, now 1600); `usable` as the compiler states it.
 CHIPS = {
-    "TPU v4": Chip("v4", 275e12, 1228e9, 32e9, 2 * 15.25 * 2**30),  # two cores, each with half of the memory
-    "TPU v5 lite": Chip("v5e", 197e12, 819e9, 16e9, 15.75 * 2**30),
-    "TPU v5": Chip("v5p", 459e12, 2765e9, 95e9, 95.74 * 2**30),
-    "TPU v6 lite": Chip("v6e", 918e12, 1640e9, 32e9, 31.25 * 2**30),
+    "TPU v4": Chip("v4", 275e12, 1228e9, 32 * 2**30, 2 * 15.25 * 2**30),  # two cores, each with half of the memory
+    "TPU v5 lite": Chip("v5e", 197e12, 819e9, 16 * 2**30, 15.75 * 2**30),
+    "TPU v5": Chip("v5p", 459e12, 2765e9, 95 * 2**30, 95.74 * 2**30),
+    "TPU v6 lite": Chip("v6e", 918e12, 1640e9, 32 * 2**30, 31.25 * 2**30),
 }
 
 
@@ -143,7 +143,11 @@ def report(
         result["largest_batch_per_chip"] = (
             _verified_largest(measure, measured, batch_per_chip, usable=chip.usable, say=say)
             if largest_batch
-            else {"extrapolated": extrapolated_batch(measured, batch_per_chip, usable=chip.usable), "compiled": None}
+            else {
+                "extrapolated": extrapolated_batch(measured, batch_per_chip, usable=chip.usable),
+                "compiled": None,
+                "needed": None,
+            }
         )
     return result
 
@@ -258,8 +262,8 @@ def roofline(chip: Chip, measured: Measured, images: int) -> dict[str, Any]:
     """What a chip's peaks make of a step (Williams, Waterman and Patterson, 2009, doi:10.1145/1498765.1498785).
 
     The compiler counts what stays in on-chip memory as bytes accessed too. Read as traffic of the main memory, its
-    count makes the step look slower than it need be; `images_per_s_per_chip_main_memory` takes the smaller count, and
-    is what no run exceeds. Communication between chips and waiting are left out of both.
+    count makes the step look slower than it need be; `images_per_s_per_chip_main_memory` takes the count of
+    `hlo.main_memory_bytes`, and is the limit. Communication between chips and waiting are left out of both.
 
     Args:
       chip: of the table.
@@ -282,8 +286,8 @@ def roofline(chip: Chip, measured: Measured, images: int) -> dict[str, Any]:
 
 def extrapolated_batch(
     measured: Measured, images: int, *, usable: float, other: tuple[Measured, int] | None = None
-) -> int:
-    """Images per chip that should fit: memory is taken to grow linearly with them.
+) -> int | None:
+    """Images per chip that should fit: memory is taken to grow linearly with them. None where it does not grow.
 
     Args:
       measured: at `images` per chip.
@@ -295,6 +299,8 @@ def extrapolated_batch(
         per_image = measured.memory["temporaries"] / images
     else:
         per_image = (measured.needed - other[0].needed) / (images - other[1])
+    if per_image <= 0:
+        return None
     return max(0, math.floor(images + (usable - measured.needed) / per_image))
 
 
@@ -306,7 +312,7 @@ def _verified_largest(
     other = measure(half) if half < images else None
     extrapolated = extrapolated_batch(measured, images, usable=usable, other=None if other is None else (other, half))
     say(f"extrapolated: {extrapolated} images per chip fit; compiling to see")
-    candidate = extrapolated // 8 * 8  # whole tiles of the TPU's memory
+    candidate = (extrapolated or 0) // 8 * 8  # whole tiles of the TPU's memory
     for _ in range(3):
         if candidate <= images:
             break
@@ -336,17 +342,17 @@ def in_words(result: dict[str, Any]) -> list[str]:
     ]
     if bound := result["roofline"]:
         lines += [
-            f"at most {bound['images_per_s_per_chip_main_memory']:.0f} images/s per chip, bound by {bound['bound_by']} "
-            f"(a step's arithmetic takes {bound['arithmetic_s'] * 1e3:.1f} ms, its main memory "
+            f"roofline: {bound['images_per_s_per_chip_main_memory']:.0f} images/s per chip, bound by "
+            f"{bound['bound_by']} (a step's arithmetic takes {bound['arithmetic_s'] * 1e3:.1f} ms, its main memory "
             f"{bound['main_memory_s'] * 1e3:.1f} ms; communication not counted)",
-            f"{bound['images_per_s_per_chip']:.0f} images/s per chip if all bytes accessed were in the main memory "
-            f"({bound['bytes_accessed_s'] * 1e3:.1f} ms)",
+            f"were all bytes accessed in the main memory: {bound['images_per_s_per_chip']:.0f} images/s per chip "
+            f"({bound['bytes_accessed_s'] * 1e3:.1f} ms a step)",
         ]
     else:
         lines.append(f"no figures for {result['kind']} in the table of chips: no bound on the speed")
-    if largest := result["largest_batch_per_chip"]:
-        found = (
-            f"{largest['compiled']} (compiled)" if largest["compiled"] else f"{largest['extrapolated']} (extrapolated)"
-        )
-        lines.append(f"largest batch per chip: {found}")
+    largest = result["largest_batch_per_chip"] or {}
+    for how in ("compiled", "extrapolated"):
+        if largest.get(how):
+            lines.append(f"largest batch per chip: {largest[how]} ({how})")
+            break
     return lines

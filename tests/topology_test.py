@@ -35,9 +35,9 @@ def test_the_slower_side_bounds_the_speed():
 
 
 def test_the_table_of_chips():
-    # Peak of bfloat16 in TFLOP/s, GB/s, GB: as published for v4, v5e, v5p and v6e.
+    # Peak of bfloat16 in TFLOP/s, GB/s, GiB: as published for v4, v5e, v5p and v6e.
     assert {
-        chip.name: (chip.flops_per_s / 1e12, chip.bytes_per_s / 1e9, chip.memory / 1e9) for chip in CHIPS.values()
+        chip.name: (chip.flops_per_s / 1e12, chip.bytes_per_s / 1e9, chip.memory / 2**30) for chip in CHIPS.values()
     } == {
         "v4": (275, 1228, 32),
         "v5e": (197, 819, 16),
@@ -45,7 +45,7 @@ def test_the_table_of_chips():
         "v6e": (918, 1640, 32),
     }
     for chip in CHIPS.values():
-        assert 0.95 < chip.usable / (chip.memory / 1e9 * 2**30) < 1.01  # memory is made in powers of two
+        assert 0.95 < chip.usable / chip.memory < 1.01
 
 
 def measured(images, *, fixed=1000, per_image=10):
@@ -62,6 +62,7 @@ def test_extrapolation_of_the_batch_is_exact_where_memory_is_linear():
     assert topology.extrapolated_batch(measured(16), 16, usable=usable) == 77
     assert topology.extrapolated_batch(measured(16), 16, usable=usable, other=(measured(8), 8)) == 77
     assert topology.extrapolated_batch(measured(16), 16, usable=0) == 0
+    assert topology.extrapolated_batch(measured(16, per_image=0), 16, usable=usable) is None
 
 
 def search(capacity, *, images=16, usable=10_000):
@@ -146,6 +147,46 @@ def test_without_the_compiler_the_error_says_what_to_install(monkeypatch, small)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^--topology needs libtpu.*pip install -e '\.\[tpu\]'$"):
         topology.report(*small[:2], topology="v5e:2x4", batch_per_chip=8, size=64)
+
+
+def brighten(*, mesh):
+    """Not a training step, but one as to its arguments, and compiled in a moment."""
+    one, many = steps.replicated(mesh), steps.by_row(mesh)
+    return jax.jit(
+        lambda state, batch, rate, segment: (state + batch["image"].mean() + segment, batch["image"] * rate),
+        in_shardings=(one, many, one, one),
+        out_shardings=(one, many),
+    )
+
+
+@pytest.mark.parametrize(("topology_name", "devices_per_chip"), [("v6e:2x4", 1), ("v4:2x2x2", 2)])
+def test_figures_are_those_of_a_chip(topology_name, devices_per_chip):
+    report = functools.partial(
+        topology.report,
+        brighten,
+        jax.ShapeDtypeStruct((), np.float32),
+        topology=topology_name,
+        size=32,
+        say=lambda _: None,
+    )
+    if not INSTALLED:  # the project works without the extra; then this is what a user sees
+        with pytest.raises(UsageError, match="install the extra"):
+            report(batch_per_chip=2048)
+        return
+    result = report(batch_per_chip=2048)
+    images = 2048 * 32 * 32 * 4
+    assert (result["chips"], result["devices_per_chip"], result["batch"]) == (8, devices_per_chip, 8 * 2048)
+    assert result["memory_per_chip"]["arguments"] == pytest.approx(images, rel=0.01)
+    assert result["memory_per_chip"]["outputs"] == pytest.approx(images, rel=0.01)
+    assert result["flops_per_step"] == pytest.approx(images / 4 * 2, rel=0.01)  # a product and a sum for each pixel
+    assert result["main_memory_bytes_per_step"] == pytest.approx(2 * images, rel=0.01)
+    assert result["collectives"]["all-reduce"] == {"count": 1, "bytes": 4}
+    assert result["roofline"]["bound_by"] == "memory"
+    assert result["largest_batch_per_chip"]["extrapolated"] is None  # it has no temporaries
+    with pytest.raises(UsageError, match=r"10000000 images per chip does not fit .*: use a smaller batch$"):
+        report(batch_per_chip=10_000_000)
+    with pytest.raises(UsageError, match="positive multiple"):
+        report(batch_per_chip=0)
 
 
 @pytest.mark.slow
