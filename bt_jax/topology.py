@@ -23,39 +23,11 @@ from jax.sharding import AxisType, Mesh
 
 from bt_jax import hlo
 from bt_jax.errors import UsageError
+from bt_jax.roofline import CHIPS, roofline
 from bt_jax.steps import DATA_AXIS, TrainState
 
 MakeStep = Callable[..., Any]  # steps.make_train_step with all but the mesh
 Say = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """What one chip can do.
-
-    Attributes:
-      name: as in the names of topologies.
-      flops_per_s: peak of bfloat16 products.
-      bytes_per_s: peak of the main memory (HBM).
-      memory: bytes of main memory as published, whose GB are GiB.
-      usable: bytes that libtpu 0.0.42 leaves a program: where its "exceeds available HBM" begins.
-    """
-
-    name: str
-    flops_per_s: float
-    bytes_per_s: float
-    memory: int
-    usable: float
-
-
-# By JAX's `device_kind`. Published at https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e (of v6e's bandwidth the
-# page has said 1640 GB/s, now 1600); `usable` as the compiler states it.
-CHIPS = {
-    "TPU v4": Chip("v4", 275e12, 1228e9, 32 * 2**30, 2 * 15.25 * 2**30),  # two cores, each with half of the memory
-    "TPU v5 lite": Chip("v5e", 197e12, 819e9, 16 * 2**30, 15.75 * 2**30),
-    "TPU v5": Chip("v5p", 459e12, 2765e9, 95 * 2**30, 95.74 * 2**30),
-    "TPU v6 lite": Chip("v6e", 918e12, 1640e9, 32 * 2**30, 31.25 * 2**30),
-}
 
 
 def check_installed() -> None:
@@ -135,7 +107,14 @@ def report(
         "flops_per_image": measured.flops / batch_per_chip,
         "bytes_per_image": measured.bytes / batch_per_chip,
         "collectives": measured.collectives,
-        "roofline": chip and roofline(chip, measured, batch_per_chip),
+        "roofline": chip
+        and roofline(
+            chip,
+            flops=measured.flops,
+            bytes_accessed=measured.bytes,
+            main_memory_bytes=measured.main_memory_bytes,
+            images=batch_per_chip,
+        ),
         "largest_batch_per_chip": None,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
     }
@@ -256,32 +235,6 @@ def _uncached() -> Iterator[None]:
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()
-
-
-def roofline(chip: Chip, measured: Measured, images: int) -> dict[str, Any]:
-    """What a chip's peaks make of a step (Williams, Waterman and Patterson, 2009, doi:10.1145/1498765.1498785).
-
-    The compiler counts what stays in on-chip memory as bytes accessed too. Read as traffic of the main memory, its
-    count makes the step look slower than it need be; `images_per_s_per_chip_main_memory` takes the count of
-    `hlo.main_memory_bytes`, and is the limit. Communication between chips and waiting are left out of both.
-
-    Args:
-      chip: of the table.
-      measured: of the step.
-      images: of the step on one chip.
-    """
-    arithmetic = measured.flops / chip.flops_per_s
-    accessed, memory = measured.bytes / chip.bytes_per_s, measured.main_memory_bytes / chip.bytes_per_s
-    return {
-        "images_per_s_per_chip": images / max(arithmetic, accessed),
-        "images_per_s_per_chip_main_memory": images / max(arithmetic, memory),
-        "bound_by": "memory" if memory > arithmetic else "arithmetic",
-        "arithmetic_s": arithmetic,
-        "bytes_accessed_s": accessed,
-        "main_memory_s": memory,
-        "peak_flops_per_s": chip.flops_per_s,
-        "peak_bytes_per_s": chip.bytes_per_s,
-    }
 
 
 def extrapolated_batch(

@@ -15,7 +15,7 @@ PACKAGE = "bt_jax"
 # Lowest first, without `bt_jax.`. A module imports only from lines below its own. The entries of one line know nothing
 # of each other; a package stands for all in it that has no line of its own, and its modules may know each other.
 LAYERS = (
-    ("errors", "files", "hlo", "labels"),
+    ("errors", "files", "hlo", "labels", "roofline"),
     ("commandline", "data", "models"),
     ("models.pretrained",),
     ("metrics",),
