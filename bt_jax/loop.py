@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import tqdm
 
 from bt_jax.checkpoint import Checkpoints, abstract
 from bt_jax.errors import UsageError
+from bt_jax.feed import Feed
 from bt_jax.interrupts import Interrupt
 from bt_jax.programs import Programs
 from bt_jax.progress import Progress
@@ -34,7 +35,7 @@ class Loop:
       plan: the stages.
       progress: where the run stands; moves with every step.
       programs: compiled steps by `Stage.program_segment`.
-      batches: device batches from the current step on.
+      feed: device batches.
       evaluate: state -> numbers by name, `val/loss` among them.
       rate: (stage, step in stage) -> learning rate.
       checkpoints: where to save.
@@ -53,7 +54,7 @@ class Loop:
     plan: Sequence[Stage]
     progress: Progress
     programs: Programs
-    batches: Generator[Any]
+    feed: Feed
     evaluate: Callable[[TrainState], dict[str, float]]
     rate: Callable[[Stage, int], float]
     checkpoints: Checkpoints
@@ -103,7 +104,7 @@ class Loop:
 
     def close(self) -> None:
         """Ends the data pipeline and the logs."""
-        self.batches.close()
+        self.feed.close()
         self.writer.close()
 
     def _run_stage(self, stage: Stage, state: TrainState) -> TrainState:
@@ -117,10 +118,13 @@ class Loop:
                 self.programs.start(later.program_segment)
                 break
         progress = self.progress
+        stop = progress.step + stage.steps - progress.step_in_stage
+        if not self.feed.open(stage, state, start=progress.step, stop=stop, give_up=lambda: bool(self.interrupt)):
+            return state
         self._restart_interval()
         while not self.interrupt and not progress.stage_is_over(stage, patience=self.patience):
             asked = time.monotonic()
-            batch = next(self.batches)
+            batch = next(self.feed)
             self.record.add_seconds("waiting for data", time.monotonic() - asked)
             rate = self.rate(stage, progress.step_in_stage)
             state, metrics = program(state, batch, np.float32(rate), np.int32(stage.first_segment))

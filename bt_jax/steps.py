@@ -232,8 +232,9 @@ def make_train_step(
       program_segment: number of the lowest segment that can train.
 
     Returns:
-      step(state, batch, learning_rate, first_segment) -> (state, metrics). The state is donated. `batch` has `image`
-      [B, S, S] float32 in [0, 1] and `label` [B] int32; metrics are the scalars `loss`, `accuracy`, `gradient_norm`.
+      step(state, batch, learning_rate, first_segment) -> (state, metrics). The state is donated. `batch` has `label`
+      [B] int32, and either `image` [B, S, S] float32 in [0, 1] or `features` [B, ...] float32, what the segments below
+      `program_segment` make of it; metrics are the scalars `loss`, `accuracy`, `gradient_norm`.
     """
     names = network.segment_names
     weight_of = jnp.asarray(weights)
@@ -249,8 +250,11 @@ def make_train_step(
             name: jax.tree.map(lambda leaf, flag=flag: _frozen_unless(flag, leaf), params[name])
             for name, flag in zip(names, flags, strict=True)
         }
-        images = normalisation(batch["image"], dtype=dtype)
-        logits, batch_stats = network.apply(params, batch_stats, images, trained=flags, dropout_key=key)
+        if "features" in batch:
+            x, start = batch["features"].astype(dtype), names[program_segment]
+        else:
+            x, start = normalisation(batch["image"], dtype=dtype), None
+        logits, batch_stats = network.apply(params, batch_stats, x, start=start, trained=flags, dropout_key=key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
         losses = optax.softmax_cross_entropy(logits, targets) * weight_of[batch["label"]]
         return losses.mean(), (batch_stats, logits)

@@ -5,14 +5,14 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from bt_jax import inference, metrics, run_report, run_weights, stages, steps, workdir
+from bt_jax import files, inference, metrics, run_report, run_weights, stages, steps, workdir
 from bt_jax.checkpoint import Checkpoints
 from bt_jax.data import pipeline, seen_images, sources
 from bt_jax.data.augment import Augmentation, to_float
@@ -20,6 +20,8 @@ from bt_jax.data.folds import DividedData, divide
 from bt_jax.data.order import Order
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.errors import UsageError
+from bt_jax.features import Cut, FeatureCache
+from bt_jax.feed import Feed
 from bt_jax.inference import ModelDescription
 from bt_jax.interrupts import caught
 from bt_jax.loop import DIVERGED_ADVICE, Loop, restored
@@ -115,6 +117,26 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         dtype=steps.compute_dtype(config.train.dtype),
         seed=config.seed,
     )
+    cache = FeatureCache(
+        network=network,
+        normalisation=normalisation,
+        dtype=steps.compute_dtype(config.train.dtype),
+        mesh=mesh,
+        images=data.training.images,
+        settings=Augmentation(**config.augment),
+        seed=config.seed,
+        views=config.train.cached_views,
+        threads=config.data.threads,
+        limit=round(config.train.cache_limit_gb * 1e9),
+        folder=files.cache_directory() / "features",
+    )
+    cuts = cache.cuts(
+        plan,
+        params,
+        batch_stats,
+        lowest_segment=config.train.cached_segment,
+        steps_per_epoch=order.steps_per_epoch,
+    )
     forward = inference.make_forward(
         network, normalisation=normalisation, dtype=steps.compute_dtype(config.train.dtype)
     )
@@ -136,13 +158,13 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         model={"name": network.name, "weights": description.weights, "weights_sha256": description.weights_sha256},
     )
 
-    batches = pipeline.training_batches(
+    open_images = functools.partial(
+        pipeline.training_batches,
         data.training.images,
         data.training.labels,
         order=order,
         settings=Augmentation(**config.augment),
         views=config.data.views,
-        start_step=progress.step,
         stop_step=plan[-1].last_step,
         workers=config.data.workers,
         threads=config.data.threads,
@@ -151,8 +173,16 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         loop = Loop(
             plan=plan,
             progress=progress,
-            programs=Programs(functools.partial(_compile, make_step, state, config.train.batch_size, size)),
-            batches=pipeline.ahead(batches, functools.partial(jax.device_put, device=steps.by_row(mesh))),
+            programs=Programs(functools.partial(_compile, make_step, state, config.train.batch_size, size, cuts)),
+            feed=Feed(
+                open_images=open_images,
+                labels=data.training.labels,
+                order=order,
+                cache=cache,
+                cuts=cuts,
+                transfer=functools.partial(jax.device_put, device=steps.by_row(mesh)),
+                timed=functools.partial(record.timed, "features"),
+            ),
             evaluate=functools.partial(_evaluate, logits_of, data),
             rate=functools.partial(stages.rate_at, **config.schedule),
             checkpoints=checkpoints,
@@ -210,6 +240,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         "data.folds": (config.data.folds, 2),
         "train.batch_size": (config.train.batch_size, 1),
         "train.log_every": (config.train.log_every, 1),
+        "train.cached_views": (config.train.cached_views, 0),
+        "train.cache_limit_gb": (config.train.cache_limit_gb, 0),
         "eval.batch_size": (config.eval.batch_size, 1),
         "early_stopping.patience": (config.early_stopping.patience, 0),
         "checkpoint.every_steps": (config.checkpoint.every_steps, 0),
@@ -303,11 +335,18 @@ def _in_words(settings: dict[str, Any]) -> str:
 
 
 def _compile(
-    make_step: Callable[..., Any], state: TrainState, batch_size: int, size: int, program_segment: int
+    make_step: Callable[..., Any],
+    state: TrainState,
+    batch_size: int,
+    size: int,
+    cuts: Mapping[int, Cut],
+    program_segment: int,
 ) -> Callable[..., Any]:
-    """The training step of a program, compiled for the state's shapes and a batch."""
+    """The training step of a program, compiled for the state's shapes and a batch of images or features."""
+    cut = cuts.get(program_segment)
+    name, shape = ("features", cut.shape) if cut else ("image", (size, size))
     batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, size, size), np.float32),
+        name: jax.ShapeDtypeStruct((batch_size, *shape), np.float32),
         "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)

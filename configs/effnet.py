@@ -89,6 +89,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     train.dtype = "auto"  # of the computation: float32, bfloat16, or auto (float32 on a CPU)
     train.average_decay = 0.999  # moving average of the weights, which is evaluated and kept; 0 is off
     train.log_every = 10  # steps between rows of metrics.jsonl
+    train.cached_views = 3  # fixed augmentations of an image in stage 1, whose features are computed once; 0 is off
+    train.cached_segment = ""  # lowest segment whose inputs are cached, for longer stages; empty: the head, as above
+    train.cache_limit_gb = 2.0  # features kept on disk; stages that need more compute them in every epoch
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every_epochs = 1.0  # between evaluations on the validation fold; always at the end too
@@ -103,8 +106,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if variant == "cpu":
         model.name = "efficientnet_lite1"
         train.batch_size = 32
-        train.average_decay = 0.99
-        stages.head_epochs, stages.epochs = 3.0, 0.2
+        train.average_decay, train.cached_views = 0.99, 2
+        stages.head_epochs, stages.epochs = 4.0, 0.2
         stages.learning_rate, stages.final_learning_rate = 6e-4, 6e-5
         evaluation.batch_size = 32
     if variant == "demo":
@@ -117,6 +120,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         stages.head_epochs, stages.epochs = 4.0, 2.0
         stages.head_learning_rate, stages.learning_rate, stages.final_learning_rate = 3e-3, 2e-3, 1e-3
         stages.lowest_segment = "block_10"
-        train.batch_size, train.average_decay = 16, 0.95
+        train.batch_size, train.average_decay, train.cached_views = 16, 0.95, 2
         evaluation.every_epochs, evaluation.batch_size = 2.0, 32
     return config

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from bt_jax import inference, labels, run_weights, train, workdir
 from bt_jax.data import decode, phantom
 from bt_jax.errors import UsageError
+from bt_jax.features import FeatureCache
 from bt_jax.programs import Programs
 from tests import runs
 
@@ -106,6 +108,86 @@ def test_a_run_that_dies_goes_on_to_the_same_bits(finished, tmp_path, monkeypatc
         train.train_and_evaluate(runs.config(), tmp_path / "run")
     assert train.train_and_evaluate(runs.config(), tmp_path / "run") == 0
     runs.assert_same_result(finished, tmp_path / "run")
+
+
+# Three epochs on features of two views, then one on images.
+CACHED: dict[str, Any] = {
+    "stages__count": 2,
+    "stages__head_epochs": 3.0,
+    "train__cached_views": 2,
+    "eval__every_epochs": 1.5,
+    "checkpoint__every_steps": 8,
+    "early_stopping__patience": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def finished_from_features(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """The folders of a run whose head trains on features, and of its cache."""
+    folder, cache = tmp_path_factory.mktemp("cached") / "run", tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BT_CACHE", str(cache))
+        assert train.train_and_evaluate(runs.config(**CACHED), folder) == 0
+    return folder, cache
+
+
+def test_features_train_as_the_images_do(finished_from_features, tmp_path):
+    """The head's epochs on kept features are those through the whole network on the same views."""
+    folder, _ = finished_from_features
+    same_views = runs.config(**{**CACHED, "train__cached_views": 0, "data__views": 2, "stages__count": 1})
+    assert train.train_and_evaluate(same_views, tmp_path / "run") == 0
+    of_features = [row for row in runs.rows(folder) if row["stage"] == 1]
+    of_images = runs.rows(tmp_path / "run")
+    assert len(of_features) == len(of_images) == 12
+    for one, other in zip(of_features, of_images, strict=True):
+        assert one == pytest.approx(other, rel=2e-3)
+    assert "features" in json.loads((folder / "run.json").read_text())["seconds"]
+
+
+@pytest.mark.slow
+def test_features_are_found_by_the_next_run(finished_from_features, tmp_path, monkeypatch, capsys):
+    folder, cache = finished_from_features
+    monkeypatch.setenv("BT_CACHE", str(cache))
+    assert train.train_and_evaluate(runs.config(**CACHED), tmp_path / "run") == 0
+    assert "features before head: 2 views of 80 images, 0.2 MB, found" in capsys.readouterr().out
+    runs.assert_same_result(folder, tmp_path / "run")
+
+
+def test_a_run_that_dies_while_it_computes_features(finished_from_features, tmp_path, monkeypatch, capsys):
+    """It dies after one of two files, and then in the second epoch: the same bits as ever."""
+    monkeypatch.setenv("BT_CACHE", str(tmp_path / "cache"))
+    folder, compute = tmp_path / "run", FeatureCache._compute
+
+    def dying(self, *arguments):
+        if (tmp_path / "cache" / "features").exists():
+            raise _Killed
+        return compute(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(FeatureCache, "_compute", dying)
+        train.train_and_evaluate(runs.config(**CACHED), folder)
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        _killed_after(13, patch)
+        train.train_and_evaluate(runs.config(**CACHED), folder)
+    assert "1 of 2 files found, the others computed" in capsys.readouterr().out
+    assert train.train_and_evaluate(runs.config(**CACHED), folder) == 0
+    runs.assert_same_result(finished_from_features[0], folder)
+
+
+@pytest.mark.slow
+def test_a_wish_to_stop_while_features_are_computed(finished_from_features, tmp_path, monkeypatch):
+    monkeypatch.setenv("BT_CACHE", str(tmp_path / "cache"))
+    folder, compute = tmp_path / "run", FeatureCache._compute
+
+    def interrupted(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return compute(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureCache, "_compute", interrupted)
+        assert train.train_and_evaluate(runs.config(**CACHED), folder) == 128 + signal.SIGTERM
+    assert train.train_and_evaluate(runs.config(**CACHED), folder) == 0
+    runs.assert_same_result(finished_from_features[0], folder)
 
 
 @pytest.mark.slow
@@ -282,6 +364,8 @@ def test_the_cpu_recipe_on_a_glance_of_the_real_images(tmp_path):
     [
         ("early_stopping__patience", -1),
         ("train__log_every", 0),
+        ("train__cached_views", -1),
+        ("train__cache_limit_gb", -0.5),
         ("eval__batch_size", 0),
         ("eval__every_epochs", -1.0),
         ("loss__label_smoothing", 1.5),
