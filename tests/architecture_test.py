@@ -15,8 +15,8 @@ PACKAGE = "bt_jax"
 # Lowest first, without `bt_jax.`. A module imports only from lines below its own. The entries of one line know nothing
 # of each other; a package stands for all in it that has no line of its own, and its modules may know each other.
 LAYERS = (
-    ("errors", "files", "hlo", "labels", "roofline"),
-    ("commandline", "data", "models"),
+    ("errors", "files", "hlo", "labels", "peers", "roofline"),
+    ("benchmark_tables", "commandline", "data", "machine", "models", "yardsticks"),
     ("models.pretrained",),
     ("metrics",),
     ("plots",),
@@ -24,11 +24,12 @@ LAYERS = (
     ("checkpoint",),
     ("inference",),
     ("stages", "steps"),
+    ("input_throughput", "throughput"),
     ("features", "interrupts", "programs", "progress", "topology", "workdir", "writers"),
     ("feed",),
     ("loop", "run_report", "run_weights"),
-    ("train",),
-    ("evaluate", "main"),
+    ("measurements", "train"),
+    ("benchmark", "evaluate", "main"),
 )
 
 # The modules that know a library; no other imports it.
@@ -36,11 +37,15 @@ OWNERS = {
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},
     "matplotlib": {"plots"},
-    "ml_collections": {"main", "train"},
+    "keras": {"peers.keras_tensorflow"},
+    "ml_collections": {"benchmark", "main", "train"},
+    "onnxruntime": {"peers.onnx_runtime"},
     "optax": {"steps"},
     "orbax": {"checkpoint"},
     "sklearn": {"data.splits"},
     "tensorboardX": {"writers"},
+    "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
+    "torch": {"peers.onnx_runtime", "peers.pytorch_timm"},
 }
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.

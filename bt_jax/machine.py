@@ -1,0 +1,82 @@
+"""The machine that a benchmark ran on: what it is, and how fast it is at best."""
+
+import dataclasses
+import os
+import pathlib
+import platform
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Large enough to be limited by arithmetic (a matrix product) and by memory (a copy), small enough for a laptop.
+_SIDE = {"cpu": 2048}  # of the product's square matrices
+_OTHER_SIDE = 8192
+_COPIED_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceiling:
+    """A thing that a machine does as fast as it can.
+
+    Attributes:
+      run: does it once.
+      amount: floating-point operations, or bytes read and written, of one run.
+    """
+
+    run: Callable[[], None]
+    amount: float
+
+
+def ceilings(dtype: jnp.dtype) -> dict[str, Ceiling]:
+    """`flops`: a large matrix product; `bytes`: a large array read and written. Of one device, warmed up.
+
+    The array is changed in place: memory that the system hands out afresh is several times slower, which would be no
+    ceiling.
+    """
+    device = jax.devices()[0]
+    side = _SIDE.get(device.platform, _OTHER_SIDE)
+    matrix = jax.device_put(jnp.ones((side, side), dtype), device)
+    product = jax.jit(lambda x: x @ x)
+    negative = jax.jit(lambda x: -x, donate_argnums=0)
+    held = {"array": jax.device_put(jnp.ones((2**14, _COPIED_BYTES // 2**16), jnp.float32), device)}
+
+    def multiply() -> None:
+        jax.block_until_ready(product(matrix))
+
+    def copy() -> None:
+        held["array"] = jax.block_until_ready(negative(held["array"]))
+
+    for run in (multiply, copy):
+        run()
+    return {"flops": Ceiling(multiply, 2.0 * side**3), "bytes": Ceiling(copy, 2.0 * _COPIED_BYTES)}
+
+
+def peak_process_bytes() -> int:
+    """The most memory that this process has had so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def description() -> dict[str, Any]:
+    """Processor, cores and devices."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+    }
+
+
+def _processor() -> str:
+    """Its name as the system tells it."""
+    information = pathlib.Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,36 @@
+"""A model of keras.applications on TensorFlow, float32 on the CPU, in a compiled graph."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import turns
+
+
+def build(mode: str, batch: int, size: int, model: str) -> Callable[[], Any]:
+    """A step of AdamW, or a forward."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    network = getattr(keras.applications, model)(
+        weights=None, classes=4, input_shape=(size, size, 3), classifier_activation=None
+    )
+    images = tf.random.uniform((batch, size, size, 3), maxval=255.0)  # these models normalise by themselves
+    labels = tf.one_hot(tf.range(batch) % 4, 4)
+    if mode == "infer":
+        forward = tf.function(lambda x: network(x, training=False))
+        return lambda: forward(images).numpy()
+    network.compile(
+        optimizer=keras.optimizers.AdamW(learning_rate=1e-4, weight_decay=0.01),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+        jit_compile=False,  # on a CPU XLA runs depthwise convolutions as scalar loops, TensorFlow's kernels do not
+    )
+    return lambda: network.train_on_batch(images, labels)
+
+
+if __name__ == "__main__":
+    turns.serve(build, packages=("keras", "tensorflow"))
