@@ -37,9 +37,9 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 def main_memory_bytes(text: str) -> int:
     """Bytes that the instructions of a program read from and write to the main memory of a TPU.
 
-    Counts operands and results of each instruction, of a fusion as a whole, and leaves out those that the compiler put
-    into on-chip memory, which its layouts mark with `S(1)` and so on. An operand that is read twice by one instruction,
-    or only in part, counts once and in full; a loop's body counts once.
+    Counts operands and results of each instruction, of a fusion as a whole, with the padding of their tiles. Leaves out
+    those that the compiler put into on-chip memory, which its layouts mark with `S(1)` and so on. An operand that is
+    read twice by one instruction, or only in part, counts once and in full; a loop's body counts once.
     """
     computations = dict(_computations(text))
     entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
@@ -60,7 +60,8 @@ def main_memory_bytes(text: str) -> int:
                 sources[result] = shapes.get(operands[0], "") if operands else ""
             elif opcode.endswith("-done"):
                 source = sources.get(operands[0], "")
-                total += shape_bytes(shape) * ((not _on_chip(shape)) + (bool(source) and not _on_chip(source)))
+                ends = (not _on_chip(shape)) + (bool(source) and not _on_chip(source))
+                total += ends * shape_bytes(_padded(shape))
             elif opcode not in _FREE:
                 total += sum(_outside_bytes(part) for part in (shape, *(shapes.get(name, "") for name in operands)))
     return total
@@ -76,8 +77,20 @@ def shape_bytes(shape: str) -> int:
 
 
 def _outside_bytes(shape: str) -> int:
-    """Bytes of those parts of a shape that are in the main memory."""
-    return sum(shape_bytes(part) for part in re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", shape) if not _on_chip(part))
+    """Bytes of those parts of a shape that are in the main memory, with the padding of their layouts."""
+    parts = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", shape)
+    return sum(shape_bytes(_padded(part)) for part in parts if not _on_chip(part))
+
+
+def _padded(shape: str) -> str:
+    """The shape that fills its tiles: of `bf16[9,100]{1,0:T(8,128)(2,1)}` it is `bf16[16,128]`."""
+    match = re.fullmatch(r"(\w+)\[([\d,]+)\]\{([\d,]+):T\(([\d,]+)\).*", shape)
+    if match is None:
+        return shape
+    dimensions, minor_to_major, tile = ([int(length) for length in match[i].split(",")] for i in (2, 3, 4))
+    for axis, length in zip(minor_to_major, reversed(tile), strict=False):
+        dimensions[axis] = -(-dimensions[axis] // length) * length
+    return f"{match[1]}[{','.join(map(str, dimensions))}]"
 
 
 def _on_chip(shape: str) -> bool:

@@ -95,10 +95,25 @@ ENTRY %main (a: f32[100]) -> f32[100] {
 
 
 def test_only_what_is_outside_the_chip_counts_as_main_memory():
-    copied, fused, branch = 400, 400 + 40, 400 + 400
+    copied, fused, branch = 512, 512 + 512, 512 + 512  # each fills a tile of 128 floats
     assert hlo.main_memory_bytes(MEMORY) == copied + fused + branch
 
 
 def test_main_memory_of_a_real_program():
     compiled = jax.jit(lambda x: x @ x).lower(np.ones((64, 64), np.float32)).compile()
     assert hlo.main_memory_bytes(compiled.as_text()) >= 2 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "filled"),
+    [
+        ("bf16[9,100]{1,0:T(8,128)(2,1)}", "bf16[16,128]"),
+        ("bf16[9,100]{0,1:T(8,128)(2,1)}", "bf16[128,104]"),
+        ("f32[2,3,200]{2,1,0:T(4,128)}", "f32[2,4,256]"),
+        ("f32[5]{0:T(128)}", "f32[128]"),
+        ("f32[]{:T(128)}", "f32[]{:T(128)}"),
+        ("f32[5,7]{1,0}", "f32[5,7]{1,0}"),
+    ],
+)
+def test_tiles_are_filled(shape, filled):
+    assert hlo._padded(shape) == filled
