@@ -6,6 +6,8 @@ executed: memory, arithmetic, traffic and collectives are the compiler's figures
 
 import contextlib
 import dataclasses
+import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import math
@@ -21,10 +23,12 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh
 
-from bt_jax import hlo
+from bt_jax import hlo, steps
 from bt_jax.errors import UsageError
+from bt_jax.models.normalise import LITE
 from bt_jax.roofline import CHIPS, roofline
 from bt_jax.steps import DATA_AXIS, TrainState
+from bt_jax.throughput import CLASSES, Workload
 
 MakeStep = Callable[..., Any]  # steps.make_train_step with all but the mesh
 Say = Callable[[str], None]
@@ -37,6 +41,49 @@ def check_installed() -> None:
             "--topology needs libtpu, the TPU's compiler, which is not installed: "
             "install the extra with .venv/bin/pip install -e '.[tpu]'"
         )
+
+
+def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> dict[str, Any]:
+    """`report` on the full fine-tuning step of a workload, whose batch is taken for that of one chip.
+
+    `auto` is bfloat16 here, as it is on a TPU. Weights and normalisation do not change what a step costs.
+    """
+    network, params, batch_stats = workload.network()
+    optimizer = steps.make_optimizer(network.segment_names, **workload.optimizer)
+    averaging = workload.average_decay > 0
+    dtype = steps.compute_dtype("bfloat16" if workload.dtype == "auto" else workload.dtype)
+    make_step = functools.partial(
+        steps.make_train_step,
+        network,
+        optimizer,
+        normalisation=LITE,
+        weights=np.ones(CLASSES, np.float32),
+        label_smoothing=workload.label_smoothing,
+        average_decay=workload.average_decay,
+        dtype=dtype,
+        seed=0,
+        program_segment=0,
+    )
+    found = report(
+        make_step,
+        jax.eval_shape(
+            functools.partial(steps.initial_state, optimizer=optimizer, averaging=averaging), params, batch_stats
+        ),
+        topology=topology,
+        batch_per_chip=workload.batch,
+        size=workload.size,
+        largest_batch=largest_batch,
+        say=functools.partial(print, flush=True),
+    )
+    return {
+        "model": workload.model,
+        "size": workload.size,
+        "dtype": str(dtype),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "images_per_s": None,  # nothing ran
+        "peers": {},
+        **found,
+    }
 
 
 def report(

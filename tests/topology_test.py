@@ -1,16 +1,18 @@
 import functools
 import importlib.util
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from bt_jax import files, steps, topology
+from bt_jax import steps, topology
 from bt_jax.errors import UsageError
-from bt_jax.models import normalise, registry
+from bt_jax.models import registry
 from bt_jax.topology import Measured
+from tests import runs
 
 INSTALLED = importlib.util.find_spec("libtpu") is not None
 
@@ -85,35 +87,10 @@ def test_nothing_is_written_to_the_cache_of_programs(tmp_path):
         compilation_cache.reset_cache()
 
 
-@pytest.fixture
-def small():
-    """A small network's step, waiting for a mesh, and its state."""
-    network, params, batch_stats = registry.create("efficientnet_nano", classes=4)
-    optimizer = steps.make_optimizer(
-        network.segment_names, name="adamw", weight_decay=0.01, b1=0.9, b2=0.999, clip_norm=1.0
-    )
-    state = jax.eval_shape(
-        functools.partial(steps.initial_state, optimizer=optimizer, averaging=True), params, batch_stats
-    )
-    make_step = functools.partial(
-        steps.make_train_step,
-        network,
-        optimizer,
-        normalisation=normalise.LITE,
-        weights=np.ones(4, np.float32),
-        label_smoothing=0.1,
-        average_decay=0.999,
-        dtype=steps.compute_dtype("bfloat16"),
-        seed=0,
-        program_segment=0,
-    )
-    return make_step, state, registry.parameter_count(params)
-
-
-def test_without_the_compiler_the_error_says_what_to_install(monkeypatch, small):
+def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^--topology needs libtpu.*pip install -e '\.\[tpu\]'$"):
-        topology.report(*small[:2], topology="v5e:2x4", batch_per_chip=8, size=64)
+        topology.describe("v5e:2x4")
 
 
 def brighten(*, mesh):
@@ -156,32 +133,55 @@ def test_figures_are_those_of_a_chip(topology_name, devices_per_chip):
         report(batch_per_chip=0)
 
 
+def benchmark(*flags):
+    return runs.run(
+        [sys.executable, "-m", "bt_jax.benchmark", "--config=configs/effnet.py", *flags, "--config.preprocess.size=64",
+         "--config.model.name=efficientnet_nano"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--mode=infer", "--topology=v5e:2x4"], "use it with --mode=train"),
+        (["--mode=train", "--topology=v5e:2x4", "--peers"], "without --peers"),
+        (["--mode=train", "--largest_batch"], "name a slice with --topology"),
+        (["--mode=train", "--topology=v5e"], "such as v5e:2x4" if INSTALLED else "install the extra"),
+    ],
+)
+def test_wrong_flags(flags, said):
+    ended = benchmark(*flags)
+    assert ended.returncode == 2
+    assert said in ended.stderr and ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
-def test_the_step_compiles_for_a_slice_that_is_not_there(small, capsys):
-    make_step, state, parameters = small
-    report = functools.partial(topology.report, make_step, state, topology="v5e:2x4", size=64)
-    if not INSTALLED:  # the project works without the extra; then this is what a user sees
-        with pytest.raises(UsageError, match="install the extra"):
-            report(batch_per_chip=16)
+def test_the_step_compiles_for_a_slice_that_is_not_there(tmp_path):
+    path = tmp_path / "topology.json"
+    ended = benchmark("--mode=train", "--topology=v5e:2x4", "--batch=16", f"--json={path}")
+    if not INSTALLED:
+        assert (ended.returncode, path.exists()) == (2, False)
+        assert "install the extra" in ended.stderr
         return
-    result = report(batch_per_chip=16)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "compiles for v5e:2x4: yes" in ended.stdout and "images/s per chip, bound by" in ended.stdout
+    result = json.loads(path.read_text())
+    assert (result["mode"], result["model"], result["size"]) == ("train", "efficientnet_nano", 64)
+    assert (result["dtype"], result["images_per_s"]) == ("bfloat16", None)
     assert (result["chips"], result["devices_per_chip"], result["batch"]) == (8, 1, 128)
+    parameters = registry.parameter_count(registry.create("efficientnet_nano", classes=4, hidden=(256,))[1])
     memory = result["memory_per_chip"]
     # Weights, two moments and the averages, in float32, each padded to tiles.
     assert 16 * parameters < memory["arguments"] < 64 * parameters
     assert memory["arguments"] < memory["needed"] < memory["usable"]
     assert memory["aliased"] > 0.9 * memory["outputs"]  # the state is donated
     assert result["flops_per_image"] * 16 == result["flops_per_step"] > 0
-    # The gradient of every weight is summed over the chips.
+    # The gradient of every weight is summed over the chips, in the dtype of the computation.
     assert result["collectives"]["all-reduce"]["bytes"] > 2 * parameters
     assert 0 < result["main_memory_bytes_per_step"] < result["bytes_per_step"]
     bound = result["roofline"]
     assert 0 < bound["images_per_s_per_chip"] < bound["images_per_s_per_chip_main_memory"]
     assert result["largest_batch_per_chip"]["extrapolated"] > 128
-    assert json.loads(json.dumps(files.finite(result))) == result
-    text = "\n".join(topology.in_words(result))
-    assert "compiles for v5e:2x4: yes" in text and "images/s per chip, bound by" in text
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
