@@ -49,18 +49,19 @@ def search(capacity, *, images=16, usable=10_000):
 def test_the_largest_batch_is_compiled_before_it_is_named():
     found, compiled = search(capacity=10_000)
     assert found == {"extrapolated": 895, "compiled": 888, "needed": measured(888).needed}
-    assert compiled == [8, 888]
+    assert compiled == [32, 888]
 
 
 def test_the_search_steps_back_where_the_extrapolation_was_too_high():
     found, compiled = search(capacity=840)
-    assert compiled == [8, 888, 832] and found["compiled"] == 832
+    assert compiled == [32, 888, 832] and found["compiled"] == 832
 
 
-def test_the_search_ends_at_what_is_known_to_fit():
-    found, compiled = search(capacity=16)
-    assert compiled == [8, 888, 832, 776]
-    assert found == {"extrapolated": 895, "compiled": 16, "needed": measured(16).needed}
+@pytest.mark.parametrize(("capacity", "largest"), [(16, 16), (32, 32)])
+def test_the_search_ends_at_what_is_known_to_fit(capacity, largest):
+    found, compiled = search(capacity=capacity)
+    assert compiled == [32, 888, 832, 776]
+    assert found == {"extrapolated": 895, "compiled": largest, "needed": measured(largest).needed}
 
 
 def test_nothing_is_written_to_the_cache_of_programs(tmp_path):
