@@ -309,8 +309,8 @@ def _verified_largest(
 ) -> dict[str, Any]:
     """Extrapolates from two programs and compiles at the result, and below it as long as that does not fit.
 
-    The second program has twice the images, not half of them: the TPU's tiles pad a small batch, so that it would show
-    too slow a growth (EfficientNet-B1 on v5e: 2.53 GB of temporaries at 64 images, 3.56 GB at 128).
+    The second program has twice the images, not half of them, which would show too slow a growth: EfficientNet-B1 on
+    v5e has 2.53 GB of temporaries at 64 images, 3.56 GB at 128.
     """
     known, most = measured, images
     extrapolated = extrapolated_batch(measured, images, usable=usable)
