@@ -52,7 +52,7 @@ class Peer:
 
 PEERS = (
     Peer("timm", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES),
-    Peer("timm, torch.compile", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES, ("compile",)),
+    Peer("timm + torch.compile", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES, ("compile",)),
     Peer("Keras on TensorFlow", PEERS_FOLDER / "keras_tensorflow.py", KERAS_NAMES),
     Peer("ONNX Runtime", PEERS_FOLDER / "onnx_runtime.py", TIMM_NAMES, modes=("infer",)),
 )

@@ -113,7 +113,7 @@ def test_peers_take_part(tmp_path):
     assert ended.returncode == 0, ended.stderr
     result = json.loads(path.read_text())
     assert result["missing_peers"] == {"Keras on TensorFlow": "not installed (no keras)"}
-    assert result["peers"].keys() == {"timm", "timm, torch.compile", "ONNX Runtime"}
+    assert result["peers"].keys() == {"timm", "timm + torch.compile", "ONNX Runtime"}
     for peer in result["peers"].values():
         assert peer["images_per_s"] == pytest.approx(4000)
         assert peer["ratio"] == pytest.approx(result["images_per_s"] / 4000)
