@@ -79,7 +79,8 @@ def _measurement(config: ml_collections.ConfigDict, mode: str) -> Callable[[], d
     """What the mode measures, with its settings; unpacks the configuration."""
     from bt_jax import measurements, throughput, yardsticks  # after the flags: --help need not wait for JAX
 
-    # The cache of compiled programs stays off: the seconds of compilation are to be those of a first start.
+    # As for all commands that compute, but the cache of compiled programs: compiling is to take as long as at first.
+    commandline.keep_freed_memory()
     section = config.eval if mode == "infer" else config.train
     workload = throughput.Workload(
         model=config.model.name,

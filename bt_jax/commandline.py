@@ -43,12 +43,12 @@ def prepare_to_compute() -> None:
     """
     import jax  # only where a command will compute
 
-    _keep_freed_memory()
+    keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(files.cache_directory() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """glibc no longer returns large freed blocks to the kernel.
 
     A training step on a CPU takes gigabytes and gives them back; that the kernel zeroes them anew each time is a tenth
