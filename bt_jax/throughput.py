@@ -69,8 +69,8 @@ class Program:
       run: runs it once and returns when the device is done.
       compile_s: seconds to trace, lower and compile.
       flops: of one run over all devices, as the compiler counts them.
-      bytes_accessed: by all operations of one run over all devices, likewise; what a cache serves counts too, so that more
-        than the memory gives can come of it.
+      bytes_accessed: by all operations of one run over all devices, likewise; what a cache serves counts too, so a
+        program can seem to move more than the memory can.
       memory_bytes: that the program needs on one device: inputs, outputs and temporaries.
     """
 
