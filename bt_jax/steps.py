@@ -116,9 +116,16 @@ def make_optimizer(
     direction.append(optax.scale(-1.0))
 
     def asleep_unless_trained(segment: str) -> optax.GradientTransformationExtraArgs:
-        return optax.conditionally_mask(
+        awake = optax.conditionally_mask(
             optax.chain(*direction), lambda _, *, trained: trained[segment], forward_extra_args=True
         )
+
+        def update(updates: Tree, state: Any, params: Tree | None = None, **arguments: Any) -> tuple[Tree, Any]:
+            if arguments["trained"][segment] is False:  # known before compilation, which is much shorter without it
+                return optax.tree.zeros_like(updates), state
+            return awake.update(updates, state, params, **arguments)
+
+        return optax.GradientTransformationExtraArgs(awake.init, update)
 
     def labels(tree: Tree) -> Tree:
         for path, _ in jax.tree_util.tree_leaves_with_path(tree):
@@ -268,15 +275,22 @@ def make_train_step(
         )
         trained = dict(zip(names, trained_flags(first_segment), strict=True))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, trained=trained)
-        params = optax.apply_updates(state.params, optax.tree.scale(learning_rate, updates))
+        # What is frozen here was never trained before, so it is its own average, and need not be touched.
+        moving = names[program_segment:]
+        updates = optax.tree.scale(learning_rate, _only(updates, moving))
+        params = state.params | optax.apply_updates(_only(state.params, moving), updates)
         average = state.average
         if average is not None:
             decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
-            average = optax.incremental_update({"params": params, "batch_stats": batch_stats}, average, 1 - decay)
+            now = {"params": params, "batch_stats": batch_stats}
+            average = {
+                kind: old | optax.incremental_update(_only(now[kind], moving), _only(old, moving), 1 - decay)
+                for kind, old in average.items()
+            }
         metrics = {
             "loss": loss,
             "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
-            "gradient_norm": optax.tree.norm({name: gradients[name] for name in names[program_segment:]}),
+            "gradient_norm": optax.tree.norm(_only(gradients, moving)),
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
@@ -293,3 +307,8 @@ def _frozen_unless(flag: bool | jax.Array, leaf: jax.Array) -> jax.Array:
     if flag is False:
         return jax.lax.stop_gradient(leaf)
     return leaf if flag is True else jnp.where(flag, leaf, jax.lax.stop_gradient(leaf))
+
+
+def _only(tree: Tree, names: Sequence[str]) -> Tree:
+    """The segments named, those that the tree has."""
+    return {name: tree[name] for name in names if name in tree}

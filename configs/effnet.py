@@ -90,7 +90,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     train.average_decay = 0.999  # moving average of the weights, which is evaluated and kept; 0 is off
     train.log_every = 10  # steps between rows of metrics.jsonl
     train.cached_views = 3  # fixed augmentations of an image in stage 1, whose features are computed once; 0 is off
-    train.cached_segment = ""  # lowest segment whose inputs are cached, for longer stages; empty: the head, as above
+    train.cached_segment = ""  # caches for deeper stages too, if they train nothing below this segment; empty: the head
     train.cache_limit_gb = 2.0  # features kept on disk; stages that need more compute them in every epoch
 
     config.eval = evaluation = ml_collections.ConfigDict()
