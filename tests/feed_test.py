@@ -97,7 +97,7 @@ def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_
         for _ in range(start, stop):
             batch, expected = next(fed), next(images)
             np.testing.assert_array_equal(batch["label"], expected["label"])
-            arguments = np.float32(1e-2), np.int32(stage.first_segment)
+            arguments = np.float32(1e-3), np.int32(stage.first_segment)
             state, metrics = step_of(stage.program_segment)(state, batch, *arguments)
             reference, reference_metrics = step_of(stage.program_segment)(reference, expected, *arguments)
             for name, value in reference_metrics.items():
@@ -105,6 +105,7 @@ def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_
         with pytest.raises(StopIteration):
             next(fed)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(reference), strict=True):
+        # Adam divides by the length of the gradient: where that is next to nothing, rounding shows.
         np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-4, err_msg=jax.tree_util.keystr(path))
     for name in NAMES[: stage.program_segment]:
         for a, b in zip(jax.tree.leaves((state.params[name], state.batch_stats[name])),
