@@ -1,11 +1,13 @@
-"""Batch normalisation with its activation, alone and after a 1x1 convolution, with gradients of their own.
+"""Batch normalisation with its activation, alone and after a 1x1 convolution.
 
 Both functions return what BatchNorm layers need, (outputs, mean and variance of the batch), and choose at run time
 between the batch's statistics and the running ones. Statistics are float32 whatever the dtype of the images.
 
-In the derivations z = factor * x + shift is what the activation sees, with factor = scale / sqrt(variance + epsilon),
-dz is its gradient, and t is 1 where the batch's statistics are used, else 0. With the normalised x^ the gradient is
-dx = factor * (dz - t * mean(dz) - t * x^ * mean(dz * x^))  (arXiv:1502.03167, section 3).
+On accelerators they are what they say, and the compiler fuses them and their gradients well. On a CPU they have
+gradients of their own. In the derivations z = factor * x + shift is what the activation sees, with
+factor = scale / sqrt(variance + epsilon), dz is its gradient, and t is 1 where the batch's statistics are used, else 0.
+With the normalised x^ the gradient is dx = factor * (dz - t * mean(dz) - t * x^ * mean(dz * x^))  (arXiv:1502.03167,
+section 3).
 """
 
 import functools
@@ -16,12 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from bt_jax.models.platform import materialised
+from bt_jax.models.pointwise import pointwise
 
 Activation = Callable[[jax.Array], jax.Array]
 Statistics = tuple[jax.Array, jax.Array, jax.Array]  # outputs, mean and variance of the batch
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def norm_activation(
     x: jax.Array,
     scale: jax.Array,
@@ -29,10 +31,11 @@ def norm_activation(
     mean: jax.Array,
     variance: jax.Array,
     by_batch: jax.Array,
+    *,
     epsilon: float,
     activation: Activation,
 ) -> Statistics:
-    """activation(BatchNorm(x)). The backward pass keeps `x` alone and computes the rest again.
+    """activation(BatchNorm(x)).
 
     Args:
       x: [..., C].
@@ -45,8 +48,48 @@ def norm_activation(
       activation: elementwise.
 
     Returns:
-      Outputs [..., C] in the dtype of `x`; the batch's mean and biased variance, [C] float32, without gradient.
+      Outputs [..., C] in the dtype of `x`; the batch's mean and biased variance, [C] float32, not to be differentiated.
     """
+    return jax.lax.platform_dependent(
+        x, scale, bias, mean, variance, by_batch,
+        cpu=lambda *arrays: norm_activation_on_cpu(*arrays, epsilon, activation),
+        default=functools.partial(plain_norm_activation, epsilon=epsilon, activation=activation),
+    )  # fmt: skip
+
+
+def plain_norm_activation(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    by_batch: jax.Array,
+    *,
+    epsilon: float,
+    activation: Activation,
+) -> Statistics:
+    """The definition, differentiated by JAX. As `norm_activation`."""
+    axes, values = tuple(range(x.ndim - 1)), _wide(x)
+    batch_mean = values.mean(axes)
+    batch_variance = jnp.maximum(jnp.square(values).mean(axes) - jnp.square(batch_mean), 0)
+    mean = jnp.where(by_batch > 0, batch_mean, mean)
+    variance = jnp.where(by_batch > 0, batch_variance, variance)
+    factor = scale * jax.lax.rsqrt(variance + epsilon)
+    return activation((x * factor + (bias - mean * factor)).astype(x.dtype)), batch_mean, batch_variance
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def norm_activation_on_cpu(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    by_batch: jax.Array,
+    epsilon: float,
+    activation: Activation,
+) -> Statistics:
+    """As `norm_activation`. The backward pass keeps `x` alone and computes the rest again."""
     return _forward(x, scale, bias, mean, variance, by_batch, epsilon, activation)[0]
 
 
@@ -104,11 +147,41 @@ def _backward(
     return dx, scale_gradient, bias_gradient, *_no_gradients(mean, by_batch)
 
 
-norm_activation.defvjp(_forward, _backward)
+norm_activation_on_cpu.defvjp(_forward, _backward)
+
+
+def pointwise_norm_activation(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    by_batch: jax.Array,
+    *,
+    epsilon: float,
+    activation: Activation,
+) -> Statistics:
+    """activation(BatchNorm(x @ kernel)), best where there are many more channels after the product than before.
+
+    Args:
+      x: [..., C].
+      kernel: [C, D], same dtype as `x`.
+      scale: [D] float32; this and all others as in `norm_activation`.
+    """
+
+    def plain(x: jax.Array, kernel: jax.Array, *arrays: jax.Array) -> Statistics:
+        return plain_norm_activation(pointwise(x, kernel), *arrays, epsilon=epsilon, activation=activation)
+
+    return jax.lax.platform_dependent(
+        x, kernel, scale, bias, mean, variance, by_batch,
+        cpu=lambda *arrays: pointwise_norm_activation_on_cpu(*arrays, epsilon, activation),
+        default=plain,
+    )  # fmt: skip
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8))
-def pointwise_norm_activation(
+def pointwise_norm_activation_on_cpu(
     x: jax.Array,
     kernel: jax.Array,
     scale: jax.Array,
@@ -119,22 +192,17 @@ def pointwise_norm_activation(
     epsilon: float,
     activation: Activation,
 ) -> Statistics:
-    """activation(BatchNorm(x @ kernel)), best where there are many more channels after the product than before.
+    """As `pointwise_norm_activation`.
 
     The statistics of a product follow from those of its input: with the covariance S of the channels of `x`, the
     mean of x @ W is mean(x) @ W and its variance diag(W' S W). In the same way the backward pass takes all sums over
     pixels from X' dz, with X the centred input, the product that the kernel's gradient needs anyway:
 
-        sum(dz * X W)  = diag(W' (X' dz))
-        kernel' s gradient = factor * X' dz + slope * X' X W     with slope = -t * factor * sum(dz * x^) / (n * std)
-        gradient of x  = dz (factor * W)' + X (slope * W) W' + W offset
+        sum(dz * X W)          = diag(W' (X' dz))
+        gradient of the kernel = factor * X' dz + slope * X' X W     with slope = -t * factor * sum(dz * x^) / (n * std)
+        gradient of x          = dz (factor * W)' + X (slope * W) W' + W offset
 
     So the large arrays, of the product, are read three times in all instead of ten.
-
-    Args:
-      x: [..., C].
-      kernel: [C, D], same dtype as `x`.
-      scale: [D] float32; this and all others as in `norm_activation`.
     """
     return _pointwise_forward(x, kernel, scale, bias, mean, variance, by_batch, epsilon, activation)[0]
 
@@ -195,7 +263,7 @@ def _pointwise_backward(
     )
 
 
-pointwise_norm_activation.defvjp(_pointwise_forward, _pointwise_backward)
+pointwise_norm_activation_on_cpu.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def _before_activation(

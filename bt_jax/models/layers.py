@@ -128,7 +128,7 @@ class BatchNorm(nnx.Module):
             factor, shift = self.affine()
             return activation((x * factor + shift).astype(x.dtype))
         y, *statistics = batch_norm.norm_activation(
-            x, *self.parameters(), jnp.float32(trained), self.epsilon, activation
+            x, *self.parameters(), jnp.float32(trained), epsilon=self.epsilon, activation=activation
         )
         self.update(*statistics, trained=trained)
         return y
@@ -159,7 +159,7 @@ def pointwise_norm(
         factor, shift = norm.affine()
         return activation(x @ (kernel * factor).astype(x.dtype) + shift.astype(x.dtype))
     y, *statistics = batch_norm.pointwise_norm_activation(
-        x, kernel, *norm.parameters(), jnp.float32(trained), norm.epsilon, activation
+        x, kernel, *norm.parameters(), jnp.float32(trained), epsilon=norm.epsilon, activation=activation
     )
     norm.update(*statistics, trained=trained)
     return y

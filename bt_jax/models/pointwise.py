@@ -40,9 +40,9 @@ pointwise.defvjp(_forward, _backward)
 def gated_pointwise(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
     """`pointwise(x * gate, kernel)` for a gate per image and channel, such as squeeze-and-excite's.
 
-    On large maps the gate goes into the matrix, one for each image, instead of over the pixels. The gradients of these
-    matrices, summed with the gates or with the kernel, are those of the kernel and of the gates, so that the gated
-    array is never made.
+    On a CPU and large maps the gate goes into the matrix, one for each image, instead of over the pixels. The gradients
+    of these matrices, summed with the gates or with the kernel, are those of the kernel and of the gates, so that the
+    gated array is never made.
 
     Args:
       x: [B, H, W, C].
@@ -52,9 +52,17 @@ def gated_pointwise(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Arr
     Returns:
       [B, H, W, D].
     """
+    if x.shape[1] * x.shape[2] < PIXELS_PER_PRODUCT:
+        return _gated_first(x, gate, kernel)
+    return jax.lax.platform_dependent(x, gate, kernel, cpu=_gated_kernels, default=_gated_first)
+
+
+def _gated_first(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
+    return pointwise(x * gate[:, None, None, :], kernel)
+
+
+def _gated_kernels(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
-    if height * width < PIXELS_PER_PRODUCT:
-        return pointwise(x * gate[:, None, None, :], kernel)
     products = _product_per_image(x.reshape(batch, height * width, channels), gate[:, :, None] * kernel)
     return products.reshape(batch, height, width, -1)
 

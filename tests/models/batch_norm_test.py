@@ -2,6 +2,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_norm_activation_equals_the_definition(activation: str, by_batch: bool) 
         act, flag = ACTIVATIONS[activation], jnp.asarray(float(by_batch))
         ours = values_and_gradients(
             lambda x, scale, bias: batch_norm.norm_activation(
-                x, scale, bias, values["mean"], values["variance"], flag, EPSILON, act
+                x, scale, bias, values["mean"], values["variance"], flag, epsilon=EPSILON, activation=act
             ),
             [values[name] for name in ("x", "scale", "bias")],
         )
@@ -96,7 +97,7 @@ def test_pointwise_norm_activation_equals_the_definition(
         act, flag = ACTIVATIONS[activation], jnp.asarray(float(by_batch))
         ours = values_and_gradients(
             lambda x, kernel, scale, bias: batch_norm.pointwise_norm_activation(
-                x, kernel, scale, bias, *running, flag, EPSILON, act
+                x, kernel, scale, bias, *running, flag, epsilon=EPSILON, activation=act
             ),
             inputs,
         )
@@ -112,8 +113,9 @@ def test_in_float32_the_statistics_of_a_product_survive_a_large_mean() -> None:
     x = values["x"] + 100
     running = values["mean"], values["variance"]
     _, mean, variance = batch_norm.pointwise_norm_activation(
-        jnp.asarray(x), values["kernel"], values["scale"], values["bias"], *running, jnp.float32(1), EPSILON, relu6
-    )
+        jnp.asarray(x), values["kernel"], values["scale"], values["bias"], *running, jnp.float32(1),
+        epsilon=EPSILON, activation=relu6,
+    )  # fmt: skip
     products = np.float64(x) @ np.float64(values["kernel"])
     np.testing.assert_allclose(mean, products.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(variance, products.var((0, 1, 2)), rtol=1e-3)
@@ -124,12 +126,41 @@ def test_images_keep_their_dtype_and_statistics_are_float32(dtype: Any) -> None:
     values = {name: jnp.asarray(array, jnp.float32) for name, array in arguments((2, 4, 4, 3), 8).items()}
     x, kernel = values["x"].astype(dtype), values["kernel"].astype(dtype)
     vectors = [values[name] for name in NAMES[1:]]
-    outputs, *statistics = batch_norm.pointwise_norm_activation(
-        x, kernel, *vectors, jnp.float32(1), EPSILON, jax.nn.silu
-    )
-    again, *more = batch_norm.norm_activation(x @ kernel, *vectors, jnp.float32(1), EPSILON, jax.nn.silu)
+    style: dict[str, Any] = {"epsilon": EPSILON, "activation": jax.nn.silu}
+    outputs, *statistics = batch_norm.pointwise_norm_activation(x, kernel, *vectors, jnp.float32(1), **style)
+    again, *more = batch_norm.norm_activation(x @ kernel, *vectors, jnp.float32(1), **style)
     assert outputs.dtype == again.dtype == dtype
     assert all(statistic.dtype == jnp.float32 for statistic in (*statistics, *more))
     np.testing.assert_allclose(
         np.float32(outputs), np.float32(again), atol={jnp.float32: 1e-5, jnp.bfloat16: 0.1}[dtype]
     )
+
+
+@pytest.mark.parametrize("by_batch", [True, False])
+def test_the_form_for_accelerators_equals_the_definition(by_batch: bool) -> None:
+    values = arguments((3, 4, 5, 6), 6)
+    inputs = [values[name] for name in NAMES]
+    with jax.enable_x64(True):
+        ours = values_and_gradients(
+            lambda *arrays: batch_norm.plain_norm_activation(
+                *arrays, jnp.asarray(float(by_batch)), epsilon=EPSILON, activation=jax.nn.silu
+            ),
+            inputs,
+        )
+        theirs = values_and_gradients(lambda *arrays: plain(*arrays, by_batch, jax.nn.silu), inputs)
+    assert_close(ours, theirs, tolerance=1e-11)
+
+
+def test_only_a_cpu_has_gradients_of_its_own() -> None:
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        ones = jnp.ones(5)
+        style: dict[str, Any] = {"epsilon": EPSILON, "activation": jax.nn.silu}
+        y, *_ = batch_norm.pointwise_norm_activation(x, kernel, ones, ones, ones, ones, jnp.float32(1), **style)
+        return batch_norm.norm_activation(y, ones, ones, ones, ones, jnp.float32(1), **style)[0].sum()
+
+    arrays = jnp.ones((2, 3, 3, 4)), jnp.ones((4, 5))
+    texts = [
+        jax.export.export(jax.jit(jax.grad(loss)), platforms=(platform,))(*arrays).mlir_module()
+        for platform in ("cpu", "tpu")
+    ]
+    assert ["inlineable" in text for text in texts] == [True, False]

@@ -1,0 +1,154 @@
+"""What each layer written for the CPU gains over the plain form: forward and backward, in milliseconds.
+
+    python benchmarks/cpu_layers.py > benchmarks/cpu_layers.md
+
+Both forms of a row run in alternation in one process; a figure is the median. Shapes are EfficientNet-B1's at 240x240.
+"""
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bt_jax import commandline
+from bt_jax.models import batch_norm, convolution, depthwise, layers, pointwise
+
+Form = Callable[..., jax.Array]
+
+
+def depthwise_row(side: int, channels: int, size: int, stride: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
+    """A depthwise convolution."""
+    pads = layers.same_padding(side, size, stride)
+    options = {"stride": stride, "padding": (pads, pads)}
+    return (
+        f"depthwise {size}x{size}, stride {stride}, {side}x{side}x{channels}",
+        functools.partial(depthwise.native, **options),
+        functools.partial(depthwise.shift_and_add, **options),
+        [(side, side, channels), (size, size, channels)],
+    )
+
+
+def norm_row(side: int, channels: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
+    """BatchNorm on batch statistics and Swish."""
+
+    def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        zeros, one = jnp.zeros_like(scale), jnp.float32(1)
+        return batch_norm.norm_activation_on_cpu(x, scale, bias, zeros, zeros, one, 1e-3, jax.nn.silu)[0]
+
+    return (
+        f"BatchNorm and Swish, {side}x{side}x{channels}",
+        _plain_norm,
+        ours,
+        [(side, side, channels), (channels,), (channels,)],
+    )
+
+
+def product_norm_row(side: int, channels: int, wider: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
+    """1x1 convolution, BatchNorm and Swish."""
+
+    def ours(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        zeros, one = jnp.zeros_like(scale), jnp.float32(1)
+        return batch_norm.pointwise_norm_activation_on_cpu(
+            x, kernel, scale, bias, zeros, zeros, one, 1e-3, jax.nn.silu
+        )[0]
+
+    return (
+        f"1x1, BatchNorm and Swish, {side}x{side}, {channels} to {wider}",
+        lambda x, kernel, scale, bias: _plain_norm(x @ kernel, scale, bias),
+        ours,
+        [(side, side, channels), (channels, wider), (wider,), (wider,)],
+    )
+
+
+def gate_row(side: int, channels: int, narrower: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
+    """Squeeze-and-excite's gate and the 1x1 convolution after it."""
+    return (
+        f"gate and 1x1, {side}x{side}, {channels} to {narrower}",
+        lambda x, gate, kernel: (x * gate[:, None, None]) @ kernel,
+        pointwise.gated_pointwise,
+        [(side, side, channels), (0, channels), (channels, narrower)],
+    )
+
+
+def stem_row() -> tuple[str, Form, Form, list[tuple[int, ...]]]:
+    """The first convolution; its input has no gradient."""
+    options = {"stride": 2, "padding": ((0, 1), (0, 1))}
+    image = jax.lax.stop_gradient
+    return (
+        "stem 3x3, stride 2, 240x240x3 to 32",
+        lambda x, kernel: convolution.native(image(x), kernel, **options),
+        lambda x, kernel: convolution.convolution(image(x), kernel, **options),
+        [(240, 240, 3), (3, 3, 3, 32)],
+    )
+
+
+def _plain_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    axes = (0, 1, 2)
+    mean = x.mean(axes)
+    factor = scale * jax.lax.rsqrt(jnp.square(x).mean(axes) - jnp.square(mean) + 1e-3)
+    return jax.nn.silu(x * factor + (bias - mean * factor))
+
+
+def compiled(form: Form, inputs: list[jax.Array]) -> Callable[[], Any]:
+    """One forward and backward pass."""
+
+    @jax.jit
+    def run(inputs: list[jax.Array], upstream: jax.Array) -> Any:
+        outputs, pull_back = jax.vjp(form, *inputs)
+        return outputs, pull_back(upstream)
+
+    upstream = jnp.ones(jax.eval_shape(form, *inputs).shape)
+    program = run.lower(inputs, upstream).compile()
+    return lambda: jax.block_until_ready(program(inputs, upstream))
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16, help="images (16)")
+    parser.add_argument("--repeats", type=int, default=9, help="measurements of each form (9)")
+    arguments = parser.parse_args()
+    commandline.prepare_to_compute()
+    rows = [
+        depthwise_row(120, 32, 3, 1),
+        depthwise_row(120, 96, 3, 2),
+        depthwise_row(60, 144, 3, 1),
+        depthwise_row(60, 144, 5, 2),
+        depthwise_row(30, 240, 5, 1),
+        depthwise_row(15, 672, 5, 1),
+        norm_row(120, 32),
+        norm_row(60, 144),
+        product_norm_row(120, 16, 96),
+        product_norm_row(60, 24, 144),
+        product_norm_row(15, 112, 672),
+        gate_row(120, 32, 16),
+        gate_row(60, 144, 24),
+        stem_row(),
+    ]
+    print(
+        f"| layer, {arguments.batch} images, forward and backward | plain, ms | here, ms | ratio |\n|---|---|---|---|"
+    )
+    generator = np.random.default_rng(0)
+    for name, plain, ours, shapes in rows:
+        # Images have the batch in front, gates too (their shape begins with 0), parameters have not.
+        sizes = [(arguments.batch, *s) if len(s) == 3 and i == 0 else s for i, s in enumerate(shapes)]
+        sizes = [(arguments.batch, *s[1:]) if s[0] == 0 else s for s in sizes]
+        inputs = [jnp.asarray(generator.normal(size=size), jnp.float32) for size in sizes]
+        forms, seconds = [compiled(form, inputs) for form in (plain, ours)], ([], [])
+        for _ in range(arguments.repeats + 1):
+            for form, into in zip(forms, seconds, strict=True):
+                begin = time.perf_counter()
+                form()
+                into.append(time.perf_counter() - begin)
+        before, after = (1000 * statistics.median(into[1:]) for into in seconds)
+        print(f"| {name} | {before:.1f} | {after:.1f} | {before / after:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
