@@ -98,11 +98,13 @@ def test_a_stage_moves_its_segments_and_nothing_else(first):
 
 def test_a_shared_program_equals_one_of_its_own():
     """Freezing at run time inside a deeper program is the same training as a program that ends at the stage's depth."""
-    first = 6
-    shared, _ = step_of(2)(fresh_state(), batch(), np.float32(0.01), np.int32(first))
-    own, _ = step_of(first)(fresh_state(), batch(), np.float32(0.01), np.int32(first))
+    first, rate = 6, 0.01
+    shared, _ = step_of(2)(fresh_state(), batch(), np.float32(rate), np.int32(first))
+    own, _ = step_of(first)(fresh_state(), batch(), np.float32(rate), np.int32(first))
     for a, b in zip(jax.tree.leaves(shared.params), jax.tree.leaves(own.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        # Adam's first step is as long as the rate whatever the gradient: where that is next to 0, its rounding shows.
+        difference = np.abs(a - b)
+        assert difference.max() < 0.1 * rate and difference.mean() < 1e-4 * rate
 
 
 def test_the_first_step_of_a_segment_unfrozen_late_is_that_of_a_fresh_adam():
