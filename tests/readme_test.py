@@ -27,7 +27,7 @@ def test_every_command_is_known():
     """`launch.sh` is tested in launch_test; the rest runs below."""
     others = [line.split("#")[0].strip() for line in COMMANDS if line not in PYTHON_COMMANDS]
     assert others == ["./launch.sh demo", "./launch.sh test"]
-    assert len(PYTHON_COMMANDS) == 3
+    assert len(PYTHON_COMMANDS) == 5
 
 
 def test_configurations_in_the_table_exist():
@@ -48,12 +48,15 @@ def test_the_commands_run_in_their_order(tmp_path: pathlib.Path):
     small = {name: value for name, value in runs.FIELDS.items() if name != "data.phantoms_per_class"}
     small |= {"stages.count": 1, "data.folds": 2}
     for line in PYTHON_COMMANDS:
-        placed = re.sub(r"=(archive\.zip|runs/|scores)", lambda match: f"={tmp_path}/{match[1]}", line)
+        placed = re.sub(r"=(archive\.zip|runs/|scores|benchmarks)", lambda match: f"={tmp_path}/{match[1]}", line)
         arguments = [sys.executable, *shlex.split(placed)[1:]]
         if "bt_jax.main" in line:
             arguments += [f"--config.{name}={value}" for name, value in small.items()]
+        if "--mode=" in line:
+            arguments += ["--config.model.name=efficientnet_nano", "--config.preprocess.size=32", "--repeats=1"]
         ended = runs.run(arguments)
         assert ended.returncode == 0, f"{line}\n{ended.stderr}"
     assert (tmp_path / "runs" / "first" / "report" / "model_card.md").exists()
     assert (tmp_path / "scores" / "metrics.json").exists()
+    assert (tmp_path / "benchmarks" / "effnet_train.json").exists()
     assert (tmp_path / "runs" / "folds" / "cross_validation.json").exists()
