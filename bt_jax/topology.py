@@ -23,12 +23,11 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh
 
-from bt_jax import hlo, steps
+from bt_jax import hlo, throughput
 from bt_jax.errors import UsageError
-from bt_jax.models.normalise import LITE
 from bt_jax.roofline import CHIPS, roofline
 from bt_jax.steps import DATA_AXIS, TrainState
-from bt_jax.throughput import CLASSES, Workload
+from bt_jax.throughput import Workload
 
 MakeStep = Callable[..., Any]  # steps.make_train_step with all but the mesh
 Say = Callable[[str], None]
@@ -48,27 +47,12 @@ def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> di
 
     `auto` is bfloat16 here, as it is on a TPU. Weights and normalisation do not change what a step costs.
     """
-    network, params, batch_stats = workload.network()
-    optimizer = steps.make_optimizer(network.segment_names, **workload.optimizer)
-    averaging = workload.average_decay > 0
-    dtype = steps.compute_dtype("bfloat16" if workload.dtype == "auto" else workload.dtype)
-    make_step = functools.partial(
-        steps.make_train_step,
-        network,
-        optimizer,
-        normalisation=LITE,
-        weights=np.ones(CLASSES, np.float32),
-        label_smoothing=workload.label_smoothing,
-        average_decay=workload.average_decay,
-        dtype=dtype,
-        seed=0,
-        program_segment=0,
-    )
+    if workload.dtype == "auto":
+        workload = dataclasses.replace(workload, dtype="bfloat16")
+    make_step, state = throughput.training_step(workload)
     found = report(
-        make_step,
-        jax.eval_shape(
-            functools.partial(steps.initial_state, optimizer=optimizer, averaging=averaging), params, batch_stats
-        ),
+        functools.partial(make_step, program_segment=0),
+        state,
         topology=topology,
         batch_per_chip=workload.batch,
         size=workload.size,
@@ -78,7 +62,7 @@ def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> di
     return {
         "model": workload.model,
         "size": workload.size,
-        "dtype": str(dtype),
+        "dtype": workload.dtype,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "images_per_s": None,  # nothing ran
         "peers": {},

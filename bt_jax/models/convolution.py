@@ -1,6 +1,7 @@
 """Convolutions over all channels, on every platform as it is fastest there."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def convolution(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Paddin
       [B, H', W', D] with H' = (H + top + bottom - K) // stride + 1, and W' alike.
     """
     plain = functools.partial(native, stride=stride, padding=padding)
-    if kernel[..., 0].size > SMALL_PATCH:
+    if math.prod(kernel.shape[:3]) > SMALL_PATCH:
         return plain(x, kernel)
     patches = functools.partial(product_of_patches, stride=stride, padding=padding)
     return jax.lax.platform_dependent(x, kernel, cpu=patches, default=plain)
