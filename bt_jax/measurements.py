@@ -15,6 +15,7 @@ from bt_jax.data.augment import Augmentation
 from bt_jax.data.order import Order
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.errors import UsageError
+from bt_jax.peers import turns
 from bt_jax.throughput import Program, Workload
 
 SCHEMA = 1
@@ -51,7 +52,7 @@ def of_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats
         for peer in peers.values():
             stack.callback(peer.close)
         seconds, ceiling, failed = _measured(
-            {OURS: throughput.timed(program.run), **{name: peer.turn for name, peer in peers.items()}},
+            {OURS: turns.timed(program.run), **{name: peer.turn for name, peer in peers.items()}},
             workload,
             repeats=repeats,
         )
@@ -101,7 +102,7 @@ def of_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repea
     programs = throughput.training_programs(workload, segments)
     peak = _warmed_up(list(programs.values()))
     seconds, ceiling, _ = _measured(
-        {names[segment]: throughput.timed(program.run) for segment, program in programs.items()},
+        {names[segment]: turns.timed(program.run) for segment, program in programs.items()},
         workload,
         repeats=repeats,
     )
@@ -229,12 +230,12 @@ def _warmed_up(programs: Sequence[Program]) -> int:
 
 
 def _measured(
-    turns: Mapping[str, Callable[[], float]], workload: Workload, *, repeats: int
+    measured: Mapping[str, Callable[[], float]], workload: Workload, *, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float], dict[str, str]]:
-    """Seconds of the turns by name, the machine's ceilings measured among them, and what failed."""
+    """Seconds of what is measured by name, the machine's ceilings measured among them, and what failed."""
     ceilings = machine.ceilings(steps.compute_dtype(workload.dtype))
     seconds, failed = yardsticks.alternate(
-        {**turns, **{_CEILING + name: throughput.timed(ceiling.run) for name, ceiling in ceilings.items()}},
+        {**measured, **{_CEILING + name: turns.timed(ceiling.run) for name, ceiling in ceilings.items()}},
         repeats=repeats,
         pause_s=yardsticks.PAUSE_S,
     )

@@ -81,17 +81,6 @@ class Program:
     memory_bytes: int | None
 
 
-def timed(run: Callable[[], None]) -> Callable[[], float]:
-    """A function that runs once and returns the seconds it took."""
-
-    def turn() -> float:
-        begin = time.perf_counter()
-        run()
-        return time.perf_counter() - begin
-
-    return turn
-
-
 def forward_program(workload: Workload) -> Program:
     """The jitted forward that evaluation and prediction use, on one device."""
     network, params, batch_stats = workload.network()

@@ -94,10 +94,10 @@ class PeerProcess:
             self._stack = stack.pop_all()
 
     def turn(self) -> float:
-        """Takes a step and returns its seconds."""
+        """Takes a turn and returns the seconds of a step."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write("step\n")
+            self._process.stdin.write("turn\n")
             self._process.stdin.flush()
         except OSError:
             raise PeerError(self._why()) from None

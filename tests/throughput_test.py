@@ -11,6 +11,7 @@ from bt_jax import inference, machine, throughput
 from bt_jax.errors import UsageError
 from bt_jax.models import registry
 from bt_jax.models.normalise import LITE
+from bt_jax.peers import turns
 from bt_jax.throughput import Workload
 
 WORKLOAD = Workload(
@@ -79,19 +80,13 @@ def test_programs_train_from_their_segment_up_on_one_state(monkeypatch):
     assert programs[top].flops > programs[head].flops  # type: ignore[operator]
 
 
-def test_a_turn_is_timed_once():
-    calls = []
-    assert throughput.timed(lambda: calls.append(1))() >= 0
-    assert calls == [1]
-
-
 def test_ceilings_do_the_work_they_count():
     ceilings = machine.ceilings(jnp.dtype("float32"))
     assert ceilings["flops"].amount == 2 * 2048**3
     assert ceilings["bytes"].amount == 2 * 2**28
     for ceiling in ceilings.values():
         for _ in range(2):  # donated arrays are given back
-            seconds = throughput.timed(ceiling.run)()
+            seconds = turns.timed(ceiling.run)()
             # Beyond any machine with one device: the work was not done.
             assert ceiling.amount / seconds < 1e16
 

@@ -7,6 +7,7 @@ import pytest
 
 from bt_jax import yardsticks
 from bt_jax.errors import UsageError
+from bt_jax.peers import turns
 from bt_jax.yardsticks import Peer, PeerError, PeerProcess
 
 # A peer as those in the package, without a library: its step fails at a given number.
@@ -93,6 +94,14 @@ def test_those_that_are_not_ready_are_listed_with_the_reason(tmp_path):
         "narrow": "has no ours",
         "slow": "does not infer",
     }
+
+
+def test_a_turn_runs_in_and_then_times_its_steps(monkeypatch):
+    clock = iter([10.0, 10.0 + 2 * turns.STEPS])
+    calls = []
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: next(clock) if len(calls) >= turns.RUN_IN else None)
+    assert turns.timed(lambda: calls.append(1))() == 2
+    assert len(calls) == turns.RUN_IN + turns.STEPS
 
 
 def test_turns_alternate():
