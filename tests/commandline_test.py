@@ -1,4 +1,5 @@
 import pathlib
+import platform
 import subprocess
 import sys
 import types
@@ -188,3 +189,24 @@ commandline.run(main)
     expected = {"return 7": (7, ""), "raise KeyboardInterrupt": (130, "error: interrupted\n")}
     assert (ended.returncode, ended.stderr) == expected.get(ending, (2, "error: too large\n"))
     assert ended.stdout == "begun\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_comes_back_without_the_kernel():
+    """A fresh process, because the setting lasts: 1 GiB from another thread, 128 MiB at a time, touches no new page."""
+    script = """
+import resource, threading
+from bt_jax import commandline
+commandline.keep_freed_memory()
+faults = []
+def work():
+    for _ in range(9):
+        bytearray(b"1") * 2**27
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(faults[-1] - faults[0])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # 262,144 pages
