@@ -57,15 +57,16 @@ def make_plan(
     the top ceil(S (k - 1) / (N - 1)) of them, so each stage reaches as deep as the one before or deeper, and the last
     one trains all. EfficientNet-B1 has S = 25 (top convolution, 23 blocks, stem): with 30 stages most bring one
     segment more, and a few repeat the depth of the one before at a smaller rate. Rates fall geometrically from stage 2
-    to the last.
+    to the last. Without a stage for the head alone (`head_epochs` 0), which a network with random weights needs none
+    of, the first stage is like the second, and a single one trains all.
 
     Args:
       segment_names: of the model, from the input on; the last is the head.
-      count: N; 1 trains the head alone.
-      head_epochs: length of stage 1; fractions are allowed.
-      epochs: length of each later stage; fractions are allowed.
-      head_learning_rate: of stage 1.
-      learning_rate: of stage 2.
+      count: N; 1 trains the head alone, or all if `head_epochs` is 0.
+      head_epochs: length of stage 1; fractions are allowed. 0: there is no stage that trains the head alone.
+      epochs: length of each other stage; fractions are allowed.
+      head_learning_rate: of the head's stage.
+      learning_rate: of the stage after it, or the first.
       final_learning_rate: of stage N.
       lowest_segment: where unfreezing ends; segments below never train. Empty is the whole network.
       programs: compiled programs for the stages after the first, each for a run of consecutive stages; 0 gives each
@@ -79,8 +80,9 @@ def make_plan(
         raise UsageError(f"config.stages.lowest_segment is {lowest_segment!r}: use one of {', '.join(segment_names)}")
     if programs < 0:
         raise UsageError(f"config.stages.programs is {programs}: use 0 or more")
+    if not 0 <= head_epochs < math.inf:
+        raise UsageError(f"config.stages.head_epochs is {head_epochs}: use a number above 0, or 0 for no such stage")
     positive = {
-        "head_epochs": head_epochs,
         "epochs": epochs,
         "head_learning_rate": head_learning_rate,
         "learning_rate": learning_rate,
@@ -90,12 +92,14 @@ def make_plan(
         if not 0 < value < math.inf:
             raise UsageError(f"config.stages.{name} is {value}: use a number above 0")
     below_head = head - (segment_names.index(lowest_segment) if lowest_segment else 0)
-    later = count - 1
-    depths = [head - math.ceil(below_head * k / max(later, 1)) for k in range(count)]
-    rates = [head_learning_rate, *np.geomspace(learning_rate, final_learning_rate, later).tolist()]
-    lengths = [max(1, round(steps_per_epoch * length)) for length in [head_epochs] + [epochs] * later]
+    alone = 1 if head_epochs else 0  # stages of the head alone
+    later = count - alone
+    depths = [head] * alone + [head - math.ceil(below_head * k / later) for k in range(1, later + 1)]
+    rates = [head_learning_rate] * alone + np.geomspace(learning_rate, final_learning_rate, later).tolist()
+    lengths = [max(1, round(steps_per_epoch * length)) for length in [head_epochs] * alone + [epochs] * later]
     deepest = {0: head}
-    for run in np.array_split(np.arange(1, count), programs) if programs else np.arange(1, count)[:, None]:
+    others = np.arange(alone, count)
+    for run in np.array_split(others, programs) if programs else others[:, None]:
         deepest |= {int(k): depths[int(run[-1])] for k in run}
     return tuple(
         Stage(

@@ -56,6 +56,19 @@ def test_lengths_in_steps():
     assert made[-1].last_step == 15 + 29 * 2
 
 
+def test_without_a_stage_for_the_head_a_single_one_trains_all():
+    (only,) = plan(count=1, head_epochs=0, learning_rate=1e-3)
+    assert (only.first_segment, only.program_segment, only.steps) == (0, 0, 20)
+    assert only.learning_rate == 1e-3
+
+
+def test_without_a_stage_for_the_head_the_others_reach_down_evenly():
+    made = plan(("a", "b", "c", "d", "head"), count=4, head_epochs=0, programs=2)
+    assert [stage.first_segment for stage in made] == [3, 2, 1, 0]
+    assert [stage.program_segment for stage in made] == [2, 2, 0, 0]
+    np.testing.assert_allclose([made[0].learning_rate, made[-1].learning_rate], [3e-4, 3e-5])
+
+
 def test_every_stage_has_a_step():
     assert all(stage.steps == 1 for stage in plan(head_epochs=0.001, epochs=0.001))
 
