@@ -4,10 +4,13 @@
     python -m bt_jax.main --config=configs/effnet.py:cpu            # two CPU cores, 25 minutes a fold
     python -m bt_jax.main --config=configs/effnet.py:demo           # phantoms, small images, 5 stages: 2 minutes
 
-Any field can be set on the command line: --config.train.batch_size=16
+Any field can be set on the command line: --config.train.batch_size=16. Those that are not here are explained in
+bt_jax/defaults.py.
 """
 
 import ml_collections
+
+from bt_jax.defaults import defaults, for_phantoms
 
 VARIANTS = ("", "demo", "cpu")
 
@@ -16,8 +19,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The configuration of a variant: empty, `demo` or `cpu`."""
     if variant not in VARIANTS:
         raise ValueError(f"configs/effnet.py has no variant {variant!r}: use :demo, :cpu, or none")
-    config = ml_collections.ConfigDict()
-    config.seed = 0  # of weights, order, augmentation, dropout and phantoms
+    config = defaults()
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "efficientnet_b1"  # efficientnet_b0 .. b7, efficientnet_lite0 .. lite4, efficientnet_nano
@@ -28,50 +30,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     model.hidden = (256,)  # sizes of the head's Dense-BatchNorm-ReLU-Dropout blocks
     model.dropout = 0.5  # of the head
 
-    config.data = data = ml_collections.ConfigDict()
-    data.source = "auto"  # auto, folder (a folder or zip given by `dir`), or phantoms
-    data.dir = ""  # folder or zip; empty with auto: $BT_DATA, else data/brain_tumor_mri, else a Kaggle download
-    data.folds = 5  # folds of the split by patient
-    data.fold = 0  # the fold to validate on; -1 trains all folds one after the other
-    data.max_unreadable = 10  # files left out, with a warning, because they are not readable images; more is an error
-    data.phantoms_per_class = (80, 20)  # phantoms in Training and Testing, where they are the source
-    data.views = 0  # different augmentations of an image; 0 draws a new one in every epoch
-    data.workers = 0  # processes that load batches; 0 loads in threads, the better choice on few cores
-    data.threads = 2  # threads that load batches (in each process)
-
-    config.preprocess = preprocess = ml_collections.ConfigDict()
-    preprocess.form = "head"  # head: crop to the head, normalise by percentiles, pad to a square; or stretch
-    preprocess.size = 0  # side of the square in pixels; 0 is the model's native size
-    preprocess.lower_percentile = 1.0  # intensity inside the head that becomes black
-    preprocess.upper_percentile = 99.0  # intensity inside the head that becomes white
-    preprocess.margin = 0.02  # kept around the head, as a fraction of its longer side
-
-    config.augment = augment = ml_collections.ConfigDict()
-    augment.flip = True  # mirror left and right, every second image
-    augment.rotation = 0.2  # up to this fraction of a full turn, both ways
-    augment.zoom = 0.2  # scale by 1 - zoom .. 1 + zoom
-    augment.shift = 0.05  # up to this fraction of the side, both ways and directions
-    augment.contrast = 0.2  # contrast times 1 - contrast .. 1 + contrast
-    augment.brightness = 0.2  # up to this fraction of the full range, added or taken away
-    augment.gamma = 0.3  # intensities to the power of 1 / (1 + gamma) .. 1 + gamma
-    augment.noise = 0.03  # largest standard deviation of Gaussian noise, as a fraction of the full range
-    augment.blur = 1.0  # largest standard deviation of a Gaussian blur, in pixels
-    augment.border = 0.1  # largest extra black border, or crop, as a fraction of the side
-
-    config.loss = loss = ml_collections.ConfigDict()
-    loss.class_weights = "balanced"  # none, balanced (as scikit-learn), or numbers in class order: "1,1,2,1"
-    loss.label_smoothing = 0.1  # share of the target spread over all classes
-
-    config.optimizer = optimizer = ml_collections.ConfigDict()
-    optimizer.name = "adamw"  # adam or adamw
-    optimizer.weight_decay = 0.01  # of kernels, for adamw
-    optimizer.b1 = 0.9  # decay of the first moment
-    optimizer.b2 = 0.999  # decay of the second moment
-    optimizer.clip_norm = 1.0  # largest global norm of the gradient; 0 is off
-
     config.stages = stages = ml_collections.ConfigDict()
     stages.count = 30  # stage 1 trains the head; the others reach from the top down to `lowest_segment`, evenly
-    stages.head_epochs = 5.0  # length of stage 1
+    stages.head_epochs = 5.0  # length of stage 1; 0: there is no stage for the head alone
     stages.epochs = 2.0  # length of each later stage; fractions are allowed
     stages.head_learning_rate = 1e-3  # peak rate of stage 1
     stages.learning_rate = 3e-4  # peak rate of stage 2
@@ -79,47 +40,21 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     stages.lowest_segment = ""  # segments below never train, such as block_05; empty: all train in the end
     stages.programs = 4  # compiled programs shared by stages 2 and up; 0: one for each depth
 
-    config.schedule = schedule = ml_collections.ConfigDict()
-    schedule.warmup = 0.1  # share of a stage in which the rate rises
-    schedule.decay = "cosine"  # inside a stage: cosine or none
-    schedule.final = 0.3  # share of its peak that a stage's rate ends at
-
-    config.train = train = ml_collections.ConfigDict()
-    train.batch_size = 64  # images in a step, over all devices
-    train.dtype = "auto"  # of the computation: float32, bfloat16, or auto (float32 on a CPU)
-    train.average_decay = 0.999  # moving average of the weights, which is evaluated and kept; 0 is off
-    train.log_every = 10  # steps between rows of metrics.jsonl
-    train.cached_views = 3  # fixed augmentations of an image in stage 1, whose features are computed once; 0 is off
-    train.cached_segment = ""  # caches for deeper stages too, if they train nothing below this segment; empty: the head
-    train.cache_limit_gb = 2.0  # features kept on disk; stages that need more compute them in every epoch
-
-    config.eval = evaluation = ml_collections.ConfigDict()
-    evaluation.every_epochs = 1.0  # between evaluations on the validation fold; always at the end too
-    evaluation.batch_size = 64  # images in an evaluation step
-
-    config.early_stopping = early_stopping = ml_collections.ConfigDict()
-    early_stopping.patience = 10  # evaluations without a lower val/loss that end a stage; 0 is off
-
-    config.checkpoint = checkpoint = ml_collections.ConfigDict()
-    checkpoint.every_steps = 200  # between checkpoints, besides the one at every evaluation; 0: only those
-
     if variant == "cpu":
         model.name = "efficientnet_lite1"
-        train.batch_size = 32
-        train.average_decay, train.cached_views = 0.99, 2
+        config.train.batch_size = 32
+        config.train.average_decay, config.train.cached_views = 0.99, 2
         stages.head_epochs, stages.epochs = 4.0, 0.2
         stages.learning_rate, stages.final_learning_rate = 6e-4, 6e-5
-        evaluation.batch_size = 32
+        config.eval.batch_size = 32
     if variant == "demo":
         model.name, model.hidden = "efficientnet_lite1", (64,)
-        data.source, data.phantoms_per_class = "phantoms", (160, 40)
-        preprocess.size = 96
-        augment.rotation, augment.zoom, augment.brightness, augment.border = 0.03, 0.1, 0.1, 0.0
-        augment.gamma, augment.noise, augment.blur = 0.0, 0.0, 0.0
+        for_phantoms(config)
+        config.preprocess.size = 96
         stages.count, stages.programs = 5, 1
         stages.head_epochs, stages.epochs = 4.0, 2.0
         stages.head_learning_rate, stages.learning_rate, stages.final_learning_rate = 3e-3, 2e-3, 1e-3
         stages.lowest_segment = "block_10"
-        train.batch_size, train.average_decay, train.cached_views = 16, 0.95, 2
-        evaluation.every_epochs, evaluation.batch_size = 2.0, 32
+        config.train.batch_size, config.train.average_decay, config.train.cached_views = 16, 0.95, 2
+        config.eval.every_epochs, config.eval.batch_size = 2.0, 32
     return config

@@ -15,6 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # The modules that see a configuration; below them there are plain arguments.
+DEFAULTS = ROOT / "bt_jax" / "defaults.py"
 READERS = (ROOT / "bt_jax" / "main.py", ROOT / "bt_jax" / "train.py")
 
 
@@ -156,7 +157,7 @@ def test_the_description_shows_the_command_of_each_variant(path: pathlib.Path) -
 
 @pytest.mark.parametrize("path", CONFIGS, ids=named)
 def test_every_field_is_explained(path: pathlib.Path) -> None:
-    silent = leaves(load(path).get_config()).keys() - explained(path.read_text())
+    silent = leaves(load(path).get_config()).keys() - explained(path.read_text()) - explained(DEFAULTS.read_text())
     assert not silent, f"write a comment at the end of the line that sets {sorted(silent)}"
 
 

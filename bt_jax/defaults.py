@@ -1,0 +1,87 @@
+"""The fields that all configurations share: data, augmentation, loss, optimiser, and how a run goes.
+
+A file in `configs/` adds `config.model` and `config.stages`, and sets what is different for it.
+"""
+
+import ml_collections
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """A fresh configuration without model and stages."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of weights, order, augmentation, dropout and phantoms
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = "auto"  # auto, folder (a folder or zip given by `dir`), or phantoms
+    data.dir = ""  # folder or zip; empty with auto: $BT_DATA, else data/brain_tumor_mri, else a Kaggle download
+    data.folds = 5  # folds of the split by patient
+    data.fold = 0  # the fold to validate on; -1 trains all folds one after the other
+    data.max_unreadable = 10  # files left out, with a warning, because they are not readable images; more is an error
+    data.phantoms_per_class = (80, 20)  # phantoms in Training and Testing, where they are the source
+    data.views = 0  # different augmentations of an image; 0 draws a new one in every epoch
+    data.workers = 0  # processes that load batches; 0 loads in threads, the better choice on few cores
+    data.threads = 2  # threads that load batches (in each process)
+
+    config.preprocess = preprocess = ml_collections.ConfigDict()
+    preprocess.form = "head"  # head: crop to the head, normalise by percentiles, pad to a square; or stretch
+    preprocess.size = 0  # side of the square in pixels; 0 is the model's native size
+    preprocess.lower_percentile = 1.0  # intensity inside the head that becomes black
+    preprocess.upper_percentile = 99.0  # intensity inside the head that becomes white
+    preprocess.margin = 0.02  # kept around the head, as a fraction of its longer side
+
+    config.augment = augment = ml_collections.ConfigDict()
+    augment.flip = True  # mirror left and right, every second image
+    augment.rotation = 0.2  # up to this fraction of a full turn, both ways
+    augment.zoom = 0.2  # scale by 1 - zoom .. 1 + zoom
+    augment.shift = 0.05  # up to this fraction of the side, both ways and directions
+    augment.contrast = 0.2  # contrast times 1 - contrast .. 1 + contrast
+    augment.brightness = 0.2  # up to this fraction of the full range, added or taken away
+    augment.gamma = 0.3  # intensities to the power of 1 / (1 + gamma) .. 1 + gamma
+    augment.noise = 0.03  # largest standard deviation of Gaussian noise, as a fraction of the full range
+    augment.blur = 1.0  # largest standard deviation of a Gaussian blur, in pixels
+    augment.border = 0.1  # largest extra black border, or crop, as a fraction of the side
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.class_weights = "balanced"  # none, balanced (as scikit-learn), or numbers in class order: "1,1,2,1"
+    loss.label_smoothing = 0.1  # share of the target spread over all classes
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = "adamw"  # adam or adamw
+    optimizer.weight_decay = 0.01  # of kernels, for adamw
+    optimizer.b1 = 0.9  # decay of the first moment
+    optimizer.b2 = 0.999  # decay of the second moment
+    optimizer.clip_norm = 1.0  # largest global norm of the gradient; 0 is off
+
+    config.schedule = schedule = ml_collections.ConfigDict()
+    schedule.warmup = 0.1  # share of a stage in which the rate rises
+    schedule.decay = "cosine"  # inside a stage: cosine or none
+    schedule.final = 0.3  # share of its peak that a stage's rate ends at
+
+    config.train = train = ml_collections.ConfigDict()
+    train.batch_size = 64  # images in a step, over all devices
+    train.dtype = "auto"  # of the computation: float32, bfloat16, or auto (float32 on a CPU)
+    train.average_decay = 0.999  # moving average of the weights, which is evaluated and kept; 0 is off
+    train.log_every = 10  # steps between rows of metrics.jsonl
+    train.cached_views = 3  # fixed augmentations of an image in stage 1, whose features are computed once; 0 is off
+    train.cached_segment = ""  # caches for deeper stages too, if they train nothing below this segment; empty: the head
+    train.cache_limit_gb = 2.0  # features kept on disk; stages that need more compute them in every epoch
+
+    config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.every_epochs = 1.0  # between evaluations on the validation fold; always at the end too
+    evaluation.batch_size = 64  # images in an evaluation step
+
+    config.early_stopping = early_stopping = ml_collections.ConfigDict()
+    early_stopping.patience = 10  # evaluations without a lower val/loss that end a stage; 0 is off
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every_steps = 200  # between checkpoints, besides the one at every evaluation; 0: only those
+
+    return config
+
+
+def for_phantoms(config: ml_collections.ConfigDict) -> None:
+    """Sets a demo's data: phantoms, which have no spread of scanners that augmentation should make up for."""
+    config.data.source, config.data.phantoms_per_class = "phantoms", (160, 40)
+    augment = config.augment
+    augment.rotation, augment.zoom, augment.brightness, augment.border = 0.03, 0.1, 0.1, 0.0
+    augment.gamma, augment.noise, augment.blur = 0.0, 0.0, 0.0
