@@ -198,8 +198,8 @@ class FeatureCache:
         def outputs(params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
             x = self.normalisation(images, dtype=self.dtype)
             x, _ = self.network.apply(params, batch_stats, x, stop=names[segment])
-            if segment == len(names) - 1:
-                # A head begins with global average pooling, which leaves a map of one pixel as it is.
+            if segment == len(names) - 1 and self.network.pooled_head:
+                # Such a head begins with global average pooling, which leaves a map of one pixel as it is.
                 x = x.mean((1, 2), keepdims=True)
             return x.astype(jnp.float32)
 

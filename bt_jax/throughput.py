@@ -54,7 +54,9 @@ class Workload:
 
     def network(self) -> tuple[Network, Tree, Tree]:
         """The network with random parameters and statistics."""
-        return registry.create(self.model, classes=CLASSES, hidden=self.hidden, dropout_rate=self.dropout)
+        return registry.create(
+            self.model, classes=CLASSES, size=self.size, hidden=self.hidden, dropout_rate=self.dropout
+        )
 
     def images(self) -> np.ndarray:
         """[B, S, S] float32 in [0, 1]."""

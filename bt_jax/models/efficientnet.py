@@ -212,6 +212,7 @@ def efficientnet(
     variant: str,
     *,
     classes: int,
+    size: int | None = None,
     hidden: tuple[int, ...] = (),
     dropout_rate: float | None = None,
     padding: str = "same",
@@ -224,6 +225,7 @@ def efficientnet(
     Args:
       variant: a key of `VARIANTS`.
       classes: number of logits.
+      size: side of the images in pixels, which nothing here depends on.
       hidden: sizes of the head's Dense-BatchNorm-ReLU-Dropout blocks; none is the reference's classifier.
       dropout_rate: of the head; None is the variant's own.
       padding: "same" (TensorFlow, Keras and the `tf_` models of timm) or "symmetric" (other PyTorch ports).
@@ -231,6 +233,7 @@ def efficientnet(
       momentum: of BatchNorm, the weight of the old running value; the reference's is .99.
       seed: of the initial weights.
     """
+    del size
     scaling = VARIANTS[variant]
     generator = np.random.default_rng(seed)
     style = Style(

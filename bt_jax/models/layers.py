@@ -4,6 +4,8 @@
 boolean chooses at run time, which lets stages that differ only in what they freeze share one compiled program.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,8 +57,22 @@ def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, 
     return jnp.asarray(values * np.sqrt(2 / fan_out) / 0.87962566, jnp.float32)
 
 
+def glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
+    """Variance 2 / (fan in + fan out), uniform (Glorot and Bengio 2010): what Keras draws where nothing else is said.
+
+    Args:
+      generator: to draw from.
+      shape: [in, out], or [K, K, in, out] of a convolution.
+    """
+    limit = math.sqrt(6 / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
+    return jnp.asarray(generator.uniform(-limit, limit, shape), jnp.float32)
+
+
 class Convolution(nnx.Module):
-    """A convolution without bias unless asked for. A 1x1 convolution at stride 1 is a matrix product."""
+    """A convolution without bias unless asked for. A 1x1 convolution at stride 1 is a matrix product.
+
+    Initialised by `truncated_normal`, or by `glorot_uniform` if `glorot`.
+    """
 
     def __init__(
         self,
@@ -67,12 +83,15 @@ class Convolution(nnx.Module):
         stride: int = 1,
         padding: str = "same",
         use_bias: bool = False,
+        glorot: bool = False,
         generator: np.random.Generator,
     ):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         shape = (kernel_size, kernel_size, channels_in, channels_out)
         fan_out = kernel_size * kernel_size * channels_out
-        self.kernel = nnx.Param(truncated_normal(generator, shape, fan_out=fan_out))
+        self.kernel = nnx.Param(
+            glorot_uniform(generator, shape) if glorot else truncated_normal(generator, shape, fan_out=fan_out)
+        )
         self.bias = nnx.Param(jnp.zeros(channels_out)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
@@ -173,11 +192,10 @@ def choose(condition: Trained, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 class Dense(nnx.Module):
-    """A matrix product, with bias unless told otherwise; initialised as by Keras (Glorot and Bengio 2010, uniform)."""
+    """A matrix product, with bias unless told otherwise; initialised by `glorot_uniform`."""
 
     def __init__(self, features_in: int, features_out: int, *, use_bias: bool = True, generator: np.random.Generator):
-        limit = float(np.sqrt(6 / (features_in + features_out)))
-        self.kernel = nnx.Param(jnp.asarray(generator.uniform(-limit, limit, (features_in, features_out)), jnp.float32))
+        self.kernel = nnx.Param(glorot_uniform(generator, (features_in, features_out)))
         self.bias = nnx.Param(jnp.zeros(features_out)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., C] -> [..., D]

@@ -1,19 +1,40 @@
 """The models by name, as plain functions of their parameters."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
 from bt_jax.errors import UsageError
-from bt_jax.models import efficientnet
-from bt_jax.models.layers import BatchStat, Trained
+from bt_jax.models import cnn, efficientnet, mlp, vgg
+from bt_jax.models.layers import BatchStat, Head, Trained
 from bt_jax.models.segments import SegmentedModel
 
 # {segment: nested dicts of arrays}
 Tree = dict[str, Any]
+
+
+class Model(NamedTuple):
+    """A constructor (classes=..., size=..., seed=..., **options), and the side in pixels of the images it is for."""
+
+    construct: Callable[..., SegmentedModel]
+    size: int
+
+
+# A new family is one line here.
+MODELS = {
+    **{
+        name: Model(functools.partial(efficientnet.efficientnet, name), s.size)
+        for name, s in efficientnet.VARIANTS.items()
+    },
+    "mlp": Model(mlp.mlp, 64),
+    "cnn": Model(cnn.cnn, 96),
+    "vgg16": Model(vgg.vgg16, 224),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +42,10 @@ class Network:
     """A model as data: its structure, and the functions that apply it to parameters and statistics kept apart."""
 
     name: str
-    size: int  # native input size in pixels
+    size: int  # side in pixels of the images that it is built for
     segment_names: tuple[str, ...]
     graph: nnx.GraphDef
+    pooled_head: bool  # whether the head begins with global average pooling, so that it takes pooled features alike
 
     def apply(
         self,
@@ -47,12 +69,12 @@ class Network:
 
 def names() -> tuple[str, ...]:
     """All models that `create` builds."""
-    return tuple(efficientnet.VARIANTS)
+    return tuple(MODELS)
 
 
 def native_size(name: str) -> int:
     """Side of the images that a model is made for, in pixels."""
-    return efficientnet.VARIANTS[_known(name)].size
+    return _known(name).size
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:
@@ -60,34 +82,43 @@ def parameter_count(params: Mapping[str, Any]) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(dict(params)))
 
 
-def _known(name: str) -> str:
-    if name not in names():
-        raise UsageError(f"there is no model {name!r}: use one of {', '.join(names())}")
-    return name
+def _known(name: str) -> Model:
+    if name not in MODELS:
+        raise UsageError(f"there is no model {name!r}: use one of {', '.join(MODELS)}")
+    return MODELS[name]
 
 
-def create(name: str, *, classes: int, seed: int = 0, **options: Any) -> tuple[Network, Tree, Tree]:
+def create(
+    name: str, *, classes: int, size: int | None = None, seed: int = 0, **options: Any
+) -> tuple[Network, Tree, Tree]:
     """Builds the model `name` with random weights.
 
     Args:
       name: one of `names()`.
       classes: number of logits.
+      size: side of the images in pixels, on which the parameters of some models depend; None is the native one.
       seed: of the initial weights.
       **options: what the family's constructor takes, such as `hidden` and `dropout_rate`.
 
     Returns:
-      The network, its parameters, and its running statistics, both with the segments as first keys.
+      The network, its parameters, and its running statistics, both with the segments as first keys. Segments without
+      BatchNorm have no statistics.
 
     Raises:
-      UsageError: for a name that is not there.
+      UsageError: for a name that is not there, or an option that the model does not have.
     """
-    model: SegmentedModel = efficientnet.efficientnet(_known(name), classes=classes, seed=seed, **options)
-    graph = nnx.graphdef(model)
+    construct, native = _known(name)
+    size = native if size is None else size
+    known = inspect.signature(construct).parameters.keys() - {"classes", "size", "seed"}
+    if unknown := options.keys() - known:
+        raise UsageError(f"{name} has no option {', '.join(sorted(unknown))}: it has {', '.join(sorted(known))}")
+    model = construct(classes=classes, size=size, seed=seed, **options)
     network = Network(
         name=name,
-        size=native_size(name),
+        size=size,
         segment_names=model.segment_names,
-        graph=graph,
+        graph=nnx.graphdef(model),
+        pooled_head=isinstance(getattr(model, model.segment_names[-1]), Head),
     )
     params, batch_stats = (nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, BatchStat))
     return network, params, batch_stats
