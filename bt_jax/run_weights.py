@@ -50,12 +50,28 @@ class _RunWeights(Weights):
     def load(
         self, network: Network, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, head: bool = False
     ) -> tuple[Tree, Tree]:
-        """All segments of the run; its head only where that has the same sizes, or `head` demands it."""
+        """All segments of the run; its head only where that has the same sizes, or `head` demands it.
+
+        Raises:
+          UsageError: segments of the run have other sizes than those of the network.
+        """
         assert self.path is not None
         _, found = inference.restore(self.path)
         last = network.segment_names[-1]
-        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree[last]) for tree in (found["params"], dict(params))]
-        if head or shapes[0] == shapes[1]:
-            return found["params"], found["batch_stats"]
-        below_head = {kind: {name: tree for name, tree in found[kind].items() if name != last} for kind in found}
-        return {**params, **below_head["params"]}, {**batch_stats, **below_head["batch_stats"]}
+        different = {
+            name for name in network.segment_names if _shapes(found["params"].get(name)) != _shapes(params[name])
+        }
+        if wrong := [name for name in network.segment_names if name in different and (head or name != last)]:
+            raise UsageError(
+                f"{self.path}: its model differs in {', '.join(wrong)}: set config.model and config.preprocess.size "
+                "as in that run"
+            )
+        kept = network.segment_names[:-1] if last in different else network.segment_names
+        return (
+            {**params, **{name: found["params"][name] for name in kept}},
+            {**batch_stats, **{name: found["batch_stats"][name] for name in kept if name in found["batch_stats"]}},
+        )
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.shape, tree)

@@ -112,6 +112,27 @@ def test_features_are_what_the_network_makes_of_the_views(tmp_path, segment):
     assert np.abs(found.rows(0, records) - found.rows(1, records)).max() > 0.1
 
 
+@pytest.mark.parametrize(("name", "shape"), [("mlp", (8,)), ("cnn", (8, 8, 4))])
+def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, shape):
+    """A dense layer would not know an averaged map, where one pixel is as good as many for a pooled head."""
+    options = {"mlp": {"hidden": (8,)}, "cnn": {"filters": (2, 4), "hidden": ()}}[name]
+    made, params, batch_stats = registry.create(name, classes=4, size=32, **options)
+    kept = cache(tmp_path, network=made)
+    (cut,) = kept.cuts(
+        stages.make_plan(
+            made.segment_names, count=1, head_epochs=2.0, epochs=1.0, head_learning_rate=1e-3, learning_rate=1e-3,
+            final_learning_rate=1e-3, lowest_segment="", programs=1, steps_per_epoch=10,
+        ),
+        params, batch_stats, lowest_segment="", steps_per_epoch=10,
+    ).values()  # fmt: skip
+    assert (cut.name, cut.shape) == ("head", shape)
+    rows = kept.features(cut, params, batch_stats, views=(1,), give_up=lambda: False).rows(1, [3, 40])
+    assert rows.shape == (2, *shape)
+    whole = made.apply(params, batch_stats, normalise.LITE(jnp.asarray(views_of(1, [3, 40]))))[0]
+    upper = made.apply(params, batch_stats, jnp.asarray(rows), start="head")[0]
+    np.testing.assert_allclose(upper, whole, rtol=1e-4, atol=1e-5)
+
+
 def test_they_are_found_again(tmp_path, capsys):
     first = find_or_compute(cache(tmp_path))
     assert f"features before head: 2 views of {COUNT} images, 0.1 MB, computed in" in capsys.readouterr().out

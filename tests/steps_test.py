@@ -269,3 +269,26 @@ def test_one_device_and_four_train_alike(request):
     ]
     assert len(losses[0]) == 6
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_networks_without_statistics_train_like_any_other(name):
+    made, params, batch_stats = registry.create(name, classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.5)
+    assert batch_stats == {}
+    data = batch()
+    found = steps.calibrated_statistics(made, params, {}, images=data["image"], normalisation=normalise.LITE)
+    assert found == {}
+    settings = {"name": "adamw", "weight_decay": 0.1, "b1": 0.9, "b2": 0.999, "clip_norm": CLIP_NORM}
+    plain = steps.make_optimizer(made.segment_names, **settings)
+    step = steps.make_train_step(
+        made, plain, mesh=steps.make_mesh(), normalisation=normalise.LITE, weights=np.ones(CLASSES, np.float32),
+        label_smoothing=0.1, average_decay=0.9, dtype=jnp.dtype("float32"), seed=0, program_segment=0,
+    )  # fmt: skip
+    kept = jax.tree.map(np.asarray, params)
+    state = steps.initial_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=True)
+    state, metrics = step(state, data, np.float32(1e-2), np.int32(1))
+    assert changed(kept, state.params) == set(made.segment_names[1:])  # the lowest segment is frozen
+    state, metrics = step(state, data, np.float32(1e-2), np.int32(0))
+    assert changed(kept, state.params) == changed(kept, state.average["params"]) == set(made.segment_names)
+    assert state.batch_stats == state.average["batch_stats"] == {}
+    assert 0 < float(metrics["loss"]) < 10

@@ -1,7 +1,7 @@
 """Makes the files in this folder from the reference implementations.
 
 Run `python tests/golden/make_golden.py` from the root of the checkout, in an environment with this project and with
-torch, timm, keras, scikit-image and efficientnet-lite-pytorch.
+torch, torchvision, timm, keras, scikit-image and efficientnet-lite-pytorch.
 """
 
 import collections
@@ -23,10 +23,10 @@ from PIL import Image
 from bt_jax.models import registry
 from bt_jax.models.efficientnet import VARIANTS
 from bt_jax.models.normalise import IMAGENET, LITE
-from bt_jax.models.pretrained import names, sources
+from bt_jax.models.pretrained import efficientnet_names, names, sources, vgg_names
 
 HERE = pathlib.Path(__file__).parent
-SHOWN_IN_FULL = ("efficientnet_b1", "efficientnet_lite1")
+SHOWN_IN_FULL = ("efficientnet_b1", "efficientnet_lite1", "vgg16")
 
 
 def logits() -> dict[str, np.ndarray]:
@@ -40,14 +40,14 @@ def logits() -> dict[str, np.ndarray]:
         normalised = np.float32((images / 255 - IMAGENET.mean) / IMAGENET.std)
         keras_model = reference.fill_keras(
             reference.keras_model(variant, classes=1000),
-            names.renamed(variant, *trees, names.KERAS),
+            names.renamed(variant, *trees, efficientnet_names.KERAS),
             mean=IMAGENET.mean,
             variance=np.square(IMAGENET.std),
         )
         made[f"{variant} keras"] = np.asarray(keras_model.predict(images, verbose=0))
         for style in ("timm_tf", "timm"):
             model = reference.timm_model(variant, classes=1000, tensorflow=style == "timm_tf")
-            model = reference.fill_timm(model, names.to_timm(variant, *trees))
+            model = reference.fill_torch(model, efficientnet_names.to_timm(variant, *trees))
             made[f"{variant} {style}"] = reference.torch_logits(model, normalised)
 
     found = sources.resolve("imagenet", model="efficientnet_lite1")
@@ -61,9 +61,30 @@ def logits() -> dict[str, np.ndarray]:
     return {key: np.float32(value) for key, value in made.items()}
 
 
+def vgg_logits() -> dict[str, np.ndarray]:
+    """The outputs of Keras and torchvision for procedural images, each after the preprocessing of its own."""
+    made = {}
+    for size, classes in ((64, 10), (224, 1000)):
+        network, params, _ = registry.create("vgg16", classes=classes, size=size, classifier=True)
+        params = procedural.weights(params, gain=procedural.GAINS["vgg16"])
+        images = procedural.images(2, size)
+        arrays = names.renamed(network.name, params, {}, vgg_names.KERAS)
+        keras_model = reference.fill_keras(reference.keras_vgg16(size=size, classes=classes), arrays)
+        preprocessed = keras.applications.vgg16.preprocess_input(images.copy())
+        made[f"vgg16 {size} keras"] = np.asarray(keras_model.predict(preprocessed, verbose=0))
+        arrays = names.renamed(network.name, params, {}, vgg_names.TORCHVISION)
+        model = reference.fill_torch(reference.torchvision_vgg16(size=size, classes=classes), arrays)
+        normalised = np.float32((images / 255 - IMAGENET.mean) / IMAGENET.std)
+        made[f"vgg16 {size} torchvision"] = reference.torch_logits(model, normalised)
+    return made
+
+
 def tables() -> dict[str, dict[str, object]]:
     """Names and shapes of all arrays of the references: in full for some models, as a digest for all."""
-    made: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {"timm": {}, "Keras": {}, "EfficientNet-PyTorch": {}}
+    forms = ("timm", "Keras", "EfficientNet-PyTorch", "torchvision")
+    made: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {form: {} for form in forms}
+    made["Keras"]["vgg16"] = reference.keras_shapes(reference.keras_vgg16(size=224, classes=1000))
+    made["torchvision"]["vgg16"] = torch_shapes(reference.torchvision_vgg16(size=224, classes=1000))
     for variant in VARIANTS:
         if variant == "efficientnet_nano":
             continue
@@ -153,5 +174,5 @@ if __name__ == "__main__":
     chelsea = Image.fromarray(skimage.data.chelsea()[:, 75:375])
     chelsea.resize((240, 240), Image.Resampling.BICUBIC).save(HERE / "cat.png", optimize=True)
     containers(HERE / "containers")
-    np.savez_compressed(HERE / "logits.npz", **logits())
+    np.savez_compressed(HERE / "logits.npz", **logits(), **vgg_logits())
     (HERE / "tables.json").write_text(json.dumps(tables(), indent=1) + "\n")

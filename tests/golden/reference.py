@@ -1,4 +1,4 @@
-"""The same networks by other people: timm, Keras and efficientnet_lite_pytorch, filled with given arrays.
+"""The same networks by other people: timm, torchvision, Keras and efficientnet_lite_pytorch, filled with given arrays.
 
 Needs these packages; only `make_golden.py` and the tests that are skipped without them import this.
 """
@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import timm
 import torch
+import torchvision
 from keras.src.applications import efficientnet as keras_efficientnet
 from timm.models.efficientnet import _gen_efficientnet
 
@@ -35,7 +36,16 @@ def timm_model(variant: str, *, classes: int, tensorflow: bool) -> torch.nn.Modu
     ).eval()
 
 
-def fill_timm(model: torch.nn.Module, tensors: Mapping[str, np.ndarray]) -> torch.nn.Module:
+def torchvision_vgg16(*, size: int, classes: int) -> torch.nn.Module:
+    """torchvision's VGG16; for another size than 224, which it would pool to that of 224, without this pooling."""
+    model = torchvision.models.vgg16(num_classes=classes, init_weights=False)
+    if size != 224:
+        model.avgpool = torch.nn.Identity()
+        model.classifier[0] = torch.nn.Linear(512 * (size // 32) ** 2, 4096)
+    return model.eval()
+
+
+def fill_torch(model: torch.nn.Module, tensors: Mapping[str, np.ndarray]) -> torch.nn.Module:
     """Loads all arrays by name; the counters of batches stay."""
     counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     model.load_state_dict({key: torch.tensor(value) for key, value in tensors.items()} | counters, strict=True)
@@ -62,8 +72,14 @@ def keras_model(variant: str, *, classes: int) -> Any:
     )
 
 
-def fill_keras(model: Any, tensors: Mapping[str, np.ndarray], *, mean: Any, variance: Any) -> Any:
-    """Sets all arrays, named LAYER/INDEX, and the normalisation of the input."""
+def keras_vgg16(*, size: int, classes: int) -> Any:
+    """Keras's VGG16, with logits instead of probabilities."""
+    shape = (size, size, 3)
+    return keras.applications.VGG16(weights=None, input_shape=shape, classes=classes, classifier_activation=None)
+
+
+def fill_keras(model: Any, tensors: Mapping[str, np.ndarray], *, mean: Any = None, variance: Any = None) -> Any:
+    """Sets all arrays, named LAYER/INDEX, and the normalisation of the input where the model has one."""
     left = set(tensors)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):

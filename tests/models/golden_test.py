@@ -13,9 +13,9 @@ from PIL import Image
 
 from bt_jax.models import efficientnet, layers, registry
 from bt_jax.models.normalise import IMAGENET, Normalisation
-from bt_jax.models.pretrained import conventions, names, sources
+from bt_jax.models.pretrained import conventions, efficientnet_names, formats, names, sources
 
-# Trainable parameters with 1000 classes, as counted in timm (all) and Keras (B0 to B7, nano).
+# Trainable parameters with 1000 classes, as counted in timm (all EfficientNets) and Keras (all but the Lite ones).
 PARAMETERS = {
     "efficientnet_b0": 5_288_548,
     "efficientnet_b1": 7_794_184,
@@ -31,7 +31,12 @@ PARAMETERS = {
     "efficientnet_lite3": 8_197_096,
     "efficientnet_lite4": 13_006_568,
     "efficientnet_nano": 487_920,
+    "mlp": 1_130_280,
+    "cnn": 678_184,
+    "vgg16": 138_357_544,
 }
+# What makes a model the references' one.
+OPTIONS = {"vgg16": {"classifier": True}}
 CATS = range(281, 287)  # tabby, tiger cat, Persian, Siamese, Egyptian, cougar
 
 
@@ -50,7 +55,8 @@ def shapes(variant: str) -> dict[names.Key, tuple[int, ...]]:
     """Of all arrays of a model with 1000 classes, without drawing its random weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "truncated_normal", lambda generator, shape, fan_out: jax.numpy.zeros(shape))
-        trees = jax.eval_shape(lambda: registry.create(variant, classes=1000)[1:])
+        patch.setattr(layers, "glorot_uniform", lambda generator, shape: jax.numpy.zeros(shape))
+        trees = jax.eval_shape(lambda: registry.create(variant, classes=1000, **OPTIONS.get(variant, {}))[1:])
     return {
         tuple(entry.key for entry in path): leaf.shape
         for tree in trees
@@ -65,15 +71,19 @@ def test_parameter_count(model: str) -> None:
     assert sum(np.prod(shape) for key, shape in shapes(model).items() if key[-1] not in statistics) == PARAMETERS[model]
 
 
-@pytest.mark.parametrize("form", names.FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", formats.FORMATS, ids=lambda form: f"{form.family} {form.name}")
 def test_names_and_shapes_are_the_references(form: names.Format, golden: pathlib.Path) -> None:
     stored = json.loads((golden / "tables.json").read_text())
-    assert stored["digests"][form.name].keys() == {
-        variant
-        for variant, scaling in efficientnet.VARIANTS.items()
-        if variant != "efficientnet_nano" and (form is names.TIMM or scaling.lite == (form is names.PORT))
+    digests = {model: value for model, value in stored["digests"][form.name].items() if model.startswith(form.family)}
+    lite = {variant: scaling.lite for variant, scaling in efficientnet.VARIANTS.items()}
+    assert digests.keys() == {
+        model
+        for model in registry.names()
+        if model.startswith(form.family)
+        and model != "efficientnet_nano"
+        and (form is efficientnet_names.TIMM or lite.get(model, False) == (form is efficientnet_names.PORT))
     }
-    for variant, expected in stored["digests"][form.name].items():
+    for variant, expected in digests.items():
         ours = shapes(variant)
         table = {
             theirs: names.to_theirs(np.broadcast_to(0, ours[key]), key, form).shape
@@ -106,6 +116,23 @@ def test_procedural_weights(
         theirs = logits[f"{variant} {reference}"]
         # The images differ in the logits by much more than the tolerance, so this cannot pass on constants alone.
         assert np.std(theirs[0] - theirs[1]) > 0.05 * np.std(theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("size", "classes"), [(64, 10), pytest.param(224, 1000, marks=pytest.mark.slow)])
+def test_procedural_vgg(size: int, classes: int, procedural: types.ModuleType, logits: dict) -> None:
+    network, params, _ = registry.create("vgg16", classes=classes, size=size, classifier=True)
+    params = procedural.weights(params, gain=procedural.GAINS["vgg16"])
+    images = procedural.images(2, size)
+    run = quick_jit(lambda *x: network.apply(*x)[0])
+    for reference, inputs in (
+        ("keras", scaled(images[..., ::-1], conventions.CAFFE)),
+        ("torchvision", scaled(images, IMAGENET)),
+    ):
+        theirs = logits[f"vgg16 {size} {reference}"]
+        assert theirs.shape == (2, classes)
+        assert np.std(theirs[0] - theirs[1]) > 0.05 * np.std(theirs)
+        ours = np.asarray(run(params, {}, inputs))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 

@@ -4,9 +4,11 @@ The tensors do not tell. The rules:
 
 | file | normalisation | padding, epsilon, momentum |
 |---|---|---|
-| Keras | its own layers (`of_keras`) | same, 1e-3, .99 |
+| EfficientNet: Keras | its own layers (`of_keras`) | same, 1e-3, .99 |
 | EfficientNet-PyTorch names; timm, called `tf_` | ImageNet's; Lite: (x - 127) / 128 | same, 1e-3, .99 |
 | other timm | ImageNet's | symmetric, 1e-5, .9 |
+| VGG16: Keras | `CAFFE` | none of them in the network |
+| VGG16: torchvision; called `amdegroot` | ImageNet's; `CAFFE`'s in the order RGB | likewise |
 
 AdvProp (`ap`, `adv`, `advprop` in the name) and timm's `ra4_e3600` models were trained on inputs from -1 to 1. "Called"
 means the file's name or, where a `config.json` of timm lies beside it, the architecture in that, whose mean and
@@ -26,12 +28,17 @@ import numpy as np
 from bt_jax.errors import UsageError
 from bt_jax.models.layers import PADDINGS
 from bt_jax.models.normalise import IMAGENET, LITE, Normalisation
-from bt_jax.models.pretrained import names
+from bt_jax.models.pretrained import efficientnet_names, vgg_names
+from bt_jax.models.pretrained.names import Format
 
 TENSORFLOW: dict[str, Any] = {"padding": "same", "epsilon": 1e-3, "momentum": 0.99}
 PYTORCH: dict[str, Any] = {"padding": "symmetric", "epsilon": 1e-5, "momentum": 0.9}
 # Inputs from -1 to 1: adversarial propagation (arXiv:1911.09665) and timm's recipe `ra4_e3600`.
 SYMMETRIC = Normalisation(mean=(0.5,) * 3, std=(0.5,) * 3)
+# Blue, green, red from 0 to 255, less ImageNet's means: the networks that were trained in Caffe.
+CAFFE = Normalisation(mean=(103.939 / 255, 116.779 / 255, 123.68 / 255), std=(1 / 255,) * 3)
+# torchvision.models.VGG16_Weights.IMAGENET1K_FEATURES: the same network, its first kernels turned to RGB.
+_AMDEGROOT = Normalisation(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
 _SYMMETRIC_NAMES = r"(?<![a-z0-9])(ap|adv|advprop|ra4_e3600)(?![a-z0-9])"
 _KERAS_EPSILON = 1e-7  # keras.layers.Normalization divides by at least this much
 
@@ -45,10 +52,21 @@ class Conventions:
     notice: str | None = None
 
 
+def of_vgg_keras(path: pathlib.Path, *, official: bool) -> Conventions:
+    """The conventions of a Keras file of VGG16, which holds nothing but the layers.
+
+    Args:
+      path: of the file.
+      official: whether this is one of the published files.
+    """
+    notice = f"{path.name} does not say how its inputs were scaled: taking what keras.applications.vgg16 does"
+    return Conventions(CAFFE, {}, None if official else notice)
+
+
 def of_keras(
     tensors: Mapping[str, np.ndarray], layers: Iterable[str], path: pathlib.Path, *, official: bool
 ) -> Conventions:
-    """The conventions of a Keras file.
+    """The conventions of a Keras file of an EfficientNet.
 
     Keras scales inside the model: x / 255, then (x - mean) / sqrt(variance) with both in the file. In the published
     ImageNet files `variance` holds standard deviations, so Keras adds a second `Rescaling` by 1 / sqrt(deviation)
@@ -73,24 +91,26 @@ def of_keras(
     return Conventions(_normalisation(mean, std, path), TENSORFLOW)
 
 
-def of_torch(form: names.Format, path: pathlib.Path, *, model: str) -> Conventions:
+def of_torch(form: Format, path: pathlib.Path, *, model: str) -> Conventions:
     """The conventions of a file with PyTorch's names, by the rules above.
 
     Args:
-      form: `names.TIMM` or `names.PORT`.
+      form: of `efficientnet_names` or `vgg_names`, but Keras.
       path: of the file.
       model: the name in the registry.
     """
     config = _timm_config(path)
     called = f"{path.name} {config.get('architecture', '')} {config.get('pretrained_cfg', {}).get('tag', '')}".lower()
-    tensorflow = form is names.PORT or re.search(r"(?<![a-z0-9])tf_", called) is not None
+    if form is vgg_names.TORCHVISION:
+        normalisation = _AMDEGROOT if "amdegroot" in called else IMAGENET
+        return Conventions(_of_config(config, path) or normalisation, {})
+    tensorflow = form is efficientnet_names.PORT or re.search(r"(?<![a-z0-9])tf_", called) is not None
     if tensorflow and model.startswith("efficientnet_lite"):
         return Conventions(LITE, TENSORFLOW)
     normalisation = SYMMETRIC if re.search(_SYMMETRIC_NAMES, called) else IMAGENET
-    if {"mean", "std"} <= config.get("pretrained_cfg", {}).keys():
-        normalisation = _normalisation(config["pretrained_cfg"]["mean"], config["pretrained_cfg"]["std"], path)
+    normalisation = _of_config(config, path) or normalisation
     notice = None
-    if form is names.TIMM and "efficientnet" not in called:
+    if form is efficientnet_names.TIMM and "efficientnet" not in called:
         notice = (
             f"{path.name} does not say which timm model it is: taking symmetric padding and epsilon 1e-5; "
             f"if it is a tf_ model, call it tf_{model}{path.suffix}"
@@ -108,9 +128,10 @@ def overridden(conventions: Conventions, metadata: Mapping[str, str], path: path
         said = {key: json.loads(metadata[key]) for key in ("mean", "std", "epsilon", "momentum") if key in metadata}
         mean, std = said.pop("mean", conventions.normalisation.mean), said.pop("std", conventions.normalisation.std)
         options = dict(conventions.options) | {key: float(value) for key, value in said.items()}
-        options["padding"] = metadata.get("padding", options["padding"]).strip('"')
-        if options["padding"] not in PADDINGS:
-            raise ValueError(f"padding is {options['padding']!r}, not one of {', '.join(PADDINGS)}")
+        if padding := metadata.get("padding", options.get("padding", "")).strip('"'):
+            options["padding"] = padding
+            if padding not in PADDINGS:
+                raise ValueError(f"padding is {padding!r}, not one of {', '.join(PADDINGS)}")
         explicit = {"padding", "epsilon", "mean", "std"} <= metadata.keys()
         return Conventions(_normalisation(mean, std, path), options, None if explicit else conventions.notice)
     except (ValueError, TypeError) as error:
@@ -128,6 +149,11 @@ def _timm_config(path: pathlib.Path) -> dict[str, Any]:
         return {}  # of something else
     settings = content.get("pretrained_cfg")
     return {"architecture": content["architecture"], "pretrained_cfg": settings if isinstance(settings, dict) else {}}
+
+
+def _of_config(config: Mapping[str, Any], where: pathlib.Path) -> Normalisation | None:
+    settings = config.get("pretrained_cfg", {})
+    return _normalisation(settings["mean"], settings["std"], where) if {"mean", "std"} <= settings.keys() else None
 
 
 def _normalisation(mean: Iterable[float], std: Iterable[float], where: pathlib.Path) -> Normalisation:

@@ -82,10 +82,24 @@ def _numbered_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
     """The layout `layers/CLASS_NUMBER/vars/INDEX`, where later releases of Keras 3 add the layer's name."""
     container = next((root[name] for name in ("layers", "_layer_checkpoint_dependencies") if name in root), None)
     if container is None:
-        return {}
+        return _attributes(root)
     layers = {}
     for key, layer in container.items():
         variables = layer.get("vars", {})
         name = variables.attrs.get("name", key) if isinstance(variables, h5py.Group) else key
         layers[str(name)] = [variables[index] for index in sorted(variables, key=int)]
+    return layers
+
+
+def _attributes(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
+    """The layout of a model written as a class, whose attributes are layers or rows of them: `.../vars/INDEX`."""
+    layers: dict[str, list[h5py.Dataset]] = {}
+
+    def visit(path: str, item: h5py.Group | h5py.Dataset) -> None:
+        if path.endswith("/vars") and not path.startswith("optimizer/") and isinstance(item, h5py.Group) and len(item):
+            place = path.removesuffix("/vars")
+            name = str(item.attrs.get("name", place))
+            layers[place if name in layers else name] = [item[index] for index in sorted(item, key=int)]
+
+    root.visititems(visit)
     return layers

