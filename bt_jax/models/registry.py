@@ -33,7 +33,8 @@ MODELS = {
     },
     "mlp": Model(mlp.mlp, 64),
     "cnn": Model(cnn.cnn, 96),
-    "vgg16": Model(vgg.vgg16, 224),
+    "vgg16": Model(functools.partial(vgg.vgg, "vgg16"), 224),
+    "vgg_nano": Model(functools.partial(vgg.vgg, "vgg_nano"), 64),
 }
 
 

@@ -10,9 +10,11 @@ from bt_jax.models.blocks import ConvolutionBlock, flattened, pooled_size
 from bt_jax.models.layers import Dense, Head, Trained, dropout
 from bt_jax.models.segments import SegmentedModel
 
-# Number of 3x3 convolutions and channels of each block.
+# Number of 3x3 convolutions and channels of each block of VGG16.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 CLASSIFIER_FEATURES = 4096
+# What the numbers of channels are divided by. The second is not of the paper: for the demo and for tests.
+VARIANTS = {"vgg16": 1, "vgg_nano": 8}
 
 
 class Classifier(nnx.Module):
@@ -32,7 +34,8 @@ class Classifier(nnx.Module):
         return self.output(x).astype(jnp.float32)
 
 
-def vgg16(
+def vgg(
+    variant: str,
     *,
     classes: int,
     size: int,
@@ -46,6 +49,7 @@ def vgg16(
     """Builds a model with random weights: segments `block1` ... `block5`, `head`.
 
     Args:
+      variant: a key of `VARIANTS`.
       classes: number of logits.
       size: side of the images in pixels; the paper's is 224. Only `classifier` depends on it.
       hidden: sizes of the head's Dense-BatchNorm-ReLU-Dropout blocks after global average pooling.
@@ -59,14 +63,15 @@ def vgg16(
       UsageError: the images are too small for five poolings, or `hidden` has no place beside `classifier`.
     """
     generator = np.random.default_rng(seed)
-    left = pooled_size(size, times=len(BLOCKS), name="vgg16")
+    left = pooled_size(size, times=len(BLOCKS), name=variant)
     if classifier and hidden:
         raise UsageError(
             f"config.model.classifier has hidden layers of its own: set config.model.hidden to (), not {hidden}"
         )
     segments: dict[str, nnx.Module] = {}
     channels = 3
-    for number, (convolutions, channels_out) in enumerate(BLOCKS, start=1):
+    for number, (convolutions, of_vgg16) in enumerate(BLOCKS, start=1):
+        channels_out = of_vgg16 // VARIANTS[variant]
         segments[f"block{number}"] = ConvolutionBlock(
             channels, channels_out, convolutions=convolutions, generator=generator
         )

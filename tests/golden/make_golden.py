@@ -10,7 +10,6 @@ import json
 import pathlib
 from collections.abc import Mapping
 
-import keras
 import numpy as np
 import procedural
 import reference
@@ -19,6 +18,7 @@ import skimage.data
 import torch
 from efficientnet_lite_pytorch import EfficientNet as LitePort
 from PIL import Image
+from reference import keras  # which has chosen its backend
 
 from bt_jax.models import registry
 from bt_jax.models.efficientnet import VARIANTS

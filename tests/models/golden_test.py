@@ -34,6 +34,7 @@ PARAMETERS = {
     "mlp": 1_130_280,
     "cnn": 678_184,
     "vgg16": 138_357_544,
+    "vgg_nano": 295_568,
 }
 # What makes a model the references' one.
 OPTIONS = {"vgg16": {"classifier": True}}

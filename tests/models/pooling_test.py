@@ -16,7 +16,7 @@ def squares(x: np.ndarray) -> np.ndarray:
     return np.stack([corner[:, :rows, :columns] for corner in corners], axis=-1)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=6)
 @given(shape=SHAPES, seed=st.integers(0, 1000))
 def test_the_largest_of_each_square(shape: tuple[int, ...], seed: int) -> None:
     x = np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
@@ -25,7 +25,7 @@ def test_the_largest_of_each_square(shape: tuple[int, ...], seed: int) -> None:
     np.testing.assert_array_equal(pooled, squares(x).max(-1))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=6)
 @given(shape=SHAPES, seed=st.integers(0, 1000))
 def test_the_gradient_goes_to_the_largest_and_is_shared_where_they_are_several(
     shape: tuple[int, ...], seed: int

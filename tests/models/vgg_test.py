@@ -18,6 +18,14 @@ def test_parameters() -> None:
     assert (network.size, network.pooled_head) == (224, True)
 
 
+def test_the_narrow_member_has_the_same_layers() -> None:
+    network, params, _ = registry.create("vgg_nano", classes=4)
+    channels = [params[f"block{i}"]["conv_2"]["kernel"].shape[-1] for i in range(1, 6)]
+    assert channels == [8, 16, 32, 64, 64]
+    assert [len(params[name]) for name in network.segment_names[:-1]] == [2, 2, 3, 3, 3]
+    assert (network.size, network.pooled_head) == (64, True)
+
+
 def test_the_head_may_have_hidden_blocks() -> None:
     network, params, batch_stats = registry.create("vgg16", classes=4, hidden=(8,), epsilon=0.01, momentum=0.5)
     # Their BatchNorm makes a bias idle.
