@@ -21,15 +21,19 @@ from bt_jax.errors import UsageError
 HUGE_PAGE = 2**21  # bytes
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
+def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> NoReturn:
     """Parses the flags, runs `main`, exits: 0 on success, 2 with one line for a wrong flag, field, path or file.
 
     `--help` prints the docstring of the command's module and its flags.
+
+    Args:
+      main: the command; what it returns is the exit status.
+      takes_arguments: `main` is given the list of what is no flag, which may stand before, between and after flags.
     """
     _quiet()
     try:
-        _parse(sys.argv)
-        status = main()
+        arguments = _parse(sys.argv, takes_arguments=takes_arguments)
+        status = main(arguments) if takes_arguments else main()
     except UsageError as error:
         _fail(str(error))
     except OSError as error:  # a folder that cannot be written, a full disk
@@ -81,10 +85,11 @@ def _ask_for_huge_pages(c_library: ctypes.CDLL) -> None:
     c_library.free(ctypes.c_void_p(start))
 
 
-def _parse(argv: list[str]) -> None:
+def _parse(argv: list[str], *, takes_arguments: bool) -> list[str]:
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
         print(_help())
         sys.exit(0)
+    flags.FLAGS.set_gnu_getopt(takes_arguments)
     try:
         rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # what ml_collections raises for a field that is not there
@@ -95,8 +100,9 @@ def _parse(argv: list[str]) -> None:
         ) from error
     except (flags.Error, TypeError, ValueError, OSError) as error:
         raise UsageError(one_line(error)) from error
-    if len(rest) > 1:
+    if len(rest) > 1 and not takes_arguments:
         raise UsageError(f"unexpected argument {rest[1]!r}: flags are written as --name=value (see --help)")
+    return rest[1:]
 
 
 def one_line(error: BaseException) -> str:

@@ -1,9 +1,4 @@
-"""The pictures of a report, and the only module that knows matplotlib.
-
-Figures are drawn with the object-oriented interface, so nothing here depends on or changes pyplot's global state. Sizes
-are inches, text sizes points. Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which stay apart
-for colour-blind readers; line styles tell the curves apart in print.
-"""
+"""The pictures of a report: confusion matrix, ROC curves, calibration, training curves."""
 
 import math
 import textwrap
@@ -12,26 +7,27 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
-from bt_jax import files, metrics
+from bt_jax import figures, files, metrics
+from bt_jax.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LABEL_SIZE,
+    LIGHT_GREY,
+    LINE_COLOURS,
+    LINE_STYLES,
+    ORANGE,
+    SKY,
+    SMALL_SIZE,
+    VERMILLION,
+)
 
-DPI = 150
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-# The eighth, yellow, is left out: a line of it can hardly be seen on white.
-LINE_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-# Seven colours and four styles have no common factor: 28 classes look different.
-LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)))
-GREY = "#666666"
-LIGHT_GREY = "#BBBBBB"
 FINE_TUNING = "#CC0000"
 
-_TITLE_SIZE, _LABEL_SIZE, _SMALL_SIZE = 12, 10, 8.5
-_TITLE_LINE, _NOTICE_BAND, _MARGIN = 0.24, 0.36, 0.12
 _LETTER = 0.09  # width of a letter of label size, on average and a little more
 
 
@@ -67,18 +63,18 @@ def confusion_matrix(
     )
     label_width = _LETTER * max(len(line) for name in rows for line in name.split("\n"))
     label_height = 0.6 if upright else label_width
-    figure = _figure(cell * C + label_width + 2.0, cell * C + label_height + 0.55, title=title, notice=notice)
+    figure = figures.canvas(cell * C + label_width + 2.0, cell * C + label_height + 0.55, title=title, notice=notice)
     axes = figure.add_subplot()
     image = axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(C), columns, fontsize=_LABEL_SIZE, rotation=0 if upright else 90)
-    axes.set_yticks(range(C), rows, fontsize=_LABEL_SIZE)
+    axes.set_xticks(range(C), columns, fontsize=LABEL_SIZE, rotation=0 if upright else 90)
+    axes.set_yticks(range(C), rows, fontsize=LABEL_SIZE)
     axes.set_xticks(np.arange(C + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(C + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted class", fontsize=_LABEL_SIZE)
-    axes.set_ylabel("true class", fontsize=_LABEL_SIZE)
+    axes.set_xlabel("predicted class", fontsize=LABEL_SIZE)
+    axes.set_ylabel("true class", fontsize=LABEL_SIZE)
     for true, predicted in np.ndindex(C, C):
         fraction = share[true, predicted]
         percent = "-" if np.isnan(fraction) else f"{100 * fraction:.1f} %"
@@ -87,10 +83,10 @@ def confusion_matrix(
         axes.text(predicted, true - 0.03, count, va="bottom", fontsize=13 if large else 10, **style)
         axes.text(predicted, true + 0.07, percent, va="top", fontsize=9 if large else 7.5, **style)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, aspect=25, pad=0.03, ticks=np.linspace(0, 1, 6))
-    bar.ax.set_yticklabels([f"{percent} %" for percent in range(0, 101, 20)], fontsize=_SMALL_SIZE)
-    bar.set_label("share of the true class", fontsize=_LABEL_SIZE)
+    bar.ax.set_yticklabels([f"{percent} %" for percent in range(0, 101, 20)], fontsize=SMALL_SIZE)
+    bar.set_label("share of the true class", fontsize=LABEL_SIZE)
     bar.outline.set_visible(False)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def roc_curves(
@@ -130,15 +126,15 @@ def roc_curves(
     # What fits beside the axes: 38 lines, with the space between two entries counted as 0.7.
     columns = math.ceil((sum(entry.count("\n") + 1.7 for entry in entries)) / 38)
     letters = max(len(line) for entry in entries for line in entry.split("\n"))
-    figure = _figure(6.1 + columns * (0.078 * letters + 0.7), 5.8, title=title, notice=notice)
+    figure = figures.canvas(6.1 + columns * (0.078 * letters + 0.7), 5.8, title=title, notice=notice)
     axes = figure.add_subplot()
     for handle in handles:
         axes.add_line(handle)
     # Room around the unit square: a perfect curve runs along its edges.
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", anchor="W")
-    _frame(axes, xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (recall)")
-    _legend(axes, [*handles, *undefined], ncols=columns)
-    _save(figure, path)
+    figures.frame(axes, xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (recall)")
+    figures.legend(axes, [*handles, *undefined], ncols=columns)
+    figures.save(figure, path)
 
 
 def calibration(
@@ -162,7 +158,7 @@ def calibration(
     error = metrics.expected_calibration_error(labels, probabilities)
     shown = "undefined" if math.isnan(error) else f"{error:.3f}"
     title = f"{title}\nexpected calibration error (ECE) {shown}"
-    figure = _figure(8.2, 7.4, title=title, notice=notice)
+    figure = figures.canvas(8.2, 7.4, title=title, notice=notice)
     reliability, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled, bins = count > 0, len(count)
     middle, width = (np.arange(bins) + 0.5) / bins, 1 / bins
@@ -179,13 +175,13 @@ def calibration(
         reliability.bar(middle[rows], height[rows], width, bottom=bottom[rows], **style)
         keys.append(Patch(label=f"gap: {name}", **style))
     reliability.set(xlim=(0, 1), ylim=(0, 1))
-    _frame(reliability, ylabel="accuracy")
-    _legend(reliability, keys)
+    figures.frame(reliability, ylabel="accuracy")
+    figures.legend(reliability, keys)
     histogram.bar(middle, count, width, color=GREY, edgecolor="white")
-    _frame(histogram, xlabel="confidence (largest probability)", ylabel="images")
+    figures.frame(histogram, xlabel="confidence (largest probability)", ylabel="images")
     histogram.set_ylim(0, 1.05 * max(1, count.max()))
     histogram.yaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def training_curves(
@@ -202,7 +198,7 @@ def training_curves(
       title: printed on top.
       notice: printed in a coloured band above the title.
     """
-    figure = _figure(10, 8.2, title=title, notice=notice)
+    figure = figures.canvas(10, 8.2, title=title, notice=notice)
     loss, quality, rate = panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.7))
     _smoothed_curve(loss, *_series(rows, "train/loss"), colour=BLUE, label="training")
     epochs, values = _series(rows, "val/loss")
@@ -224,68 +220,24 @@ def training_curves(
     all_epochs = [float(row["epoch"]) for row in rows] or [0.0]
     last = max(all_epochs) or 1.0
     loss.set_xlim(-0.01 * last, 1.01 * last)
-    _frame(loss, ylabel="cross-entropy (nats)")
-    _frame(quality, ylabel="share (0 to 1)")
-    _frame(rate, ylabel="learning rate", xlabel="epoch (passes over the training images)")
+    figures.frame(loss, ylabel="cross-entropy (nats)")
+    figures.frame(quality, ylabel="share (0 to 1)")
+    figures.frame(rate, ylabel="learning rate", xlabel="epoch (passes over the training images)")
     _stages(panels, rows, last)
-    _legend(loss)
-    _legend(quality)
+    figures.legend(loss)
+    figures.legend(quality)
     if not rows:
         quality.text(0.5, 0.5, "nothing recorded yet", ha="center", transform=quality.transAxes, color=GREY)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def _readable(name: str) -> str:
     """`glioma_tumor` as `glioma tumor`; a dollar sign stays one and starts no formula."""
-    return _plain(name.replace("_", " ").strip() or name)
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")
+    return figures.plain(name.replace("_", " ").strip() or name)
 
 
 def _counted(n: int) -> str:
     return "1 image" if n == 1 else f"{n} images"
-
-
-def _figure(width: float, height: float, *, title: str, notice: str | None) -> Figure:
-    """A white figure of `width` x `height` inches below a header that holds the notice and the title."""
-    letters = int(width * 9)
-    lines = [line for part in title.splitlines() for line in textwrap.wrap(_plain(part), letters)]
-    warning = textwrap.wrap(_plain(notice), letters) if notice else []
-    band = _NOTICE_BAND + _TITLE_LINE * (len(warning) - 1) if warning else 0.0
-    header = band + _MARGIN + _TITLE_LINE * len(lines)
-    total = height + header
-    figure = Figure(figsize=(width, total), facecolor="white")
-    FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / total), w_pad=_MARGIN, h_pad=_MARGIN)
-    style: dict[str, Any] = {"ha": "center", "weight": "bold", "linespacing": 1.3, "fontsize": _TITLE_SIZE}
-    if warning:
-        figure.add_artist(Rectangle((0, 1 - band / total), 1, band / total, facecolor=VERMILLION, edgecolor="none"))
-        figure.text(0.5, 1 - band / total / 2, "\n".join(warning), va="center", color="white", **style)
-    figure.text(0.5, 1 - (band + _MARGIN) / total, "\n".join(lines), va="top", **style)
-    return figure
-
-
-def _save(figure: Figure, path: files.Path) -> None:
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, facecolor="white", format="png")
-
-
-def _frame(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
-    axes.set_xlabel(xlabel, fontsize=_LABEL_SIZE)
-    axes.set_ylabel(ylabel, fontsize=_LABEL_SIZE)
-    axes.tick_params(labelsize=_SMALL_SIZE)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E5E5E5", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _legend(axes: Axes, handles: Sequence[Any] | None = None, ncols: int = 1) -> None:
-    """Beside the axes, where it hides nothing."""
-    style: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "fontsize": _SMALL_SIZE}
-    handles = axes.get_legend_handles_labels()[0] if handles is None else handles
-    axes.legend(handles=handles, ncols=ncols, handlelength=2.6, labelspacing=0.7, frameon=False, **style)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -328,10 +280,10 @@ def _stages(panels: Sequence[Axes], rows: Sequence[Mapping[str, Any]], last: flo
         middle = (begin + end) / 2
         if middle - shown >= 0.03 * last:  # the width of two digits and a gap
             top.text(
-                middle, 1.015, str(stage), ha="center", va="bottom", fontsize=_SMALL_SIZE, color=GREY, transform=above
+                middle, 1.015, str(stage), ha="center", va="bottom", fontsize=SMALL_SIZE, color=GREY, transform=above
             )
             shown = middle
-    top.text(-0.01, 1.015, "stage", ha="right", va="bottom", fontsize=_SMALL_SIZE, color=GREY, transform=top.transAxes)
+    top.text(-0.01, 1.015, "stage", ha="right", va="bottom", fontsize=SMALL_SIZE, color=GREY, transform=top.transAxes)
     for axes in panels:
         for stage, start in zip(stages[1:], starts, strict=True):
             if stage == 2:
@@ -342,6 +294,6 @@ def _stages(panels: Sequence[Axes], rows: Sequence[Mapping[str, Any]], last: flo
         start = starts[stages.index(2) - 1]
         side = "left" if start < 0.5 * last else "right"
         top.text(
-            start, 1.075, "fine-tuning begins", ha=side, va="bottom", fontsize=_LABEL_SIZE, weight="bold",
+            start, 1.075, "fine-tuning begins", ha=side, va="bottom", fontsize=LABEL_SIZE, weight="bold",
             color=FINE_TUNING, transform=above,
         )  # fmt: skip

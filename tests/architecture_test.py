@@ -15,30 +15,31 @@ PACKAGE = "bt_jax"
 # Lowest first, without `bt_jax.`. A module imports only from lines below its own. The entries of one line know nothing
 # of each other; a package stands for all in it that has no line of its own, and its modules may know each other.
 LAYERS = (
-    ("defaults", "errors", "files", "hlo", "labels", "peers", "roofline"),
-    ("benchmark_tables", "commandline", "data", "machine", "models", "yardsticks"),
+    ("defaults", "errors", "files", "hlo", "labels", "peers", "roofline", "significance"),
+    ("benchmark_tables", "commandline", "data", "grid", "machine", "models", "yardsticks"),
     ("models.pretrained",),
-    ("metrics",),
-    ("plots",),
+    ("figures", "metrics", "summary"),
+    ("diagram", "plots", "run_curves"),
     ("report",),
     ("checkpoint",),
     ("inference",),
     ("stages", "steps"),
     ("input_throughput", "throughput"),
     ("features", "interrupts", "programs", "progress", "topology", "workdir", "writers"),
-    ("feed",),
-    ("loop", "run_report", "run_weights"),
-    ("measurements", "train"),
-    ("benchmark", "evaluate", "main"),
+    ("feed", "finished_runs"),
+    ("comparison_tables", "loop", "run_report", "run_weights"),
+    ("comparison", "measurements", "train"),
+    ("study",),
+    ("benchmark", "compare", "evaluate", "main", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
 OWNERS = {
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},
-    "matplotlib": {"plots"},
+    "matplotlib": {"diagram", "figures", "plots", "run_curves"},
     "keras": {"peers.keras_tensorflow"},
-    "ml_collections": {"benchmark", "defaults", "main", "train"},
+    "ml_collections": {"benchmark", "defaults", "main", "study", "sweep", "train"},
     "onnxruntime": {"peers.onnx_runtime"},
     "optax": {"steps"},
     "orbax": {"checkpoint"},

@@ -28,11 +28,11 @@ def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return module
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, main=lambda: 0) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, main=lambda: 0, **options: bool) -> int:
     """The exit status."""
     monkeypatch.setattr(sys, "argv", ["thing", *arguments])
     with pytest.raises(SystemExit) as caught:
-        commandline.run(main)
+        commandline.run(main, **options)
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
@@ -43,6 +43,20 @@ def test_flags_are_parsed_before_main_runs(command, monkeypatch, capsys):
 
     assert run(monkeypatch, "--count=7", main=main) == 0
     assert capsys.readouterr() == ("7\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["a", "--count=7", "b"], ["--count", "7", "a", "b"], ["a", "b", "--count=7"]])
+def test_arguments_of_a_command_that_takes_some_stand_anywhere(command, monkeypatch, capsys, arguments):
+    def main(given: list[str]) -> None:
+        print(flags.FLAGS.count, *given)
+
+    assert run(monkeypatch, *arguments, main=main, takes_arguments=True) == 0
+    assert capsys.readouterr() == ("7 a b\n", "")
+
+
+def test_wrong_flags_among_arguments_are_refused(command, monkeypatch, capsys):
+    assert run(monkeypatch, "a", "--nonsense=1", main=pytest.fail, takes_arguments=True) == 2
+    assert "Unknown command line flag 'nonsense'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("result", "status"), [(0, 0), (None, 0), (1, 1), (143, 143)])

@@ -1,9 +1,10 @@
 """All images of a source, decoded once: preprocessed pixels in memory, and what identifies each image."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from bt_jax.data.sources import Record, Source
 from bt_jax.errors import UsageError
 
 _NAMED = 10  # files named in a message, the rest counted
+
+# What `remembered` keeps: by source and preprocessing the rows, and the messages about files that cannot be read.
+_memory: "dict[tuple[object, ...], tuple[Dataset, list[str]]] | None" = None
+_REMEMBERED = 5  # data sets; each is N x S x S bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,20 @@ class Dataset:
         return self.select(np.array([record.split == split for record in self.records], bool))
 
 
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """For several runs in one process: `load` decodes a source once for each preprocessing, and keeps the last five.
+
+    The files must stay as they are while the block runs.
+    """
+    global _memory
+    _memory = {}
+    try:
+        yield
+    finally:
+        _memory = None
+
+
 def load(
     source: Source,
     *,
@@ -80,6 +99,28 @@ def load(
     Raises:
       UsageError: more unreadable files than allowed; names the first ones.
     """
+    key = (source.description, source.class_names, source.records, preprocessing)
+    if _memory is None:
+        dataset, unreadable = _decode(source, preprocessing=preprocessing, threads=threads)
+    else:
+        if key not in _memory:
+            while len(_memory) >= _REMEMBERED:
+                del _memory[next(iter(_memory))]
+            _memory[key] = _decode(source, preprocessing=preprocessing, threads=threads)
+        dataset, unreadable = _memory[key]
+    if len(unreadable) > max_unreadable:
+        named = "; ".join(unreadable[:_NAMED]) + ("; ..." if len(unreadable) > _NAMED else "")
+        raise UsageError(
+            f"{len(unreadable)} of {len(source.records)} files are not readable images, "
+            f"max_unreadable (config.data.max_unreadable in training) allows {max_unreadable}: {named}"
+        )
+    for line in unreadable:
+        warn(f"left out: {line}")
+    return dataset
+
+
+def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None) -> "tuple[Dataset, list[str]]":
+    """The rows that can be read, and a message for each file that cannot."""
 
     def one(record: Record) -> tuple[np.ndarray, str, np.ndarray] | str:
         try:
@@ -102,14 +143,7 @@ def load(
             images[len(kept)], small[len(kept)] = result[0], result[2]
             hashes.append(result[1])
             kept.append(record)
-    if len(unreadable) > max_unreadable:
-        named = "; ".join(unreadable[:_NAMED]) + ("; ..." if len(unreadable) > _NAMED else "")
-        raise UsageError(
-            f"{len(unreadable)} of {len(source.records)} files are not readable images, "
-            f"max_unreadable (config.data.max_unreadable in training) allows {max_unreadable}: {named}"
-        )
-    for line in unreadable:
-        warn(f"left out: {line}")
-    return Dataset(
+    dataset = Dataset(
         records=tuple(kept), images=images[: len(kept)], fingerprints=tuple(hashes), thumbnails=small[: len(kept)]
     )
+    return dataset, unreadable

@@ -130,6 +130,31 @@ def test_threads_read_at_the_same_time(kaggle):
     assert len(loaded) == 11 and warnings == []
 
 
+def test_a_remembered_source_is_decoded_once_for_each_preprocessing(kaggle, ramp, monkeypatch):
+    source, decoded = mixed(kaggle, ramp), []
+    decode = dataset.decode_image
+    monkeypatch.setattr(
+        dataset, "decode_image", lambda *args, **kwargs: (decoded.append(1), decode(*args, **kwargs))[1]
+    )
+    plain, warnings = load(source)
+    once = len(decoded)
+    with dataset.remembered():
+        for _ in range(3):
+            again, said = load(source)
+            np.testing.assert_array_equal(again.images, plain.images)
+            assert again.records == plain.records and said == warnings and len(warnings) == 2
+            with pytest.raises(UsageError, match="allows 1"):
+                load(source, max_unreadable=1)
+        assert len(decoded) == 2 * once
+        for size in (8, 9, 10, 11, 12):
+            assert load(source, preprocessing=Preprocessing(form="stretch", size=size))[0].images.shape[1] == size
+        assert len(decoded) == 7 * once
+        load(source)  # five others came after it
+        assert len(decoded) == 8 * once
+    load(source)
+    assert len(decoded) == 9 * once
+
+
 def test_select_and_of_split(kaggle):
     loaded, _ = load(kaggle.open())
     mask = np.arange(11) % 3 == 0

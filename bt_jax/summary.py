@@ -1,0 +1,224 @@
+"""A model layer by layer: shapes, parameters and floating-point operations, counted without running it."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from bt_jax.models.registry import Network
+
+Shape = tuple[int, ...]
+# What a value of a program is made of: the paths of parameters alone, or None for data, which an image went into.
+_Origin = frozenset[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What holds parameters of its own, such as a convolution.
+
+    Attributes:
+      name: inside its segment, as `squeeze_excite.reduce`; empty for a segment that is a single layer.
+      shape: of its output for one image, without the batch.
+      parameters: number of trainable values.
+      flops: operations of a forward of one image: two for each multiplication and addition of a convolution or matrix
+        product. Sums, activations, means and normalisations are not counted.
+    """
+
+    name: str
+    shape: Shape
+    parameters: int
+    flops: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A part of a network that stages freeze as a whole: its name, its output for one image, its layers."""
+
+    name: str
+    shape: Shape
+    layers: tuple[Layer, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable values."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Of a forward of one image, see `Layer`."""
+        return sum(layer.flops for layer in self.layers)
+
+    def like(self, other: "Segment") -> bool:
+        """Whether the two differ in nothing but the name."""
+        return (self.shape, self.layers) == (other.shape, other.layers)
+
+
+def segments(
+    network: Network, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, size: int
+) -> tuple[Segment, ...]:
+    """Traces a network for one image of `size` x `size` pixels, in the form that accelerators run.
+
+    Forms of layers written for the CPU compute the same and are not looked at, so the count is the same everywhere.
+    """
+    x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    found = []
+    for name, after in itertools.zip_longest(network.segment_names, network.segment_names[1:]):
+
+        def run(params: Any, batch_stats: Any, x: jax.Array, start: str = name, stop: str | None = after) -> jax.Array:
+            return network.apply(params, batch_stats, x, start=start, stop=stop)[0]
+
+        traced = jax.make_jaxpr(run)(dict(params), dict(batch_stats), x)
+        x = jax.ShapeDtypeStruct(traced.out_avals[0].shape, traced.out_avals[0].dtype)
+        found.append(Segment(name, x.shape[1:], _layers(traced, params, batch_stats, segment=name)))
+    return tuple(found)
+
+
+def total(parts: Sequence[Segment]) -> tuple[int, int]:
+    """Parameters, and operations of a forward of one image."""
+    return sum(part.parameters for part in parts), sum(part.flops for part in parts)
+
+
+def groups(parts: Sequence[Segment]) -> list[list[Segment]]:
+    """Neighbours that differ in nothing but the name stand together."""
+    grouped: list[list[Segment]] = []
+    for part in parts:
+        if grouped and grouped[-1][-1].like(part):
+            grouped[-1].append(part)
+        else:
+            grouped.append([part])
+    return grouped
+
+
+def table(parts: Sequence[Segment]) -> str:
+    """All layers as text: segment, layer, output, parameters, operations; sums of each segment and of all.
+
+    The layers of a segment that repeats the one before it are left out.
+    """
+    rows = [("segment", "layer", "output", "parameters", "MFLOP")]
+    for group in groups(parts):
+        for part in group:
+            only = part.layers[0].name if len(part.layers) == 1 else ""
+            note = only if part is group[0] else f"as {group[0].name}"
+            rows.append((part.name, note, in_words(part.shape), f"{part.parameters:,}", mega(part.flops)))
+            if not note:
+                rows += [
+                    ("", layer.name, in_words(layer.shape), f"{layer.parameters:,}", mega(layer.flops))
+                    for layer in part.layers
+                ]
+    parameters, flops = total(parts)
+    rows.append(("all", "", in_words(parts[-1].shape), f"{parameters:,}", mega(flops)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([f"{cell:<{width}}" for cell, width in zip(row[:3], widths[:3], strict=True)])
+        + "".join([f"  {cell:>{width}}" for cell, width in zip(row[3:], widths[3:], strict=True)])
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join(line.rstrip() for line in [lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def in_words(shape: Shape) -> str:
+    """`120 x 120 x 32`."""
+    return " x ".join(map(str, shape))
+
+
+def mega(flops: int) -> str:
+    """In millions: `9,248.4`, `0.627`; empty for none."""
+    millions = flops / 1e6
+    return "" if not flops else f"{millions:,.1f}" if millions >= 10 else f"{millions:.3g}"
+
+
+def _layers(
+    traced: core.ClosedJaxpr, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, segment: str
+) -> tuple[Layer, ...]:
+    """The layers of a segment in the order in which data meets them.
+
+    Where data meets something made of parameters alone, it has come to the layers that hold these. A convolution or
+    matrix product belongs to the layer that holds its kernel, the parameter of most dimensions: the scale of a
+    BatchNorm may have been multiplied into it.
+    """
+    leaves = [
+        (tuple(str(key.key) for key in path), leaf)
+        for tree in (dict(params), dict(batch_stats))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    names = [".".join(path) for path, _ in leaves]
+    dimensions = {name: leaf.ndim for name, (_, leaf) in zip(names, leaves, strict=True)}
+    sizes: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params.get(segment, {})):
+        owner = ".".join([segment, *(str(key.key) for key in path[:-1])])
+        sizes[owner] = sizes.get(owner, 0) + leaf.size
+
+    shapes: dict[str, Shape] = {}
+    flops = dict.fromkeys(sizes, 0)
+    origins: list[_Origin] = [*(frozenset([name]) for name in names), None]
+    for equation, made_of in _meetings(traced.jaxpr, origins)[0]:
+        for owner in sorted({_owner(name) for name in made_of}):
+            if owner in sizes:
+                shapes[owner] = equation.outvars[0].aval.shape[1:]
+        if operations := _operations(equation):
+            kernel = max(sorted(made_of), key=dimensions.__getitem__)
+            flops[_owner(kernel)] += operations
+    return tuple(
+        Layer(owner.removeprefix(segment).removeprefix("."), shape, sizes[owner], flops[owner])
+        for owner, shape in shapes.items()
+    )
+
+
+def _owner(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
+
+
+def _meetings(
+    jaxpr: core.Jaxpr, origins: Sequence[_Origin]
+) -> tuple[list[tuple[core.JaxprEqn, frozenset[str]]], list[_Origin]]:
+    """The equations in which data and parameters meet, with these; and the origins of the outputs."""
+    found: list[tuple[core.JaxprEqn, frozenset[str]]] = []
+    origin: dict[core.Var, _Origin] = dict(zip(jaxpr.invars, origins, strict=True))
+    origin |= {variable: frozenset() for variable in jaxpr.constvars}
+
+    def of(variable: core.Var | core.Literal) -> _Origin:
+        return frozenset() if isinstance(variable, core.Literal) else origin[variable]
+
+    for equation in jaxpr.eqns:
+        inputs = [of(variable) for variable in equation.invars]
+        inner = _inner(equation)
+        if inner is not None:
+            meetings, outputs = _meetings(inner, inputs[-len(inner.invars) :] if inner.invars else [])
+            found += meetings
+        else:
+            made_of = frozenset[str]().union(*(names for names in inputs if names is not None))
+            outputs = [None if None in inputs else made_of] * len(equation.outvars)
+            if None in inputs and made_of:
+                found.append((equation, made_of))
+        origin |= dict(zip(equation.outvars, outputs, strict=True))
+    return found, [of(variable) for variable in jaxpr.outvars]
+
+
+def _inner(equation: core.JaxprEqn) -> core.Jaxpr | None:
+    """The program that an equation calls; of one that depends on the platform, that of the others than the CPU."""
+    if "branches_platforms" in equation.params:
+        default = equation.params["branches_platforms"].index(None)
+        return equation.params["branches"][default].jaxpr
+    called = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    if called is None:
+        return None
+    return getattr(called, "jaxpr", called)
+
+
+def _operations(equation: core.JaxprEqn) -> int:
+    """Two for each product and sum of a convolution or matrix product."""
+    shapes = [variable.aval.shape for variable in equation.invars]
+    outputs = math.prod(equation.outvars[0].aval.shape)
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return 2 * outputs * math.prod(shapes[0][axis] for axis in contracted)
+    if equation.primitive.name == "conv_general_dilated":
+        channels_out = shapes[1][equation.params["dimension_numbers"].rhs_spec[0]]
+        return 2 * outputs * math.prod(shapes[1]) // channels_out
+    return 0

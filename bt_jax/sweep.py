@@ -1,0 +1,74 @@
+"""Trains a grid of settings, each with several seeds, and puts the runs side by side. Run again, it goes on.
+
+    python -m bt_jax.sweep --config=configs/mlp.py --grid='model.hidden=(64,),(256,64)' --seeds=3 --workdir=runs/mlp
+    python -m bt_jax.sweep --config=configs/cnn.py --grid=model.dropout=0,.3 --grid=stages.epochs=5,20 --workdir=cnn
+
+Values are split at the commas outside of brackets and quotes; a shell wants quotes around brackets. Any other field is
+set as in training, --config.FIELD=VALUE. Each run has a folder of its own below the workdir, as dropout=0.3_epochs=5/
+seed_0; sweep.json says where the sweep stands; comparison/ holds the tables and curves of bt_jax.compare. Finished runs
+are skipped, one that was interrupted goes on where it stopped, other values or more seeds add runs. A run that fails is
+named at the end, and the exit status is 1.
+
+All runs share one process: images are decoded once, and programs of equal shapes are compiled once. This is a research
+tool, not a medical device.
+"""
+
+import functools
+import pathlib
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from bt_jax import commandline, grid
+from bt_jax.errors import UsageError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
+)
+_GRID = flags.DEFINE_multi_string("grid", [], "FIELD=A,B: a field and its values; may be given several times.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Repeats of each combination, with seeds from config.seed on.", 1)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder for the runs, sweep.json and comparison/.")
+
+
+def main() -> int:
+    """Reads the grid, checks every run's configuration, trains and compares."""
+    for flag in (_CONFIG, _WORKDIR):
+        if not flag.value:
+            raise UsageError(f"--{flag.name} is missing: see --help")
+    base = _CONFIG.value
+    if not isinstance(base, ml_collections.ConfigDict):  # ml_collections defers the error to the first use
+        raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
+    values: dict[str, list] = {}
+    for text in _GRID.value:
+        field, found = grid.parse(text, fields=_fields(base.to_dict()))
+        if field in values:
+            raise UsageError(f"--grid names {field} twice: give all its values in one, as {field}=A,B")
+        values[field] = found
+    from bt_jax import study, train  # after the flags: grain defines flags of its own, and --help need not wait for JAX
+    from bt_jax.models import registry
+
+    for config in study.plan(base, values=values, seeds=_SEEDS.value).values():
+        train.check(config)
+        registry.native_size(config.model.name)  # refuses one that is not there
+    commandline.prepare_to_compute()
+    return study.run(
+        base,
+        pathlib.Path(_WORKDIR.value),
+        values=values,
+        seeds=_SEEDS.value,
+        train=train.train_and_evaluate,
+        say=functools.partial(print, flush=True),
+    )
+
+
+def _fields(tree: dict, prefix: str = "") -> dict:
+    """{"a.b": value} with tuples as they are."""
+    flat: dict = {}
+    for key, value in tree.items():
+        flat |= _fields(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+if __name__ == "__main__":
+    commandline.run(main)
