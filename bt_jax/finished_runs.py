@@ -1,12 +1,13 @@
 """Runs as their workdirs tell of them, once they are finished."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bt_jax import workdir, writers
@@ -58,18 +59,22 @@ class Run:
     seconds: float
 
     def answers(self) -> dict[str, Answer]:
-        """The validation images by path."""
-        images = {row["path"]: row for row in _table(self.folder / "split.csv") if row["role"] == "validation"}
-        return {
-            row["path"]: Answer(
-                fingerprint=images[row["path"]]["fingerprint"],
-                label=row["label"],
-                group=images[row["path"]]["group"],
-                right=row["prediction"] == row["label"],
-            )
-            for row in _table(self.folder / "report" / "validation" / "predictions.csv")
-            if row["path"] in images
-        }
+        """The validation images by path.
+
+        Raises:
+          UsageError: a file is missing or is not what its name says.
+        """
+        with _readable(self.folder):
+            images = {row["path"]: row for row in _table(self.folder / "split.csv") if row["role"] == "validation"}
+            return {
+                row["path"]: Answer(
+                    fingerprint=images[row["path"]]["fingerprint"],
+                    label=row["label"],
+                    group=images[row["path"]]["group"],
+                    right=row["prediction"] == row["label"],
+                )
+                for row in _table(self.folder / "report" / "validation" / "predictions.csv")
+            }
 
 
 def is_finished(folder: pathlib.Path) -> bool:
@@ -116,7 +121,7 @@ def read(folder: pathlib.Path) -> Run:
     Raises:
       UsageError: a file is missing or is not what its name says.
     """
-    try:
+    with _readable(folder):
         config = workdir.flatten(_json(folder / "config.json")["config"])
         record = _json(folder / "run.json")
         scores = {
@@ -124,6 +129,8 @@ def read(folder: pathlib.Path) -> Run:
             for split in ("validation", "testing")
             if split == "validation" or (folder / "report" / split).exists()
         }
+        for name in ("accuracy", "macro_f1", "per_class"):
+            scores["validation"][name]
         synthetic = bool(record["data"]["synthetic"])
         is_fold = _FOLD.fullmatch(folder.resolve().name)
         result_fields = {name: value for name, value in config.items() if name not in (*workdir.FREE_FIELDS, "seed")}
@@ -143,6 +150,13 @@ def read(folder: pathlib.Path) -> Run:
             curves=writers.read_metrics(folder),
             seconds=sum(record["seconds_by_stage"].values()),
         )
+
+
+@contextlib.contextmanager
+def _readable(folder: pathlib.Path) -> Iterator[None]:
+    """Whatever is wrong with the files of a run becomes one line."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UsageError(f"the files of the run in {folder} cannot be read ({what}): leave it out") from error
@@ -157,6 +171,6 @@ def _table(path: pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _naturally(path: pathlib.Path) -> list[tuple[int, str]]:
+def _naturally(path: pathlib.Path) -> list[tuple[str, int]]:
     """A key by which `seed_10` comes after `seed_9`."""
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", str(path))]
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", str(path))]

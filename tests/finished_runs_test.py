@@ -67,9 +67,10 @@ def test_folds_are_one_setting(tmp_path):
 def test_runs_are_found_at_any_depth_in_natural_order(tmp_path):
     for seed in (10, 2):
         write(tmp_path / "study" / "hidden=64" / f"seed_{seed}", right=RIGHT, seed=seed)
+    write(tmp_path / "study" / "a99" / "run", right=RIGHT, seed=8)
     write(tmp_path / "other", right=RIGHT, seed=7)
     folders, left_out = found(tmp_path / "other", tmp_path / "study", tmp_path / "other")
-    assert [folder.name for folder in folders] == ["other", "seed_2", "seed_10"]
+    assert [folder.name for folder in folders] == ["other", "run", "seed_2", "seed_10"]
     assert left_out == []
 
 
@@ -100,6 +101,7 @@ def test_nothing_there(tmp_path):
         ("run.json", "[]"),
         ("run.json", None),
         ("report/validation/metrics.json", None),
+        ("report/validation/metrics.json", "{}"),
         ("metrics.jsonl", "nonsense\n"),
         ("split.csv", "a,b\n1,2\n"),
     ],
@@ -112,6 +114,17 @@ def test_broken_files_are_one_clear_line(tmp_path, name, content):
     with pytest.raises(UsageError, match=r"the files of the run in .*run cannot be read") as caught:
         found(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "path,label\n1.png,a\n", "path,label,prediction\n1.png,a,a\n"])
+def test_broken_predictions_are_one_clear_line(tmp_path, content):
+    run = finished_runs.read(write(tmp_path / "run", right=RIGHT))
+    path = run.folder / "report" / "validation" / "predictions.csv"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=r"the files of the run in .*run cannot be read"):
+        run.answers()
 
 
 def test_the_made_up_runs_have_the_files_of_the_contract(tmp_path):
