@@ -140,7 +140,7 @@ def _tests(tests: Tests) -> str:
         lines.append(
             [
                 f"`{name}`",
-                len(result.seeds),
+                str(len(result.seeds)),
                 _spread(Spread.of(ours), _count),
                 _spread(Spread.of(theirs), _count),
                 _p(float(np.median(result.p_values))) + _range(result.p_values),

@@ -51,12 +51,12 @@ def draw(path: pathlib.Path, parts: Sequence[Segment], *, title: str, size: int)
         first, count = group[0], len(group)
         name = first.name if count == 1 else f"{first.name} to {group[-1].name} ({count} times)"
         _box(axes, top, name=name, below=_kinds(first), shape=first.shape, colour="#DCEBF5")
-        for x, colour, values, text in (
+        for x, colour, values, form in (
             (_PARAMETERS, figures.BLUE, [len(g) * g[0].parameters for g in grouped], "{:,}".format),
             (_FLOPS, figures.ORANGE, [len(g) * g[0].flops for g in grouped], summary.mega),
         ):
             value = values[number]
-            _bar(axes, x, top, value / max(1, *values), colour=colour, text=text(value))
+            _bar(axes, x, top, value / max(1, *values), colour=colour, text=form(value))
     figures.save(figure, path)
 
 

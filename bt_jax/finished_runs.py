@@ -101,7 +101,8 @@ def find(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
             raise UsageError(f"{directory} holds no run: there is no config.json in it or below")
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
-    runs, left_out = [], []
+    runs: list[Run] = []
+    left_out: list[str] = []
     for folder in folders.values():
         if not is_finished(folder):
             left_out.append(f"{folder} is not finished")

@@ -160,7 +160,7 @@ def _layers(
     for equation, made_of in _meetings(traced.jaxpr, origins)[0]:
         for owner in sorted({_owner(name) for name in made_of}):
             if owner in sizes:
-                shapes[owner] = equation.outvars[0].aval.shape[1:]
+                shapes[owner] = _shape(equation.outvars[0])[1:]
         if operations := _operations(equation):
             kernel = max(sorted(made_of), key=dimensions.__getitem__)
             flops[_owner(kernel)] += operations
@@ -213,8 +213,8 @@ def _inner(equation: core.JaxprEqn) -> core.Jaxpr | None:
 
 def _operations(equation: core.JaxprEqn) -> int:
     """Two for each product and sum of a convolution or matrix product."""
-    shapes = [variable.aval.shape for variable in equation.invars]
-    outputs = math.prod(equation.outvars[0].aval.shape)
+    shapes = [_shape(variable) for variable in equation.invars]
+    outputs = math.prod(_shape(equation.outvars[0]))
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2 * outputs * math.prod(shapes[0][axis] for axis in contracted)
@@ -222,3 +222,8 @@ def _operations(equation: core.JaxprEqn) -> int:
         channels_out = shapes[1][equation.params["dimension_numbers"].rhs_spec[0]]
         return 2 * outputs * math.prod(shapes[1]) // channels_out
     return 0
+
+
+def _shape(variable: core.Var | core.Literal) -> Shape:
+    assert isinstance(variable.aval, jax.core.ShapedArray)  # the only kind that a layer takes or gives
+    return variable.aval.shape
