@@ -30,6 +30,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bt_jax import commandline
+from bt_jax.defaults import constructor_options
 from bt_jax.errors import UsageError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -84,8 +85,7 @@ def _measurement(config: ml_collections.ConfigDict, mode: str) -> Callable[[], d
     section = config.eval if mode == "infer" else config.train
     workload = throughput.Workload(
         model=config.model.name,
-        hidden=tuple(config.model.hidden),
-        dropout=config.model.dropout,
+        options=constructor_options({**config.model}),
         size=config.preprocess.size,
         batch=_BATCH.value or section.batch_size,
         dtype=config.train.dtype,

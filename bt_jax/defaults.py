@@ -1,13 +1,16 @@
-"""The fields that all configurations share: data, augmentation, loss, optimiser, and how a run goes.
+"""The fields that all configurations share: data, augmentation, loss, optimiser, stages, and how a run goes.
 
-A file in `configs/` adds `config.model` and `config.stages`, and sets what is different for it.
+A file in `configs/` adds `config.model`, and sets what is different for it.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """A fresh configuration without model and stages."""
+    """A fresh configuration without model. Its plan is that of thirty stages for a pretrained network."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # of weights, order, augmentation, dropout and phantoms
 
@@ -52,6 +55,16 @@ def defaults() -> ml_collections.ConfigDict:
     optimizer.b2 = 0.999  # decay of the second moment
     optimizer.clip_norm = 1.0  # largest global norm of the gradient; 0 is off
 
+    config.stages = stages = ml_collections.ConfigDict()
+    stages.count = 30  # stage 1 trains the head; the others reach from the top down to `lowest_segment`, evenly
+    stages.head_epochs = 5.0  # length of stage 1; 0: there is no stage for the head alone
+    stages.epochs = 2.0  # length of each later stage; fractions are allowed
+    stages.head_learning_rate = 1e-3  # peak rate of stage 1
+    stages.learning_rate = 3e-4  # peak rate of stage 2
+    stages.final_learning_rate = 3e-5  # peak rate of the last stage; geometric in between
+    stages.lowest_segment = ""  # segments below never train, such as block_05; empty: all train in the end
+    stages.programs = 4  # compiled programs shared by stages 2 and up; 0: one for each depth
+
     config.schedule = schedule = ml_collections.ConfigDict()
     schedule.warmup = 0.1  # share of a stage in which the rate rises
     schedule.decay = "cosine"  # inside a stage: cosine or none
@@ -85,3 +98,22 @@ def for_phantoms(config: ml_collections.ConfigDict) -> None:
     augment = config.augment
     augment.rotation, augment.zoom, augment.brightness, augment.border = 0.03, 0.1, 0.1, 0.0
     augment.gamma, augment.noise, augment.blur = 0.0, 0.0, 0.0
+
+
+def from_scratch(config: ml_collections.ConfigDict) -> None:
+    """Sets what suits small networks that start from random weights: one stage, milder augmentation, hard targets."""
+    augment = config.augment
+    augment.rotation, augment.zoom, augment.contrast, augment.brightness = 0.03, 0.1, 0.1, 0.1
+    augment.gamma, augment.blur, augment.border = 0.1, 0.0, 0.0
+    config.loss.label_smoothing = 0.0
+    config.train.batch_size, config.train.average_decay, config.train.cached_views = 32, 0.99, 0
+    config.schedule.final = 0.05
+    stages = config.stages
+    stages.count, stages.head_epochs, stages.programs = 1, 0.0, 1
+    stages.learning_rate = stages.final_learning_rate = 1e-3
+
+
+def constructor_options(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.model` says to the model's constructor: all but its name and where its weights come from."""
+    others = {name: value for name, value in model.items() if name not in ("name", "weights", "fallback", "dropout")}
+    return {**others, "dropout_rate": model["dropout"]}

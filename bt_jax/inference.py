@@ -72,7 +72,9 @@ class ModelDescription:
     def network(self, *, seed: int = 0) -> tuple[Network, Tree, Tree]:
         """The network with random parameters and statistics."""
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
-        return registry.create(self.name, classes=len(self.class_names), seed=seed, **options)
+        return registry.create(
+            self.name, classes=len(self.class_names), size=self.preprocessing["size"], seed=seed, **options
+        )
 
     def normaliser(self) -> Normalisation:
         """From grey pixels to what the network expects."""

@@ -27,8 +27,7 @@ class Workload:
 
     Attributes:
       model: name in the registry.
-      hidden: sizes of the head's blocks.
-      dropout: of the head.
+      options: of the model's constructor.
       size: side of the images in pixels; 0 is the model's own.
       batch: images in a step, over all devices.
       dtype: of the computation, see `steps.compute_dtype`.
@@ -38,8 +37,7 @@ class Workload:
     """
 
     model: str
-    hidden: tuple[int, ...]
-    dropout: float
+    options: Mapping[str, Any]
     size: int
     batch: int
     dtype: str
@@ -54,9 +52,7 @@ class Workload:
 
     def network(self) -> tuple[Network, Tree, Tree]:
         """The network with random parameters and statistics."""
-        return registry.create(
-            self.model, classes=CLASSES, size=self.size, hidden=self.hidden, dropout_rate=self.dropout
-        )
+        return registry.create(self.model, classes=CLASSES, size=self.size, **self.options)
 
     def images(self) -> np.ndarray:
         """[B, S, S] float32 in [0, 1]."""

@@ -19,6 +19,7 @@ from bt_jax.data.augment import Augmentation, to_float
 from bt_jax.data.folds import DividedData, divide
 from bt_jax.data.order import Order
 from bt_jax.data.preprocess import Preprocessing
+from bt_jax.defaults import constructor_options
 from bt_jax.errors import UsageError
 from bt_jax.features import Cut, FeatureCache
 from bt_jax.feed import Feed
@@ -49,7 +50,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) 
     Raises:
       UsageError: a wrong field, path or file, or a loss that is not finite.
     """
-    _check(config)
+    check(config)
     if config.data.fold != -1:
         return _train_fold(config, folder)
     for fold in range(config.data.folds):
@@ -234,7 +235,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
     return 0
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that would fail, or mean nothing, only after the images are loaded."""
     at_least = {
         "data.folds": (config.data.folds, 2),
@@ -283,7 +284,7 @@ def _starting_model(
     """The model of a fresh run: description, network, parameters and running statistics."""
     description = ModelDescription(
         name=weights.model,
-        options={**weights.options, "hidden": tuple(config.model.hidden), "dropout_rate": config.model.dropout},
+        options={**weights.options, **constructor_options({**config.model})},
         class_names=data.source.class_names,
         preprocessing=preprocessing.to_dict(),
         normalisation=dataclasses.asdict(weights.normalisation),

@@ -16,8 +16,7 @@ from bt_jax.throughput import Workload
 
 WORKLOAD = Workload(
     model="efficientnet_nano",
-    hidden=(8,),
-    dropout=0.5,
+    options={"hidden": (8,), "dropout_rate": 0.5},
     size=32,
     batch=4,
     dtype="float32",

@@ -1,0 +1,62 @@
+"""VGG16 in two phases: its head on frozen features at 1e-3, then from block5_conv1 up at 1e-5.
+
+    python -m bt_jax.main --config=configs/vgg16.py                 # 224 pixels, ImageNet weights
+    python -m bt_jax.main --config=configs/vgg16.py:cpu             # 160 pixels, two CPU cores
+    python -m bt_jax.main --config=configs/vgg16.py:demo            # phantoms and a narrow network
+
+The published recipe: global average pooling, dropout, a linear layer of four; early stopping on the validation loss
+that goes back to the best weights, in both phases; balanced class weights; five augmentations at 0.2. Any field can be
+set on the command line: --config.train.batch_size=16. Those that are not here are explained in bt_jax/defaults.py.
+"""
+
+import ml_collections
+
+from bt_jax.defaults import defaults, for_phantoms
+
+VARIANTS = ("", "cpu", "demo")
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The configuration of a variant: empty, `cpu` or `demo`."""
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/vgg16.py has no variant {variant!r}: use :cpu, :demo, or none")
+    config = defaults()
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = "vgg16"  # vgg16, or vgg_nano, which has an eighth of its channels
+    model.weights = "imagenet"  # imagenet, hed (fine-tuned for edges since), none, the workdir of a run, or a file
+    model.fallback = ""  # taken where there are no ImageNet weights for `name`; empty: that is an error
+    model.hidden = ()  # sizes of Dense-BatchNorm-ReLU-Dropout blocks between pooling and output
+    model.dropout = 0.2  # of the head
+
+    as_published(config)
+    stages = config.stages
+    if variant == "cpu":
+        config.preprocess.size = 160
+        config.train.cached_views, config.train.cached_segment = 2, "block5"
+        stages.head_epochs, stages.epochs = 10.0, 10.0
+    if variant == "demo":
+        model.name, model.weights = "vgg_nano", "none"
+        for_phantoms(config)
+        config.preprocess.size = 64
+        config.train.batch_size, config.train.cached_views = 16, 2
+        stages.count, stages.lowest_segment = 3, "block1"
+        stages.head_epochs, stages.epochs = 2.0, 4.0
+        stages.learning_rate, stages.final_learning_rate = 1e-3, 1e-3
+    return config
+
+
+def as_published(config: ml_collections.ConfigDict) -> None:
+    """Two phases, augmentation, optimiser and stopping as published."""
+    stages = config.stages
+    stages.count, stages.lowest_segment, stages.programs = 2, "block5", 1
+    stages.head_epochs, stages.epochs = 20.0, 20.0  # at most
+    stages.head_learning_rate, stages.learning_rate, stages.final_learning_rate = 1e-3, 1e-5, 1e-5
+    augment = config.augment
+    augment.rotation = augment.zoom = augment.contrast = augment.brightness = 0.2
+    augment.shift = augment.gamma = augment.noise = augment.blur = augment.border = 0.0
+    config.loss.label_smoothing = 0.0
+    config.optimizer.name, config.optimizer.clip_norm = "adam", 0.0
+    config.schedule.warmup, config.schedule.decay = 0.0, "none"
+    config.train.batch_size, config.train.average_decay = 32, 0.0
+    config.early_stopping.patience = 5
