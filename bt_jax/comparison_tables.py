@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bt_jax import summary
 from bt_jax.finished_runs import Run
 
 
@@ -83,7 +84,7 @@ _NOTES = (
     "count alike), a cell is the mean, and in brackets the lowest and the highest.",
     "Scores are of the validation images, on the checkpoint with the lowest validation loss. The same images chose it, "
     "in all rows alike.",
-    "GFLOP: of a forward of one image, two operations for each multiplication and addition of the convolutions and "
+    "MFLOP: of a forward of one image, two operations for each multiplication and addition of the convolutions and "
     "matrix products, counted from the traced program in its plain form; the compiler's own count differs. "
     "Training time: all stages with their evaluations, checkpoints and waiting for the compiler, on the machine of the "
     "run; images/s: the median over the rows of the run's log, which covers training steps alone.",
@@ -107,12 +108,12 @@ def markdown(
     """The whole comparison, with what its numbers mean."""
     classes = list(dict.fromkeys(name for row in rows for name in row.classes))
     header = ["Row", "Seeds", "Runs", "Accuracy", "Macro-F1", *(f"Recall {_readable(name)}" for name in classes)]
-    header += ["Parameters", "GFLOP", "Training time", "Images/s"]
+    header += ["Parameters", "MFLOP", "Training time", "Images/s"]
     lines = [
         [f"`{row.name}`", row.seeds, len(row.runs)]
         + [_share(row.scores.get(name)) for name in ("accuracy", "macro_f1", *(f"recall {name}" for name in classes))]
         + ["-" if row.parameters is None else f"{row.parameters:,}"]
-        + ["-" if row.flops is None else f"{row.flops / 1e9:,.4g}"]
+        + ["-" if row.flops is None else summary.mega(row.flops)]
         + [_spread(row.scores.get("training_s"), _duration), _spread(row.scores.get("images_per_s"), "{:,.1f}".format)]
         for row in rows
     ]

@@ -44,7 +44,7 @@ def draw(path: files.Path, *, curves: Mapping[str, Sequence[Rows]], title: str, 
     for axes, (key, label) in zip(panels, _PANELS, strict=True):
         figures.frame(axes, ylabel=label)
         _limit(axes, curves, key)
-    figures.frame(panels[-1], ylabel=_PANELS[-1][1], xlabel="epoch (passes over the training images)")
+    panels[-1].set_xlabel("epoch (passes over the training images)", fontsize=figures.LABEL_SIZE)
     figures.legend(panels[0], handles)
     figures.save(figure, path)
 

@@ -52,7 +52,7 @@ def test_a_row_in_markdown():
     }  # fmt: skip
     text = comparison_tables.markdown([row("mlp", scores=scores)], tests={}, reference="mlp")
     assert cells(text, "`mlp`") == [
-        "`mlp`", "2", "2", "0.900 (0.850 to 0.950)", "0.800", "1.000", "-", "1,234", "0.005", "90 s (80 s to 3.3 min)",
+        "`mlp`", "2", "2", "0.900 (0.850 to 0.950)", "0.800", "1.000", "-", "1,234", "5", "90 s (80 s to 3.3 min)",
         "1,234.5",
     ]  # fmt: skip
     assert "More than luck" not in text and "Left out" not in text and "Testing folder" not in text
