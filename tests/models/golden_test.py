@@ -55,7 +55,7 @@ def scaled(images: np.ndarray, normalisation: Normalisation) -> np.ndarray:
 def shapes(variant: str) -> dict[names.Key, tuple[int, ...]]:
     """Of all arrays of a model with 1000 classes, without drawing its random weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "truncated_normal", lambda generator, shape, fan_out: jax.numpy.zeros(shape))
+        patch.setattr(layers, "truncated_normal", lambda generator, shape, fan: jax.numpy.zeros(shape))
         patch.setattr(layers, "glorot_uniform", lambda generator, shape: jax.numpy.zeros(shape))
         trees = jax.eval_shape(lambda: registry.create(variant, classes=1000, **OPTIONS.get(variant, {}))[1:])
     return {
