@@ -271,9 +271,11 @@ def test_one_device_and_four_train_alike(request):
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_networks_without_statistics_train_like_any_other(name):
-    made, params, batch_stats = registry.create(name, classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.5)
+@pytest.mark.parametrize(("name", "options"), [("mlp", {}), ("cnn", {"filters": (2, 4)})])
+def test_networks_without_statistics_train_like_any_other(name, options):
+    made, params, batch_stats = registry.create(
+        name, classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.5, **options
+    )
     assert batch_stats == {}
     data = batch()
     found = steps.calibrated_statistics(made, params, {}, images=data["image"], normalisation=normalise.LITE)

@@ -12,7 +12,7 @@ from bt_jax.models.pretrained.names import Format, Key
 
 def _keras_layers(model: str) -> dict[Key, str]:
     del model
-    convolutions = {
+    convolutions: dict[Key, str] = {
         (f"block{block}", f"conv_{i}"): f"block{block}_conv{i}"
         for block, (count, _) in enumerate(vgg.BLOCKS, start=1)
         for i in range(1, count + 1)
