@@ -9,8 +9,8 @@ seed_0; sweep.json says where the sweep stands; comparison/ holds the tables and
 are skipped, one that was interrupted goes on where it stopped, other values or more seeds add runs. A run that fails is
 named at the end, and the exit status is 1.
 
-All runs share one process: images are decoded once, and programs of equal shapes are compiled once. This is a research
-tool, not a medical device.
+All runs share one process: images are decoded once for each preprocessing, and a compiled program serves all runs that
+differ only in rates, epochs, schedule or augmentation. This is a research tool, not a medical device.
 """
 
 import functools

@@ -27,7 +27,7 @@ def test_every_command_is_known():
     """`launch.sh` is tested in launch_test; the rest runs below."""
     others = [line.split("#")[0].strip() for line in COMMANDS if line not in PYTHON_COMMANDS]
     assert others == ["./launch.sh demo", "./launch.sh test"]
-    assert len(PYTHON_COMMANDS) == 5
+    assert len(PYTHON_COMMANDS) == 8
 
 
 def test_configurations_in_the_table_exist():
@@ -48,10 +48,15 @@ def test_the_commands_run_in_their_order(tmp_path: pathlib.Path):
     small = {name: value for name, value in runs.FIELDS.items() if name != "data.phantoms_per_class"}
     small |= {"stages.count": 1, "data.folds": 2}
     for line in PYTHON_COMMANDS:
-        placed = re.sub(r"=(archive\.zip|runs/|scores|benchmarks)", lambda match: f"={tmp_path}/{match[1]}", line)
+        placed = re.sub(
+            r"([ =])(archive\.zip|runs/|scores|benchmarks)", lambda match: f"{match[1]}{tmp_path}/{match[2]}", line
+        )
         arguments = [sys.executable, *shlex.split(placed)[1:]]
         if "bt_jax.main" in line:
             arguments += [f"--config.{name}={value}" for name, value in small.items()]
+        if "bt_jax.sweep" in line:
+            arguments += [f"--config.{name}={small[name]}" for name in ("data.folds", "preprocess.size")]
+            arguments += ["--config.stages.epochs=1", "--config.train.batch_size=8"]
         if "--mode=" in line:
             arguments += ["--config.model.name=efficientnet_nano", "--config.preprocess.size=32", "--repeats=1"]
         ended = runs.run(arguments)
@@ -60,3 +65,6 @@ def test_the_commands_run_in_their_order(tmp_path: pathlib.Path):
     assert (tmp_path / "scores" / "metrics.json").exists()
     assert (tmp_path / "benchmarks" / "effnet_train.json").exists()
     assert (tmp_path / "runs" / "folds" / "cross_validation.json").exists()
+    assert (tmp_path / "runs" / "study" / "comparison" / "curves.png").exists()
+    assert "name=mlp" in (tmp_path / "runs" / "comparison" / "comparison.md").read_text()
+    assert (tmp_path / "runs" / "effnet.svg").exists()
