@@ -47,13 +47,13 @@ def test_grey_images_have_one_channel_and_three_if_asked_for() -> None:
         assert np.array_equal(network.apply(*trees, x)[0], network.apply(*trees, other)[0]) == same
 
 
-def test_weights_are_drawn_as_keras_does() -> None:
-    """Uniform with variance 2 / (fan in + fan out), where a 3x3 kernel counts nine times; biases are zero."""
+def test_weights_keep_the_variance_through_relu() -> None:
+    """Of the convolutions 2 / fan in, where a 3x3 kernel counts nine times, cut at two deviations; biases are zero."""
     _, params, _ = registry.create("cnn", classes=4, filters=(64, 128))
     kernel = np.asarray(params["conv_2"]["conv_1"]["kernel"])
-    limit = np.sqrt(6 / (9 * 64 + 9 * 128))
-    assert 0.99 * limit < np.abs(kernel).max() <= limit
-    np.testing.assert_allclose(kernel.var(), limit**2 / 3, rtol=0.02)
+    deviation = np.sqrt(2 / (9 * 64))
+    np.testing.assert_allclose(kernel.std(), deviation, rtol=0.02)
+    assert np.abs(kernel).max() <= 2 * deviation / 0.8796
     assert not np.any(params["conv_2"]["conv_1"]["bias"])
 
 
