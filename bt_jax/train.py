@@ -294,7 +294,7 @@ def _starting_model(
     )
     network, params, batch_stats = description.network(seed=config.seed)
     params, batch_stats = weights.load(network, params, batch_stats)
-    if weights.path is None:
+    if weights.path is None and jax.tree.leaves(batch_stats):
         forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0})
         images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
         batch_stats = steps.calibrated_statistics(

@@ -1,7 +1,7 @@
 """A small convolutional network, trained from scratch: the second of two small models that were published together.
 
     python -m bt_jax.main --config=configs/cnn.py
-    python -m bt_jax.main --config=configs/cnn.py:demo              # phantoms, a smaller network, 3 stages
+    python -m bt_jax.main --config=configs/cnn.py:demo              # phantoms, a smaller network, 2 stages
 
 Any field can be set on the command line: --config.model.filters="(32,64,128)". Those that are not here are explained in
 bt_jax/defaults.py.
@@ -33,9 +33,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     stages = config.stages
     stages.epochs = 40.0
     if variant == "demo":
-        model.filters, model.hidden = (8, 16, 32), (32,)
+        model.filters, model.hidden, model.dropout = (8, 16, 32), (32,), 0.1
         for_phantoms(config)
-        config.preprocess.size = 48
+        config.augment.rotation = config.augment.contrast = 0.0
+        config.preprocess.size = 64
         config.train.batch_size = 16
-        stages.count, stages.head_epochs, stages.epochs = 3, 1.0, 6.0
+        stages.count, stages.head_epochs, stages.epochs = 2, 1.0, 12.0
+        config.eval.every_epochs = 2.0
     return config

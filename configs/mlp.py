@@ -32,9 +32,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     stages = config.stages
     stages.epochs = 60.0
     if variant == "demo":
-        model.hidden = (64, 32)
+        model.hidden, model.dropout = (128,), 0.1
         for_phantoms(config)
+        config.augment.rotation = config.augment.contrast = 0.0
         config.preprocess.size = 48
         config.train.batch_size = 16
-        stages.count, stages.head_epochs, stages.epochs = 2, 1.0, 8.0
+        stages.count, stages.head_epochs, stages.epochs = 2, 1.0, 12.0
+        config.eval.every_epochs = 2.0
     return config

@@ -36,13 +36,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.train.cached_views, config.train.cached_segment = 2, "block5"
         stages.head_epochs, stages.epochs = 10.0, 10.0
     if variant == "demo":
-        model.name, model.weights = "vgg_nano", "none"
+        model.name, model.weights, model.dropout = "vgg_nano", "none", 0.0
         for_phantoms(config)
+        config.augment.rotation = config.augment.contrast = 0.0
         config.preprocess.size = 64
-        config.train.batch_size, config.train.cached_views = 16, 2
-        stages.count, stages.lowest_segment = 3, "block1"
-        stages.head_epochs, stages.epochs = 2.0, 4.0
-        stages.learning_rate, stages.final_learning_rate = 1e-3, 1e-3
+        config.train.batch_size, config.train.average_decay, config.train.cached_views = 16, 0.95, 2
+        stages.lowest_segment = "block1"
+        stages.head_epochs, stages.epochs = 1.0, 12.0
+        stages.learning_rate = 3e-4
+        config.eval.every_epochs = 2.0
     return config
 
 

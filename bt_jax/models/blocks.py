@@ -55,7 +55,7 @@ class ConvolutionBlock(nnx.Module):
                 channels_out,
                 kernel_size=3,
                 use_bias=True,
-                glorot=True,
+                keep_variance=True,
                 generator=generator,
             )
             setattr(self, f"conv_{i}", layer)

@@ -43,8 +43,8 @@ def symmetric_padding(size: int, kernel_size: int, stride: int) -> tuple[int, in
 PADDINGS = {"same": same_padding, "symmetric": symmetric_padding}
 
 
-def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, fan_out: int) -> jax.Array:
-    """Variance 2 / fan_out, cut at two standard deviations: the initial convolutions of EfficientNet's reference.
+def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, fan: int) -> jax.Array:
+    """Variance 2 / fan, cut at two standard deviations, for layers before a ReLU (arXiv:1502.01852).
 
     Drawn by NumPy: a hundred differently shaped draws by JAX cost seconds of compilation at every start.
     """
@@ -54,7 +54,7 @@ def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, 
         values[outside] = generator.standard_normal(int(outside.sum()))
         outside = np.abs(values) > 2
     # .8796 is the standard deviation of a standard normal cut at two.
-    return jnp.asarray(values * np.sqrt(2 / fan_out) / 0.87962566, jnp.float32)
+    return jnp.asarray(values * np.sqrt(2 / fan) / 0.87962566, jnp.float32)
 
 
 def glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
@@ -62,7 +62,7 @@ def glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> ja
 
     Args:
       generator: to draw from.
-      shape: [in, out], or [K, K, in, out] of a convolution.
+      shape: [in, out].
     """
     limit = math.sqrt(6 / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
     return jnp.asarray(generator.uniform(-limit, limit, shape), jnp.float32)
@@ -71,7 +71,8 @@ def glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> ja
 class Convolution(nnx.Module):
     """A convolution without bias unless asked for. A 1x1 convolution at stride 1 is a matrix product.
 
-    Initialised by `truncated_normal`, or by `glorot_uniform` if `glorot`.
+    Initialised by `truncated_normal`: by the fan out, as in EfficientNet's reference, or by the fan in if
+    `keep_variance`, which networks without BatchNorm need to be deep.
     """
 
     def __init__(
@@ -83,15 +84,13 @@ class Convolution(nnx.Module):
         stride: int = 1,
         padding: str = "same",
         use_bias: bool = False,
-        glorot: bool = False,
+        keep_variance: bool = False,
         generator: np.random.Generator,
     ):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         shape = (kernel_size, kernel_size, channels_in, channels_out)
-        fan_out = kernel_size * kernel_size * channels_out
-        self.kernel = nnx.Param(
-            glorot_uniform(generator, shape) if glorot else truncated_normal(generator, shape, fan_out=fan_out)
-        )
+        fan = kernel_size * kernel_size * (channels_in if keep_variance else channels_out)
+        self.kernel = nnx.Param(truncated_normal(generator, shape, fan=fan))
         self.bias = nnx.Param(jnp.zeros(channels_out)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
@@ -114,7 +113,7 @@ class DepthwiseConvolution(nnx.Module):
     ):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         shape = (kernel_size, kernel_size, channels)
-        self.kernel = nnx.Param(truncated_normal(generator, shape, fan_out=kernel_size * kernel_size))
+        self.kernel = nnx.Param(truncated_normal(generator, shape, fan=kernel_size * kernel_size))
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H', W', C]
         """Convolves."""

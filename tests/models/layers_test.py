@@ -174,7 +174,7 @@ def test_head_with_hidden_blocks() -> None:
 
 
 def test_initial_values() -> None:
-    values = np.asarray(layers.truncated_normal(np.random.default_rng(0), (100, 1000), fan_out=50))
+    values = np.asarray(layers.truncated_normal(np.random.default_rng(0), (100, 1000), fan=50))
     np.testing.assert_allclose(values.std(), np.sqrt(2 / 50), rtol=0.01)
     np.testing.assert_allclose(values.mean(), 0, atol=0.005)
     assert np.abs(values).max() <= 2 * np.sqrt(2 / 50) / 0.8796
