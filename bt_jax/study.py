@@ -132,7 +132,11 @@ def _opened(
     if path.exists():
         content = json.loads(path.read_text())
         runs = [Run(**one) for one in content["runs"]]
-        _check_same(path, content["base"], _bound(base), free={"seed", *values, *content["grid"]})
+        if different := workdir.differences(content["base"], _bound(base), free={"seed", *values, *content["grid"]}):
+            raise UsageError(
+                f"{path} is of a sweep over another configuration: {different}. "
+                f"Use another --workdir, or the same fields to go on with it"
+            )
     known, taken = {one.key for one in runs}, {one.folder for one in runs}
     for key, config in configs.items():
         if key in known:
@@ -148,19 +152,6 @@ def _opened(
         taken.add(place)
         runs.append(Run(folder=place, settings=settings, seed=config.seed, key=key))
     return runs
-
-
-def _check_same(path: pathlib.Path, before: Mapping[str, Any], now: Mapping[str, Any], *, free: set[str]) -> None:
-    different = [
-        f"config.{field} was {before.get(field)!r} and is {now.get(field)!r}"
-        for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field) and field not in free
-    ]
-    if different:
-        raise UsageError(
-            f"{path} is of a sweep over another configuration: {'; '.join(different)}. "
-            f"Use another --workdir, or the same fields to go on with it"
-        )
 
 
 def _save(

@@ -10,7 +10,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -62,18 +62,21 @@ def write_config(workdir: pathlib.Path, config: Mapping[str, Any], *, resuming: 
     path = workdir / "config.json"
     if resuming and path.exists():
         before = flatten(json.loads(path.read_text())["config"])
-        now = flatten(config)
-        different = [
-            f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in FREE_FIELDS
-        ]
-        if different:
+        if different := differences(before, flatten(config), free=FREE_FIELDS):
             raise UsageError(
-                f"{workdir} holds a run with another configuration: {'; '.join(different)}. "
+                f"{workdir} holds a run with another configuration: {different}. "
                 f"Use another --workdir, or the same fields to resume it"
             )
     files.write_json(path, {"schema": SCHEMA, "config": dict(config)})
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str]) -> str:
+    """In words, the fields of two flat configurations that are not the same, apart from those in `free`; else empty."""
+    return "; ".join(
+        f"config.{field} was {before.get(field)!r} and is {now.get(field)!r}"
+        for field in sorted(before.keys() | now.keys())
+        if before.get(field) != now.get(field) and field not in free
+    )
 
 
 def write_split(workdir: pathlib.Path, rows: list[list[Any]], *, resuming: bool) -> None:

@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.train.average_decay, config.train.cached_views = 0.99, 2
         stages.head_epochs, stages.epochs = 4.0, 0.26
         stages.learning_rate, stages.final_learning_rate = 6e-4, 6e-5
-        stages.lowest_segment = "block_03"  # below it maps are four times as large, and a step takes twice as long
+        stages.lowest_segment = "block_03"  # below it maps are four times as large
         config.eval.every_epochs, config.eval.batch_size = 2.0, 32
     if variant == "demo":
         model.name, model.hidden = "efficientnet_lite1", (64,)
