@@ -1,0 +1,100 @@
+"""The nearest rows of a matrix without comparing all with all: rows are sorted into cells, and few cells are searched."""
+
+import math
+
+import numpy as np
+
+_ROUNDS = 5  # of k-means; better centres would only save a little time
+_ROWS_PER_CELL_TO_LEARN = 64  # k-means learns from a sample of this size, so that it stays cheap
+_QUERIES_AT_ONCE = 4096
+
+
+class Cells:
+    """Rows [N, D] float32 sorted into about the square root of N cells around the centres of k-means.
+
+    A search of N queries takes time near N^1.5: each is compared with the centres and with the rows of some cells.
+    """
+
+    def __init__(self, rows: np.ndarray):
+        self.rows = rows
+        generator = np.random.default_rng(0)
+        cells = max(1, math.isqrt(len(rows)))
+        sample = rows[np.sort(generator.choice(len(rows), min(len(rows), cells * _ROWS_PER_CELL_TO_LEARN), False))]
+        self.centres = sample[np.sort(generator.choice(len(sample), cells, False))] if len(rows) else rows[:0]
+        for _ in range(_ROUNDS if len(rows) else 0):
+            of_sample = _nearest_centre(sample, self.centres)
+            sums = np.zeros_like(self.centres)
+            np.add.at(sums, of_sample, sample)
+            counts = np.bincount(of_sample, minlength=len(self.centres))[:, None]
+            self.centres = np.where(counts > 0, sums / np.maximum(counts, 1), self.centres).astype(np.float32)
+        cell_of = _nearest_centre(rows, self.centres)
+        self.members = [np.flatnonzero(cell_of == cell) for cell in range(len(self.centres))]
+
+    def search(
+        self, queries: np.ndarray, *, count: int, cells: int, sure: float, itself: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs (query, row), each [P] int64, in no order and each once.
+
+        Args:
+          queries: [M, D] float32.
+          count: rows sought for each query, the nearest ones.
+          cells: how many cells are searched for each query: those with the nearest centres.
+          sure: rows within this distance count whatever their number.
+          itself: query i is row i, or a view of it, and is not paired with it.
+        """
+        found = [
+            self._search_block(queries, start, count=count, cells=cells, sure=sure, itself=itself)
+            for start in range(0, len(queries), _QUERIES_AT_ONCE)
+        ]
+        pairs = np.concatenate([*found, np.zeros((2, 0), np.int64)], axis=1)
+        return pairs[0], pairs[1]
+
+    def _search_block(
+        self, queries: np.ndarray, start: int, *, count: int, cells: int, sure: float, itself: bool
+    ) -> np.ndarray:
+        block = queries[start : start + _QUERIES_AT_ONCE]
+        searched = _smallest(_squares(block, self.centres), cells)
+        pairs, distances = [], []
+        for cell, members in enumerate(self.members):
+            who = np.flatnonzero(searched[:, cell])
+            if not len(who) or not len(members):
+                continue
+            squares = _squares(block[who], self.rows[members])
+            if itself:
+                squares[(who[:, None] + start) == members] = np.inf
+            i, j = np.nonzero((_smallest(squares, count) & (squares < np.inf)) | (squares <= sure**2))
+            pairs.append(np.stack([who[i] + start, members[j]]))
+            distances.append(squares[i, j])
+        if not pairs:
+            return np.zeros((2, 0), np.int64)
+        return _best(np.concatenate(pairs, 1), np.concatenate(distances), count=count, sure=sure)
+
+def _best(pairs: np.ndarray, distances: np.ndarray, *, count: int, sure: float) -> np.ndarray:
+    """Of each query the `count` nearest rows, and those within `sure`."""
+    order = np.lexsort((pairs[1], distances, pairs[0]))
+    pairs, distances = pairs[:, order], distances[order]
+    first = np.searchsorted(pairs[0], pairs[0])  # where the rows of the same query begin
+    return pairs[:, (np.arange(len(order)) - first < count) | (distances <= sure**2)]
+
+
+def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """Which are the `count` smallest values of each row: [M, N] bool."""
+    if count >= values.shape[1]:
+        return np.ones(values.shape, bool)
+    smallest = np.zeros(values.shape, bool)
+    np.put_along_axis(smallest, np.argpartition(values, count - 1, axis=1)[:, :count], True, 1)
+    return smallest
+
+
+def _nearest_centre(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    blocks = [
+        _squares(rows[start : start + _QUERIES_AT_ONCE], centres).argmin(1)
+        for start in range(0, len(rows), _QUERIES_AT_ONCE)
+    ]
+    return np.concatenate([*blocks, np.zeros(0, np.int64)])
+
+
+def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distances of rows: [M, N] float32."""
+    squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
+    return np.maximum(squares, 0, out=squares)

@@ -1,0 +1,162 @@
+"""Whether two thumbnails show the same picture: one is laid on the other, then their details are compared.
+
+Correlation alone says how much two pictures resemble each other. The slices above and below a slice often resemble it
+more than a copy that was cropped by a few pixels. Laid on top of each other, the copy agrees in every detail, and the
+neighbour does not.
+"""
+
+import dataclasses
+
+import numpy as np
+
+# From coarse to fine: pixels averaged into one, steps of Gauss-Newton, and the agreement of the whole and of its detail
+# that a pair must have reached to be worth the next level.
+_LEVELS = ((4, 6, 0.90, 0.85), (2, 4, 0.94, 0.93), (1, 3, 0.0, 0.0))
+_SMALLEST_OVERLAP = 0.5
+_LARGEST_CHANGE = 0.4  # of a side: scale, shear and rotation that a copy may have
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How well pairs agree once laid on top of each other; all fields [P] float32, zeros where a pair never fits.
+
+    Attributes:
+      correlation: of the pixels in the overlap.
+      detail: of the same without what is coarser than a sixteenth of a side.
+      overlap: part of the first picture that the second covers.
+    """
+
+    correlation: np.ndarray
+    detail: np.ndarray
+    overlap: np.ndarray
+
+
+def as_they_lie(a: np.ndarray, b: np.ndarray) -> Agreement:
+    """How well pairs of thumbnails `a` and `b`, both [P, S, S], agree without being moved."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    inside = np.ones(a.shape, bool)
+    detail = _correlation(_band(a), _band(b), inside)
+    return Agreement(_correlation(a, b, inside), detail, np.ones(len(a), np.float32))
+
+
+def laid_over(a: np.ndarray, b: np.ndarray) -> Agreement:
+    """Moves each of `b` [P, S, S] over its partner in `a` [P, S, S] and compares; S is a multiple of 4.
+
+    The move is affine: shift, scale, small rotation and shear; brightness and contrast may differ. It is found by
+    Gauss-Newton on the squared difference (Lucas and Kanade 1981), from coarse to fine, so only near where the pictures
+    lie already.
+    """
+    return Agreement(*_laid_over(a.astype(np.float32), b.astype(np.float32)))
+
+
+def _laid_over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    result = np.zeros((3, len(a)), np.float32)
+    kept = np.arange(len(a))
+    move = np.zeros((len(a), 2, 3), np.float32)
+    for pixels, steps, least_correlation, least_detail in _LEVELS:
+        if not len(kept):
+            return result
+        coarse_a, coarse_b = _averaged(a[kept], pixels), _averaged(b[kept], pixels)
+        move = _fitted(coarse_a, coarse_b, move, steps=steps)
+        moved, inside = _moved(coarse_b, move)
+        correlation = _correlation(coarse_a, moved, inside)
+        detail = _correlation(_band(coarse_a), _moved(_band(coarse_b), move)[0], inside)
+        overlap = inside.mean((1, 2))
+        fits = (
+            (correlation >= least_correlation)
+            & (detail >= least_detail)
+            & (overlap >= _SMALLEST_OVERLAP)
+            & (np.abs(move[:, :, 1:]).max((1, 2)) <= _LARGEST_CHANGE)
+        )
+        kept, move = kept[fits], move[fits]
+    result[:, kept] = correlation[fits], detail[fits], overlap[fits]
+    return result
+
+
+def _fitted(a: np.ndarray, b: np.ndarray, move: np.ndarray, *, steps: int) -> np.ndarray:
+    """The move [P, 2, 3] that lays b over a, starting from `move`; lengths are in halves of a side."""
+    p, size, _ = a.shape
+    y, x = _grid(size)
+    columns = np.empty((p, 8, size, size), np.float32)
+    for _ in range(steps):
+        moved, inside = _moved(b, move)
+        slope_y, slope_x = (slope * inside for slope in np.gradient(moved, 2 / size, axis=(1, 2)))
+        columns[:, 0], columns[:, 1], columns[:, 2] = slope_x, slope_x * x, slope_x * y
+        columns[:, 3], columns[:, 4], columns[:, 5] = slope_y, slope_y * x, slope_y * y
+        columns[:, 6], columns[:, 7] = moved * inside, inside
+        flat = columns.reshape(p, 8, -1)
+        products = flat @ flat.transpose(0, 2, 1)
+        wanted = flat @ a.reshape(p, -1, 1)
+        # A little damping, in each column's own measure, keeps pictures without slopes from flying away.
+        scale = np.einsum("pii->pi", products)
+        products[:, range(8), range(8)] += 1e-3 * scale + 1e-6 * scale.max(1, keepdims=True) + 1e-6
+        solution = np.linalg.solve(products, wanted)[..., 0]
+        contrast = solution[:, 6:7]
+        step = np.divide(solution[:, :6], contrast, out=np.zeros((p, 6), np.float32), where=contrast > 0.05)
+        step = np.clip(step, -0.2, 0.2).reshape(p, 2, 3)
+        # The slopes are those of the picture as it lies now: the step comes before the moves so far.
+        linear = move[:, :, 1:]
+        move = move + step + np.concatenate([linear @ step[:, :, :1], linear @ step[:, :, 1:]], 2)
+    return move
+
+
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns as numbers from -1 to 1, the pixels' centres."""
+    line = ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)
+    return line[:, None], line[None, :]
+
+
+def _moved(b: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """b [P, S, S] looked up at the moved places, bilinearly, and which of these lie inside: [P, S, S] bool."""
+    p, size, _ = b.shape
+    y, x = _grid(size)
+    inside = np.ones((p, size, size), bool)
+    corner = (np.arange(p, dtype=np.int32) * (size * size))[:, None, None]
+    shares = []
+    for line, part, stride in ((x, move[:, 0], 1), (y, move[:, 1], size)):
+        constant, by_x, by_y = (part[:, k, None, None] * np.float32(size / 2) for k in range(3))
+        place = (line * np.float32(size / 2) + np.float32(size / 2 - 0.5) + constant) + by_x * x + by_y * y
+        inside &= np.abs(place - np.float32(size / 2 - 0.5)) <= size / 2
+        np.clip(place, 0, size - 1, out=place)
+        whole = np.minimum(place.astype(np.int32), size - 2)
+        corner = corner + whole * np.int32(stride)
+        shares.append(place - whole)
+    flat = b.ravel()
+    upper = flat.take(corner)
+    upper += (flat.take(corner + 1) - upper) * shares[0]
+    corner += size
+    lower = flat.take(corner)
+    lower += (flat.take(corner + 1) - lower) * shares[0]
+    upper += (lower - upper) * shares[1]
+    return upper, inside
+
+
+def _correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Of the pixels inside: [P] float32; 0 where one side is constant."""
+    count = np.maximum(inside.sum((1, 2), keepdims=True), 1).astype(np.float32)
+    a, b = ((side - (side * inside).sum((1, 2), keepdims=True) / count) * inside for side in (a, b))
+    lengths = np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2)))
+    return np.divide((a * b).sum((1, 2)), lengths, out=np.zeros_like(lengths), where=lengths > 1)
+
+
+def _averaged(images: np.ndarray, pixels: int) -> np.ndarray:
+    """[P, S, S] -> [P, S / pixels, S / pixels]."""
+    p, size, _ = images.shape
+    return images.reshape(p, size // pixels, pixels, size // pixels, pixels).mean((2, 4))
+
+
+def _band(images: np.ndarray) -> np.ndarray:
+    """[P, S, S] without its coarse part, nor the finest, which interpolation blurs on one side alone."""
+    return _blurred(images, 1) - _blurred(images, 4)
+
+
+def _blurred(images: np.ndarray, times: int) -> np.ndarray:
+    """[P, S, S], averaged with its neighbours in both directions by the weights 1, 2, 1, again and again."""
+    for _ in range(times):
+        wide = np.concatenate([images[:, :1], images, images[:, -1:]], 1)
+        wide = wide[:, :-1] + wide[:, 1:]
+        images = wide[:, :-1] + wide[:, 1:]
+        wide = np.concatenate([images[..., :1], images, images[..., -1:]], 2)
+        wide = wide[..., :-1] + wide[..., 1:]
+        images = (wide[..., :-1] + wide[..., 1:]) / 16
+    return images
