@@ -18,9 +18,9 @@ LAYERS = (
     ("defaults", "errors", "files", "hlo", "labels", "peers", "roofline", "significance"),
     ("benchmark_tables", "commandline", "data", "grid", "machine", "models", "yardsticks"),
     ("models.pretrained",),
-    ("figures", "metrics", "summary"),
-    ("diagram", "plots", "run_curves"),
-    ("report",),
+    ("figures", "findings", "metrics", "summary"),
+    ("audit_files", "diagram", "plots", "run_curves"),
+    ("audit_page", "report"),
     ("checkpoint",),
     ("inference",),
     ("stages", "steps"),
@@ -30,7 +30,7 @@ LAYERS = (
     ("comparison_tables", "loop", "run_report", "run_weights"),
     ("comparison", "measurements", "train"),
     ("study",),
-    ("benchmark", "compare", "evaluate", "main", "sweep"),
+    ("audit", "benchmark", "compare", "evaluate", "main", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
@@ -43,7 +43,7 @@ OWNERS = {
     "onnxruntime": {"peers.onnx_runtime"},
     "optax": {"steps"},
     "orbax": {"checkpoint"},
-    "sklearn": {"data.splits"},
+    "sklearn": {"data.shortcuts", "data.splits"},
     "tensorboardX": {"writers"},
     "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
     "torch": {"peers.onnx_runtime", "peers.pytorch_timm"},

@@ -8,7 +8,7 @@ import concurrent.futures
 import dataclasses
 import math
 import os
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -28,6 +28,8 @@ ORIENTATIONS = (
 )
 _MIRRORED = 4  # first of the mirrored ones
 
+# Correlation from which two thumbnails are nearly equal as they lie.
+NEAR_DUPLICATE = 0.98
 # Two pictures are twins if so much of what is finer than a sixteenth of a side agrees, one laid on the other. Of all
 # pairs in the Kaggle set the copies have .982 and more, slices that lie beside each other .969 and less.
 TWIN_DETAIL = 0.975
@@ -41,7 +43,6 @@ _LOOK_ALIKE_DETAIL = 0.8
 # a stranger is as likely to be near, fewer and only what resembles it closely.
 _UPRIGHT_CANDIDATES, _TURNED_CANDIDATES = 4, 2
 _UPRIGHT_LIKENESS, _TURNED_LIKENESS = 0.4, 0.9  # a crop by a tenth may leave no more
-_SURE_LIKENESS = 0.98  # whoever is so near is a candidate in any case
 _CELLS_SEARCHED = 8
 _COARSE = 16  # side of the thumbnails that are searched
 
@@ -61,15 +62,17 @@ class Pairs:
       first: number of one image.
       second: number of the other; where both are of one set it is the larger.
       orientation: index in `ORIENTATIONS`.
-      similarity: correlation, as they lie or laid on each other, whichever is larger.
-      detail: the same of the fine parts alone.
+      correlation: of the thumbnails as they lie, whole frame or head alone, whichever is larger.
+      laid: of what overlaps, as they lie or moved over each other, in the comparison that decided.
+      detail: agreement of the fine parts, laid on each other where needed.
       twin: they show the same picture; else they are look-alikes, which are likely slices of one patient.
     """
 
     first: np.ndarray
     second: np.ndarray
     orientation: np.ndarray
-    similarity: np.ndarray
+    correlation: np.ndarray
+    laid: np.ndarray
     detail: np.ndarray
     twin: np.ndarray
 
@@ -81,6 +84,11 @@ class Pairs:
         return Pairs(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
     @property
+    def similarity(self) -> np.ndarray:
+        """The larger of the correlations: [P] float32."""
+        return np.maximum(self.correlation, self.laid)
+
+    @property
     def kinds(self) -> np.ndarray:
         """`near`, `rotated` or `mirrored` (which may be turned as well): [P] str."""
         return np.where(
@@ -88,12 +96,15 @@ class Pairs:
         )  # fmt: skip
 
 
-def find_twins(a: np.ndarray, b: np.ndarray | None = None) -> Pairs:
+def find_twins(
+    a: np.ndarray, b: np.ndarray | None = None, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Pairs:
     """Twins and look-alikes by their thumbnails, of which no two should be equal (see `same_value_pairs`).
 
     Args:
       a: thumbnails [N, 2, S, S] uint8, as `fingerprints.thumbnails` makes them, S a multiple of 16.
       b: [M, 2, S, S] to compare with; None compares `a` with itself.
+      progress: called with the number of candidates checked and of all.
     """
     others = a if b is None else b
     proposed = [np.zeros((0, 3), np.int64)]
@@ -105,9 +116,11 @@ def find_twins(a: np.ndarray, b: np.ndarray | None = None) -> Pairs:
             queries = turned(upright.reshape(-1, _COARSE, _COARSE), turn, back=True).reshape(len(a), -1)
             count = _UPRIGHT_CANDIDATES if turn == 0 else _TURNED_CANDIDATES
             i, j = cells.search(
-                queries, count=count, cells=_CELLS_SEARCHED, sure=_distance(_SURE_LIKENESS), itself=b is None
+                queries, count=count, cells=_CELLS_SEARCHED, sure=_distance(NEAR_DUPLICATE), itself=b is None
             )
-            near = ((queries[i] - cells.rows[j]) ** 2).sum(1) <= _distance(_UPRIGHT_LIKENESS if turn == 0 else _TURNED_LIKENESS) ** 2
+            near = ((queries[i] - cells.rows[j]) ** 2).sum(1) <= _distance(
+                _UPRIGHT_LIKENESS if turn == 0 else _TURNED_LIKENESS
+            ) ** 2
             featureless = ~(queries[i].any(1) & cells.rows[j].any(1))
             kept = near & ~featureless
             proposed.append(np.stack([i[kept], j[kept], np.full(kept.sum(), turn)], 1))
@@ -117,7 +130,10 @@ def find_twins(a: np.ndarray, b: np.ndarray | None = None) -> Pairs:
     candidates = np.unique(candidates, axis=0)
     blocks = [candidates[start : start + _PAIRS_AT_ONCE] for start in range(0, len(candidates), _PAIRS_AT_ONCE)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = list(pool.map(lambda block: _checked(a, others, block), blocks))
+        checked = []
+        for result in pool.map(lambda block: _checked(a, others, block), blocks):
+            checked.append(result)
+            progress(min(len(checked) * _PAIRS_AT_ONCE, len(candidates)), len(candidates))
     return _one_each(candidates, np.concatenate([*checked, np.zeros((3, 0), np.float32)], axis=1))
 
 
@@ -208,38 +224,33 @@ def _in_order(candidates: np.ndarray) -> np.ndarray:
 
 
 def _checked(a: np.ndarray, b: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Correlation as the candidates [P, 3] lie, the largest of all, and agreement of the details: [3, P] float32."""
-    best = np.zeros((3, len(block)), np.float32)
+    """What `Pairs` holds of candidates [P, 3]: correlation as they lie, laid on each other, and of details: [3, P]."""
+    result = np.zeros((3, len(block)), np.float32)
+    settled = np.zeros(len(block), bool)
     for kind in range(2):
         first = a[block[:, 0], kind]
         second = np.stack([turned(b[j, kind], turn) for _, j, turn in block.tolist()])
         products = np.einsum("pd,pd->p", standardised(first), standardised(second))
-        np.maximum(best[0], products, out=best[0])
-        for rows, compare in (
-            (products >= LOOK_ALIKE, registration.as_they_lie),
-            ((products != 0) & ((block[:, 2] == 0) | (products >= _TURNED_LIKENESS)), registration.laid_over),
-        ):
-            left = np.flatnonzero(rows & ~_agree(best[1], best[2]))
-            agreement = compare(first[left], second[left])
-            better = agreement.detail > best[2, left]
-            best[1:, left[better]] = agreement.correlation[better], agreement.detail[better]
-    best[1] = np.maximum(best[0], best[1])
-    return best
-
-
-def _agree(correlation: np.ndarray, detail: np.ndarray) -> np.ndarray:
-    return (correlation >= TWIN_CORRELATION) & (detail >= TWIN_DETAIL)
+        np.maximum(result[0], products, out=result[0])
+        likely = (products != 0) & ((block[:, 2] == 0) | (products >= _TURNED_LIKENESS))
+        for wanted, compare in ((products >= LOOK_ALIKE, registration.as_they_lie), (likely, registration.laid_over)):
+            rows = np.flatnonzero(wanted & ~settled)
+            agreement = compare(first[rows], second[rows])
+            settled[rows] |= (agreement.correlation >= TWIN_CORRELATION) & (agreement.detail >= TWIN_DETAIL)
+            better = settled[rows] | (agreement.detail > result[2, rows])
+            result[1:, rows[better]] = agreement.correlation[better], agreement.detail[better]
+    return result
 
 
 def _one_each(candidates: np.ndarray, checked: np.ndarray) -> Pairs:
     """Of each pair of images the orientation that agrees best, if they are twins or look alike upright."""
-    as_they_lie, similarity, detail = checked
+    correlation, laid, detail = checked
     i, j, turn = candidates.T
-    twin = _agree(similarity, detail)
-    alike = (turn == 0) & (as_they_lie >= LOOK_ALIKE) & (detail >= _LOOK_ALIKE_DETAIL)
+    twin = (laid >= TWIN_CORRELATION) & (detail >= TWIN_DETAIL)
+    alike = (turn == 0) & (correlation >= LOOK_ALIKE) & (detail >= _LOOK_ALIKE_DETAIL)
     kept = np.flatnonzero(twin | alike)
     # A head is nearly its own mirror image: upright counts where it fits.
     order = kept[np.lexsort((-detail[kept], turn[kept] != 0, ~twin[kept], j[kept], i[kept]))]
     _, first = np.unique(candidates[order, :2], axis=0, return_index=True)
     rows = order[first]
-    return Pairs(i[rows], j[rows], turn[rows], similarity[rows], detail[rows], twin[rows])
+    return Pairs(i[rows], j[rows], turn[rows], correlation[rows], laid[rows], detail[rows], twin[rows])

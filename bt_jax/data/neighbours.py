@@ -1,4 +1,4 @@
-"""The nearest rows of a matrix without comparing all with all: rows are sorted into cells, and few cells are searched."""
+"""The nearest rows of a matrix without comparing all with all: rows are sorted into cells, few of which are searched."""
 
 import math
 
@@ -68,6 +68,7 @@ class Cells:
         if not pairs:
             return np.zeros((2, 0), np.int64)
         return _best(np.concatenate(pairs, 1), np.concatenate(distances), count=count, sure=sure)
+
 
 def _best(pairs: np.ndarray, distances: np.ndarray, *, count: int, sure: float) -> np.ndarray:
     """Of each query the `count` nearest rows, and those within `sure`."""

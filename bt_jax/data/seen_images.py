@@ -30,6 +30,8 @@ def read(folder: str | os.PathLike[str]) -> tuple[set[str], np.ndarray]:
 
 
 def has_twin(dataset: Dataset, fingerprints: set[str], thumbnails: np.ndarray) -> np.ndarray:
-    """Which images have a twin, pixel-identical or nearly so, among those identified: [N] bool."""
-    exact = np.array([fingerprint in fingerprints for fingerprint in dataset.fingerprints], bool)
-    return exact | duplicates.has_twin(dataset.thumbnails, thumbnails)
+    """Which images have a twin, pixel-identical or a changed copy, among those identified: [N] bool."""
+    found = np.array([fingerprint in fingerprints for fingerprint in dataset.fingerprints], bool)
+    others = np.flatnonzero(~found)
+    found[others] = duplicates.has_twin(dataset.thumbnails[others], thumbnails)
+    return found

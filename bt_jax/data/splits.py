@@ -15,8 +15,9 @@ def group_images(
     fingerprints: Sequence[str],
     thumbnails: np.ndarray,
     table: Mapping[str, str],
+    alike: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[list[str], str]:
-    """A group for every image: patient where known, else the images that look nearly the same.
+    """A group for every image: patient where known, else its twins and the slices that look alike.
 
     Pixel-identical images always share a group.
 
@@ -25,6 +26,7 @@ def group_images(
       fingerprints: [N], see `fingerprints.fingerprint`.
       thumbnails: [N, 2, S, S] uint8, see `fingerprints.thumbnails`.
       table: path -> group of the data's own `groups.csv`; may be empty or lack images.
+      alike: pairs of rows found by `duplicates.find_twins`, if that was done already.
 
     Returns:
       The groups [N], and in words where they come from.
@@ -37,8 +39,11 @@ def group_images(
     from_manifest = sum(group is not None for group in known) - from_table
     pairs = duplicates.same_value_pairs(fingerprints)
     unknown = [i for i, group in enumerate(known) if group is None]
-    if unknown:
-        pairs += [(unknown[i], j) for i, j in duplicates.near_pairs(thumbnails[unknown], thumbnails)]
+    if alike is not None:
+        pairs += [(i, j) for i, j in alike if known[i] is None or known[j] is None]
+    elif unknown:
+        found = duplicates.find_twins(thumbnails[unknown], thumbnails)
+        pairs += [(unknown[i], j) for i, j in zip(found.first.tolist(), found.second.tolist(), strict=True)]
     members = {group: i for i, group in reversed(list(enumerate(known))) if group is not None}
     pairs += [(members[group], i) for i, group in enumerate(known) if group is not None]
     roots = duplicates.components(len(paths), pairs)

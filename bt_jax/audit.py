@@ -1,0 +1,79 @@
+"""Looks a data set over before anything is trained on it: a folder or zip with Training/<class>/ and Testing/<class>/.
+
+    python -m bt_jax.audit --data=archive.zip --out=audit
+    python -m bt_jax.audit --data=data/brain_tumor_mri --out=audit
+
+Finds pixel-identical, changed, mirrored and rotated copies within and across the splits, twins with contradictory
+labels, unreadable and odd files, images that belong together, and how well the class can be told from size, aspect,
+border and brightness alone. Writes into the folder of --out:
+
+    report.html      the findings, with pictures of what a person should look at; needs no network
+    duplicates.csv   pairs of images that show the same picture
+    audit.json       all of it for programs, with a patient or group for every image
+
+It changes nothing in the data. Ends with 0 whatever it finds.
+"""
+
+import pathlib
+import sys
+import time
+
+from absl import flags
+
+from bt_jax import commandline, files
+from bt_jax.errors import UsageError
+
+_DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
+_OUT = flags.DEFINE_string("out", "", "Folder for report.html, duplicates.csv and audit.json.")
+
+_SECONDS_BETWEEN_LINES = 0.5
+
+
+def main() -> None:
+    """Audits and writes the report files."""
+    for flag in (_DATA, _OUT):
+        if not flag.value:
+            raise UsageError(f"--{flag.name} is missing: see --help")
+    from bt_jax import (
+        audit_files,
+        audit_page,
+        findings,
+    )  # after the flags, so that --help need not wait for scikit-learn
+    from bt_jax.data import inspection, sources
+
+    out = pathlib.Path(_OUT.value).expanduser()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out is {_OUT.value!r}, which is a file: give a folder")
+    source = sources.open_path(_DATA.value, field="--data")
+    for warning in source.warnings:
+        print(f"warning: {warning}")
+    started = time.monotonic()
+    looked_at = inspection.inspect(source, progress=_Line("images read"))
+    if not looked_at.records:
+        raise UsageError(f"{_DATA.value} holds no readable images: {len(looked_at.unreadable)} files are none")
+    found = findings.examine(source, looked_at, progress=_Line("likely pairs compared"))
+    audit_files.write(out, found)
+    files.write_text(out / "report.html", audit_page.render(found))
+    for line in audit_files.summary(found):
+        print(line)
+    print(f"report: {out / 'report.html'} ({time.monotonic() - started:.0f} s)")
+
+
+class _Line:
+    """A line that counts, written over itself on a terminal and once at the end elsewhere."""
+
+    def __init__(self, what: str):
+        self.what = what
+        self.shown = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        over = done == total
+        if not over and (not sys.stderr.isatty() or time.monotonic() - self.shown < _SECONDS_BETWEEN_LINES):
+            return
+        self.shown = time.monotonic()
+        start = "\r" if sys.stderr.isatty() else ""
+        print(f"{start}{done:,} of {total:,} {self.what}", end="\n" if over else "", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    commandline.run(main)
