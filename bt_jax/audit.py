@@ -17,6 +17,7 @@ It changes nothing in the data. Ends with 0 whatever it finds.
 import pathlib
 import sys
 import time
+import warnings
 
 from absl import flags
 
@@ -41,6 +42,7 @@ def main() -> None:
     )  # after the flags, so that --help need not wait for scikit-learn
     from bt_jax.data import inspection, sources
 
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # the report lists what is odd about files
     out = pathlib.Path(_OUT.value).expanduser()
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out is {_OUT.value!r}, which is a file: give a folder")

@@ -39,10 +39,10 @@ TWIN_CORRELATION = 0.95  # and of the whole; low enough for a changed gamma
 LOOK_ALIKE = 0.95
 _LOOK_ALIKE_DETAIL = 0.8
 
-# What the search proposes for each image in each kind of thumbnail: the nearest ones, and in other orientations, where
-# a stranger is as likely to be near, fewer and only what resembles it closely.
-_UPRIGHT_CANDIDATES, _TURNED_CANDIDATES = 4, 2
-_UPRIGHT_LIKENESS, _TURNED_LIKENESS = 0.4, 0.9  # a crop by a tenth may leave no more
+# What the search proposes for each image in each kind of thumbnail: how many of the nearest ones, and what correlation
+# they have at least. A crop by a tenth may leave no more than .4; in other orientations strangers are as near as that.
+_UPRIGHT, _TURNED = (4, 0.4), (2, 0.9)
+_MOST_CANDIDATES = 32  # all that are nearly equal as they lie, so far
 _CELLS_SEARCHED = 8
 _COARSE = 16  # side of the thumbnails that are searched
 
@@ -91,9 +91,8 @@ class Pairs:
     @property
     def kinds(self) -> np.ndarray:
         """`near`, `rotated` or `mirrored` (which may be turned as well): [P] str."""
-        return np.where(
-            self.orientation == 0, "near", np.where(self.orientation >= _MIRRORED, "mirrored", "rotated")
-        )  # fmt: skip
+        turned_kinds = np.where(self.orientation >= _MIRRORED, "mirrored", "rotated")
+        return np.where(self.orientation == 0, "near", turned_kinds)
 
 
 def find_twins(
@@ -114,13 +113,16 @@ def find_twins(
         for turn in range(len(ORIENTATIONS)):
             # To look for b turned is to look for b with a turned back.
             queries = turned(upright.reshape(-1, _COARSE, _COARSE), turn, back=True).reshape(len(a), -1)
-            count = _UPRIGHT_CANDIDATES if turn == 0 else _TURNED_CANDIDATES
+            count, likeness = _UPRIGHT if turn == 0 else _TURNED
             i, j = cells.search(
-                queries, count=count, cells=_CELLS_SEARCHED, sure=_distance(NEAR_DUPLICATE), itself=b is None
+                queries,
+                count=count,
+                most=_MOST_CANDIDATES,
+                cells=_CELLS_SEARCHED,
+                sure=_distance(NEAR_DUPLICATE),
+                itself=b is None,
             )
-            near = ((queries[i] - cells.rows[j]) ** 2).sum(1) <= _distance(
-                _UPRIGHT_LIKENESS if turn == 0 else _TURNED_LIKENESS
-            ) ** 2
+            near = ((queries[i] - cells.rows[j]) ** 2).sum(1) <= _distance(likeness) ** 2
             featureless = ~(queries[i].any(1) & cells.rows[j].any(1))
             kept = near & ~featureless
             proposed.append(np.stack([i[kept], j[kept], np.full(kept.sum(), turn)], 1))
@@ -232,7 +234,7 @@ def _checked(a: np.ndarray, b: np.ndarray, block: np.ndarray) -> np.ndarray:
         second = np.stack([turned(b[j, kind], turn) for _, j, turn in block.tolist()])
         products = np.einsum("pd,pd->p", standardised(first), standardised(second))
         np.maximum(result[0], products, out=result[0])
-        likely = (products != 0) & ((block[:, 2] == 0) | (products >= _TURNED_LIKENESS))
+        likely = (products != 0) & ((block[:, 2] == 0) | (products >= _TURNED[1]))
         for wanted, compare in ((products >= LOOK_ALIKE, registration.as_they_lie), (likely, registration.laid_over)):
             rows = np.flatnonzero(wanted & ~settled)
             agreement = compare(first[rows], second[rows])

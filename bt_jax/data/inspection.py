@@ -39,6 +39,7 @@ ODDITIES = {
     "extension": "content of another format than the name says",
     "turned": "to be turned by what its EXIF data say",
     "flat": "nearly one shade, without anything to see",
+    "damaged": "readable, but other parts of the file are not as they should be",
 }
 _SHORTEST_SIDE = 64
 _LARGEST_ASPECT = 2.0
@@ -163,20 +164,14 @@ def cues_of(image: np.ndarray) -> tuple[float, ...]:
 def oddities_of(content: bytes, image: np.ndarray, *, name: str) -> frozenset[str]:
     """Kinds of oddities of a file that can be read, `image` its decoded pixels [H, W]."""
     found = set()
-    with Image.open(io.BytesIO(content)) as file:
-        suffix = pathlib.PurePosixPath(name).suffix.lower()
-        if suffix not in _SUFFIXES.get(file.format or "", IMAGE_SUFFIXES):
-            found.add("extension")
-        if getattr(file, "n_frames", 1) > 1:
-            found.add("animated")
-        if image.dtype != np.uint8:
-            found.add("deep")
-        if file.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in file.info:
-            found.add("alpha")
-        if _orientation(file) != 1:
-            found.add("turned")
-        if file.mode not in ("L", "1", "LA", "La", "I", "F") and not file.mode.startswith("I;16") and _coloured(file):
-            found.add("colour")
+    # The first frame was decoded; in the rest of the file Pillow's parsers meet nearly any error.
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            found |= _oddities_of_file(file, suffix=pathlib.PurePosixPath(name).suffix.lower())
+    except Exception:
+        found.add("damaged")
+    if image.dtype != np.uint8:
+        found.add("deep")
     height, width = image.shape
     if min(height, width) < _SHORTEST_SIDE:
         found.add("tiny")
@@ -187,12 +182,19 @@ def oddities_of(content: bytes, image: np.ndarray, *, name: str) -> frozenset[st
     return frozenset(found)
 
 
-def _orientation(file: Image.Image) -> int:
-    """By EXIF; damaged data say nothing, as for `decode_image`."""
-    try:
-        return int(file.getexif().get(ExifTags.Base.Orientation, 1))
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError):
-        return 1
+def _oddities_of_file(file: Image.Image, *, suffix: str) -> set[str]:
+    found = set()
+    if suffix not in _SUFFIXES.get(file.format or "", IMAGE_SUFFIXES):
+        found.add("extension")
+    if getattr(file, "n_frames", 1) > 1:
+        found.add("animated")
+    if file.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in file.info:
+        found.add("alpha")
+    if file.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        found.add("turned")
+    if file.mode not in ("L", "1", "LA", "La", "I", "F") and not file.mode.startswith("I;16") and _coloured(file):
+        found.add("colour")
+    return found
 
 
 def _coloured(file: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""The nearest rows of a matrix without comparing all with all: rows are sorted into cells, few of which are searched."""
+"""The nearest rows of a matrix without comparing all with all: rows lie in cells, and few of these are searched."""
 
 import math
 
@@ -31,26 +31,27 @@ class Cells:
         self.members = [np.flatnonzero(cell_of == cell) for cell in range(len(self.centres))]
 
     def search(
-        self, queries: np.ndarray, *, count: int, cells: int, sure: float, itself: bool = False
+        self, queries: np.ndarray, *, count: int, most: int, cells: int, sure: float, itself: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Pairs (query, row), each [P] int64, in no order and each once.
 
         Args:
           queries: [M, D] float32.
-          count: rows sought for each query, the nearest ones.
+          count: rows sought for each query, the nearest ones, however far.
           cells: how many cells are searched for each query: those with the nearest centres.
-          sure: rows within this distance count whatever their number.
+          most: rows for each query in all.
+          sure: rows within this distance are found beyond `count`, up to `most`.
           itself: query i is row i, or a view of it, and is not paired with it.
         """
         found = [
-            self._search_block(queries, start, count=count, cells=cells, sure=sure, itself=itself)
+            self._search_block(queries, start, count=count, most=most, cells=cells, sure=sure, itself=itself)
             for start in range(0, len(queries), _QUERIES_AT_ONCE)
         ]
         pairs = np.concatenate([*found, np.zeros((2, 0), np.int64)], axis=1)
         return pairs[0], pairs[1]
 
     def _search_block(
-        self, queries: np.ndarray, start: int, *, count: int, cells: int, sure: float, itself: bool
+        self, queries: np.ndarray, start: int, *, count: int, most: int, cells: int, sure: float, itself: bool
     ) -> np.ndarray:
         block = queries[start : start + _QUERIES_AT_ONCE]
         searched = _smallest(_squares(block, self.centres), cells)
@@ -67,15 +68,16 @@ class Cells:
             distances.append(squares[i, j])
         if not pairs:
             return np.zeros((2, 0), np.int64)
-        return _best(np.concatenate(pairs, 1), np.concatenate(distances), count=count, sure=sure)
+        return _best(np.concatenate(pairs, 1), np.concatenate(distances), count=count, most=most, sure=sure)
 
 
-def _best(pairs: np.ndarray, distances: np.ndarray, *, count: int, sure: float) -> np.ndarray:
-    """Of each query the `count` nearest rows, and those within `sure`."""
+def _best(pairs: np.ndarray, distances: np.ndarray, *, count: int, most: int, sure: float) -> np.ndarray:
+    """Of each query the `count` nearest rows, and up to `most` within `sure`."""
     order = np.lexsort((pairs[1], distances, pairs[0]))
     pairs, distances = pairs[:, order], distances[order]
     first = np.searchsorted(pairs[0], pairs[0])  # where the rows of the same query begin
-    return pairs[:, (np.arange(len(order)) - first < count) | (distances <= sure**2)]
+    place = np.arange(len(order)) - first
+    return pairs[:, (place < count) | ((place < most) & (distances <= sure**2))]
 
 
 def _smallest(values: np.ndarray, count: int) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 
 # From coarse to fine: pixels averaged into one, steps of Gauss-Newton, and the agreement of the whole and of its detail
 # that a pair must have reached to be worth the next level.
-_LEVELS = ((4, 6, 0.90, 0.85), (2, 4, 0.94, 0.93), (1, 3, 0.0, 0.0))
+_LEVELS = ((4, 6, 0.88, 0.75), (2, 4, 0.94, 0.93), (1, 3, 0.0, 0.0))
+_SCALES, _FIRST_STEPS = (1.0, 0.85, 1.18), 3
 _SMALLEST_OVERLAP = 0.5
 _LARGEST_CHANGE = 0.4  # of a side: scale, shear and rotation that a copy may have
 
@@ -33,7 +34,7 @@ class Agreement:
 
 def as_they_lie(a: np.ndarray, b: np.ndarray) -> Agreement:
     """How well pairs of thumbnails `a` and `b`, both [P, S, S], agree without being moved."""
-    a, b = a.astype(np.float32), b.astype(np.float32)
+    a, b = _normalised(a), _normalised(b)
     inside = np.ones(a.shape, bool)
     detail = _correlation(_band(a), _band(b), inside)
     return Agreement(_correlation(a, b, inside), detail, np.ones(len(a), np.float32))
@@ -46,16 +47,14 @@ def laid_over(a: np.ndarray, b: np.ndarray) -> Agreement:
     Gauss-Newton on the squared difference (Lucas and Kanade 1981), from coarse to fine, so only near where the pictures
     lie already.
     """
-    return Agreement(*_laid_over(a.astype(np.float32), b.astype(np.float32)))
+    return Agreement(*_laid_over(_normalised(a), _normalised(b)))
 
 
 def _laid_over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     result = np.zeros((3, len(a)), np.float32)
     kept = np.arange(len(a))
-    move = np.zeros((len(a), 2, 3), np.float32)
+    move = _start(a, b)
     for pixels, steps, least_correlation, least_detail in _LEVELS:
-        if not len(kept):
-            return result
         coarse_a, coarse_b = _averaged(a[kept], pixels), _averaged(b[kept], pixels)
         move = _fitted(coarse_a, coarse_b, move, steps=steps)
         moved, inside = _moved(coarse_b, move)
@@ -73,6 +72,27 @@ def _laid_over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return result
 
 
+def _normalised(images: np.ndarray) -> np.ndarray:
+    """[P, S, S] float32 with mean 0 and variance 1; what has nearly one shade becomes 0."""
+    images = images - images.mean((1, 2), keepdims=True, dtype=np.float32)
+    deviation = images.std((1, 2), keepdims=True)
+    return np.divide(images, deviation, out=np.zeros_like(images), where=deviation > 0.1)
+
+
+def _start(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The best of some moves [P, 2, 3] that enlarge or reduce b alone, after a few steps on the coarsest level."""
+    coarse_a, coarse_b = _averaged(a, _LEVELS[0][0]), _averaged(b, _LEVELS[0][0])
+    best, best_move = np.full(len(a), -1, np.float32), np.zeros((len(a), 2, 3), np.float32)
+    for scale in _SCALES:
+        move = np.zeros_like(best_move)
+        move[:, 0, 1] = move[:, 1, 2] = scale - 1
+        move = _fitted(coarse_a, coarse_b, move, steps=_FIRST_STEPS)
+        correlation = _correlation(coarse_a, *_moved(coarse_b, move))
+        better = correlation > best
+        best[better], best_move[better] = correlation[better], move[better]
+    return best_move
+
+
 def _fitted(a: np.ndarray, b: np.ndarray, move: np.ndarray, *, steps: int) -> np.ndarray:
     """The move [P, 2, 3] that lays b over a, starting from `move`; lengths are in halves of a side."""
     p, size, _ = a.shape
@@ -84,9 +104,9 @@ def _fitted(a: np.ndarray, b: np.ndarray, move: np.ndarray, *, steps: int) -> np
         columns[:, 0], columns[:, 1], columns[:, 2] = slope_x, slope_x * x, slope_x * y
         columns[:, 3], columns[:, 4], columns[:, 5] = slope_y, slope_y * x, slope_y * y
         columns[:, 6], columns[:, 7] = moved * inside, inside
-        flat = columns.reshape(p, 8, -1)
+        flat = columns.reshape(p, 8, size * size)
         products = flat @ flat.transpose(0, 2, 1)
-        wanted = flat @ a.reshape(p, -1, 1)
+        wanted = flat @ a.reshape(p, size * size, 1)
         # A little damping, in each column's own measure, keeps pictures without slopes from flying away.
         scale = np.einsum("pii->pi", products)
         products[:, range(8), range(8)] += 1e-3 * scale + 1e-6 * scale.max(1, keepdims=True) + 1e-6
@@ -136,7 +156,7 @@ def _correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray
     count = np.maximum(inside.sum((1, 2), keepdims=True), 1).astype(np.float32)
     a, b = ((side - (side * inside).sum((1, 2), keepdims=True) / count) * inside for side in (a, b))
     lengths = np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2)))
-    return np.divide((a * b).sum((1, 2)), lengths, out=np.zeros_like(lengths), where=lengths > 1)
+    return np.divide((a * b).sum((1, 2)), lengths, out=np.zeros_like(lengths), where=lengths > 1e-3)
 
 
 def _averaged(images: np.ndarray, pixels: int) -> np.ndarray:
