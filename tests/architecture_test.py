@@ -283,7 +283,7 @@ def test_a_stranger_is_found(tmp_path: pathlib.Path) -> None:
     found = tree(
         tmp_path, metrics="from sklearn.metrics import f1_score", data__splits="import sklearn.model_selection"
     )
-    assert strangers(found) == ["bt_jax.metrics imports sklearn, which only data.splits may know"]
+    assert strangers(found) == ["bt_jax.metrics imports sklearn, which only data.shortcuts, data.splits may know"]
 
 
 def test_a_way_round_is_found(tmp_path: pathlib.Path) -> None:

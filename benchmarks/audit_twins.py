@@ -1,0 +1,220 @@
+"""How well the audit finds copies that were made for it, and how long it takes on how many images.
+
+    python benchmarks/audit_twins.py --data=DIR --json=benchmarks/audit_twins.json
+    python benchmarks/audit_twins.py --data=DIR --scale=3133,10000 --json=benchmarks/audit_scale.json
+
+The first changes images of DIR (a folder or zip in the Kaggle layout) in known ways and looks for the changed copies
+among all images of DIR. The second writes folders with that many changed copies of DIR's images and audits them.
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from bt_jax import files
+from bt_jax.data import duplicates, fingerprints, inspection, sources
+from bt_jax.data.decode import decode_image
+
+Change = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def resized(scale: float) -> Change:
+    """A side that is so much as long."""
+
+    def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
+        return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+    return change
+
+
+def jpeg(quality: int) -> Change:
+    """Compressed once more."""
+
+    def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        return Image.fromarray(decode_image(buffer.getvalue(), name="copy"))
+
+    return change
+
+
+def cropped(share: float) -> Change:
+    """Without up to so much of the width and of the height, taken from both sides in a random proportion."""
+
+    def change(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        left, right = image.width * generator.uniform(0, share / 2, 2)
+        top, bottom = image.height * generator.uniform(0, share / 2, 2)
+        return image.crop((round(left), round(top), round(image.width - right), round(image.height - bottom)))
+
+    return change
+
+
+def bordered(share: float) -> Change:
+    """In a black border of up to so much of a side."""
+
+    def change(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        left, top, right, bottom = (round(image.width * generator.uniform(0, share)) for _ in range(4))
+        wide = Image.new("L", (image.width + left + right, image.height + top + bottom))
+        wide.paste(image, (left, top))
+        return wide
+
+    return change
+
+
+def rotated(degrees: float) -> Change:
+    """By so much, to a random side."""
+
+    def change(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        return image.rotate(degrees * generator.choice([-1, 1]), Image.Resampling.BICUBIC)
+
+    return change
+
+
+def turned(orientation: int) -> Change:
+    """In quarters of a circle, or mirrored."""
+
+    def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(duplicates.turned(np.asarray(image), orientation)))
+
+    return change
+
+
+def toned(gain: float = 1, offset: float = 0, gamma: float = 1) -> Change:
+    """Another contrast, brightness or gamma."""
+
+    def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
+        values = 255 * (np.asarray(image, np.float32) / 255) ** gamma * gain + offset
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+    return change
+
+
+def one_after_the_other(*changes: Change) -> Change:
+    """All of them."""
+
+    def change(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        for each in changes:
+            image = each(image, generator)
+        return image
+
+    return change
+
+
+CHANGES: dict[str, Change] = {
+    "resized to 25 %": resized(0.25),
+    "resized to 60 %": resized(0.6),
+    "resized to 150 %": resized(1.5),
+    "JPEG quality 20": jpeg(20),
+    "JPEG quality 50": jpeg(50),
+    "cropped by up to 5 %": cropped(0.05),
+    "cropped by up to 10 %": cropped(0.1),
+    "cropped by up to 20 %": cropped(0.2),
+    "border of up to 15 % a side": bordered(0.15),
+    "turned by 3 degrees": rotated(3),
+    "turned by 6 degrees": rotated(6),
+    "turned by 10 degrees": rotated(10),
+    "turned by 15 degrees": rotated(15),
+    "rotated by 90 degrees": turned(1),
+    "rotated by 180 degrees": turned(2),
+    "rotated by 270 degrees": turned(3),
+    "mirrored": turned(4),
+    "mirrored, rotated by 90 degrees": turned(5),
+    "contrast 150 %, clipped": toned(gain=1.5, offset=-20),
+    "contrast 40 %, brighter": toned(gain=0.4, offset=60),
+    "gamma 0.7": toned(gamma=0.7),
+    "gamma 1.5": toned(gamma=1.5),
+    "60 %, cropped by up to 5 %, JPEG 50": one_after_the_other(resized(0.6), cropped(0.05), jpeg(50)),
+    "mirrored, 60 %, JPEG 50": one_after_the_other(turned(4), resized(0.6), jpeg(50)),
+}
+
+
+def open_image(source: sources.Source, path: str) -> Image.Image:
+    """In 8 bits, decoded as the audit does it."""
+    image = decode_image(source.read(path), name=path)
+    return Image.fromarray(image if image.dtype == np.uint8 else (image // 257).astype(np.uint8))
+
+
+def accuracy(data: str, count: int) -> list[dict[str, object]]:
+    """A row for each change: recall over `count` images, and precision over the pairs found."""
+    source = sources.open_path(data, field="--data")
+    originals = inspection.inspect(source)
+    among_themselves = duplicates.find_twins(originals.thumbnails)
+    twins = zip(among_themselves.first.tolist(), among_themselves.second.tolist(), strict=True)
+    same = [pair for pair, twin in zip(twins, among_themselves.twin, strict=True) if twin]
+    same += duplicates.same_value_pairs(originals.fingerprints)
+    cluster = duplicates.components(len(originals.records), same)
+    chosen = np.random.default_rng(0).choice(len(originals.records), min(count, len(originals.records)), replace=False)
+    rows: list[dict[str, object]] = []
+    for name, change in CHANGES.items():
+        generator = np.random.default_rng(1)
+        copies = np.stack([
+            fingerprints.thumbnails(np.asarray(change(open_image(source, originals.records[k].path), generator)))
+            for k in chosen
+        ])  # fmt: skip
+        found = duplicates.near_pairs(copies, originals.thumbnails)
+        right = cluster[chosen[found[:, 0]]] == cluster[found[:, 1]]
+        recall = len(set(found[right, 0].tolist())) / len(chosen)
+        rows.append({"change": name, "recall": recall, "precision": float(right.mean()) if len(right) else None})
+        print(f"{name:40} recall {recall:.3f}, precision {rows[-1]['precision']}, {len(found)} pairs")
+    return rows
+
+
+def scale(data: str, counts: list[int]) -> list[dict[str, object]]:
+    """A row for each number of images: seconds and the most memory of a whole audit."""
+    source = sources.open_path(data, field="--data")
+    changes = list(CHANGES.values())
+    rows: list[dict[str, object]] = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            generator = np.random.default_rng(0)
+            for k in range(count):
+                record = source.records[k % len(source.records)]
+                image = open_image(source, record.path)
+                if k >= len(source.records):
+                    image = changes[generator.integers(len(changes))](image, generator)
+                parts = pathlib.PurePosixPath(record.path)
+                path = pathlib.Path(folder, "images", *parts.parts[:-1], f"{k} {parts.stem}.jpg")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path, quality=90)
+            started = time.monotonic()
+            command = [sys.executable, "-m", "bt_jax.audit", f"--data={folder}/images", f"--out={folder}/out"]
+            process = subprocess.Popen(command)
+            _, status, used = os.wait4(process.pid, 0)
+            if status:
+                sys.exit(f"the audit of {count} images failed")
+            rows.append({
+                "images": count,
+                "seconds": round(time.monotonic() - started, 1),
+                "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+                "peak_bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            })  # fmt: skip
+            print(rows[-1])
+    return rows
+
+
+def main() -> None:
+    """Measures and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder or zip in the Kaggle layout")
+    parser.add_argument("--json", required=True, help="file for the table")
+    parser.add_argument("--images", type=int, default=300, help="how many are changed in each way")
+    parser.add_argument("--scale", default="", help="numbers of images to audit, such as 3000,10000")
+    arguments = parser.parse_args()
+    if arguments.scale:
+        rows = scale(arguments.data, [int(count) for count in arguments.scale.split(",")])
+    else:
+        rows = accuracy(arguments.data, arguments.images)
+    files.write_json(arguments.json, {"schema": 1, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

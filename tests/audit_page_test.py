@@ -1,0 +1,112 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bt_jax import audit_page, findings
+from bt_jax.data import decode, inspection, shortcuts
+from bt_jax.data.sources import Record, Source
+from bt_jax.findings import Findings, Twins
+
+COUNT = 70
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 65535, (40, 30), dtype=np.uint16)
+
+
+@pytest.fixture
+def found() -> Findings:
+    """Made up, with more pairs, files and clusters than a page shows."""
+    source = Source(
+        description="folder <data> & more",
+        class_names=("glioma_tumor", "no_tumor"),
+        records=(),
+        groups={},
+        read=lambda path: decode.encode_png(picture(int(path.split("/")[-1].split(".")[0]))),
+        warnings=("one <thing>",),
+        synthetic=True,
+    )
+    records = tuple(
+        Record(
+            f"{'Testing' if k % 2 else 'Training'}/glioma_tumor/{k}.png", k % 3 % 2, "Testing" if k % 2 else "Training"
+        )
+        for k in range(COUNT)
+    )
+    looked_at = inspection.Inspection(
+        records=records,
+        fingerprints=tuple(map(str, range(COUNT))),
+        thumbnails=np.zeros((COUNT, 2, 64, 64), np.uint8),
+        cues=np.ones((COUNT, 5), np.float32),
+        oddities=tuple(frozenset({"deep"}) if k < 60 else frozenset() for k in range(COUNT)),
+        unreadable=tuple((Record(f"Training/no_tumor/bad{k}<.png", 1, "Training"), "broken & gone") for k in range(55)),
+    )
+    kinds = ("near", "mirrored")
+    return Findings(
+        source=source,
+        inspection=looked_at,
+        pairs=tuple(Twins(k, k + 1, kinds[k % 4 == 3], 0.99) for k in range(COUNT - 1)),
+        clusters=tuple(tuple(range(k, k + 7)) for k in range(9)),
+        leak_kind={1: "near"},
+        close_calls=tuple(Twins(0, k, "alike", 0.96) for k in range(1, 30)),
+        groups=tuple(f"group {k // 2}" for k in range(COUNT)),
+        grouping="by <guess>",
+        shortcuts=shortcuts.Shortcuts(
+            images=35, folds=5, chance=0.5, by_all=0.9, by_cue={"width": 0.8},
+            rules=(shortcuts.Rule("width", "no_tumor", 0.9, "width < 5"),),
+        ),
+    )  # fmt: skip
+
+
+def test_everything_from_outside_is_escaped(found):
+    page = audit_page.render(found)
+    for text in (
+        "folder &lt;data&gt; &amp; more",
+        "one &lt;thing&gt;",
+        "bad0&lt;.png",
+        "broken &amp; gone",
+        "by &lt;guess&gt;",
+        "width &lt; 5",
+    ):
+        assert text in page
+    assert "<data>" not in page and "<thing>" not in page
+
+
+def test_long_lists_are_cut_and_say_so(found):
+    page = audit_page.render(found)
+    assert page.count("Training/no_tumor/bad") == 50
+    assert "and 5 more" in page
+    assert "The first 24 are shown." in page and "The first 12 are shown." in page
+    assert page.count("<figure>") == 3 * 24 - (24 - len([p for p in found.pairs if p.kind == "mirrored"])) + 12 + 6 + 1
+
+
+def test_what_a_reader_needs_first_comes_first(found):
+    page = audit_page.render(found)
+    order = ["SYNTHETIC PHANTOMS", "1 of 35 Testing images", "no_tumor is told from the rest by width alone"]
+    order += [
+        "Copies and leaks",
+        "Contradictory labels",
+        "Pairs to look at",
+        "Shortcuts",
+        "odd files",
+        "Patients and groups",
+    ]
+    places = [page.index(text) for text in order[:3]] + [page.index(f"{text}</h2>") for text in order[3:]]
+    assert places == sorted(places)
+
+
+def test_nothing_found(found):
+    empty = dataclasses.replace(
+        found,
+        pairs=(), clusters=(), leak_kind={}, close_calls=(), shortcuts="too few",
+        inspection=dataclasses.replace(found.inspection, unreadable=(), oddities=(frozenset(),) * COUNT),
+    )  # fmt: skip
+    page = audit_page.render(empty)
+    assert "None: twins have the same label everywhere." in page
+    assert "Not measured: too few." in page
+    assert "<img" not in page
+
+
+def test_the_same_findings_make_the_same_page(found):
+    assert audit_page.render(found) == audit_page.render(dataclasses.replace(found))
+    assert findings.KINDS == ("exact", "near", "mirrored", "rotated")
