@@ -27,7 +27,7 @@ from bt_jax.errors import UsageError
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
 _OUT = flags.DEFINE_string("out", "", "Folder for report.html, duplicates.csv and audit.json.")
 
-_SECONDS_BETWEEN_LINES = 0.5
+_SECONDS_ON_TERMINAL, _SECONDS_IN_LOG = 0.5, 15.0  # between lines of progress
 
 
 def main() -> None:
@@ -35,12 +35,7 @@ def main() -> None:
     for flag in (_DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
-    from bt_jax import (
-        audit_files,
-        audit_page,
-        findings,
-    )  # after the flags, so that --help need not wait for scikit-learn
-    from bt_jax.data import inspection, sources
+    from bt_jax.data import inspection, sources  # after the flags, so that --help need not wait
 
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # the report lists what is odd about files
     out = pathlib.Path(_OUT.value).expanduser()
@@ -53,6 +48,8 @@ def main() -> None:
     looked_at = inspection.inspect(source, progress=_Line("images read"))
     if not looked_at.records:
         raise UsageError(f"{_DATA.value} holds no readable images: {len(looked_at.unreadable)} files are none")
+    from bt_jax import audit_files, audit_page, findings  # last, since scikit-learn takes a second to load
+
     found = findings.examine(source, looked_at, progress=_Line("likely pairs compared"))
     audit_files.write(out, found)
     files.write_text(out / "report.html", audit_page.render(found))
@@ -62,19 +59,20 @@ def main() -> None:
 
 
 class _Line:
-    """A line that counts, written over itself on a terminal and once at the end elsewhere."""
+    """Progress: a line written over itself on a terminal, one now and then elsewhere."""
 
     def __init__(self, what: str):
         self.what = what
-        self.shown = 0.0
+        self.shown = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        over = done == total
-        if not over and (not sys.stderr.isatty() or time.monotonic() - self.shown < _SECONDS_BETWEEN_LINES):
+        terminal, over = sys.stderr.isatty(), done == total
+        pause = _SECONDS_ON_TERMINAL if terminal else _SECONDS_IN_LOG
+        if not over and time.monotonic() - self.shown < pause:
             return
         self.shown = time.monotonic()
-        start = "\r" if sys.stderr.isatty() else ""
-        print(f"{start}{done:,} of {total:,} {self.what}", end="\n" if over else "", file=sys.stderr, flush=True)
+        start, end = ("\r", "\n" if over else "") if terminal else ("", "\n")
+        print(f"{start}{done:,} of {total:,} {self.what}", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

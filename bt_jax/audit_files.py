@@ -1,6 +1,7 @@
 """What an audit found, as files: `audit.json` and `duplicates.csv`; and in a few lines for the terminal."""
 
 import collections
+import itertools
 import pathlib
 from typing import Any
 
@@ -125,20 +126,22 @@ def leaks(findings: Findings) -> dict[str, Any]:
 
 
 def medians(findings: Findings) -> list[dict[str, Any]]:
-    """Medians of the cues for each split and class, with the number of images."""
+    """Medians of the cues for each split and class, the most common size and the share of images that have it."""
     rows_of: dict[tuple[str, str], list[int]] = {}
     for row in range(len(findings.inspection.records)):
         rows_of.setdefault((findings.split(row), findings.label(row)), []).append(row)
-    return [
-        {"split": split, "class": name, "images": len(rows_of[split, name])}
-        | {
-            cue: round(float(value), 3)
-            for cue, value in zip(CUES, np.median(findings.inspection.cues[rows_of[split, name]], axis=0), strict=True)
-        }
-        for split in ("Training", "Testing")
-        for name in findings.source.class_names
-        if (split, name) in rows_of
-    ]
+    result = []
+    for split, name in itertools.product(("Training", "Testing"), findings.source.class_names):
+        if rows := rows_of.get((split, name)):
+            cues = findings.inspection.cues[rows]
+            values = [round(value, 3) for value in np.median(cues, axis=0).astype(float).tolist()]
+            sizes = collections.Counter(tuple(size) for size in cues[:, :2].astype(int).tolist())
+            (width, height), count = max(sizes.items(), key=lambda item: (item[1], item[0]))
+            result.append(
+                {"split": split, "class": name, "images": len(rows), **dict(zip(CUES, values, strict=True))}
+                | {"common_size": f"{width}x{height}", "common_size_share": round(count / len(rows), 3)}
+            )
+    return result
 
 
 def _shortcuts(found: Shortcuts | str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _MOST_CLOSE_CALLS = 12
 _MOST_CLUSTERS, _MOST_OF_CLUSTER = 6, 6
 _MOST_PATHS = 50  # in a list; audit.json has all
 _MOST_RULES = 8
+_NOTABLE_EXCESS = 0.2  # of a shortcut's balanced accuracy above guessing
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; --bad: #c33; }
@@ -91,6 +92,27 @@ def _head(findings: Findings) -> str:
     )
     text += [f"<p class=small>Note: {html.escape(line)}</p>" for line in findings.source.warnings]
     return "".join(text)
+
+
+def _advice(findings: Findings) -> str:
+    """What to do about what was found."""
+    advice = []
+    if findings.leak_kind or findings.same_group:
+        advice.append("Score the clean Testing images apart, or leave the others out.")
+    if findings.contradictions:
+        advice.append("Look at the pairs with contradictory labels, and correct or remove one of each.")
+    if findings.clusters:
+        advice.append(
+            "Divide by the groups in <code>audit.json</code>, never at random: copies and patients stay together."
+        )
+    if isinstance(findings.shortcuts, Shortcuts):
+        excess = findings.shortcuts.rules[0].balanced_accuracy - 0.5
+        if excess > _NOTABLE_EXCESS:
+            advice.append(
+                "Take size, border and brightness away from the network: crop to the head, pad instead of stretching, "
+                "normalise intensities, and vary all of these in augmentation."
+            )
+    return "<ul>" + "".join(f"<li>{line}</li>" for line in advice) + "</ul>" if advice else ""
 
 
 def _leaks(findings: Findings) -> str:
@@ -179,9 +201,14 @@ def _shortcuts(findings: Findings) -> str:
         text.append("<p>What a tree can learn from these, a network can learn too, instead of medicine.</p>")
     else:
         text.append(f"<p>Not measured: {html.escape(found)}.</p>")
-    columns = ("split and class", "images", *(f"{cue} ({CUE_UNITS[cue]})" for cue in CUES))
+    columns = ("split and class", "images", *(f"{cue} ({CUE_UNITS[cue]})" for cue in CUES), "most common size")
     rows_of_medians = [
-        (f"{row['split']} / {row['class']}", f"{row['images']:,}", *(f"{row[cue]:.4g}" for cue in CUES))
+        (
+            f"{row['split']} / {row['class']}",
+            f"{row['images']:,}",
+            *(f"{row[cue]:.4g}" for cue in CUES),
+            f"{row['common_size']}: {row['common_size_share']:.0%}",
+        )
         for row in audit_files.medians(findings)
     ]
     text.append(f"<h3>Medians</h3>{_table(columns, rows_of_medians)}")

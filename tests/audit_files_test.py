@@ -83,6 +83,8 @@ def test_medians_by_split_and_class(found):
         ("Testing", "glioma_tumor", 1), ("Testing", "no_tumor", 2),
     ]  # fmt: skip
     assert (rows[2]["width"], rows[2]["height"]) == (120, 140)
+    assert (rows[2]["common_size"], rows[2]["common_size_share"]) == ("120x140", 1.0)
+    assert rows[3]["common_size_share"] == 0.5
 
 
 def test_the_summary_counts(found):

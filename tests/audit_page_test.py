@@ -82,6 +82,8 @@ def test_long_lists_are_cut_and_say_so(found):
 
 def test_what_a_reader_needs_first_comes_first(found):
     page = audit_page.render(found)
+    for advice in ("Score the clean", "Take size", "Divide by the groups"):
+        assert page.count(f"<li>{advice}") == 1
     order = ["SYNTHETIC PHANTOMS", "1 of 35 Testing images", "no_tumor is told from the rest by width alone"]
     order += [
         "Copies and leaks",
@@ -105,6 +107,7 @@ def test_nothing_found(found):
     assert "None: twins have the same label everywhere." in page
     assert "Not measured: too few." in page
     assert "<img" not in page
+    assert "<li>" not in page, "no advice where nothing was found"
 
 
 def test_the_same_findings_make_the_same_page(found):
