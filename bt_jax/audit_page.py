@@ -87,6 +87,7 @@ def _head(findings: Findings) -> str:
         )
     if isinstance(findings.shortcuts, Shortcuts):
         text.append(f"<p class=lead>The strongest shortcut: <b>{html.escape(findings.shortcuts.strongest)}</b>.</p>")
+    text.append(_advice(findings))
     text.append(
         "<div class=tiles>" + "".join(f"<div class=tile><b>{n}</b>{what}</div>" for n, what in tiles) + "</div>"
     )
