@@ -34,10 +34,11 @@ h2 { margin-top: 2.4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 .tile b { display: block; font-size: 1.5rem; } .small { font-size: .85rem; opacity: .8; }
 table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .2rem .8rem .2rem 0; text-align: right; }
 th { border-bottom: 1px solid var(--line); font-weight: 600; } td:first-child, th:first-child { text-align: left; }
+td.left, th.left { text-align: left; }
 .bar { display: inline-block; height: .7rem; background: #47a; vertical-align: middle; margin-right: .4rem; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1rem; }
 figure { margin: 0; background: var(--soft); border-radius: .5rem; padding: .5rem; overflow-wrap: anywhere; }
-figure div { display: flex; flex-wrap: wrap; gap: 4px; } figure img { background: #000; display: block; }
+figure div { display: flex; flex-wrap: wrap; gap: 4px; align-items: flex-start; } figure img { background: #000; display: block; }
 figcaption { font-size: .78rem; line-height: 1.35; margin-top: .3rem; }
 .differs { color: var(--bad); font-weight: 600; }
 details { margin: .4rem 0; } code { font-size: .85em; }
@@ -148,20 +149,26 @@ def _contradictions(findings: Findings) -> str:
     found = findings.contradictions
     if not found:
         return "<h2>Contradictory labels</h2><p>None: twins have the same label everywhere.</p>"
+    twice = {pair.first for pair in found}
+    pictures = sum(not twice.isdisjoint(rows) for rows in findings.clusters)
     return (
-        f"<h2>Contradictory labels</h2><p>{len(found):,} pairs show the same picture under two labels. One of the "
-        f"two is wrong. {_shown(len(found), _MOST_PAIRS)}</p>{_sheet(findings, found[:_MOST_PAIRS])}"
+        f"<h2>Contradictory labels</h2><p>{len(found):,} pairs, of {pictures:,} pictures, have two labels, one of which "
+        f"is wrong. {_shown(len(found), _MOST_PAIRS)}</p>{_sheet(findings, found[:_MOST_PAIRS])}"
     )
 
 
 def _pairs(findings: Findings) -> str:
-    near = sorted((pair for pair in findings.pairs if pair.kind == "near"), key=lambda pair: pair.similarity)
-    near.sort(key=lambda pair: not findings.across(pair))
-    turned = [pair for pair in findings.pairs if pair.kind in ("mirrored", "rotated")]
+    near = _one_of_each_cluster(findings, [pair for pair in findings.pairs if pair.kind == "near"])
+    turned = _one_of_each_cluster(findings, [pair for pair in findings.pairs if pair.kind in ("mirrored", "rotated")])
     text = ["<h2>Pairs to look at</h2>"]
     for pairs, most, heading, remark in (
-        (near, _MOST_PAIRS, "Near twins, the least alike first", "Across splits before within."),
-        (turned, _MOST_PAIRS, "Mirrored and rotated twins", ""),
+        (
+            near,
+            _MOST_PAIRS,
+            "Near twins, the least alike first",
+            "One pair of each picture, across splits before within.",
+        ),
+        (turned, _MOST_PAIRS, "Mirrored and rotated twins", "One pair of each picture."),
         (
             findings.close_calls,
             _MOST_CLOSE_CALLS,
@@ -170,7 +177,8 @@ def _pairs(findings: Findings) -> str:
         ),
     ):
         text.append(f"<h3>{heading}</h3>")
-        text.append(f"<p>{len(pairs):,}. {remark} {_shown(len(pairs), most)}</p>{_sheet(findings, pairs[:most])}")
+        count = f"{len(pairs):,}. {remark} {_shown(len(pairs), most)}" if pairs else "None."
+        text.append(f"<p>{count}</p>{_sheet(findings, pairs[:most])}")
     if findings.clusters:
         text.append(f"<h3>Largest sets of one picture</h3><p>{len(findings.clusters):,} sets.</p><div class=sheet>")
         for rows in findings.clusters[:_MOST_CLUSTERS]:
@@ -183,6 +191,15 @@ def _pairs(findings: Findings) -> str:
     return "".join(text)
 
 
+def _one_of_each_cluster(findings: Findings, pairs: Sequence[Twins]) -> list[Twins]:
+    """Of pairs of the same picture the least alike one, across splits if there is one; the least alike first."""
+    cluster_of = {row: number for number, rows in enumerate(findings.clusters) for row in rows}
+    chosen: dict[int, Twins] = {}
+    for pair in sorted(pairs, key=lambda pair: (not findings.across(pair), pair.similarity)):
+        chosen.setdefault(cluster_of[pair.first], pair)
+    return list(chosen.values())
+
+
 def _shortcuts(findings: Findings) -> str:
     found = findings.shortcuts
     text = ["<h2>Shortcuts</h2>"]
@@ -192,13 +209,13 @@ def _shortcuts(findings: Findings) -> str:
             f"<p>A small decision tree that sees no picture, only these numbers of {found.images:,} Training images, "
             f"{found.folds}-fold cross-validated by group. Guessing has {found.chance:.2f}.</p>"
         )
-        text.append(_table(("cue", "balanced accuracy"), [
-            (html.escape(name), _Html(f'<span class=bar style="width:{value * 200:.0f}px"></span>{value:.2f}'))
+        bars = [
+            (name, _Html(f'<span class=bar style="width:{value * 200:.0f}px"></span>{value:.2f}'))
             for name, value in rows
-        ]))  # fmt: skip
-        text.append(_table(("told from the rest", "balanced accuracy", "rule"), [
-            (rule.class_name, f"{rule.balanced_accuracy:.2f}", rule.words) for rule in found.rules[:_MOST_RULES]
-        ]))  # fmt: skip
+        ]
+        text.append(_table(("cue", "balanced accuracy"), bars, left=(1,)))
+        rules = [(rule.class_name, rule.words, f"{rule.balanced_accuracy:.2f}") for rule in found.rules[:_MOST_RULES]]
+        text.append(_table(("told from the rest", "by", "balanced accuracy"), rules, left=(1,)))
         text.append("<p>What a tree can learn from these, a network can learn too, instead of medicine.</p>")
     else:
         text.append(f"<p>Not measured: {html.escape(found)}.</p>")
@@ -246,10 +263,13 @@ class _Html(str):
     """Text that is HTML already."""
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: tuple[int, ...] = ()) -> str:
+    """Numbers stand to the right; the first column, and those given by number, to the left."""
+
     def cells(row: Sequence[str], tag: str) -> str:
         shown = (cell if isinstance(cell, _Html) else html.escape(cell) for cell in row)
-        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in shown) + "</tr>"
+        starts = (f"<{tag} class=left>" if column in left else f"<{tag}>" for column in range(len(row)))
+        return "<tr>" + "".join(f"{start}{cell}</{tag}>" for start, cell in zip(starts, shown, strict=True)) + "</tr>"
 
     return f"<table>{cells(header, 'th')}{''.join(cells(row, 'td') for row in rows)}</table>"
 

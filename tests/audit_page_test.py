@@ -41,12 +41,12 @@ def found() -> Findings:
         oddities=tuple(frozenset({"deep"}) if k < 60 else frozenset() for k in range(COUNT)),
         unreadable=tuple((Record(f"Training/no_tumor/bad{k}<.png", 1, "Training"), "broken & gone") for k in range(55)),
     )
-    kinds = ("near", "mirrored")
+    twins = [(k, k + 1) for k in range(0, COUNT, 2)]
     return Findings(
         source=source,
         inspection=looked_at,
-        pairs=tuple(Twins(k, k + 1, kinds[k % 4 == 3], 0.99) for k in range(COUNT - 1)),
-        clusters=tuple(tuple(range(k, k + 7)) for k in range(9)),
+        pairs=tuple(Twins(a, b, "near" if a < 56 else "mirrored", 0.99) for a, b in twins),
+        clusters=tuple(twins),
         leak_kind={1: "near"},
         close_calls=tuple(Twins(0, k, "alike", 0.96) for k in range(1, 30)),
         groups=tuple(f"group {k // 2}" for k in range(COUNT)),
@@ -77,7 +77,8 @@ def test_long_lists_are_cut_and_say_so(found):
     assert page.count("Training/no_tumor/bad") == 50
     assert "and 5 more" in page
     assert "The first 24 are shown." in page and "The first 12 are shown." in page
-    assert page.count("<figure>") == 3 * 24 - (24 - len([p for p in found.pairs if p.kind == "mirrored"])) + 12 + 6 + 1
+    sheets = {"contradictions": min(24, len(found.contradictions)), "near": 24, "mirrored": 7, "alike": 12}
+    assert page.count("<figure>") == sum(sheets.values()) + 6 + 1, "and six clusters, and the odd files"
 
 
 def test_what_a_reader_needs_first_comes_first(found):
@@ -95,6 +96,12 @@ def test_what_a_reader_needs_first_comes_first(found):
     ]
     places = [page.index(text) for text in order[:3]] + [page.index(f"{text}</h2>") for text in order[3:]]
     assert places == sorted(places)
+
+
+def test_one_pair_of_each_picture_and_the_least_alike_first(found):
+    pairs = [Twins(0, 2, "near", 0.99), Twins(0, 1, "near", 0.98), Twins(4, 6, "near", 0.96), Twins(4, 5, "near", 0.97)]
+    chosen = audit_page._one_of_each_cluster(dataclasses.replace(found, clusters=((0, 1, 2), (4, 5, 6))), pairs)
+    assert chosen == [pairs[3], pairs[1]], "across splits before within"
 
 
 def test_nothing_found(found):
