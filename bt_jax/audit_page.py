@@ -38,7 +38,8 @@ td.left, th.left { text-align: left; }
 .bar { display: inline-block; height: .7rem; background: #47a; vertical-align: middle; margin-right: .4rem; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1rem; }
 figure { margin: 0; background: var(--soft); border-radius: .5rem; padding: .5rem; overflow-wrap: anywhere; }
-figure div { display: flex; flex-wrap: wrap; gap: 4px; align-items: flex-start; } figure img { background: #000; display: block; }
+figure div { display: flex; flex-wrap: wrap; gap: 4px; align-items: flex-start; }
+figure img { background: #000; display: block; }
 figcaption { font-size: .78rem; line-height: 1.35; margin-top: .3rem; }
 .differs { color: var(--bad); font-weight: 600; }
 details { margin: .4rem 0; } code { font-size: .85em; }
@@ -152,8 +153,8 @@ def _contradictions(findings: Findings) -> str:
     twice = {pair.first for pair in found}
     pictures = sum(not twice.isdisjoint(rows) for rows in findings.clusters)
     return (
-        f"<h2>Contradictory labels</h2><p>{len(found):,} pairs, of {pictures:,} pictures, have two labels, one of which "
-        f"is wrong. {_shown(len(found), _MOST_PAIRS)}</p>{_sheet(findings, found[:_MOST_PAIRS])}"
+        f"<h2>Contradictory labels</h2><p>{len(found):,} pairs, of {pictures:,} pictures, have two labels. One is "
+        f"wrong. {_shown(len(found), _MOST_PAIRS)}</p>{_sheet(findings, found[:_MOST_PAIRS])}"
     )
 
 
