@@ -51,7 +51,7 @@ _COARSE = 16  # side of the thumbnails that are searched
 _LEAST_CONTRAST = 2.0
 _LEAST_STRUCTURE = 0.02
 
-_PAIRS_AT_ONCE = 32
+_PAIRS_AT_ONCE = 96
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 # From coarse to fine: pixels averaged into one, steps of Gauss-Newton, and the agreement of the whole and of its detail
 # that a pair must have reached to be worth the next level.
-_LEVELS = ((4, 6, 0.88, 0.75), (2, 4, 0.94, 0.93), (1, 3, 0.0, 0.0))
+_LEVELS = ((4, 6, 0.84, 0.7), (2, 4, 0.94, 0.93), (1, 3, 0.0, 0.0))
 _SCALES, _FIRST_STEPS = (1.0, 0.85, 1.18), 3
 _SMALLEST_OVERLAP = 0.5
 _LARGEST_CHANGE = 0.4  # of a side: scale, shear and rotation that a copy may have
@@ -152,11 +152,14 @@ def _moved(b: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Of the pixels inside: [P] float32; 0 where one side is constant."""
-    count = np.maximum(inside.sum((1, 2), keepdims=True), 1).astype(np.float32)
-    a, b = ((side - (side * inside).sum((1, 2), keepdims=True) / count) * inside for side in (a, b))
-    lengths = np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2)))
-    return np.divide((a * b).sum((1, 2)), lengths, out=np.zeros_like(lengths), where=lengths > 1e-3)
+    """Of the pixels inside: [P] float32; 0 where one side is nearly constant."""
+    weights, a, b = (side.reshape(len(a), a.shape[1] * a.shape[2]) for side in (inside.astype(np.float32), a, b))
+    a, b = a * weights, b * weights
+    count, of_a, of_b = np.maximum(weights.sum(1), 1), a.sum(1), b.sum(1)
+    squares_a, squares_b, products = (np.einsum("pd,pd->p", *sides) for sides in ((a, a), (b, b), (a, b)))
+    lengths = np.sqrt(np.maximum((squares_a - of_a**2 / count) * (squares_b - of_b**2 / count), 0))
+    products -= of_a * of_b / count
+    return np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 1e-3 * count)
 
 
 def _averaged(images: np.ndarray, pixels: int) -> np.ndarray:
