@@ -1,6 +1,7 @@
 """The audit as a command: on a folder and a zip of phantoms with planted faults, and on the real images."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 import os
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax.data import dataset, phantom, sources
-from bt_jax.data.preprocess import Preprocessing
+from bt_jax import audit_files, audit_page, findings
+from bt_jax.data import inspection, manifest, phantom, sources
 from tests import runs
 
 
@@ -205,32 +206,26 @@ def correlations(thumbnails: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 @pytest.mark.real_data
 @pytest.mark.slow
-def test_the_real_set_without_its_groups(tmp_path):
+def test_the_real_set_without_its_patients(tmp_path, monkeypatch):
     """At least 98 % of the 260 leaking Testing images, and 95 % of the pairs across splits are right."""
     if not os.environ.get("BT_DATA"):
         pytest.skip("the real images are found through $BT_DATA")
     real = pathlib.Path(os.environ["BT_DATA"])
-    (tmp_path / "images").mkdir()
-    for split in ("Training", "Testing"):
-        (tmp_path / "images" / split).symlink_to(real / split, target_is_directory=True)
-    ended = audit(f"--data={tmp_path / 'images'}", f"--out={tmp_path / 'out'}")
-    assert ended.returncode == 0, ended.stderr
-    result, pairs, _ = read(tmp_path / "out")
+    monkeypatch.setattr(manifest, "groups", dict)
+    source = dataclasses.replace(sources.open_path(real, field="$BT_DATA"), groups={})
+    looked_at = inspection.inspect(source)
+    found = findings.examine(source, looked_at)
+    audit_files.write(tmp_path, found)
+    (tmp_path / "report.html").write_text(audit_page.render(found))
+    result, pairs, _ = read(tmp_path)
     assert result["unreadable"] == [] and result["odd"] == {}
 
-    images = dataset.load(
-        sources.open_path(real, field="$BT_DATA"),
-        preprocessing=Preprocessing(form="stretch", size=8),
-        max_unreadable=0,
-        warn=print,
-    )
-    training, testing = images.of_split("Training"), images.of_split("Testing")
-    near = correlations(testing.thumbnails, training.thumbnails) >= 0.98
+    paths = np.array([record.path for record in looked_at.records])
+    testing, training = found.rows_of("Testing"), found.rows_of("Training")
+    near = correlations(looked_at.thumbnails[testing], looked_at.thumbnails[training]) >= 0.98
     truth = {
-        (a, b)
-        for a, row in zip(testing.paths, near, strict=True)
-        for b in np.array(training.paths)[row].tolist()
-    }  # fmt: skip
+        (a, b) for a, row in zip(paths[testing].tolist(), near, strict=True) for b in paths[training][row].tolist()
+    }
     listed = {(pair["path_a"], pair["path_b"]): pair for pair in pairs}
     across = {pair for pair in listed if pair[0].startswith("Testing/") and pair[1].startswith("Training/")}
     assert len(across) == sum(result["duplicates"]["across_splits"].values())
@@ -244,6 +239,8 @@ def test_the_real_set_without_its_groups(tmp_path):
     assert len(right) / len(across) > 0.97
     assert len(right) / len(truth) > 0.98
 
+    assert all(float(listed[pair]["similarity"]) > 0.98 for pair in across)
+
     # Slices beside each other resemble more than .98 in some places; no two slices of a figshare patient are twins.
     with (real / "groups.csv").open(newline="") as file:
         patient = {row["path"]: row["patient"] for row in csv.DictReader(file)}
@@ -252,5 +249,11 @@ def test_the_real_set_without_its_groups(tmp_path):
         if listed[pair]["kind"] != "exact" and patient.get(pair[0]) and patient.get(pair[1])
         and patient[pair[0]] == patient[pair[1]]
     ]  # fmt: skip
+    group_of = result["groups"]["of_image"]
+    patients_of: dict[str, set[str]] = {}
+    for path in patient.keys() & group_of.keys():
+        patients_of.setdefault(group_of[path], set()).add(patient[path])
+    assert not [patients for patients in patients_of.values() if len(patients - {""}) > 1], "no two patients are joined"
+    assert len(set(group_of.values())) < 2779 - 300, "slices that lie beside each other are joined"
     assert result["shortcuts"]["strongest"].startswith("no_tumor is told from the rest by width alone")
     assert result["leaks"]["clean"] == 3

@@ -172,19 +172,15 @@ def test_real_groups_are_those_of_the_table_with_and_without_it(real_directory, 
 def test_real_images_that_nobody_knows_join_near_duplicates(real_source, real_dataset, monkeypatch):
     training = real_dataset.of_split("Training")
     known, _ = of_real(training, real_source.groups)
-    # One of each pair of pixel-distinct near duplicates inside a group is taken out of the manifest.
-    by_group: dict[str, list[int]] = {}
-    for i, group in enumerate(known):
-        by_group.setdefault(group, []).append(i)
-    left_out = []
-    for members in by_group.values():
-        pairs = duplicates.near_pairs(training.thumbnails[members], training.thumbnails[members])
-        distinct = [
-            members[i] for i, j in pairs.tolist()
-            if i > j and training.fingerprints[members[i]] != training.fingerprints[members[j]]
-        ]  # fmt: skip
-        left_out += distinct[:1]
-    left_out = left_out[::3]
+    # One of each pair of pixel-distinct twins among the healthy is taken out of the manifest.
+    healthy = np.flatnonzero(training.labels == real_source.class_names.index("no_tumor"))
+    twins = duplicates.find_twins(training.thumbnails[healthy])
+    distinct = {
+        known[i]: i
+        for i, j in zip(healthy[twins.first].tolist(), healthy[twins.second].tolist(), strict=True)
+        if known[i] == known[j] and training.fingerprints[i] != training.fingerprints[j]
+    }
+    left_out = sorted(distinct.values())
     assert len(left_out) >= 15
     unknown = {training.fingerprints[i] for i in left_out}
     rest = {fingerprint: group for fingerprint, group in manifest.groups().items() if fingerprint not in unknown}
