@@ -31,8 +31,9 @@ _MIRRORED = 4  # first of the mirrored ones
 # Correlation from which two thumbnails are nearly equal as they lie.
 NEAR_DUPLICATE = 0.98
 # Two pictures are twins if so much of what is finer than a sixteenth of a side agrees, one laid on the other. Of all
-# pairs in the Kaggle set the copies have .982 and more, slices that lie beside each other .969 and less.
-TWIN_DETAIL = 0.975
+# pairs in the Kaggle set the copies have .982 and more, slices that lie beside each other .976 and less.
+TWIN_DETAIL = 0.98
+_UNDECIDED_DETAIL = 0.95  # is worth a second look
 TWIN_CORRELATION = 0.95  # and of the whole; low enough for a changed gamma
 # Correlation as they lie, and agreement of details, from which two slices are of one patient: 393 of 393 pairs whose
 # patients are known in the Kaggle set.
@@ -229,18 +230,25 @@ def _checked(a: np.ndarray, b: np.ndarray, block: np.ndarray) -> np.ndarray:
     """What `Pairs` holds of candidates [P, 3]: correlation as they lie, laid on each other, and of details: [3, P]."""
     result = np.zeros((3, len(block)), np.float32)
     settled = np.zeros(len(block), bool)
+
+    def settle(rows: np.ndarray, agreement: registration.Agreement) -> None:
+        settled[rows] |= (agreement.correlation >= TWIN_CORRELATION) & (agreement.detail >= TWIN_DETAIL)
+        better = settled[rows] | (agreement.detail > result[2, rows])
+        result[1:, rows[better]] = agreement.correlation[better], agreement.detail[better]
+
     for kind in range(2):
         first = a[block[:, 0], kind]
         second = np.stack([turned(b[j, kind], turn) for _, j, turn in block.tolist()])
         products = np.einsum("pd,pd->p", standardised(first), standardised(second))
         np.maximum(result[0], products, out=result[0])
         likely = (products != 0) & ((block[:, 2] == 0) | (products >= _TURNED[1]))
-        for wanted, compare in ((products >= LOOK_ALIKE, registration.as_they_lie), (likely, registration.laid_over)):
-            rows = np.flatnonzero(wanted & ~settled)
-            agreement = compare(first[rows], second[rows])
-            settled[rows] |= (agreement.correlation >= TWIN_CORRELATION) & (agreement.detail >= TWIN_DETAIL)
-            better = settled[rows] | (agreement.detail > result[2, rows])
-            result[1:, rows[better]] = agreement.correlation[better], agreement.detail[better]
+        rows = np.flatnonzero((products >= LOOK_ALIKE) & ~settled)
+        settle(rows, registration.as_they_lie(first[rows], second[rows]))
+        rows = np.flatnonzero(likely & ~settled)
+        settle(rows, registration.laid_over(first[rows], second[rows]))
+        # Interpolation blurs the picture that is moved: the other way round may tell more.
+        rows = np.flatnonzero(likely & ~settled & (result[2] >= _UNDECIDED_DETAIL))
+        settle(rows, registration.laid_over(second[rows], first[rows]))
     return result
 
 
