@@ -44,6 +44,7 @@ def main() -> None:
     source = sources.open_path(_DATA.value, field="--data")
     for warning in source.warnings:
         print(f"warning: {warning}")
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written should fail before minutes of work
     started = time.monotonic()
     looked_at = inspection.inspect(source, progress=_Line("images read"))
     if not looked_at.records:
