@@ -33,7 +33,8 @@ h2 { margin-top: 2.4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 .tile { background: var(--soft); border-radius: .5rem; padding: .6rem 1rem; min-width: 8rem; }
 .tile b { display: block; font-size: 1.5rem; } .small { font-size: .85rem; opacity: .8; }
 table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .2rem .8rem .2rem 0; text-align: right; }
-th { border-bottom: 1px solid var(--line); font-weight: 600; } td:first-child, th:first-child { text-align: left; white-space: nowrap; }
+th { border-bottom: 1px solid var(--line); font-weight: 600; }
+td:first-child, th:first-child { text-align: left; white-space: nowrap; }
 td.left, th.left { text-align: left; }
 .bar { display: inline-block; height: .7rem; background: #47a; vertical-align: middle; margin-right: .4rem; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1rem; }
