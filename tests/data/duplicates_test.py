@@ -128,7 +128,7 @@ def test_turning_back_undoes_turning(orientation):
         assert (there != a).any()
 
 
-@hypothesis.settings(deadline=None, max_examples=10)
+@hypothesis.settings(deadline=None, max_examples=5)
 @hypothesis.given(order=st.permutations(range(9)))
 def test_the_order_of_images_does_not_count(slices, order):
     images = [

@@ -68,7 +68,7 @@ def test_different_heads_do_not_agree(heads):
     assert registration.laid_over(heads[i], heads[j]).detail.max() < 0.9
 
 
-@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.settings(deadline=None, max_examples=10)
 @hypothesis.given(gain=st.floats(0.3, 1.0), offset=st.floats(0, 60), other_gain=st.floats(0.3, 1.0))
 def test_brightness_and_contrast_do_not_count(heads, gain, offset, other_gain):
     copies = moved(heads[:3], shift=(1.5, 1.0))
