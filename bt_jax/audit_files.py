@@ -16,10 +16,10 @@ from bt_jax.findings import KINDS, Findings
 SCHEMA = 1
 COLUMNS = ("path_a", "path_b", "kind", "similarity", "label_a", "label_b")
 NOT_COVERED = (
-    "Twins are found in eight orientations, and where one picture is a moderate crop of the other, or turned by up to "
-    "some ten degrees more. Not covered: larger angles, crops that leave less than about nine tenths of a side, "
-    "copies with an inverted or strongly bent grey scale, drawings over the picture, and slices of one patient that "
-    "are not the same slice."
+    "Twins are found in eight orientations. Upright, most copies that were also cropped by up to a tenth of a side or "
+    "turned by up to ten degrees are found, not all. Not covered: larger crops and angles, crops and angles of mirrored "
+    "copies, an inverted or strongly bent grey scale, drawings over the picture, and slices of one patient that are not "
+    "the same slice."
 )
 
 
