@@ -17,9 +17,9 @@ SCHEMA = 1
 COLUMNS = ("path_a", "path_b", "kind", "similarity", "label_a", "label_b")
 NOT_COVERED = (
     "Twins are found in eight orientations. Upright, most copies that were also cropped by up to a tenth of a side or "
-    "turned by up to ten degrees are found, not all. Not covered: larger crops and angles, crops and angles of mirrored "
-    "copies, an inverted or strongly bent grey scale, drawings over the picture, and slices of one patient that are not "
-    "the same slice."
+    "turned by up to ten degrees are found, not all. Not covered: larger crops and angles, crops and angles of "
+    "mirrored copies, an inverted or strongly bent grey scale, drawings over the picture, and slices of one patient "
+    "that are not the same slice."
 )
 
 
