@@ -295,7 +295,9 @@ def _starting_model(
     network, params, batch_stats = description.network(seed=config.seed)
     params, batch_stats = weights.load(network, params, batch_stats)
     if weights.path is None and jax.tree.leaves(batch_stats):
-        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0})
+        forgetful = dataclasses.replace(
+            description, options={**description.options, "momentum": 0.0, "batch_statistics": True}
+        )
         images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
         batch_stats = steps.calibrated_statistics(
             forgetful.network()[0], params, batch_stats, images=images, normalisation=weights.normalisation
