@@ -295,9 +295,13 @@ def _starting_model(
     network, params, batch_stats = description.network(seed=config.seed)
     params, batch_stats = weights.load(network, params, batch_stats)
     if weights.path is None and jax.tree.leaves(batch_stats):
-        forgetful = dataclasses.replace(
-            description, options={**description.options, "momentum": 0.0, "batch_statistics": True}
-        )
+        by_batch = {"batch_statistics": True} if "batch_statistics" in description.options else {}
+        if by_batch and not description.options["batch_statistics"]:
+            say(
+                "warning: BatchNorm keeps statistics that the random weights gave on 64 images: "
+                "config.model.batch_statistics=True suits a network without pretrained weights"
+            )
+        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0, **by_batch})
         images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
         batch_stats = steps.calibrated_statistics(
             forgetful.network()[0], params, batch_stats, images=images, normalisation=weights.normalisation

@@ -23,6 +23,7 @@ FIELDS: dict[str, Any] = {
     "model.name": "efficientnet_nano",
     "model.weights": "none",
     "model.hidden": (8,),
+    "model.batch_statistics": True,
     "data.phantoms_per_class": (25, 4),
     "preprocess.size": 32,
     "stages.count": 4,
