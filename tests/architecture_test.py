@@ -15,19 +15,19 @@ PACKAGE = "bt_jax"
 # Lowest first, without `bt_jax.`. A module imports only from lines below its own. The entries of one line know nothing
 # of each other; a package stands for all in it that has no line of its own, and its modules may know each other.
 LAYERS = (
-    ("defaults", "errors", "files", "hlo", "labels", "peers", "roofline", "significance"),
-    ("benchmark_tables", "commandline", "data", "grid", "machine", "models", "yardsticks"),
+    ("confusion", "defaults", "errors", "files", "hlo", "labels", "peers", "ranking", "roofline", "significance"),
+    ("benchmark_tables", "calibration", "commandline", "data", "grid", "machine", "models", "patients", "yardsticks"),
     ("models.pretrained",),
     ("figures", "metrics", "summary"),
-    ("diagram", "plots", "run_curves"),
-    ("report",),
+    ("diagram", "plots", "run_curves", "score_text", "training_curves"),
+    ("model_card", "report"),
     ("checkpoint",),
     ("inference",),
     ("stages", "steps"),
     ("input_throughput", "throughput"),
     ("features", "interrupts", "programs", "progress", "topology", "workdir", "writers"),
     ("feed", "finished_runs"),
-    ("comparison_tables", "loop", "run_report", "run_weights"),
+    ("comparison_tables", "cross_validation", "loop", "run_report", "run_weights"),
     ("comparison", "measurements", "train"),
     ("study",),
     ("benchmark", "compare", "evaluate", "main", "sweep"),
@@ -37,7 +37,7 @@ LAYERS = (
 OWNERS = {
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},
-    "matplotlib": {"diagram", "figures", "plots", "run_curves"},
+    "matplotlib": {"diagram", "figures", "plots", "run_curves", "training_curves"},
     "keras": {"peers.keras_tensorflow"},
     "ml_collections": {"benchmark", "defaults", "main", "study", "sweep", "train"},
     "onnxruntime": {"peers.onnx_runtime"},
