@@ -113,7 +113,11 @@ def caution(result: Mapping[str, Any]) -> str | None:
     if clean["n"] == n:
         return None
     left = {name: row["support"] for name, row in clean["per_class"].items() if result["per_class"][name]["support"]}
-    scarce = [f"{count or 'none'} of {name}" for name, count in left.items() if count < FEW_OF_A_CLASS]
+    scarce = [
+        f"{'none is' if not count else 'only 1 is' if count == 1 else f'only {count} are'} of {name}"
+        for name, count in left.items()
+        if count < FEW_OF_A_CLASS
+    ]
     if not scarce:
         return None
     return f"Of the {clean['n']} clean images {', '.join(scarce)}: too few for these classes' figures to mean anything."

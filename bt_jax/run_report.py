@@ -40,11 +40,15 @@ def write(
     notice = data.source.notice
     seen = seen_images.read(folder)
     training = set(data.training.fingerprints), data.training.thumbnails
-    logits = logits_of(data.validation.images)
+    logits = {
+        name: logits_of(dataset.images)
+        for name, dataset in (("validation", data.validation), ("testing", data.testing))
+        if len(dataset)
+    }
     temperature = Temperature(
-        value=calibration.fit(logits, data.validation.labels),
-        fitted_on=f"the {len(logits)} validation images",
-        images=len(logits),
+        value=calibration.fit(logits["validation"], data.validation.labels),
+        fitted_on=f"the {len(data.validation)} validation images",
+        images=len(data.validation),
         step=step,
     )
     calibration.write(folder, temperature)
@@ -54,20 +58,19 @@ def write(
         ("validation", data.validation, training, Patients(data.validation_groups, data.grouping)),
         ("testing", data.testing, seen, Patients(*tested) if tested else None),
     ):
-        if not len(dataset):
+        if name not in logits:
             continue
-        logits = logits_of(dataset.images)
         results[name] = report.write_split_report(
             directory / name,
             split=name,
             paths=dataset.paths,
             labels=dataset.labels,
-            probabilities=calibration.softmax(logits, temperature.value),
+            probabilities=calibration.softmax(logits[name], temperature.value),
             class_names=data.source.class_names,
             leaked=seen_images.has_twin(dataset, *known),
             patients=patients,
             change=Change(
-                uncalibrated=calibration.softmax(logits),
+                uncalibrated=calibration.softmax(logits[name]),
                 temperature=temperature.value,
                 fitted_on=temperature.fitted_on,
                 biased=name == "validation",
