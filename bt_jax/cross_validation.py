@@ -108,7 +108,11 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
         summary[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)} if values else None
         if values:
             say(f"{name} over {folds} folds: {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-    summary["pooled"] = {name: result[name] for name in _POOLED}
+    summary["pooled"] = {
+        **_selected(result),
+        "caution": result["caution"],
+        "subsets": {name: _selected(part) for name, part in result["subsets"].items()},
+    }
     summary["calibration"] = {
         **result["calibration"],
         "temperatures": temperatures,
@@ -162,6 +166,10 @@ def _fold_scores(answers: OutOfFold, probabilities: np.ndarray, fold: int) -> di
         probabilities=probabilities[rows],
         class_names=answers.class_names,
     )
+
+
+def _selected(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: result[name] for name in _POOLED}
 
 
 def _facts(workdirs: list[pathlib.Path], record: dict[str, Any], ensemble: Temperature) -> model_card.ModelFacts:

@@ -179,7 +179,11 @@ def _calibration(facts: ModelFacts, results: Results) -> str:
     if not changes:
         return ""
     first = next(iter(changes.values()))
-    by = "a number" if first["temperature"] is None else f"the temperature {first['temperature']:.4f}"
+    by = (
+        "one temperature for each fold"
+        if first["temperature"] is None
+        else f"the temperature {first['temperature']:.4f}"
+    )
     return _section(
         "Calibration",
         f"Before they become probabilities, the logits are divided by {by}, fitted on {first['fitted_on']}. That "

@@ -81,7 +81,7 @@ def write_split_report(
     clean = result["subsets"]["clean"]
     alone = bool(leaked.any()) and clean["n"] >= metrics.FEW_IMAGES
     shown, drawn = (clean, ~leaked) if alone else (result, np.ones(len(leaked), bool))
-    where = f"{split}, {score_text.images(shown['n'])}" + (" (the clean ones)" if alone else "")
+    where = f"{split}, {shown['n']:,} clean images" if alone else f"{split}, {score_text.images(result['n'])}"
     if leaked.any() and not alone:
         where += f", {leaked.sum()} of them leaked"
     caution = f"\n{result['caution']}" if result["caution"] else ""
@@ -119,6 +119,6 @@ def write_split_report(
 def _calibration(change: Change | None) -> str:
     if change is None:
         return ""
-    by = "temperature scaling" if change.temperature is None else f"the temperature {change.temperature:.3f}"
+    by = "one temperature for each fold" if change.temperature is None else f"the temperature {change.temperature:.3f}"
     too_low = "\n(the images shown here, so the error after it is too low)" if change.biased else ""
     return f"\nbefore and after {by}, fitted on {change.fitted_on}{too_low}"

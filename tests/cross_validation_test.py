@@ -111,7 +111,9 @@ def test_the_pooled_scores_are_those_of_all_images(tmp_path: pathlib.Path) -> No
     assert summary["calibration"]["ece_after"] == pooled["ece"] < before / 2
     assert summary["calibration"]["biased"] is False
     result = json.loads((tmp_path / "report/out_of_fold/metrics.json").read_text())
+    subsets = pooled.pop("subsets")
     assert {name: result[name] for name in pooled} == pooled
+    assert subsets["clean"]["macro_f1"] == result["subsets"]["clean"]["macro_f1"]
     assert result["subsets"]["leaked"]["n"] == 2 * FOLDS
     assert any(line.startswith("out_of_fold: clean: 264 images of") for line in said)
 

@@ -158,7 +158,7 @@ def test_what_a_reader_needs_first_comes_first(tmp_path: pathlib.Path) -> None:
     change = Change(np.full((80, 4), 0.25), temperature=1.2, fitted_on="others", biased=False)
     result = scored("testing", change=change)
     headings = re.findall(r"^## (.*)$", card(tmp_path, {"testing": result}), re.MULTILINE)
-    assert headings == ["Results", "Limits", "The model", "Calibration", "Class by class: testing", "Training", "Files"]
+    assert headings == ["Results", "Limits", "The model", "Calibration", "Class by class: testing", "Training"]
 
 
 def test_an_empty_split_has_its_place(tmp_path: pathlib.Path) -> None:

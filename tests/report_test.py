@@ -113,7 +113,7 @@ def test_every_image_has_its_patient_and_whether_it_is_leaked(tmp_path: pathlib.
     ("leaked", "drawn", "said"),
     [
         (0, 40, None),
-        (8, 32, "32 images (the clean ones)"),
+        (8, 32, "32 clean images"),
         (15, 40, "40 images, 15 of them leaked"),
         (40, 40, "40 images, 40 of them leaked"),
     ],
@@ -145,4 +145,4 @@ def test_the_picture_of_calibration_says_when_it_flatters(
     titles = [options["title"] for options in undrawn["calibration"]]
     assert "so the error after it is too low" in titles[0]
     assert "too low" not in titles[1]
-    assert "temperature scaling, fitted on the images" in titles[1]
+    assert "one temperature for each fold, fitted on the images" in titles[1]

@@ -74,7 +74,7 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def assert_same_result(a: pathlib.Path, b: pathlib.Path) -> None:
-    """Two finished runs are the same to the bit: every logged number, both kept checkpoints, temperature, every prediction."""
+    """Two finished runs are the same to the bit: logged numbers, both kept checkpoints, temperature, predictions."""
     assert rows(a) == rows(b)
     for name in (
         "split.csv",
