@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from bt_jax import files, metrics, score_text
+from bt_jax import files, limits, metrics, score_text
 from bt_jax import labels as class_labels
 from bt_jax.score_text import images, interval, number
 
@@ -252,34 +252,11 @@ def _training(facts: ModelFacts, folder: pathlib.Path) -> str:
     )
 
 
-def _limits(facts: ModelFacts, metrics: Mapping[str, Mapping[str, Any]], *, synthetic: bool) -> str:
-    classes = facts.get("classes") or next((list(result["per_class"]) for result in metrics.values()), [])
-    points = [
-        "It sees one slice at a time and knows only the classes above. Whatever an image shows, it names one of them.",
-        "A high probability is no guarantee, least of all for images from scanners, sequences or clinics unlike those "
-        "of the training images.",
-    ]
-    if synthetic:
-        points.insert(0, "The images are synthetic. The numbers show that the software works, nothing about patients.")
-    elif facts.get("kaggle_set", tuple(classes) == class_labels.BRAIN_TUMOR_CLASSES):
-        points += _KAGGLE_LIMITS
+def _limits(facts: ModelFacts, results: Results, *, synthetic: bool) -> str:
+    classes = facts.get("classes") or next((list(result["per_class"]) for result in results.values()), [])
+    kaggle_set = facts.get("kaggle_set", tuple(classes) == class_labels.BRAIN_TUMOR_CLASSES)
+    points = limits.of_model(synthetic=synthetic, kaggle_set=kaggle_set)
     return _section("Limits", "\n".join(f"- {point}" for point in points))
-
-
-# Measured on the Kaggle set "Brain Tumor Classification (MRI)".
-_KAGGLE_LIMITS = (
-    "The source of an image nearly gives its class away. All gliomas of the Training folder are dim, contrast-enhanced "
-    "slices of one collection with a wide black border; the tumour-free images come from the web, 99 % of them in "
-    "other sizes. A model can score well by telling collections apart, and then fail on images from a new place. The "
-    "gliomas of the Testing folder look different: bright, tightly cropped, of several sequences, some of them CT.",
-    "The published Training and Testing folders overlap: 251 of the 394 Testing images (64 %) equal a Training image "
-    "pixel by pixel, among them every one without a tumour. Comparing pixels alone, with nothing learnt, reaches 78 % "
-    "on that folder. So nothing clean is left there to measure how well healthy images are recognised.",
-    "Most Training images are neighbouring slices of 225 patients. A validation split that separates images and not "
-    "patients is too optimistic by far: see under The model how its split was made.",
-    "Some labels are doubtful: 14 images filed as pituitary tumours are meningiomas in the collection they came from, "
-    "and at least 5 Testing gliomas are Training meningiomas.",
-)
 
 
 def _files(metrics: Mapping[str, Any], folder: pathlib.Path) -> str:

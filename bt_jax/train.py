@@ -12,18 +12,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from bt_jax import (
-    calibration,
-    cross_validation,
-    files,
-    inference,
-    metrics,
-    run_report,
-    run_weights,
-    stages,
-    steps,
-    workdir,
-)
+from bt_jax import cross_validation, files, inference, metrics, run_report, run_weights, stages, steps, workdir
+from bt_jax.calibration import softmax
 from bt_jax.checkpoint import Checkpoints
 from bt_jax.data import pipeline, seen_images, sources
 from bt_jax.data.augment import Augmentation, to_float
@@ -381,7 +371,7 @@ def _evaluate(logits_of: Callable[..., np.ndarray], data: DividedData, state: Tr
     scores = metrics.score(
         split="validation",
         labels=data.validation.labels,
-        probabilities=calibration.softmax(logits),
+        probabilities=softmax(logits),
         class_names=data.source.class_names,
     )
     return {f"val/{name}": scores[name] for name in ("loss", "accuracy", "macro_f1")}

@@ -18,7 +18,7 @@ LAYERS = (
     ("confusion", "defaults", "errors", "files", "hlo", "labels", "peers", "ranking", "roofline", "significance"),
     ("benchmark_tables", "calibration", "commandline", "data", "grid", "machine", "models", "patients", "yardsticks"),
     ("models.pretrained",),
-    ("figures", "metrics", "summary"),
+    ("figures", "limits", "metrics", "summary"),
     ("diagram", "plots", "run_curves", "score_text", "training_curves"),
     ("model_card", "report"),
     ("checkpoint",),
