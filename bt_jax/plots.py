@@ -193,7 +193,7 @@ def _reliability(upper: Axes, lower: Axes, labels: np.ndarray, probabilities: np
         keys.append(Patch(label=f"gap: {name}", **style))
     upper.set(xlim=(0, 1), ylim=(0, 1))
     lower.bar(middle, count, width, color=GREY, edgecolor="white")
-    lower.yaxis.get_major_locator().set_params(integer=True)
+    lower.locator_params(axis="y", integer=True)
     return keys, int(count.max())
 
 

@@ -111,7 +111,9 @@ def test_a_workdir_without_a_temperature_still_predicts(finished, tmp_path):
 
 def test_validation_is_scored_by_patient(finished):
     patients = runs.metrics(finished, "validation")["patients"]
-    rows = [row for row in csv.DictReader((finished / "split.csv").open()) if row["role"] == "validation"]
+    rows = [
+        row for row in csv.DictReader((finished / "split.csv").read_text().splitlines()) if row["role"] == "validation"
+    ]
     assert patients["n"] == len({row["group"] for row in rows}) > 1
     assert patients["grouping"] == json.loads((finished / "run.json").read_text())["data"]["grouping"]
     assert patients["accuracy_ci95"][0] <= patients["accuracy"] <= patients["accuracy_ci95"][1]
