@@ -21,8 +21,9 @@ BOOTSTRAP_RESAMPLES = 2000
 ROW_SUM_TOLERANCE = 0.01  # wide enough for bfloat16, narrow enough to notice logits
 SPECIFICITIES = {"sensitivity_at_specificity_90": 0.90, "sensitivity_at_specificity_95": 0.95}
 
-# The 95 % interval of an accuracy is up to .36 wide with 30 images, and no recall is known to .3 with 10.
-FEW_IMAGES, FEW_OF_A_CLASS = 30, 10
+# The 95 % interval of an accuracy is up to .36 wide with 30 images, and no recall is known to .3 with 10. Resamples of
+# fewer than 10 patients are too much alike for an interval.
+FEW_IMAGES, FEW_OF_A_CLASS, FEW_PATIENTS = 30, 10, 10
 
 
 def score(
@@ -95,7 +96,7 @@ def caution(result: Mapping[str, Any]) -> str | None:
     """In words, why the clean images of a scored split say little or nothing; None where they are enough.
 
     Args:
-      result: `n`, `per_class` and `subsets` of `score`.
+      result: `n`, `per_class` and `subsets`, of `score`.
     """
     n, clean = result["n"], result["subsets"]["clean"]
     if not n:
@@ -110,6 +111,13 @@ def caution(result: Mapping[str, Any]) -> str | None:
         if clean["n"] == n:
             count = f"there {'is only 1 image' if n == 1 else f'are only {n} images'}"
         return f"{count[0].upper()}{count[1:]}: too few for the figures to mean anything."
+    of_patients = clean["patients"]["n"] if clean["patients"] else FEW_PATIENTS
+    if of_patients < FEW_PATIENTS:
+        whose = f"{clean['n']} {'' if clean['n'] == n else 'clean '}images"
+        return (
+            f"The {whose} are of only {of_patients} patient{'' if of_patients == 1 else 's'}: too few for the figures "
+            f"to mean anything."
+        )
     if clean["n"] == n:
         return None
     left = {name: row["support"] for name, row in clean["per_class"].items() if result["per_class"][name]["support"]}

@@ -111,7 +111,10 @@ def _results(results: Results) -> str:
     known = {title: part["patients"] for title, part in parts.items() if part["patients"] and part["n"]}
     patient_rows = [
         [title, part["n"]]
-        + [f"{number(part[key])} ({interval(part[f'{key}_ci95'])})" for key in ("accuracy", "macro_f1")]
+        + [
+            f"{number(part[key])} ({score_text.patients_interval(part, part[f'{key}_ci95'])})"
+            for key in ("accuracy", "macro_f1")
+        ]
         for title, part in known.items()
     ]
     leaks = any(result["subsets"]["leaked"]["n"] for result in results.values())

@@ -102,7 +102,7 @@ def write_split_report(
         labels=labels[drawn],
         probabilities=probabilities[drawn],
         class_names=class_names,
-        title=f"ROC curves, each class against the others - {where}{caution}",
+        title=f"ROC curves, each class against the others\n{where}{caution}",
         notice=notice,
     )
     plots.calibration(

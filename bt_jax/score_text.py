@@ -71,8 +71,14 @@ def accuracy_interval(result: Mapping[str, Any]) -> str:
     """
     if result["n"] < metrics.FEW_IMAGES:
         return "too few images"
-    patients = result["patients"]
-    return interval(patients["image_intervals"]["accuracy"] if patients else result["accuracy_ci95"])
+    if not result["patients"]:
+        return interval(result["accuracy_ci95"])
+    return patients_interval(result["patients"], result["patients"]["image_intervals"]["accuracy"])
+
+
+def patients_interval(patients: Mapping[str, Any], limits: tuple[float | None, float | None]) -> str:
+    """One for which patients were resampled, if there were enough of them."""
+    return "too few patients" if patients["n"] < metrics.FEW_PATIENTS else interval(limits)
 
 
 def calibration_in_words(result: Mapping[str, Any]) -> str:
@@ -91,12 +97,10 @@ def calibration_in_words(result: Mapping[str, Any]) -> str:
 def patients_in_words(patients: Mapping[str, Any]) -> str:
     """What counts as a patient, and what does not fit."""
     mixed = patients["several_labels"]
+    verbs = ("has", "counts") if mixed == 1 else ("have", "count")
     return (
         f"patients as grouped: {patients['grouping']}; where a patient is unknown, images that look alike count as one"
-        + (
-            f"; {mixed} with images of several classes count{'s' if mixed == 1 else ''} for the most frequent"
-            * (mixed > 0)
-        )
+        + (f"; {mixed} {verbs[0]} images of several classes and {verbs[1]} for the most frequent one" if mixed else "")
     )
 
 
@@ -107,10 +111,12 @@ def _scores(result: Mapping[str, Any]) -> str:
     if result["n"] < metrics.FEW_IMAGES:
         right = sum(row[c] for c, row in enumerate(result["confusion_matrix"]))
         return f"{images(result['n'])}{of_patients}, {right} right"
-    over = " over patients" if result["patients"] else ""
+    limits = accuracy_interval(result)
+    over = "over patients " if result["patients"] else ""
+    known = limits if limits.startswith("too few") else f"95 % interval {over}{limits}"
     return (
-        f"{images(result['n'])}{of_patients}, accuracy {number(result['accuracy'])} (95 % interval"
-        f"{over} {accuracy_interval(result)}), macro-F1 {number(result['macro_f1'])}"
+        f"{images(result['n'])}{of_patients}, accuracy {number(result['accuracy'])} ({known}), "
+        f"macro-F1 {number(result['macro_f1'])}"
     )
 
 
@@ -150,21 +156,17 @@ def _table(result: Mapping[str, Any], heading: str) -> str:
 
 
 def _below(result: Mapping[str, Any]) -> list[str]:
-    lines = []
-    patients = result["patients"]
-    if result["n"] < metrics.FEW_IMAGES:
-        lines = ["95 % interval of the accuracy: too few images"]
-    elif not patients:
-        lines = [f"95 % interval of the accuracy: {interval(result['accuracy_ci95'])} (resampling images)"]
-    else:
+    lines = [f"95 % interval of the accuracy: {accuracy_interval(result)}"]
+    if (patients := result["patients"]) and result["n"] >= metrics.FEW_IMAGES:
         intervals = patients["image_intervals"]
+        macro_f1 = patients_interval(patients, intervals["macro_f1"])
+        own = {name: patients_interval(patients, patients[f"{name}_ci95"]) for name in ("accuracy", "macro_f1")}
         lines = [
             f"95 % intervals, resampling {_patients(patients['n'])} with all their images: accuracy "
-            f"{interval(intervals['accuracy'])}, macro-F1 {interval(intervals['macro_f1'])}",
+            f"{accuracy_interval(result)}, macro-F1 {macro_f1}",
             f"(resampling images as if each were of another patient: accuracy {interval(result['accuracy_ci95'])})",
-            f"by patient, from the mean over its images: accuracy {number(patients['accuracy'])} "
-            f"({interval(patients['accuracy_ci95'])}), macro-F1 {number(patients['macro_f1'])} "
-            f"({interval(patients['macro_f1_ci95'])})",
+            f"by patient, from the mean over its images: accuracy {number(patients['accuracy'])} ({own['accuracy']}), "
+            f"macro-F1 {number(patients['macro_f1'])} ({own['macro_f1']})",
             patients_in_words(patients),
         ]
     return [*lines, calibration_in_words(result), f"cross-entropy: {number(result['loss'])}"]

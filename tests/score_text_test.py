@@ -75,7 +75,7 @@ def test_report_tells_of_patients_where_they_are_known() -> None:
     assert f"accuracy {score_text.interval(patients['image_intervals']['accuracy'])}, macro-F1" in text
     assert f"by patient, from the mean over its images: accuracy {patients['accuracy']:.3f}" in text
     assert "patients as grouped: 120 images by groups.csv; where a patient is unknown" in text
-    assert f"; {patients['several_labels']} with images of several classes count for the most frequent" in text
+    assert f"; {patients['several_labels']} have images of several classes and count for the most frequent" in text
     assert "patient" not in score_text.classification_report(scored())
 
 
@@ -126,3 +126,13 @@ def test_numbers() -> None:
     assert (score_text.number(None), score_text.number(0.12345)) == ("-", "0.123")
     assert (score_text.images(1), score_text.images(1234)) == ("1 image", "1,234 images")
     assert score_text.interval((None, None)) == "-"
+
+
+def test_too_few_patients_have_no_interval() -> None:
+    few = Patients([f"p{i // 20}" for i in range(120)], "")
+    text = score_text.classification_report(scored(patients=few))
+    assert text.startswith("CAUTION: The 120 images are of only 6 patients: too few")
+    assert "accuracy too few patients, macro-F1 too few patients" in text
+    leaks = score_text.in_a_line(scored(leaked=60, patients=few))
+    assert leaks.startswith("testing: The 60 clean images are of only 3 patients: too few")
+    assert re.search(r"leaked: 60 images of 3 patients, accuracy 0\.\d{3} \(too few patients\), ", leaks)
