@@ -155,8 +155,7 @@ def reliability(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    edges = np.linspace(0, 1, bins + 1)
-    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    index = _bins(confidence, bins)
     count = np.bincount(index, minlength=bins)
     mean_confidence = divide(np.bincount(index, weights=confidence, minlength=bins), count)
     accuracy = divide(np.bincount(index, weights=correct, minlength=bins), count)
@@ -167,6 +166,30 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
     """Mean distance of confidence and accuracy over the images, bin by bin; NaN without images."""
     confidence, accuracy, count = reliability(labels, probabilities, bins)
     return float(np.nansum(count * abs(accuracy - confidence)) / count.sum()) if count.sum() else np.nan
+
+
+def error_if_calibrated(probabilities: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
+    """The expected calibration error that these probabilities show on average where they are right; NaN without images.
+
+    It is not 0: in a bin of few images the accuracy differs from the confidence by chance. So an error no larger than
+    this says nothing against a model, and nothing smaller can be asked of as many images.
+
+    Args:
+      probabilities: [N, C] floats.
+      seed: of the draws.
+      draws: how often each prediction is drawn as right, with its confidence as the probability.
+    """
+    if not len(probabilities):
+        return np.nan
+    confidence = probabilities.max(axis=1)
+    right = np.random.default_rng(seed).random((draws, len(confidence))) < confidence  # [draws, N]
+    in_bin = np.eye(BINS)[_bins(confidence, BINS)]  # [N, BINS]
+    return float(abs((right - confidence) @ in_bin).sum(axis=1).mean() / len(confidence))
+
+
+def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each confidence [N]: i for (i / bins, (i + 1) / bins]."""
+    return np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1)
 
 
 def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -19,7 +19,8 @@ SPLIT = "out_of_fold"
 SCHEMA = 1
 _SPREAD = ("accuracy", "macro_f1", "macro_auc", "ece")
 _POOLED = (
-    "n", "accuracy", "accuracy_ci95", "loss", "macro_f1", "macro_auc", "macro_average_precision", "ece", "patients"
+    "n", "accuracy", "accuracy_ci95", "loss", "macro_f1", "macro_auc", "macro_average_precision", "ece",
+    "ece_if_calibrated", "patients",
 )  # fmt: skip
 # Of probabilities that a table shows as 0, so that their logarithm is finite.
 _SMALLEST = 1e-300

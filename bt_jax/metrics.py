@@ -53,7 +53,8 @@ def score(
     Returns:
       `schema`, `split`, `n`, `accuracy`, `accuracy_ci95` [low, high] (over images), `loss` (unweighted cross-entropy in
       nats), `macro_f1`, `macro_precision`, `macro_recall`, `macro_specificity`, `macro_auc`, `macro_average_precision`,
-      `macro_sensitivity_at_specificity_90` and `..._95`, `ece`, `confusion_matrix` (rows true), `per_class` {name:
+      `macro_sensitivity_at_specificity_90` and `..._95`, `ece`, `ece_if_calibrated` (what it would be on average if the
+      probabilities were right), `confusion_matrix` (rows true), `per_class` {name:
       precision, recall, f1, specificity, auc, average_precision, sensitivity_at_specificity_90 and ..._95, support},
       `calibration` (null, or `temperature`, `fitted_on`, `biased`, and `ece` and `loss` as `ece_before`, `ece_after`,
       `loss_before`, `loss_after`), `patients` (null, or see `patients.score`); `caution` (null, or why the clean images
@@ -170,6 +171,7 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequen
         "loss": calibration.cross_entropy(labels, probabilities),
         **{f"macro_{name}": measures.macro(values) for name, values in columns.items()},
         "ece": calibration.expected_calibration_error(labels, probabilities),
+        "ece_if_calibrated": calibration.error_if_calibrated(probabilities, seed=seed),
         "confusion_matrix": matrix,
         "per_class": {
             name: {**{column: values[c] for column, values in columns.items()}, "support": measures.support[c]}

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from bt_jax import files, limits, metrics, score_text
 from bt_jax import labels as class_labels
-from bt_jax.score_text import images, interval, number
+from bt_jax.score_text import images, number
 
 _PICTURES = ("confusion_matrix.png", "roc_curves.png", "calibration.png")
 Results = Mapping[str, Mapping[str, Any]]
@@ -172,11 +172,12 @@ def _facts(facts: ModelFacts) -> str:
 
 
 def _calibration(facts: ModelFacts, results: Results) -> str:
+    keys = ("ece_before", "ece_after", "ece_if_calibrated", "loss_before", "loss_after")
     rows = [
-        [title, *(number(change[f"{name}_{when}"]) for name in ("ece", "loss") for when in ("before", "after"))]
+        [title, *(number({**part, **part["calibration"]}[key]) for key in keys)]
         for name, result in results.items()
         for title, part in _parts(name, result)
-        if (change := part["calibration"])
+        if part["calibration"]
     ]
     changes = {name: result["calibration"] for name, result in results.items() if result["calibration"]}
     if not changes:
@@ -191,7 +192,11 @@ def _calibration(facts: ModelFacts, results: Results) -> str:
         "Calibration",
         f"Before they become probabilities, the logits are divided by {by}, fitted on {first['fitted_on']}. That "
         "changes how sure the model is, never what it predicts.",
-        _table(["Images of", "ECE before", "ECE after", "Cross-entropy before", "Cross-entropy after"], rows),
+        _table(
+            ["Images of", "ECE before", "ECE after", "by chance", "Cross-entropy before", "Cross-entropy after"], rows
+        ),
+        "By chance: the ECE on as many images if the probabilities were right. An ECE no larger than that says nothing "
+        "against the model.",
         *(
             f"{name}: these are the images that the temperature was fitted on, so the values after are too low. "
             "Believe those before, or those of images that it was not fitted on."
@@ -210,9 +215,8 @@ def _split(name: str, result: Mapping[str, Any], folder: pathlib.Path) -> str:
     shown = clean if leaks else result
     pictures_of_clean = leaks and clean["n"] >= metrics.FEW_IMAGES
     keys = ("precision", "f1", "specificity", "auc", "average_precision", *metrics.SPECIFICITIES)
-    intervals = shown["patients"]["image_intervals"]["recall"] if shown["patients"] else {}
     rows = [
-        [f"`{label}`", row["support"], number(row["recall"]), interval(intervals.get(label, (None, None)))]
+        [f"`{label}`", row["support"], number(row["recall"]), _recall_interval(shown, label)]
         + [number(row[key]) for key in keys]
         for label, row in shown["per_class"].items()
     ]
@@ -234,6 +238,14 @@ def _split(name: str, result: Mapping[str, Any], folder: pathlib.Path) -> str:
         else "",
         *pictures,
     )
+
+
+def _recall_interval(result: Mapping[str, Any], label: str) -> str:
+    if not (patients := result["patients"]) or not (support := result["per_class"][label]["support"]):
+        return "-"
+    if support < metrics.FEW_OF_A_CLASS:
+        return "too few images"
+    return score_text.patients_interval(patients, patients["image_intervals"]["recall"][label])
 
 
 def _training(facts: ModelFacts, folder: pathlib.Path) -> str:

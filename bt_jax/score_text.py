@@ -84,14 +84,15 @@ def patients_interval(patients: Mapping[str, Any], limits: tuple[float | None, f
 def calibration_in_words(result: Mapping[str, Any]) -> str:
     """How far confidence and accuracy lie apart, before and after calibration, and what that is worth."""
     change = result["calibration"]
+    chance = f"; were the probabilities right, it would be about {number(result['ece_if_calibrated'])} by chance"
     if change is None:
-        return f"expected calibration error: {number(result['ece'])}, no temperature is stored with the model"
+        return f"expected calibration error: {number(result['ece'])}, no temperature is stored with the model{chance}"
     temperature = "" if change["temperature"] is None else f" (temperature {change['temperature']:.3f})"
-    text = (
+    biased = "; these are the images scored here, so the second is too low" if change["biased"] else ""
+    return (
         f"expected calibration error: {number(change['ece_before'])} before and {number(change['ece_after'])} after "
-        f"calibration{temperature} on {change['fitted_on']}"
+        f"calibration{temperature} on {change['fitted_on']}{biased}{chance}"
     )
-    return f"{text}; these are the images scored here, so the second is too low" if change["biased"] else text
 
 
 def patients_in_words(patients: Mapping[str, Any]) -> str:

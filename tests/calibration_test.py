@@ -57,6 +57,24 @@ def test_calibration_bins_lose_no_image(seed: int, n: int, bins: int) -> None:
     assert (confidence[filled] <= lower + 1 / bins + 1e-12).all()
 
 
+@pytest.mark.parametrize("n", [60, 1000])
+def test_the_error_of_right_probabilities_is_that_of_labels_drawn_from_them(n: int) -> None:
+    logits, _ = drawn(n, seed=11)
+    probabilities = calibration.softmax(logits)
+    rng = np.random.default_rng(1)
+    errors = []
+    for _ in range(200):
+        labels = (probabilities.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+        errors.append(calibration.expected_calibration_error(labels, probabilities))
+    assert calibration.error_if_calibrated(probabilities) == pytest.approx(np.mean(errors), rel=0.08)
+    assert calibration.error_if_calibrated(probabilities) == calibration.error_if_calibrated(probabilities)
+
+
+def test_the_error_of_certain_and_right_probabilities_is_zero() -> None:
+    assert calibration.error_if_calibrated(np.eye(3)) == 0.0
+    assert np.isnan(calibration.error_if_calibrated(np.zeros((0, 3))))
+
+
 def test_softmax_by_hand_and_without_overflow() -> None:
     np.testing.assert_allclose(calibration.softmax(np.log([[1.0, 3.0]])), [[0.25, 0.75]])
     np.testing.assert_allclose(calibration.softmax(2 * np.log([[1.0, 3.0]]), 2.0), [[0.25, 0.75]])

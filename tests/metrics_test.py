@@ -139,7 +139,7 @@ def test_empty_split_is_all_null() -> None:
     assert result["n"] == 0
     assert result["confusion_matrix"] == [[0, 0, 0]] * 3
     assert result["accuracy_ci95"] == [None, None]
-    for field in ("accuracy", "loss", "ece", *(f"macro_{column}" for column in COLUMNS)):
+    for field in ("accuracy", "loss", "ece", "ece_if_calibrated", *(f"macro_{column}" for column in COLUMNS)):
         assert result[field] is None
     for row in result["per_class"].values():
         assert row == {**dict.fromkeys(COLUMNS), "support": 0}

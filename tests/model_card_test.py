@@ -185,6 +185,7 @@ def test_patients_are_counted_and_answered(tmp_path: pathlib.Path) -> None:
     low, high = result["patients"]["macro_f1_ci95"]
     assert f"{result['patients']['macro_f1']:.3f} ({low:.3f} to {high:.3f})" in results
     assert "80 images by groups.csv" in results
+    assert min(row["support"] for row in result["per_class"].values()) >= 10
     low, high = result["patients"]["image_intervals"]["recall"]["no_tumor"]
     assert f"{low:.3f} to {high:.3f}" in section(card(tmp_path, {"validation": result}), "Class by class: validation")
 
@@ -196,7 +197,8 @@ def test_calibration_is_told_and_what_it_is_worth(tmp_path: pathlib.Path, biased
     text = card(tmp_path, {"validation": result}, {**FACTS, "calibration": "the networks share one"})
     told = section(text, "Calibration")
     before, after = result["calibration"]["ece_before"], result["calibration"]["ece_after"]
-    assert f"| validation | {before:.3f} | {after:.3f} |" in told
+    chance = result["ece_if_calibrated"]
+    assert f"| validation | {before:.3f} | {after:.3f} | {chance:.3f} |" in told
     assert "the temperature 1.2000, fitted on the 80 validation images" in told
     assert "In use the networks share one." in told
     assert ("the values after are too low" in told) == biased
@@ -220,3 +222,12 @@ def test_the_card_says_what_its_pictures_show(tmp_path: pathlib.Path, leaked: in
     result = scored("testing", leaked=np.arange(80) < leaked)
     assert f"The pictures show {shown}." in card(tmp_path, {"testing": result})
     assert "The pictures show" not in card(tmp_path, {"testing": scored("testing")})
+
+
+def test_a_class_of_few_images_has_no_interval(tmp_path: pathlib.Path) -> None:
+    known = Patients([f"p{i // 4}" for i in range(80)], "80 images by groups.csv")
+    result = scored("testing", leaked=np.arange(80) < 60, patients=known)
+    table = section(card(tmp_path, {"testing": result}), "Class by class: testing")
+    for label, row in result["subsets"]["clean"]["per_class"].items():
+        assert row["support"] < 10
+        assert f"| `{label}` | {row['support']} | {row['recall']:.3f} | too few images |" in table

@@ -32,7 +32,7 @@ def scored(groups: list[str], labels: np.ndarray, probabilities: np.ndarray, see
 
 
 @given(groups=st.integers(1, 40), seed=st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_patient_is_the_mean_of_its_images(groups: int, seed: int) -> None:
     names, labels, probabilities = made_up(groups, seed)
     result = scored(names, labels, probabilities)
@@ -57,14 +57,14 @@ def test_the_interval_is_that_of_resampled_patients() -> None:
     rows_of = [np.flatnonzero([name == kind for name in names]) for kind in kinds]
     rng = np.random.default_rng(11)
     accuracies, f1s, recalls = [], [], []
-    for _ in range(1000):
+    for _ in range(500):
         rows = np.concatenate([rows_of[i] for i in rng.integers(0, 40, 40)])
         accuracies.append(right[rows].mean())
         f1s.append(_macro_f1(labels[rows], probabilities[rows].argmax(axis=1)))
         recalls.append(right[rows][labels[rows] == 1].mean())
     found = scored(names, labels, probabilities)["image_intervals"]
-    assert found["accuracy"] == pytest.approx(np.percentile(accuracies, (2.5, 97.5)), abs=0.02)
-    assert found["macro_f1"] == pytest.approx(np.percentile(f1s, (2.5, 97.5)), abs=0.02)
+    assert found["accuracy"] == pytest.approx(np.percentile(accuracies, (2.5, 97.5)), abs=0.03)
+    assert found["macro_f1"] == pytest.approx(np.percentile(f1s, (2.5, 97.5)), abs=0.03)
     assert found["recall"]["b"] == pytest.approx(np.percentile(recalls, (2.5, 97.5)), abs=0.03)
 
 

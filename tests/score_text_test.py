@@ -114,6 +114,7 @@ def test_calibration_in_words(biased: bool) -> None:
     before, after = result["calibration"]["ece_before"], result["calibration"]["ece_after"]
     assert f"{before:.3f} before and {after:.3f} after calibration (temperature 1.250) on the 9 images" in text
     assert ("the second is too low" in text) == biased
+    assert text.endswith(f"it would be about {result['ece_if_calibrated']:.3f} by chance")
 
 
 def test_calibration_in_words_without_one_temperature_or_any() -> None:
