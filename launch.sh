@@ -111,7 +111,8 @@ run_tests() {
   check ruff check
   check ruff format --check
   check mypy
-  check pytest
+  # On few cores too: most of the time is the compiler's, which works on one thread.
+  check pytest -n auto --maxprocesses=4 --dist=loadfile
   if ((${#failed[@]})); then
     printf 'failed: %s\n' "${failed[@]}" >&2
     exit 1

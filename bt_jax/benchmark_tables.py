@@ -16,6 +16,7 @@ def describe(result: Mapping[str, Any]) -> str:
         "",
         f"{result['mode']}, {result['config']}: {result['model']} at {result['size']}x{result['size']} pixels, batch "
         f"{result['batch']}, {result['dtype']}, median of {result['repeats']}",
+        *(["BatchNorm trains on running statistics, that of the peers too"] if _mode(result) != result["mode"] else []),
         "",
     ]
     if result["mode"] == "stages":
@@ -55,11 +56,16 @@ def markdown(folder: pathlib.Path) -> str:
         if machine["device"] != "cpu":
             where = f"{machine['devices']} x {machine['device']}"
         rows.append(
-            f"| {result['mode']} | {result['model']}, {result['size']}x{result['size']}, {result['dtype']} "
+            f"| {_mode(result)} | {result['model']}, {result['size']}x{result['size']}, {result['dtype']} "
             f"| {result['batch']} | {_number(result['images_per_s'])} | {ratios} | {_shares(result)} "
             f"| {where}, {str(result['date'])[:10]} |"
         )
     return "\n".join(rows)
+
+
+def _mode(result: Mapping[str, Any]) -> str:
+    fixed = result["mode"] == "train" and not result.get("batch_statistics", True)
+    return "train, running statistics" if fixed else str(result["mode"])
 
 
 def _rates(result: Mapping[str, Any]) -> list[str]:

@@ -3,8 +3,8 @@
     python -m bt_jax.evaluate --model=runs/effnet_cpu --data=data/brain_tumor_mri --out=scores
     python -m bt_jax.evaluate --model=runs/effnet_cpu --data=archive.zip --split=Training --out=scores
 
-Images with a twin among those the model was trained or chosen on are told apart. This is a research tool, not a medical
-device.
+Images with a twin among those the model was trained or chosen on are told apart, and the scores of the others, the
+clean ones, come first. This is a research tool, not a medical device.
 """
 
 import pathlib
@@ -28,8 +28,11 @@ def main() -> None:
     for flag in (_MODEL, _DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
-    from bt_jax import inference, report, run_report  # after the flags, so that --help need not wait for JAX
-    from bt_jax.data import dataset, seen_images, sources
+    # After the flags, so that --help need not wait for JAX.
+    from bt_jax import inference, report, score_text
+    from bt_jax.calibration import Change
+    from bt_jax.data import dataset, known_patients, seen_images, sources
+    from bt_jax.patients import Patients
 
     commandline.prepare_to_compute()
     model = inference.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
@@ -47,18 +50,31 @@ def main() -> None:
     leaked = np.zeros(len(images), bool)
     for folder in model.folders:
         leaked |= seen_images.has_twin(images, *seen_images.read(folder))
+    groups = known_patients.groups_of(images, source.groups)
+    logits = model.logits(images.images)
+    temperature = model.temperature
     out = pathlib.Path(_OUT.value)
     result = report.write_split_report(
         out,
         split=_SPLIT.value.lower(),
         paths=images.paths,
         labels=images.labels,
-        probabilities=model.probabilities(images.images),
+        probabilities=model.probabilities_of(logits),
         class_names=model.class_names,
         leaked=leaked,
+        patients=Patients(*groups) if groups else None,
+        change=Change(
+            uncalibrated=model.probabilities_of(logits, calibrated=False),
+            temperature=temperature.value,
+            fitted_on=temperature.fitted_on,
+            biased=False,
+        )
+        if temperature
+        else None,
         notice=model.notice,
     )
-    print(run_report.describe(result))
+    print(score_text.in_a_line(result))
+    print(score_text.calibration_in_words(result))
     print(f"report: {out}")
 
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax import checkpoint
+from bt_jax import calibration, checkpoint
+from bt_jax.calibration import Temperature
 from bt_jax.data.augment import to_float
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.errors import UsageError
@@ -43,12 +44,6 @@ def logits_of(forward: Forward, params: Tree, batch_stats: Tree, images: np.ndar
         padded[: len(part)] = to_float(part)
         outputs.append((forward(params, batch_stats, padded), len(part)))
     return np.concatenate([np.asarray(logits)[:valid] for logits, valid in outputs])
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities [N, classes] float64 that sum to 1."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +85,14 @@ class Model:
       preprocessing: from a decoded image to what the network sees.
       members: functions from [N, S, S] uint8 to logits [N, classes].
       folders: workdirs of the members.
+      temperature: of the probabilities; None where none is stored, then they are not calibrated.
     """
 
     description: ModelDescription
     preprocessing: Preprocessing
     members: Sequence[Callable[[np.ndarray], np.ndarray]]
     folders: tuple[pathlib.Path, ...]
+    temperature: Temperature | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,11 +104,20 @@ class Model:
         """What everything made with this model must say."""
         return SYNTHETIC_NOTICE if self.description.synthetic else None
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Of preprocessed images: [N, S, S] uint8 -> [N, classes] float64."""
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Of preprocessed images: [N, S, S] uint8 -> [members, N, classes]."""
         if not len(images):
-            return np.zeros((0, len(self.class_names)))
-        return np.mean([softmax(member(images)) for member in self.members], axis=0)
+            return np.zeros((len(self.members), 0, len(self.class_names)))
+        return np.stack([member(images) for member in self.members])
+
+    def probabilities_of(self, logits: np.ndarray, *, calibrated: bool = True) -> np.ndarray:
+        """[members, N, classes] -> [N, classes] float64: each member's at the temperature, then their mean."""
+        by = self.temperature.value if self.temperature and calibrated else 1.0
+        return np.asarray(calibration.softmax(logits, by).mean(axis=0))
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Of preprocessed images, calibrated where a temperature is stored: [N, S, S] uint8 -> [N, classes] float64."""
+        return self.probabilities_of(self.logits(images))
 
 
 def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[ModelDescription, Tree]:
@@ -147,9 +153,11 @@ def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
         raise UsageError(
             f"the cross-validation in {folder} is not finished: run it to its end, or name one of its folds"
         )
-    descriptions, members = [], []
+    descriptions, members, temperatures = [], [], []
     for fold in folds:
-        description, weights = restore(fold)
+        step, _ = checkpoint.best_metadata(fold)
+        description, weights = restore(fold, step)
+        temperatures.append(calibration.read(fold, step=step))
         forward = make_forward(
             description.network()[0], normalisation=description.normaliser(), dtype=jnp.dtype("float32")
         )
@@ -160,4 +168,6 @@ def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
     first = descriptions[0]
     if any((d.class_names, d.preprocessing) != (first.class_names, first.preprocessing) for d in descriptions):
         raise UsageError(f"the folds in {folder} differ in classes or preprocessing: they are no cross-validation")
-    return Model(first, Preprocessing.from_dict(first.preprocessing), members, tuple(folds))
+    # The members of an ensemble share the one that was fitted on the answers of all: see `cross_validation`.
+    temperature = temperatures[0] if folds == [folder] else calibration.read(folder)
+    return Model(first, Preprocessing.from_dict(first.preprocessing), members, tuple(folds), temperature)

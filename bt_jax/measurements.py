@@ -47,7 +47,12 @@ def of_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats
         if peers_python:
             say("starting the peers, which takes some of them minutes")
             peers, missing = yardsticks.start(
-                mode=mode, model=workload.model, batch=workload.batch, size=workload.size, python=peers_python
+                mode=mode,
+                model=workload.model,
+                batch=workload.batch,
+                size=workload.size,
+                python=peers_python,
+                batch_statistics=workload.batch_statistics,
             )
         for peer in peers.values():
             stack.callback(peer.close)
@@ -252,6 +257,7 @@ def _described(workload: Workload, *, repeats: int) -> dict[str, Any]:
         "model": workload.model,
         "batch": workload.batch,
         "size": workload.size,
+        "batch_statistics": workload.batch_statistics,
         "dtype": str(steps.compute_dtype(workload.dtype)),
         "repeats": repeats,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,8 +1,9 @@
 """The numbers of a scored split, from labels and probabilities with NumPy alone.
 
-What is undefined is None in dictionaries and NaN in arrays, never a made-up 0 or 1: recall, precision, F1 and AUC of a
-class without images, specificity and AUC of a class that all images belong to, everything of an empty split. Precision
-of a class that has images and is never predicted is 0. Macro averages run over the classes that have images.
+What is undefined is None in dictionaries and NaN in arrays, never a made-up 0 or 1: recall, precision, F1, AUC and
+average precision of a class without images, specificity and AUC of a class that all images belong to, everything of an
+empty split. Precision of a class that has images and is never predicted is 0. Macro averages run over the classes that
+have images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import files
+from bt_jax import calibration, confusion, files, ranking
+from bt_jax import patients as by_patient
+from bt_jax.calibration import Change
+from bt_jax.patients import Patients
 
 SCHEMA = 1
 BOOTSTRAP_RESAMPLES = 2000
-CALIBRATION_BINS = 15  # Guo et al. 2017, https://arxiv.org/abs/1706.04599
 ROW_SUM_TOLERANCE = 0.01  # wide enough for bfloat16, narrow enough to notice logits
+SPECIFICITIES = {"sensitivity_at_specificity_90": 0.90, "sensitivity_at_specificity_95": 0.95}
 
-_COLUMNS = ("precision", "recall", "f1", "specificity", "auc")
-_SHOWN_AS = {"f1": "f1-score", "auc": "AUC"}
+# The 95 % interval of an accuracy is up to .36 wide with 30 images, and no recall is known to .3 with 10. Resamples of
+# fewer than 10 patients are too much alike for an interval.
+FEW_IMAGES, FEW_OF_A_CLASS, FEW_PATIENTS = 30, 10, 10
 
 
 def score(
@@ -28,6 +33,8 @@ def score(
     probabilities: np.ndarray,
     class_names: Sequence[str],
     leaked: np.ndarray | None = None,
+    patients: Patients | None = None,
+    change: Change | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Everything `metrics.json` holds, as plain numbers, lists and dicts.
@@ -39,13 +46,19 @@ def score(
       class_names: C names in the order of the columns.
       leaked: [N] bool, True for an image with a twin among the images the model was fitted or chosen on. None: no
         image has one.
-      seed: of the bootstrap behind `accuracy_ci95`.
+      patients: which images are of one patient; None where that is not known.
+      change: what the probabilities were before their calibration; None: they are not calibrated.
+      seed: of the bootstrap behind the intervals.
 
     Returns:
-      `schema`, `split`, `n`, `accuracy`, `accuracy_ci95` [low, high], `loss` (unweighted cross-entropy in nats),
-      `macro_f1`, `macro_precision`, `macro_recall`, `macro_specificity`, `macro_auc`, `ece`, `confusion_matrix` (rows
-      true), `per_class` {name: precision, recall, f1, specificity, auc, support}, and `subsets` with the same fields
-      for the `clean` and the `leaked` images.
+      `schema`, `split`, `n`, `accuracy`, `accuracy_ci95` [low, high] (over images), `loss` (unweighted cross-entropy in
+      nats), `macro_f1`, `macro_precision`, `macro_recall`, `macro_specificity`, `macro_auc`, `macro_average_precision`,
+      `macro_sensitivity_at_specificity_90` and `..._95`, `ece`, `ece_if_calibrated` (what it would be on average if the
+      probabilities were right), `confusion_matrix` (rows true), `per_class` {name:
+      precision, recall, f1, specificity, auc, average_precision, sensitivity_at_specificity_90 and ..._95, support},
+      `calibration` (null, or `temperature`, `fitted_on`, `biased`, and `ece` and `loss` as `ece_before`, `ece_after`,
+      `loss_before`, `loss_after`), `patients` (null, or see `patients.score`); `caution` (null, or why the clean images
+      say little); and `subsets` with the same fields, but the caution, for the `clean` and the `leaked` images.
 
     Raises:
       ValueError: shapes that do not fit, labels out of range, values that are no probabilities.
@@ -56,85 +69,67 @@ def score(
     leaked = np.zeros(len(labels), bool) if leaked is None else np.asarray(leaked, bool)
     if leaked.shape != labels.shape:
         raise ValueError(f"leaked has shape {leaked.shape}, labels have {labels.shape}")
+    if patients is not None and len(patients.groups) != len(labels):
+        raise ValueError(f"{len(patients.groups)} images have a patient, {len(labels)} a label")
+    before = _checked(labels, change.uncalibrated)[1] if change else probabilities
 
-    def measured(rows: np.ndarray | slice) -> dict[str, Any]:
-        measures = _measures(labels[rows], probabilities[rows], class_names, seed)
-        return {"schema": SCHEMA, "split": split, **measures}
+    def measured(rows: np.ndarray) -> dict[str, Any]:
+        y, p = labels[rows], probabilities[rows]
+        return {
+            "schema": SCHEMA,
+            "split": split,
+            **_measures(y, p, class_names, seed),
+            "calibration": _calibration(change, y, before[rows], p) if change else None,
+            "patients": by_patient.score(
+                patients.select(rows), labels=y, probabilities=p, class_names=class_names, seed=seed
+            )
+            if patients
+            else None,
+        }
 
-    subsets = {"clean": measured(~leaked), "leaked": measured(leaked)}
-    plain: dict[str, Any] = files.finite({**measured(slice(None)), "subsets": subsets})
+    result = measured(np.ones(len(labels), bool))
+    result["subsets"] = {"clean": measured(~leaked), "leaked": measured(leaked)}
+    plain: dict[str, Any] = files.finite({**result, "caution": caution(result)})
     return plain
 
 
-def calibration_bins(
-    labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence and accuracy of the prediction, in bins of equal width.
-
-    Bin i holds the images whose largest probability lies in (i / bins, (i + 1) / bins].
+def caution(result: Mapping[str, Any]) -> str | None:
+    """In words, why the clean images of a scored split say little or nothing; None where they are enough.
 
     Args:
-      labels: [N] integers.
-      probabilities: [N, C] floats.
-      bins: number of bins between 0 and 1.
-
-    Returns:
-      Mean confidence [bins] and accuracy [bins] as float64, NaN where a bin is empty, and the number of images [bins]
-      as int64.
+      result: `n`, `per_class` and `subsets`, of `score`.
     """
-    labels, probabilities = _checked(labels, probabilities)
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
-    edges = np.linspace(0, 1, bins + 1)
-    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    count = np.bincount(index, minlength=bins)
-    mean_confidence = _divide(np.bincount(index, weights=confidence, minlength=bins), count)
-    accuracy = _divide(np.bincount(index, weights=correct, minlength=bins), count)
-    return mean_confidence, accuracy, count
-
-
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
-    """Mean distance of confidence and accuracy over the images, bin by bin; NaN without images."""
-    confidence, accuracy, count = calibration_bins(labels, probabilities, bins)
-    return float(np.nansum(count * abs(accuracy - confidence)) / count.sum()) if count.sum() else np.nan
-
-
-def roc_curve(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates from (0, 0) to (1, 1), one point for each distinct score.
-
-    Args:
-      is_positive: [N] bool.
-      scores: [N] floats, higher for positives.
-
-    Returns:
-      False positive rates [K + 1] and true positive rates [K + 1] as float64, for K distinct scores.
-
-    Raises:
-      ValueError: no positive or no negative image, or shapes that differ.
-    """
-    is_positive, scores = np.asarray(is_positive, bool), np.asarray(scores, np.float64)
-    if is_positive.shape != scores.shape or is_positive.ndim != 1:
-        raise ValueError(f"is_positive {is_positive.shape} and scores {scores.shape} must be [N]")
-    if is_positive.all() or not is_positive.any():
-        raise ValueError("a ROC curve needs positive and negative images")
-    order = np.argsort(-scores, kind="stable")
-    last_of_ties = np.append(np.diff(scores[order]) != 0, True)
-    true = np.cumsum(is_positive[order])[last_of_ties]
-    false = np.cumsum(~is_positive[order])[last_of_ties]
-    return np.append(0, false) / false[-1], np.append(0, true) / true[-1]
-
-
-def classification_report(metrics: Mapping[str, Any]) -> str:
-    """The result of `score` as an aligned table for a terminal; the subsets follow where images leak."""
-    parts = [_table(metrics, f"{metrics['split']}: {_images(metrics['n'])}")]
-    subsets = metrics.get("subsets", {})
-    if subsets and subsets["leaked"]["n"]:
-        for name, meaning in (
-            ("clean", "no twin among the images of training and validation"),
-            ("leaked", "a twin among the images of training or validation"),
-        ):
-            parts.append(_table(subsets[name], f"{metrics['split']}, {name}: {_images(subsets[name]['n'])}, {meaning}"))
-    return "\n\n".join(parts) + "\n"
+    n, clean = result["n"], result["subsets"]["clean"]
+    if not n:
+        return "There are no images: nothing was measured."
+    if not clean["n"]:
+        return (
+            f"No clean image is left: {'the only image has' if n == 1 else f'all {n} images have'} a twin among those "
+            f"the model has seen. The figures show what it remembers, not what it can do."
+        )
+    if clean["n"] < FEW_IMAGES:
+        count = f"only {clean['n']} of {n} images {'is' if clean['n'] == 1 else 'are'} clean"
+        if clean["n"] == n:
+            count = f"there {'is only 1 image' if n == 1 else f'are only {n} images'}"
+        return f"{count[0].upper()}{count[1:]}: too few for the figures to mean anything."
+    of_patients = clean["patients"]["n"] if clean["patients"] else FEW_PATIENTS
+    if of_patients < FEW_PATIENTS:
+        whose = f"{clean['n']} {'' if clean['n'] == n else 'clean '}images"
+        return (
+            f"The {whose} are of only {of_patients} patient{'' if of_patients == 1 else 's'}: too few for the figures "
+            f"to mean anything."
+        )
+    if clean["n"] == n:
+        return None
+    left = {name: row["support"] for name, row in clean["per_class"].items() if result["per_class"][name]["support"]}
+    scarce = [
+        f"{'none is' if not count else 'only 1 is' if count == 1 else f'only {count} are'} of {name}"
+        for name, count in left.items()
+        if count < FEW_OF_A_CLASS
+    ]
+    if not scarce:
+        return None
+    return f"Of the {clean['n']} clean images {', '.join(scarce)}: too few for these classes' figures to mean anything."
 
 
 def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,42 +149,35 @@ def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
 
 def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], seed: int) -> dict[str, Any]:
     n, C = probabilities.shape
-    predictions = probabilities.argmax(axis=1)
-    matrix = np.bincount(labels * C + predictions, minlength=C * C).reshape(C, C)  # [C true, C predicted]
-    correct, support, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    supported = support > 0
-    negatives = n - support
-
-    def macro(values: np.ndarray) -> float:
-        return float(values[supported].mean()) if n else np.nan
-
+    matrix = confusion.count(labels, probabilities.argmax(axis=1), C)
+    measures = confusion.measures(matrix)
+    one_against_rest = [(labels == c, probabilities[:, c]) for c in range(C)]
     columns = {
-        "precision": np.where(supported, _divide(correct, predicted, undefined=0.0), np.nan),
-        "recall": _divide(correct, support),
-        "f1": np.where(supported, _divide(2 * correct, support + predicted), np.nan),
-        "specificity": _divide(negatives - (predicted - correct), negatives),
-        "auc": np.array([_auc(labels == c, probabilities[:, c]) for c in range(C)]),
+        "precision": measures.precision,
+        "recall": measures.recall,
+        "f1": measures.f1,
+        "specificity": measures.specificity,
+        "auc": np.array([ranking.area_under_roc(*one) for one in one_against_rest]),
+        "average_precision": np.array([ranking.average_precision(*one) for one in one_against_rest]),
+    } | {
+        name: np.array([ranking.sensitivity_at(*one, specificity=least) for one in one_against_rest])
+        for name, least in SPECIFICITIES.items()
     }
-    accuracy = correct.sum() / n if n else np.nan
-    # As in scikit-learn: one probability that underflowed to 0 costs 36 nats and not an infinite mean.
-    likelihood = np.clip(probabilities[np.arange(n), labels], np.finfo(np.float64).eps, 1)
+    accuracy = float(measures.accuracy)
     return {
         "n": n,
         "accuracy": accuracy,
         "accuracy_ci95": _accuracy_interval(accuracy, n, seed),
-        "loss": np.log(1 / likelihood).mean() if n else np.nan,
-        **{f"macro_{name}": macro(values) for name, values in columns.items()},
-        "ece": expected_calibration_error(labels, probabilities),
+        "loss": calibration.cross_entropy(labels, probabilities),
+        **{f"macro_{name}": measures.macro(values) for name, values in columns.items()},
+        "ece": calibration.expected_calibration_error(labels, probabilities),
+        "ece_if_calibrated": calibration.error_if_calibrated(probabilities, seed=seed),
         "confusion_matrix": matrix,
         "per_class": {
-            name: {**{column: values[c] for column, values in columns.items()}, "support": support[c]}
+            name: {**{column: values[c] for column, values in columns.items()}, "support": measures.support[c]}
             for c, name in enumerate(class_names)
         },
     }
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray, undefined: float = np.nan) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.full(len(denominator), undefined), where=denominator > 0)
 
 
 def _accuracy_interval(accuracy: float, n: int, seed: int) -> tuple[float, float]:
@@ -201,54 +189,15 @@ def _accuracy_interval(accuracy: float, n: int, seed: int) -> tuple[float, float
     return float(low), float(high)
 
 
-def _auc(is_positive: np.ndarray, scores: np.ndarray) -> float:
-    """Probability that a positive outranks a negative, a tie counting half (Mann-Whitney U from average ranks)."""
-    positives = int(is_positive.sum())
-    negatives = len(is_positive) - positives
-    if not positives or not negatives:
-        return np.nan
-    _, inverse, count = np.unique(scores, return_inverse=True, return_counts=True)
-    average_rank = np.cumsum(count) - (count - 1) / 2
-    rank_sum = average_rank[inverse][is_positive].sum()
-    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def _images(n: int) -> str:
-    return "1 image" if n == 1 else f"{n} images"
-
-
-def _table(metrics: Mapping[str, Any], heading: str) -> str:
-    per_class: Mapping[str, Mapping[str, Any]] = metrics["per_class"]
-    width = max(len(name) for name in (*per_class, "weighted avg"))
-    weighted = {
-        column: sum(row[column] * row["support"] for row in per_class.values() if row["support"]) / metrics["n"]
-        if metrics[f"macro_{column}"] is not None
-        else None
-        for column in _COLUMNS
+def _calibration(change: Change, labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    measures = {"ece": calibration.expected_calibration_error, "loss": calibration.cross_entropy}
+    return {
+        "temperature": change.temperature,
+        "fitted_on": change.fitted_on,
+        "biased": change.biased,
+        **{
+            f"{name}_{when}": measure(labels, probabilities)
+            for name, measure in measures.items()
+            for when, probabilities in (("before", before), ("after", after))
+        },
     }
-
-    def line(name: str, values: Mapping[str, float | None], support: int) -> str:
-        cells = (_number(values[column]) if column in values else "" for column in _COLUMNS)
-        return f"{name:>{width}}" + "".join(f"{cell:>13}" for cell in cells) + f"{support:>10}"
-
-    low, high = (_number(bound) for bound in metrics["accuracy_ci95"])
-    return "\n".join(
-        [
-            heading,
-            "",
-            " " * width + "".join(f"{_SHOWN_AS.get(column, column):>13}" for column in _COLUMNS) + f"{'support':>10}",
-            "",
-            *(line(name, row, row["support"]) for name, row in per_class.items()),
-            "",
-            line("accuracy", {"f1": metrics["accuracy"]}, metrics["n"]),
-            line("macro avg", {column: metrics[f"macro_{column}"] for column in _COLUMNS}, metrics["n"]),
-            line("weighted avg", weighted, metrics["n"]),
-            "",
-            f"95 % interval of the accuracy: {low} to {high} (bootstrap over images)",
-            f"expected calibration error: {_number(metrics['ece'])}    cross-entropy: {_number(metrics['loss'])}",
-        ]
-    )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

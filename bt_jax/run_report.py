@@ -1,33 +1,35 @@
 """The report of a finished run: a folder for each split scored, the training curves, the model card."""
 
-import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from bt_jax import files, plots, report, writers
-from bt_jax.data import seen_images
+from bt_jax import calibration, model_card, report, score_text, training_curves, writers
+from bt_jax.calibration import Change, Temperature
+from bt_jax.data import known_patients, seen_images
 from bt_jax.data.folds import DividedData
+from bt_jax.patients import Patients
 
-Probabilities = Callable[[np.ndarray], np.ndarray]
+Logits = Callable[[np.ndarray], np.ndarray]
 
 
 def write(
     folder: pathlib.Path,
     *,
     data: DividedData,
-    probabilities_of: Probabilities,
-    facts: report.ModelFacts,
+    logits_of: Logits,
+    step: int,
+    facts: model_card.ModelFacts,
     say: Callable[[str], None],
 ) -> pathlib.Path:
-    """Scores validation and testing images, and writes `report/`.
+    """Fits the temperature on the validation images, scores these and the testing images, and writes `report/`.
 
     Args:
       folder: the workdir.
       data: the images of the run.
-      probabilities_of: preprocessed images [N, S, S] uint8 -> probabilities [N, classes].
+      logits_of: preprocessed images [N, S, S] uint8 -> logits [N, classes] of the checkpoint that is kept.
+      step: of that checkpoint.
       facts: what the card says about the model; facts about the data are added here.
       say: called with a line for each result and each file a person will want to open.
 
@@ -38,22 +40,46 @@ def write(
     notice = data.source.notice
     seen = seen_images.read(folder)
     training = set(data.training.fingerprints), data.training.thumbnails
+    logits = {
+        name: logits_of(dataset.images)
+        for name, dataset in (("validation", data.validation), ("testing", data.testing))
+        if len(dataset)
+    }
+    temperature = Temperature(
+        value=calibration.fit(logits["validation"], data.validation.labels),
+        fitted_on=f"the {len(data.validation)} validation images",
+        images=len(data.validation),
+        step=step,
+    )
+    calibration.write(folder, temperature)
+    tested = known_patients.groups_of(data.testing, data.source.groups)
     results = {}
-    for name, dataset, known in (("validation", data.validation, training), ("testing", data.testing, seen)):
-        if not len(dataset):
+    for name, dataset, known, patients in (
+        ("validation", data.validation, training, Patients(data.validation_groups, data.grouping)),
+        ("testing", data.testing, seen, Patients(*tested) if tested else None),
+    ):
+        if name not in logits:
             continue
         results[name] = report.write_split_report(
             directory / name,
             split=name,
             paths=dataset.paths,
             labels=dataset.labels,
-            probabilities=probabilities_of(dataset.images),
+            probabilities=calibration.softmax(logits[name], temperature.value),
             class_names=data.source.class_names,
             leaked=seen_images.has_twin(dataset, *known),
+            patients=patients,
+            change=Change(
+                uncalibrated=calibration.softmax(logits[name]),
+                temperature=temperature.value,
+                fitted_on=temperature.fitted_on,
+                biased=name == "validation",
+            ),
             notice=notice,
         )
-        say(describe(results[name]))
-    plots.training_curves(
+        say(score_text.in_a_line(results[name]))
+        say(f"{name}: {score_text.calibration_in_words(results[name])}")
+    training_curves.draw(
         directory / "training_curves.png",
         rows=writers.read_metrics(folder),
         title=f"Training of {facts['title']}",
@@ -68,39 +94,7 @@ def write(
         "classes": data.source.class_names,
         "split": f"no group of images is in both training and validation; grouped: {data.grouping}",
     }
-    report.write_model_card(card, facts=facts, metrics=results, notice=notice)
+    model_card.write_model_card(card, facts=facts, metrics=results, notice=notice)
     for picture in sorted(directory.rglob("*.png")):
         say(f"picture: {picture}")
     return card
-
-
-def describe(result: dict[str, Any]) -> str:
-    """A split's scores in a line, the clean images first where some are not."""
-    parts = [("", result)]
-    if result["subsets"]["leaked"]["n"]:
-        parts = [("clean: ", result["subsets"]["clean"]), ("with a twin in training: ", result["subsets"]["leaked"])]
-    return f"{result['split']}: " + "; ".join(
-        f"{name}{scores['n']} images"
-        + (
-            ""
-            if not scores["n"]
-            else f", accuracy {scores['accuracy']:.3f} ({scores['accuracy_ci95'][0]:.3f} to "
-            f"{scores['accuracy_ci95'][1]:.3f}), macro-F1 {scores['macro_f1']:.3f}"
-        )
-        for name, scores in parts
-    )
-
-
-def summarise_folds(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -> None:
-    """Mean and range of the validation scores over all folds, in `cross_validation.json`."""
-    results = [
-        json.loads((folder / f"fold_{fold}" / "report" / "validation" / "metrics.json").read_text())
-        for fold in range(folds)
-    ]
-    summary: dict[str, Any] = {"schema": 1, "folds": folds}
-    for name in ("accuracy", "macro_f1", "macro_auc", "ece"):
-        values = [result[name] for result in results if result[name] is not None]
-        summary[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)} if values else None
-        if values:
-            say(f"{name} over {folds} folds: {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-    files.write_json(folder / "cross_validation.json", summary)

@@ -50,6 +50,11 @@ class Workload:
             raise UsageError(f"--batch is {self.batch}: use a multiple of the {jax.device_count()} devices")
         object.__setattr__(self, "size", self.size or registry.native_size(self.model))
 
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether BatchNorm trains on the batch's statistics, as it does unless the model's options say otherwise."""
+        return bool(self.options.get("batch_statistics", True))
+
     def network(self) -> tuple[Network, Tree, Tree]:
         """The network with random parameters and statistics."""
         return registry.create(self.model, classes=CLASSES, size=self.size, **self.options)

@@ -62,6 +62,7 @@ def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> di
     return {
         "model": workload.model,
         "size": workload.size,
+        "batch_statistics": workload.batch_statistics,
         "dtype": workload.dtype,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "images_per_s": None,  # nothing ran

@@ -12,7 +12,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from bt_jax import files, inference, metrics, run_report, run_weights, stages, steps, workdir
+from bt_jax import cross_validation, files, inference, metrics, run_report, run_weights, stages, steps, workdir
+from bt_jax.calibration import softmax
 from bt_jax.checkpoint import Checkpoints
 from bt_jax.data import pipeline, seen_images, sources
 from bt_jax.data.augment import Augmentation, to_float
@@ -59,7 +60,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) 
         of_fold.data.fold = fold
         if status := _train_fold(of_fold, folder / f"fold_{fold}"):
             return status
-    run_report.summarise_folds(folder, folds=config.data.folds, say=say)
+    cross_validation.summarise(folder, folds=config.data.folds, say=say)
     return 0
 
 
@@ -153,6 +154,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         data={
             "source": data.source.description,
             "synthetic": data.source.synthetic,
+            "kaggle_set": data.is_kaggle_set,
             "grouping": data.grouping,
             "sha256": data.sha256,
         },
@@ -211,12 +213,14 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         card = run_report.write(
             folder,
             data=data,
-            probabilities_of=lambda images: inference.softmax(logits_of(best["params"], best["batch_stats"], images)),
+            logits_of=functools.partial(logits_of, best["params"], best["batch_stats"]),
+            step=progress.best_step,
             facts={
                 "title": f"{network.name}, fold {config.data.fold} of {config.data.folds}",
                 "model": f"{network.name} at {size}x{size} pixels",
                 "parameters": parameters,
                 "weights": description.weights,
+                "provenance": record.provenance(),
                 "preprocessing": _in_words(preprocessing.to_dict()),
                 "augmentation": _in_words(config.augment.to_dict()),
                 "stages": stages.in_words(
@@ -295,7 +299,13 @@ def _starting_model(
     network, params, batch_stats = description.network(seed=config.seed)
     params, batch_stats = weights.load(network, params, batch_stats)
     if weights.path is None and jax.tree.leaves(batch_stats):
-        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0})
+        by_batch = {"batch_statistics": True} if "batch_statistics" in description.options else {}
+        if by_batch and not description.options["batch_statistics"]:
+            say(
+                "warning: BatchNorm keeps statistics that the random weights gave on 64 images: "
+                "config.model.batch_statistics=True suits a network without pretrained weights"
+            )
+        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0, **by_batch})
         images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
         batch_stats = steps.calibrated_statistics(
             forgetful.network()[0], params, batch_stats, images=images, normalisation=weights.normalisation
@@ -367,7 +377,7 @@ def _evaluate(logits_of: Callable[..., np.ndarray], data: DividedData, state: Tr
     scores = metrics.score(
         split="validation",
         labels=data.validation.labels,
-        probabilities=inference.softmax(logits),
+        probabilities=softmax(logits),
         class_names=data.source.class_names,
     )
     return {f"val/{name}": scores[name] for name in ("loss", "accuracy", "macro_f1")}

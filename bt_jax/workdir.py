@@ -122,6 +122,15 @@ class RunRecord:
         self.content |= facts
         self.save()
 
+    def provenance(self) -> dict[str, str]:
+        """What tells the run's images, weights and code from others, as far as it is known."""
+        known = {
+            "images and split, SHA-256": self.content.get("data", {}).get("sha256"),
+            "weights, SHA-256": self.content.get("model", {}).get("weights_sha256"),
+            "commit": self.content.get("commit"),
+        }
+        return {what: value for what, value in known.items() if value}
+
     def total_seconds(self) -> float:
         """Seconds from loading the data to now, over all restarts."""
         return self.content["seconds"].get("data", 0.0) + sum(self.content["seconds_by_stage"].values())

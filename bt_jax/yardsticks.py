@@ -149,9 +149,16 @@ def peers_python() -> str:
 
 
 def start(
-    *, mode: str, model: str, batch: int, size: int, python: str, peers: tuple[Peer, ...] = PEERS
+    *,
+    mode: str,
+    model: str,
+    batch: int,
+    size: int,
+    python: str,
+    batch_statistics: bool = True,
+    peers: tuple[Peer, ...] = PEERS,
 ) -> tuple[dict[str, PeerProcess], dict[str, str]]:
-    """Starts the peers one after the other.
+    """Starts the peers one after the other, for training without `batch_statistics` if ours trains so.
 
     Returns:
       Those that are ready, by name, and for the others why they are not.
@@ -160,6 +167,8 @@ def start(
     missing: dict[str, str] = {}
     try:
         for peer in peers:
+            if mode == "train" and not batch_statistics:
+                peer = dataclasses.replace(peer, options=(*peer.options, "running_statistics"))
             if mode not in peer.modes:
                 missing[peer.name] = f"does not {mode}"
             elif model not in peer.models:

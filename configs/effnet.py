@@ -29,12 +29,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     )
     model.hidden = (256,)  # sizes of the head's Dense-BatchNorm-ReLU-Dropout blocks
     model.dropout = 0.5  # of the head
+    model.batch_statistics = False  # backbone's BatchNorm in training: by the batch, or as its weights came
 
+    config.augment.rotation = 0.06
     stages = config.stages
     if variant == "cpu":
         model.name = "efficientnet_lite1"
         config.train.batch_size = 32
         config.train.average_decay, config.train.cached_views = 0.99, 2
+        config.schedule.warmup, config.schedule.decay = 0.0, "none"  # in stages of 18 steps they only waste steps
         stages.head_epochs, stages.epochs = 4.0, 0.26
         stages.learning_rate, stages.final_learning_rate = 6e-4, 6e-5
         stages.lowest_segment = "block_03"  # below it maps are four times as large

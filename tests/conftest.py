@@ -10,8 +10,13 @@ from bt_jax import commandline
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Many tests compile the same training steps, in this process or in a command that they start."""
+    """Many tests compile the same training steps, in this process, in another worker, or in a command they start."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all workers
+    cache = folder / "cache"
+    cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "BT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setitem(os.environ, "BT_CACHE", str(cache))
         commandline.prepare_to_compute()
         yield

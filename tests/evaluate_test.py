@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bt_jax import inference, train
+from bt_jax.calibration import softmax
 from bt_jax.data import phantom
 from bt_jax.errors import UsageError
 from tests import runs
@@ -34,6 +35,10 @@ def test_the_command_repeats_the_report_of_the_run(trained, tmp_path):
     theirs = runs.metrics(trained / "run", "testing")
     assert ours["confusion_matrix"] == theirs["confusion_matrix"]
     assert ours["split"] == "testing"
+    assert ours["calibration"]["temperature"] == theirs["calibration"]["temperature"]
+    assert ours["calibration"]["fitted_on"] == "the 20 validation images"
+    assert "testing: There are only 16 images: too few" in ended.stdout
+    assert "expected calibration error: " in ended.stdout
     tables = [list(csv.DictReader((folder / "predictions.csv").read_text().splitlines())) for folder in
               (tmp_path / "scores", trained / "run" / "report" / "testing")]  # fmt: skip
     assert [row["path"] for row in tables[0]] == [row["path"] for row in tables[1]]
@@ -48,6 +53,9 @@ def test_images_seen_in_training_are_leaked(trained, tmp_path):
     result = json.loads((out / "metrics.json").read_text())
     assert result["subsets"]["leaked"]["n"] == result["n"] == 100
     assert result["subsets"]["clean"]["accuracy"] is None
+    assert "training: No clean image is left: all 100 images have a twin" in ended.stdout
+    groups = list(csv.DictReader((trained / "data" / "groups.csv").read_text().splitlines()))
+    assert result["patients"]["n"] == len({row["group"] for row in groups})
 
 
 @pytest.mark.slow
@@ -83,13 +91,16 @@ def test_wrong_flags(trained, tmp_path, flags, said):
 
 @pytest.mark.slow
 def test_folds_are_an_ensemble(trained, tmp_path):
-    """A workdir with folds predicts the mean of their probabilities."""
+    """A workdir with folds predicts the mean of their probabilities at the temperature of all out-of-fold answers."""
     config = runs.config(data__source="folder", data__dir=str(trained / "data"), stages__count=1, data__folds=2,
                          data__fold=-1)  # fmt: skip
     assert train.train_and_evaluate(config, tmp_path / "folds") == 0
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32)).astype(np.uint8)
-    members = [inference.load(tmp_path / "folds" / f"fold_{fold}").probabilities(images) for fold in (0, 1)]
-    together = inference.load(tmp_path / "folds").probabilities(images)
+    ensemble = inference.load(tmp_path / "folds")
+    assert ensemble.temperature is not None and ensemble.temperature.images == 100
+    logits = [inference.load(tmp_path / "folds" / f"fold_{fold}").logits(images)[0] for fold in (0, 1)]
+    members = [softmax(of_member, ensemble.temperature.value) for of_member in logits]
+    together = ensemble.probabilities(images)
     np.testing.assert_allclose(together, (members[0] + members[1]) / 2, atol=1e-7)
     assert not np.allclose(members[0], members[1], atol=1e-4)
 

@@ -8,10 +8,15 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bt_jax import metrics
+from bt_jax import metrics, patients
+from bt_jax.calibration import Change, expected_calibration_error, softmax
 from bt_jax.labels import BRAIN_TUMOR_CLASSES
+from bt_jax.patients import Patients
 
-COLUMNS = ("precision", "recall", "f1", "specificity", "auc")
+COLUMNS = (
+    "precision", "recall", "f1", "specificity", "auc", "average_precision", "sensitivity_at_specificity_90",
+    "sensitivity_at_specificity_95",
+)  # fmt: skip
 
 
 def made_up(
@@ -65,10 +70,20 @@ def check_against_sklearn(labels: np.ndarray, probabilities: np.ndarray) -> dict
         specificity = np.mean(predictions[negatives] != c) if negatives.any() else None
         assert row["specificity"] == (None if specificity is None else pytest.approx(specificity))
         if c not in present:
-            assert [row[column] for column in ("precision", "recall", "f1", "auc")] == [None] * 4
+            assert {row[column] for column in COLUMNS if column != "specificity"} == {None}
             continue
         auc = sklearn.metrics.roc_auc_score(~negatives, probabilities[:, c]) if negatives.any() else None
         assert row["auc"] == (None if auc is None else pytest.approx(auc))
+        precision = sklearn.metrics.average_precision_score(~negatives, probabilities[:, c])
+        assert row["average_precision"] == pytest.approx(precision)
+        for column, least in (("sensitivity_at_specificity_90", 0.9), ("sensitivity_at_specificity_95", 0.95)):
+            if not negatives.any():
+                assert row[column] is None
+                continue
+            false, true, _ = sklearn.metrics.roc_curve(~negatives, probabilities[:, c], drop_intermediate=False)
+            assert row[column] == pytest.approx(
+                max(t for f, t in zip(false, true, strict=True) if 1 - f >= least - 1e-9)
+            )
         for column in ("precision", "recall", "f1"):
             assert row[column] == pytest.approx(expected[column][c])
         for column in COLUMNS:
@@ -115,7 +130,7 @@ def test_one_image() -> None:
     assert result["macro_specificity"] is None
     assert result["per_class"]["class_1"]["specificity"] is None
     assert result["per_class"]["class_0"] == {
-        "precision": None, "recall": None, "f1": None, "specificity": 1.0, "auc": None, "support": 0,
+        **dict.fromkeys(COLUMNS), "specificity": 1.0, "support": 0,
     }  # fmt: skip
 
 
@@ -124,11 +139,11 @@ def test_empty_split_is_all_null() -> None:
     assert result["n"] == 0
     assert result["confusion_matrix"] == [[0, 0, 0]] * 3
     assert result["accuracy_ci95"] == [None, None]
-    for field in ("accuracy", "loss", "ece", *(f"macro_{column}" for column in COLUMNS)):
+    for field in ("accuracy", "loss", "ece", "ece_if_calibrated", *(f"macro_{column}" for column in COLUMNS)):
         assert result[field] is None
     for row in result["per_class"].values():
         assert row == {**dict.fromkeys(COLUMNS), "support": 0}
-    assert "0 images" in metrics.classification_report(result)
+    assert result["caution"] == "There are no images: nothing was measured."
 
 
 def test_class_never_predicted_has_precision_zero_and_counts_in_the_average() -> None:
@@ -156,9 +171,9 @@ def test_subsets_are_the_scores_of_their_images() -> None:
     result = scored(labels, probabilities, leaked=leaked)
     for name, rows in (("clean", ~leaked), ("leaked", leaked)):
         alone = scored(labels[rows], probabilities[rows])
-        del alone["subsets"]
+        del alone["subsets"], alone["caution"]
         assert result["subsets"][name] == alone
-    assert set(result["subsets"]["clean"]) == set(result) - {"subsets"}
+    assert set(result["subsets"]["clean"]) == set(result) - {"subsets", "caution"}
 
 
 def test_without_leak_information_every_image_is_clean() -> None:
@@ -205,53 +220,6 @@ def test_a_probability_of_zero_for_the_truth_costs_a_finite_loss() -> None:
     assert scored(np.array([0]), np.array([[0.0, 1.0]]))["loss"] == pytest.approx(36.04, abs=0.01)
 
 
-def test_calibration_error_by_hand() -> None:
-    # Confidences .95 (right), .95 (wrong) and .6 (right): bins (14/15, 1] and (8/15, 9/15].
-    labels = np.array([0, 1, 0])
-    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.6, 0.4]])
-    confidence, accuracy, count = metrics.calibration_bins(labels, probabilities)
-    assert count.tolist() == [0] * 8 + [1] + [0] * 5 + [2]
-    assert (confidence[14], accuracy[14]) == (pytest.approx(0.95), 0.5)
-    assert (confidence[8], accuracy[8]) == (pytest.approx(0.6), 1.0)
-    assert np.isnan(confidence[0])
-    assert np.isnan(accuracy[0])
-    assert scored(labels, probabilities)["ece"] == pytest.approx((2 * 0.45 + 0.4) / 3)
-
-
-@given(seed=st.integers(0, 1000), n=st.integers(1, 200), bins=st.integers(1, 20))
-@settings(max_examples=50, deadline=None)
-def test_calibration_bins_lose_no_image(seed: int, n: int, bins: int) -> None:
-    labels, probabilities = made_up(n, 3, seed, decimals=1)
-    confidence, accuracy, count = metrics.calibration_bins(labels, probabilities, bins)
-    filled = count > 0
-    assert count.sum() == n
-    np.testing.assert_array_equal(np.isnan(confidence), ~filled)
-    assert (count * accuracy)[filled].sum() == pytest.approx((probabilities.argmax(axis=1) == labels).sum())
-    # A bin's mean lies inside the bin, up to rounding.
-    lower = np.arange(bins)[filled] / bins
-    assert (confidence[filled] > lower - 1e-12).all()
-    assert (confidence[filled] <= lower + 1 / bins + 1e-12).all()
-
-
-@given(seed=st.integers(0, 1000), n=st.integers(2, 80), decimals=st.sampled_from([0, 1, 8]))
-@settings(max_examples=60, deadline=None)
-def test_roc_curve_agrees_with_scikit_learn(seed: int, n: int, decimals: int) -> None:
-    rng = np.random.default_rng(seed)
-    is_positive = rng.permutation(np.arange(n) < rng.integers(1, n))
-    scores = np.round(rng.random(n), decimals)
-    false, true = metrics.roc_curve(is_positive, scores)
-    expected_false, expected_true, _ = sklearn.metrics.roc_curve(is_positive, scores, drop_intermediate=False)
-    np.testing.assert_allclose(false, expected_false)
-    np.testing.assert_allclose(true, expected_true)
-    assert np.trapezoid(true, false) == pytest.approx(sklearn.metrics.roc_auc_score(is_positive, scores))
-
-
-@pytest.mark.parametrize("is_positive", [[], [True, True], [False]])
-def test_roc_curve_needs_both_kinds(is_positive: list[bool]) -> None:
-    with pytest.raises(ValueError, match="positive and negative"):
-        metrics.roc_curve(np.array(is_positive, bool), np.zeros(len(is_positive)))
-
-
 @pytest.mark.parametrize(
     ("labels", "probabilities", "message"),
     [
@@ -277,30 +245,84 @@ def test_refuses_class_names_and_leak_flags_that_do_not_fit() -> None:
         scored(labels, probabilities, leaked=np.zeros(4, bool))
 
 
-def test_report_is_aligned_and_complete() -> None:
-    labels, probabilities = made_up(120, 4, present=[0, 1, 3])
-    result = metrics.score(split="testing", labels=labels, probabilities=probabilities, class_names=BRAIN_TUMOR_CLASSES)
-    lines = metrics.classification_report(result).splitlines()
-    assert lines[0] == "testing: 120 images"
-    header = next(line for line in lines if "precision" in line)
-    assert header.split() == ["precision", "recall", "f1-score", "specificity", "AUC", "support"]
-    rows = {line.split()[0]: line for line in lines if line.startswith(" ") and line.strip()}
-    row = result["per_class"]["pituitary_tumor"]
-    assert rows["pituitary_tumor"].split()[1:] == [f"{row[column]:.3f}" for column in COLUMNS] + [str(row["support"])]
-    assert rows["no_tumor"].split()[1:4] == ["-"] * 3
-    assert {len(line) for line in rows.values()} == {len(header)}
-    average = rows["weighted"].split()[2:]
-    expected = sklearn.metrics.precision_recall_fscore_support(
-        labels, probabilities.argmax(axis=1), average="weighted", zero_division=0
+def test_patients_are_scored_in_each_subset() -> None:
+    labels, probabilities = made_up(60, 3, seed=4)
+    groups = [f"p{i // 4}" for i in range(60)]
+    leaked = np.arange(60) < 24
+    result = scored(labels, probabilities, leaked=leaked, patients=Patients(groups, "by a table"))
+    assert [part["patients"]["n"] for part in (result, *result["subsets"].values())] == [15, 9, 6]
+    assert result["patients"]["grouping"] == "by a table"
+    low, high = result["patients"]["image_intervals"]["accuracy"]
+    assert low < result["accuracy"] < high
+    assert set(result["patients"]["image_intervals"]["recall"]) == set(result["per_class"])
+    alone = patients.score(
+        Patients(groups[24:], ""),
+        labels=labels[24:],
+        probabilities=probabilities[24:],
+        class_names=["a", "b", "c"],
+        seed=0,
     )
-    assert average[:3] == [f"{value:.3f}" for value in expected[:3]]
+    assert result["subsets"]["clean"]["patients"]["macro_f1"] == pytest.approx(float(alone["macro_f1"]))
 
 
-def test_report_shows_the_subsets_only_where_images_leak() -> None:
+def test_nothing_is_said_of_patients_and_calibration_that_is_not_known() -> None:
+    result = scored(*made_up(30, 3))
+    assert result["patients"] is None
+    assert result["calibration"] is None
+
+
+def test_an_empty_subset_has_patients_and_calibration_without_values() -> None:
     labels, probabilities = made_up(40, 3)
-    without = metrics.classification_report(scored(labels, probabilities))
-    leaked = np.arange(40) < 10
-    text = metrics.classification_report(scored(labels, probabilities, leaked=leaked))
-    assert "leaked" not in without
-    assert "testing, clean: 30 images" in text
-    assert "testing, leaked: 10 images" in text
+    change = Change(uncalibrated=probabilities, temperature=1.0, fitted_on="others", biased=False)
+    result = scored(labels, probabilities, patients=Patients(["p"] * 40, ""), change=change)
+    leaked = result["subsets"]["leaked"]
+    assert (leaked["patients"]["n"], leaked["patients"]["accuracy"]) == (0, None)
+    assert leaked["patients"]["image_intervals"]["recall"]["class_0"] == [None, None]
+    assert leaked["calibration"]["ece_before"] is None
+
+
+def test_calibration_is_told_before_and_after_in_each_subset() -> None:
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 3, 90), rng.normal(size=(90, 3)) * 5
+    leaked = rng.random(90) < 0.5
+    before, after = softmax(logits), softmax(logits, 4.0)
+    change = Change(uncalibrated=before, temperature=4.0, fitted_on="40 other images", biased=False)
+    result = scored(labels, after, leaked=leaked, change=change)
+    for part, rows in ((result, leaked | True), (result["subsets"]["clean"], ~leaked)):
+        told = part["calibration"]
+        assert (told["temperature"], told["fitted_on"], told["biased"]) == (4.0, "40 other images", False)
+        assert told["ece_before"] == pytest.approx(expected_calibration_error(labels[rows], before[rows]))
+        assert told["ece_after"] == pytest.approx(part["ece"])
+        assert told["loss_before"] == pytest.approx(sklearn.metrics.log_loss(labels[rows], before[rows]))
+        assert told["loss_after"] == pytest.approx(part["loss"])
+
+
+@pytest.mark.parametrize(
+    ("n", "leaked", "words"),
+    [
+        (200, 0, None),
+        (200, 100, None),
+        (1, 0, "There is only 1 image: too few"),
+        (29, 0, "There are only 29 images: too few"),
+        (200, 196, "Only 4 of 200 images are clean: too few"),
+        (200, 199, "Only 1 of 200 images is clean: too few"),
+        (200, 200, "No clean image is left: all 200 images have a twin"),
+        (1, 1, "No clean image is left: the only image has a twin"),
+    ],
+)
+def test_caution_says_when_the_clean_images_are_too_few(n: int, leaked: int, words: str | None) -> None:
+    caution = scored(*made_up(n, 3), leaked=np.arange(n) < leaked)["caution"]
+    assert caution is None if words is None else caution is not None and caution.startswith(words)
+
+
+def test_caution_names_the_classes_without_enough_clean_images() -> None:
+    labels = np.repeat([0, 1, 2], 40)
+    leaked = (labels == 1) | ((labels == 2) & (np.arange(120) < 114))
+    caution = scored(labels, np.full((120, 4), 0.25), leaked=leaked)["caution"]
+    assert caution.startswith("Of the 46 clean images none is of class_1, only 6 are of class_2: too few")
+    assert "class_3" not in caution  # it has no images at all
+
+
+def test_refuses_patients_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="4 images have a patient, 5 a label"):
+        scored(*made_up(5, 3), patients=Patients(["p"] * 4, ""))

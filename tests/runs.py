@@ -23,6 +23,7 @@ FIELDS: dict[str, Any] = {
     "model.name": "efficientnet_nano",
     "model.weights": "none",
     "model.hidden": (8,),
+    "model.batch_statistics": True,
     "data.phantoms_per_class": (25, 4),
     "preprocess.size": 32,
     "stages.count": 4,
@@ -74,9 +75,14 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def assert_same_result(a: pathlib.Path, b: pathlib.Path) -> None:
-    """Two finished runs are the same to the bit: every logged number, both kept checkpoints, every prediction."""
+    """Two finished runs are the same to the bit: logged numbers, both kept checkpoints, temperature, predictions."""
     assert rows(a) == rows(b)
-    for name in ("split.csv", "report/validation/predictions.csv", "report/testing/predictions.csv"):
+    for name in (
+        "split.csv",
+        "calibration.json",
+        "report/validation/predictions.csv",
+        "report/testing/predictions.csv",
+    ):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
     kept = [
         sorted(path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()) for folder in (a, b)

@@ -1,5 +1,6 @@
 """The main job as a person runs it, and what must hold however it is interrupted."""
 
+import csv
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from bt_jax import inference, labels, run_weights, train, workdir
+from bt_jax.calibration import softmax
 from bt_jax.data import decode, phantom
 from bt_jax.errors import UsageError
 from bt_jax.features import FeatureCache
@@ -32,9 +34,16 @@ def finished(tmp_path_factory) -> pathlib.Path:
 
 def test_a_run_leaves_all_files_of_the_contract(finished):
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
-    split_files = ["metrics.json", "predictions.csv", "classification_report.txt"]
+    split_files = ["metrics.json", "predictions.csv", "images.csv", "classification_report.txt"]
     split_files += ["confusion_matrix.png", "roc_curves.png", "calibration.png"]
-    expected = {"config.json", "run.json", "split.csv", "metrics.jsonl", "report/training_curves.png"}
+    expected = {
+        "calibration.json",
+        "config.json",
+        "run.json",
+        "split.csv",
+        "metrics.jsonl",
+        "report/training_curves.png",
+    }
     expected |= {"report/model_card.md", *(f"report/{s}/{f}" for s in ("validation", "testing") for f in split_files)}
     assert expected <= names
     assert any(name.startswith("tensorboard/") for name in names)
@@ -70,9 +79,44 @@ def test_phantoms_are_called_synthetic_everywhere(finished):
 
 
 def test_metrics_are_of_the_best_evaluation(finished):
-    """The report scores the kept weights again: the same loss as when they were chosen."""
+    """The report scores the kept weights again: the same loss, before calibration, as when they were chosen."""
     lowest = min(row["val/loss"] for row in runs.rows(finished) if "val/loss" in row)
-    assert runs.metrics(finished, "validation")["loss"] == pytest.approx(lowest, rel=1e-6)
+    assert runs.metrics(finished, "validation")["calibration"]["loss_before"] == pytest.approx(lowest, rel=1e-6)
+
+
+def test_the_temperature_is_kept_with_the_model_and_used(finished):
+    model = inference.load(finished)
+    assert model.temperature is not None
+    told = {split: runs.metrics(finished, split)["calibration"] for split in ("validation", "testing")}
+    assert {split: calibration["biased"] for split, calibration in told.items()} == {
+        "validation": True, "testing": False,
+    }  # fmt: skip
+    for calibration in told.values():
+        assert calibration["temperature"] == model.temperature.value
+    assert told["validation"]["loss_after"] <= told["validation"]["loss_before"]
+    assert "the second is too low" in (finished / "report/validation/classification_report.txt").read_text()
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
+    expected = softmax(model.logits(images)[0], model.temperature.value)
+    np.testing.assert_allclose(model.probabilities(images), expected)
+
+
+def test_a_workdir_without_a_temperature_still_predicts(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "calibration.json").unlink()
+    model = inference.load(tmp_path / "run")
+    assert model.temperature is None
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
+    np.testing.assert_allclose(model.probabilities(images), softmax(model.logits(images)[0]))
+
+
+def test_validation_is_scored_by_patient(finished):
+    patients = runs.metrics(finished, "validation")["patients"]
+    rows = [
+        row for row in csv.DictReader((finished / "split.csv").read_text().splitlines()) if row["role"] == "validation"
+    ]
+    assert patients["n"] == len({row["group"] for row in rows}) > 1
+    assert patients["grouping"] == json.loads((finished / "run.json").read_text())["data"]["grouping"]
+    assert patients["accuracy_ci95"][0] <= patients["accuracy"] <= patients["accuracy_ci95"][1]
 
 
 class _Killed(BaseException):
@@ -329,6 +373,18 @@ def test_all_folds(tmp_path, capsys):
     sizes = [runs.metrics(tmp_path / "folds" / f"fold_{fold}", "validation") for fold in (0, 1)]
     assert sum(result["n"] for result in sizes) == 100
     assert summary["accuracy"]["mean"] == pytest.approx(sum(result["accuracy"] for result in sizes) / 2)
+    assert summary["notice"] == labels.SYNTHETIC_NOTICE
+    pooled = json.loads((tmp_path / "folds/report/out_of_fold/metrics.json").read_text())
+    assert summary["pooled"]["accuracy"] == pooled["accuracy"]
+    assert pooled["accuracy"] == pytest.approx(sum(result["accuracy"] * result["n"] for result in sizes) / 100)
+    assert pooled["patients"]["n"] == sum(result["patients"]["n"] for result in sizes)
+    matrices = [np.array(result["confusion_matrix"]) for result in sizes]
+    np.testing.assert_array_equal(pooled["confusion_matrix"], sum(matrices))
+    names = {path.name for path in (tmp_path / "folds/report/out_of_fold").iterdir()}
+    assert {"predictions.csv", "confusion_matrix.png", "roc_curves.png", "calibration.png"} <= names
+    told = [runs.metrics(tmp_path / "folds" / f"fold_{fold}", "validation")["calibration"] for fold in (0, 1)]
+    crossed = summary["calibration"]["temperatures"]
+    assert crossed == pytest.approx([told[1]["temperature"], told[0]["temperature"]], rel=1e-6)
     assert "accuracy over 2 folds" in capsys.readouterr().out
 
 

@@ -35,6 +35,12 @@ class DividedData:
     table: list[list[Any]]
 
     @property
+    def validation_groups(self) -> list[str]:
+        """The patient or other group of each validation image."""
+        group_of = {row[0]: row[2] for row in self.table}
+        return [group_of[path] for path in self.validation.paths]
+
+    @property
     def sha256(self) -> str:
         """Of the split: which images, by their pixels, and what each is for."""
         return hashlib.sha256("\n".join("\t".join(map(str, row)) for row in self.table).encode()).hexdigest()

@@ -16,9 +16,9 @@ from bt_jax.models.layers import (
     Head,
     Trained,
     dropout,
-    pointwise_norm,
+    normed_convolution,
 )
-from bt_jax.models.pointwise import gated_pointwise
+from bt_jax.models.pointwise import gated_pointwise, pointwise
 from bt_jax.models.segments import SegmentedModel
 
 
@@ -85,10 +85,11 @@ class Style:
     padding: str
     epsilon: float
     momentum: float
+    batch_statistics: bool
 
     def norm(self, channels: int) -> BatchNorm:
         """A BatchNorm layer of this style."""
-        return BatchNorm(channels, epsilon=self.epsilon, momentum=self.momentum)
+        return BatchNorm(channels, epsilon=self.epsilon, momentum=self.momentum, batch_statistics=self.batch_statistics)
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -139,9 +140,7 @@ class ConvolutionSegment(nnx.Module):
     def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', D]."""
         del rngs
-        if self.conv.kernel_size == 1:
-            return pointwise_norm(self.conv, self.norm, x, trained=trained, activation=self.activation)
-        return self.norm(self.conv(x), trained=trained, activation=self.activation)
+        return normed_convolution(self.conv, self.norm, x, trained=trained, activation=self.activation)
 
 
 class SqueezeExcite(nnx.Module):
@@ -196,16 +195,19 @@ class MBConv(nnx.Module):
         """[B, H, W, C] -> [B, H', W', D]."""
         inputs = x
         if self.expand is not None and self.expand_norm is not None:
-            x = pointwise_norm(self.expand, self.expand_norm, x, trained=trained, activation=self.activation)
-        x = self.depthwise_norm(self.depthwise(x), trained=trained, activation=self.activation)
-        if self.squeeze_excite is None:
-            x = self.project(x)
-        else:
-            x = gated_pointwise(x, self.squeeze_excite(x), self.project.kernel[...].astype(x.dtype)[0, 0])
-        x = self.project_norm(x, trained=trained)
+            x = normed_convolution(self.expand, self.expand_norm, x, trained=trained, activation=self.activation)
+        x = normed_convolution(self.depthwise, self.depthwise_norm, x, trained=trained, activation=self.activation)
+        x = self._project(x, None if self.squeeze_excite is None else self.squeeze_excite(x), trained=trained)
         if self.residual:
             x = inputs + dropout(x, rate=self.drop_rate, trained=trained, rngs=rngs, whole_records=True)
         return x
+
+    def _project(self, x: jax.Array, gate: jax.Array | None, *, trained: Trained) -> jax.Array:
+        fixed = self.project_norm.is_fixed(trained)
+        factor, shift = self.project_norm.affine() if fixed else (None, 0)
+        kernel = self.project.scaled_kernel(factor).astype(x.dtype)[0, 0]
+        x = pointwise(x, kernel) if gate is None else gated_pointwise(x, gate, kernel)
+        return (x + shift).astype(x.dtype) if fixed else self.project_norm(x, trained=trained)
 
 
 def efficientnet(
@@ -218,6 +220,7 @@ def efficientnet(
     padding: str = "same",
     epsilon: float = 1e-3,
     momentum: float = 0.99,
+    batch_statistics: bool = True,
     seed: int = 0,
 ) -> SegmentedModel:
     """Builds a model with random weights: segments `stem`, `block_01` ..., `top`, `head`.
@@ -231,6 +234,8 @@ def efficientnet(
       padding: "same" (TensorFlow, Keras and the `tf_` models of timm) or "symmetric" (other PyTorch ports).
       epsilon: of BatchNorm; the reference's is 1e-3.
       momentum: of BatchNorm, the weight of the old running value; the reference's is .99.
+      batch_statistics: whether the BatchNorm layers below the head normalise by the batch where they train; else by the
+        running statistics, which then stay as they are.
       seed: of the initial weights.
     """
     del size
@@ -242,6 +247,7 @@ def efficientnet(
         padding=padding,
         epsilon=epsilon,
         momentum=momentum,
+        batch_statistics=batch_statistics,
     )
     repeats = group_repeats(scaling)
     width = 1.0 if scaling.lite else scaling.width  # of stem and top

@@ -93,9 +93,9 @@ class Convolution(nnx.Module):
         self.kernel = nnx.Param(truncated_normal(generator, shape, fan=fan))
         self.bias = nnx.Param(jnp.zeros(channels_out)) if use_bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
-        """Convolves."""
-        kernel = self.kernel[...].astype(x.dtype)
+    def __call__(self, x: jax.Array, *, factor: jax.Array | None = None) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
+        """Convolves; `factor` [D] float32 multiplies what comes out, by way of the kernel."""
+        kernel = self.scaled_kernel(factor).astype(x.dtype)
         if self.kernel_size == 1 and self.stride == 1:
             x = pointwise(x, kernel[0, 0])
         else:
@@ -103,6 +103,10 @@ class Convolution(nnx.Module):
             rows, columns = (pad(size, self.kernel_size, self.stride) for size in x.shape[1:3])
             x = convolution(x, kernel, stride=self.stride, padding=(rows, columns))
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+    def scaled_kernel(self, factor: jax.Array | None) -> jax.Array:
+        """The kernel [K, K, C, D], times `factor` [D] where there is one."""
+        return self.kernel[...] if factor is None else self.kernel[...] * factor
 
 
 class DepthwiseConvolution(nnx.Module):
@@ -115,24 +119,24 @@ class DepthwiseConvolution(nnx.Module):
         shape = (kernel_size, kernel_size, channels)
         self.kernel = nnx.Param(truncated_normal(generator, shape, fan=kernel_size * kernel_size))
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H', W', C]
-        """Convolves."""
+    def __call__(self, x: jax.Array, *, factor: jax.Array | None = None) -> jax.Array:  # [B, H, W, C] -> [B, H', W', C]
+        """Convolves; `factor` [C] float32 multiplies what comes out, by way of the kernel."""
         pad = PADDINGS[self.padding]
         rows, columns = (pad(size, self.kernel_size, self.stride) for size in x.shape[1:3])
-        return depthwise.depthwise_convolution(
-            x, self.kernel[...].astype(x.dtype), stride=self.stride, padding=(rows, columns)
-        )
+        kernel = self.kernel[...] if factor is None else self.kernel[...] * factor
+        return depthwise.depthwise_convolution(x, kernel.astype(x.dtype), stride=self.stride, padding=(rows, columns))
 
 
 class BatchNorm(nnx.Module):
     """Batch normalisation (arXiv:1502.03167) over all axes but the last, computed in float32.
 
     Running statistics move by `momentum` (the weight of the old value, as in Keras; PyTorch's is one minus it) towards
-    the batch's mean and biased variance. Under a data-parallel `jit` the batch is the global one.
+    the batch's mean and biased variance. Under a data-parallel `jit` the batch is the global one. Without
+    `batch_statistics` the running ones are used in training too, and stay; scale and bias train all the same.
     """
 
-    def __init__(self, channels: int, *, epsilon: float, momentum: float):
-        self.epsilon, self.momentum = epsilon, momentum
+    def __init__(self, channels: int, *, epsilon: float, momentum: float, batch_statistics: bool = True):
+        self.epsilon, self.momentum, self.batch_statistics = epsilon, momentum, batch_statistics
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = BatchStat(jnp.zeros(channels))
@@ -142,7 +146,7 @@ class BatchNorm(nnx.Module):
         self, x: jax.Array, *, trained: Trained, activation: Activation = identity
     ) -> jax.Array:  # [..., C] -> [..., C]
         """Normalises by the batch where trained, else by the running statistics, which then stay as they are."""
-        if trained is False:
+        if self.is_fixed(trained):
             factor, shift = self.affine()
             return activation((x * factor + shift).astype(x.dtype))
         y, *statistics = batch_norm.norm_activation(
@@ -150,6 +154,10 @@ class BatchNorm(nnx.Module):
         )
         self.update(*statistics, trained=trained)
         return y
+
+    def is_fixed(self, trained: Trained) -> bool:
+        """Whether it is known before compilation that the running statistics are used, so that it can be folded."""
+        return trained is False or not self.batch_statistics
 
     def parameters(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Scale, bias, running mean and running variance."""
@@ -168,14 +176,25 @@ class BatchNorm(nnx.Module):
             statistic[...] = choose(trained, moved, old)
 
 
-def pointwise_norm(
-    convolution: Convolution, norm: BatchNorm, x: jax.Array, *, trained: Trained, activation: Activation = identity
-) -> jax.Array:  # [B, H, W, C] -> [B, H, W, D]
-    """`norm(convolution(x))` for a 1x1 convolution without bias, in fewer passes over memory."""
-    kernel = convolution.kernel[...].astype(x.dtype)[0, 0]
-    if trained is False:
+def normed_convolution(
+    convolution: Convolution | DepthwiseConvolution,
+    norm: BatchNorm,
+    x: jax.Array,
+    *,
+    trained: Trained,
+    activation: Activation = identity,
+) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
+    """`norm(convolution(x))` for a convolution without bias, in fewer passes over memory.
+
+    BatchNorm on running statistics is folded: its factor goes into the kernel. So do its gradients, which come from the
+    kernel's without another pass over the image.
+    """
+    if norm.is_fixed(trained):
         factor, shift = norm.affine()
-        return activation(x @ (kernel * factor).astype(x.dtype) + shift.astype(x.dtype))
+        return activation((convolution(x, factor=factor) + shift).astype(x.dtype))
+    if convolution.kernel_size > 1 or convolution.stride > 1:
+        return norm(convolution(x), trained=trained, activation=activation)
+    kernel = convolution.kernel[...].astype(x.dtype)[0, 0]
     y, *statistics = batch_norm.pointwise_norm_activation(
         x, kernel, *norm.parameters(), jnp.float32(trained), epsilon=norm.epsilon, activation=activation
     )

@@ -1,4 +1,7 @@
-"""A model of keras.applications on TensorFlow, float32 on the CPU, in a compiled graph."""
+"""A model of keras.applications on TensorFlow, float32 on the CPU, in a compiled graph.
+
+Option: `running_statistics` to train with BatchNorm as in inference; its scale and bias train all the same.
+"""
 
 import os
 from collections.abc import Callable
@@ -7,7 +10,7 @@ from typing import Any
 import turns
 
 
-def build(mode: str, batch: int, size: int, model: str) -> Callable[[], Any]:
+def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callable[[], Any]:
     """A step of AdamW, or a forward."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -16,6 +19,16 @@ def build(mode: str, batch: int, size: int, model: str) -> Callable[[], Any]:
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
+    if "running_statistics" in options:
+        # Not `trainable = False`, which would spare Keras the gradients of scale and bias.
+        norm = keras.layers.BatchNormalization
+        plain = norm.call
+
+        def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+            del training
+            return plain(self, inputs, training=False, mask=mask)
+
+        norm.call = call
     network = getattr(keras.applications, model)(
         weights=None, classes=4, input_shape=(size, size, 3), classifier_activation=None
     )

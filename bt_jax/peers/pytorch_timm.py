@@ -1,4 +1,7 @@
-"""A model of timm in PyTorch, channels last, float32 on the CPU; with the option `compile` through torch.compile."""
+"""A model of timm in PyTorch, channels last, float32 on the CPU.
+
+Options: `compile` through torch.compile; `running_statistics` to train with BatchNorm as in inference.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +18,10 @@ def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callab
     torch.manual_seed(0)
     network = timm.create_model(model, pretrained=False, num_classes=4).to(memory_format=torch.channels_last)
     network.train(mode == "train")
+    if "running_statistics" in options:
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
     images = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch) % 4
     called = torch.compile(network) if "compile" in options else network

@@ -87,3 +87,8 @@ def test_no_testing_images(folder):
     data = divide(folder.open(), folds=2)
     assert len(data.testing) == 0 and len(data.training) + len(data.validation) == 8
     assert data.grouping == "8 images by near duplicates alone, their patients unknown"
+
+
+def test_the_groups_of_the_validation_images(source):
+    data = divide(source, fold=2)
+    assert data.validation_groups == [source.groups[path] for path in data.validation.paths]

@@ -139,3 +139,14 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 def test_unknown_model() -> None:
     with pytest.raises(UsageError, match=r"there is no model 'efficientnet_b9'.*efficientnet_b1"):
         registry.create("efficientnet_b9", classes=3)
+
+
+def test_without_batch_statistics_training_normalises_as_inference() -> None:
+    network, params, stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), batch_statistics=False)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
+    options = {"start": "stem", "stop": "block_02"}  # further up whole branches may be dropped
+    outputs, _ = network.apply(params, stats, x, **options, trained=True, dropout_key=jax.random.key(0))
+    expected, _ = network.apply(params, stats, x, **options)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
+    _, new_stats = network.apply(params, stats, x, trained=True, dropout_key=jax.random.key(0))
+    assert changed(stats, new_stats) == {"head"}

@@ -97,6 +97,40 @@ def test_running_statistics_carry_no_gradient() -> None:
     assert not np.any(jax.grad(statistics)(jnp.arange(20.0).reshape(4, 5)))
 
 
+@pytest.mark.parametrize("kind", ["pointwise", "convolution", "depthwise"])
+def test_fixed_statistics_fold_into_the_kernel(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    norm, channels = batch_norm(4, batch_statistics=False), 4 if kind == "depthwise" else 3
+    if kind == "depthwise":
+        convolution: Any = layers.DepthwiseConvolution(4, kernel_size=3, stride=2, generator=generator)
+    else:
+        size = 1 if kind == "pointwise" else 3
+        convolution = layers.Convolution(3, 4, kernel_size=size, generator=generator)
+    x = jnp.asarray(generator.normal(size=(2, 6, 7, channels)), jnp.float32)
+    statistics = [np.asarray(norm.mean[...]), np.asarray(norm.variance[...])]
+
+    def folded(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        own_convolution, own_norm = nnx.clone((convolution, norm))  # those outside belong to no trace
+        own_convolution.kernel[...], own_norm.scale[...], own_norm.bias[...] = kernel, scale, bias
+        y = layers.normed_convolution(own_convolution, own_norm, x, trained=True, activation=jax.nn.silu)
+        np.testing.assert_array_equal([own_norm.mean[...], own_norm.variance[...]], statistics, "they stay")
+        return y
+
+    def plain(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        own = nnx.clone(convolution)
+        own.kernel[...] = kernel
+        normalised = (own(x) - norm.mean[...]) / jnp.sqrt(norm.variance[...] + norm.epsilon)
+        return jax.nn.silu(normalised * scale + bias)
+
+    given = x, convolution.kernel[...], norm.scale[...], norm.bias[...]
+    outputs, pull = jax.vjp(folded, *given)
+    expected, pull_expected = jax.vjp(plain, *given)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
+    gradient = jnp.asarray(generator.normal(size=outputs.shape), jnp.float32)
+    for mine, theirs in zip(pull(gradient), pull_expected(gradient), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_batch_norm_computes_in_float32() -> None:
     x = jnp.asarray(np.random.default_rng(1).normal(3, 0.5, size=(4096, 5)), jnp.bfloat16)
     norm, exact = batch_norm(5), batch_norm(5)

@@ -32,11 +32,12 @@ def test_pointwise_is_the_matrix_product(shape: tuple[int, ...]) -> None:
     )
 
 
+@pytest.mark.parametrize("gated", [pointwise.gated_pointwise, pointwise.gated_twice])
 @pytest.mark.parametrize("side", [3, 31])
-def test_gated_pointwise_equals_gating_first_on_both_sides_of_the_threshold(side: int) -> None:
+def test_gated_pointwise_equals_gating_first_on_both_sides_of_the_threshold(gated: Any, side: int) -> None:
     assert (side * side >= pointwise.PIXELS_PER_PRODUCT) == (side == 31)
     generator = np.random.default_rng(0)
     inputs = [generator.normal(size=(2, side, side, 3)), generator.normal(size=(2, 3)), generator.normal(size=(3, 4))]
-    ours = values_and_gradients(pointwise.gated_pointwise, inputs)
+    ours = values_and_gradients(gated, inputs)
     theirs = values_and_gradients(lambda x, gate, kernel: (x * gate[:, None, None, :]) @ kernel, inputs)
     assert_equal(ours, theirs)
