@@ -49,7 +49,9 @@ def test_the_commands_run_in_their_order(tmp_path: pathlib.Path):
     small |= {"stages.count": 1, "data.folds": 2}
     for line in PYTHON_COMMANDS:
         placed = re.sub(
-            r"([ =])(archive\.zip|audit$|runs/|scores|benchmarks)", lambda match: f"{match[1]}{tmp_path}/{match[2]}", line
+            r"([ =])(archive\.zip|audit$|runs/|scores|benchmarks)",
+            lambda found: f"{found[1]}{tmp_path}/{found[2]}",
+            line,
         )
         arguments = [sys.executable, *shlex.split(placed)[1:]]
         if "bt_jax.main" in line:
