@@ -123,5 +123,7 @@ def test_all_names_have_a_size_and_a_constructor() -> None:
 def test_an_option_that_a_model_does_not_have() -> None:
     with pytest.raises(UsageError, match="mlp has no option filters, momentum: it has channels, dropout_rate, hidden"):
         registry.create("mlp", classes=3, filters=(4,), momentum=0.0)
-    with pytest.raises(UsageError, match="efficientnet_nano has no option variant: it has batch_statistics, dropout_rate, epsilon"):
+    with pytest.raises(
+        UsageError, match="efficientnet_nano has no option variant: it has batch_statistics, dropout_rate, epsilon"
+    ):
         registry.create("efficientnet_nano", classes=3, variant="efficientnet_b1")
