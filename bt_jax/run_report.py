@@ -11,6 +11,7 @@ from bt_jax.data import known_patients, seen_images
 from bt_jax.data.folds import DividedData
 from bt_jax.patients import Patients
 
+SHIFTED = "source_probe"  # folder of the shift probe's report
 Logits = Callable[[np.ndarray], np.ndarray]
 
 
@@ -23,7 +24,7 @@ def write(
     facts: model_card.ModelFacts,
     say: Callable[[str], None],
 ) -> pathlib.Path:
-    """Fits the temperature on the validation images, scores these and the testing images, and writes `report/`.
+    """Fits the temperature on the validation images, scores these and the other parts, and writes `report/`.
 
     Args:
       folder: the workdir.
@@ -42,7 +43,7 @@ def write(
     training = set(data.training.fingerprints), data.training.thumbnails
     logits = {
         name: logits_of(dataset.images)
-        for name, dataset in (("validation", data.validation), ("testing", data.testing))
+        for name, dataset in (("validation", data.validation), ("testing", data.testing), (SHIFTED, data.shifted))
         if len(dataset)
     }
     temperature = Temperature(
@@ -55,8 +56,9 @@ def write(
     tested = known_patients.groups_of(data.testing, data.source.groups)
     results = {}
     for name, dataset, known, patients in (
-        ("validation", data.validation, training, Patients(data.validation_groups, data.grouping)),
+        ("validation", data.validation, training, Patients(data.groups_of(data.validation), data.grouping)),
         ("testing", data.testing, seen, Patients(*tested) if tested else None),
+        (SHIFTED, data.shifted, seen, Patients(data.groups_of(data.shifted), data.grouping)),
     ):
         if name not in logits:
             continue
@@ -79,6 +81,9 @@ def write(
         )
         say(score_text.in_a_line(results[name]))
         say(f"{name}: {score_text.calibration_in_words(results[name])}")
+    if data.probe and SHIFTED in results:
+        facts["shift_probe"] = score_text.probe_in_words(results[SHIFTED], of=data.probe.words)
+        say(f"shift probe: {facts['shift_probe']}")
     training_curves.draw(
         directory / "training_curves.png",
         rows=writers.read_metrics(folder),

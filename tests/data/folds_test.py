@@ -91,4 +91,4 @@ def test_no_testing_images(folder):
 
 def test_the_groups_of_the_validation_images(source):
     data = divide(source, fold=2)
-    assert data.validation_groups == [source.groups[path] for path in data.validation.paths]
+    assert data.groups_of(data.validation) == [source.groups[path] for path in data.validation.paths]
