@@ -47,7 +47,7 @@ def defaults() -> ml_collections.ConfigDict:
     augment.blur = 1.0  # largest standard deviation of a Gaussian blur, in pixels
     augment.border = 0.1  # largest extra black border, or crop, as a fraction of the side
     augment.crop = 0.0  # largest fraction of the side that is cut away; what is kept, anywhere, fills the frame
-    augment.aspect = 0.0  # stretched across by 1 / (1 + aspect) .. 1 + aspect, and down by the inverse
+    augment.aspect = 0.0  # width over height times 1 / (1 + aspect) .. 1 + aspect
     augment.elastic = 0.0  # farthest that points of a coarse grid move, as a fraction of the side
     augment.fourier = 0.0  # largest share of coarse amplitudes of an image from another source; every second image
     augment.histogram = 0.0  # largest share of grey values spread as in an image from another source; every second one

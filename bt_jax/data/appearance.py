@@ -12,14 +12,8 @@ from PIL import Image, ImageFilter
 
 from bt_jax.data.geometry import smooth
 
-_FILTERS = (
-    Image.Resampling.BOX,
-    Image.Resampling.BILINEAR,
-    Image.Resampling.HAMMING,
-    Image.Resampling.BICUBIC,
-    Image.Resampling.LANCZOS,
-    Image.Resampling.NEAREST,
-)
+_ENLARGING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+_REDUCING = (*_ENLARGING, Image.Resampling.BOX, Image.Resampling.HAMMING, Image.Resampling.NEAREST)
 _BEST_QUALITY, _WORST_QUALITY = 95, 5  # of JPEG
 _KERNELS = (1, 3, 5)  # sides
 
@@ -48,9 +42,9 @@ def resolution(image: np.ndarray, *, strength: float, generator: np.random.Gener
     """
     side = image.shape[0]
     small = max(1, round(side * (1 - strength * generator.random())))
-    down, up = generator.integers(len(_FILTERS)), generator.integers(len(_FILTERS) - 1)  # none enlarges by blocks
-    picture = Image.fromarray(image).resize((small, small), _FILTERS[down])
-    return np.asarray(picture.resize((side, side), _FILTERS[up]))
+    down, up = generator.integers(len(_REDUCING)), generator.integers(len(_ENLARGING))
+    picture = Image.fromarray(image).resize((small, small), _REDUCING[down])
+    return np.asarray(picture.resize((side, side), _ENLARGING[up]))
 
 
 def sharpness(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:

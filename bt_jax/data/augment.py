@@ -30,7 +30,7 @@ _LIMITS = {
     "noise": 1.0,
     "blur": 50.0,
     "border": 0.4,
-    "crop": 0.6,
+    "crop": 0.5,
     "aspect": 0.5,
     "elastic": 0.05,
     "fourier": 1.0,
@@ -38,10 +38,10 @@ _LIMITS = {
     "convolution": 1.0,
     "bias_field": 2.0,
     "sharpness": 5.0,
-    "resolution": 0.8,
+    "resolution": 0.75,
     "jpeg": 1.0,
     "curve": 1.0,
-    "cutout": 0.6,
+    "cutout": 0.5,
 }
 
 # In the order in which they are applied. Those of style need a partner.
@@ -77,8 +77,8 @@ class Augmentation:
       border: fraction of the side; an extra black border of a width in 0 .. border on every side, or as wide a crop,
         equally likely: the head is shrunk or enlarged inside the frame. Default 0.
       crop: fraction of the side, in 0 .. crop, that is cut away; what is kept lies anywhere and fills the frame. 0.
-      aspect: the head is stretched across by a factor in 1 / (1 + aspect) .. 1 + aspect, log-uniform, and down by its
-        inverse. Default 0.
+      aspect: width over height is multiplied by a factor in 1 / (1 + aspect) .. 1 + aspect, log-uniform; the area stays.
+        Default 0.
       elastic: fraction of the side; points of a coarse grid move by up to that, and the rest with them. Default 0.
       fourier: coarse amplitudes mixed with a partner's, see `style.exchange_amplitude`. Default 0.
       histogram: grey values mixed with a partner's, see `style.exchange_histogram`. Default 0.
@@ -228,7 +228,7 @@ def _warped_further(
     return dataclasses.replace(
         warp,
         scale=warp.scale * enlarged,
-        aspect=(1 + settings.aspect) ** own("aspect").uniform(-1, 1),
+        aspect=(1 + settings.aspect) ** own("aspect").uniform(-0.5, 0.5),
         shift=(warp.shift[0] - place[0] * enlarged, warp.shift[1] - place[1] * enlarged),
         displacements=elastic,
     )

@@ -8,16 +8,17 @@ import numpy as np
 from bt_jax.data.appearance import to_bytes
 
 _BLACKEST = 8  # grey levels: what is darker is taken for the surroundings of the head, and stays
-_LOWEST, _HIGHEST = (
-    0.01,
-    0.1,
-)  # of the window of exchanged frequencies: beta in arXiv:2004.05498
+_STEEPEST = 3.0  # slope of a curve of grey values: one that is steeper makes grains of noise
+# Of the window of exchanged frequencies, as shares of the side: beta in arXiv:2004.05498. Above, waves cross the head.
+_LOWEST, _HIGHEST = 0.005, 0.03
 
 
 def exchange_histogram(
     image: np.ndarray, *, partner: np.ndarray, strength: float, generator: np.random.Generator
 ) -> np.ndarray:
     """Grey values mapped by a curve that never falls, so that inside the head they spread as the partner's do.
+
+    Where the curve would be steeper than 3 it is cut to that, and lies lower from there on.
 
     Args:
       image: [S, S] uint8.
@@ -35,6 +36,7 @@ def exchange_histogram(
     ranks = [(np.cumsum(counts) - counts / 2) / counts.sum() for counts in (own, other)]
     present = other > 0
     mapped = np.interp(ranks[0], ranks[1][present], values[present])
+    mapped = mapped[0] + np.cumsum(np.minimum(np.diff(mapped, prepend=mapped[0]), _STEEPEST))
     share = strength * generator.random()
     curve = np.arange(256, dtype=np.float64)
     curve[_BLACKEST:] += share * (mapped - values)
