@@ -11,6 +11,7 @@ import numpy as np
 
 from bt_jax import calibration, checkpoint, files, metrics, model_card, report, score_text, workdir
 from bt_jax.calibration import Change, Temperature
+from bt_jax.data import probe
 from bt_jax.labels import SYNTHETIC_NOTICE
 from bt_jax.patients import Patients
 
@@ -170,7 +171,7 @@ def _probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
     """The recall of each fold's network on the shift probe, clean images alone if there are any."""
     found = []
     for workdir_ in workdirs:
-        result = json.loads((workdir_ / "report" / "source_probe" / "metrics.json").read_text())
+        result = json.loads((workdir_ / "report" / probe.SPLIT / "metrics.json").read_text())
         shown = result["subsets"]["clean"] if result["subsets"]["clean"]["n"] else result
         found += [float(row["recall"]) for row in shown["per_class"].values() if row["support"]]
     return found

@@ -7,11 +7,10 @@ import numpy as np
 
 from bt_jax import calibration, model_card, report, score_text, training_curves, writers
 from bt_jax.calibration import Change, Temperature
-from bt_jax.data import known_patients, seen_images
+from bt_jax.data import known_patients, probe, seen_images
 from bt_jax.data.folds import DividedData
 from bt_jax.patients import Patients
 
-SHIFTED = "source_probe"  # folder of the shift probe's report
 Logits = Callable[[np.ndarray], np.ndarray]
 
 
@@ -43,7 +42,7 @@ def write(
     training = set(data.training.fingerprints), data.training.thumbnails
     logits = {
         name: logits_of(dataset.images)
-        for name, dataset in (("validation", data.validation), ("testing", data.testing), (SHIFTED, data.shifted))
+        for name, dataset in (("validation", data.validation), ("testing", data.testing), (probe.SPLIT, data.shifted))
         if len(dataset)
     }
     temperature = Temperature(
@@ -58,7 +57,7 @@ def write(
     for name, dataset, known, patients in (
         ("validation", data.validation, training, Patients(data.groups_of(data.validation), data.grouping)),
         ("testing", data.testing, seen, Patients(*tested) if tested else None),
-        (SHIFTED, data.shifted, seen, Patients(data.groups_of(data.shifted), data.grouping)),
+        (probe.SPLIT, data.shifted, seen, Patients(data.groups_of(data.shifted), data.grouping)),
     ):
         if name not in logits:
             continue
@@ -81,8 +80,8 @@ def write(
         )
         say(score_text.in_a_line(results[name]))
         say(f"{name}: {score_text.calibration_in_words(results[name])}")
-    if data.probe and SHIFTED in results:
-        facts["shift_probe"] = score_text.probe_in_words(results[SHIFTED], of=data.probe.words)
+    if data.probe and probe.SPLIT in results:
+        facts["shift_probe"] = score_text.probe_in_words(results[probe.SPLIT], of=data.probe.words)
         say(f"shift probe: {facts['shift_probe']}")
     training_curves.draw(
         directory / "training_curves.png",

@@ -77,8 +77,8 @@ class Augmentation:
       border: fraction of the side; an extra black border of a width in 0 .. border on every side, or as wide a crop,
         equally likely: the head is shrunk or enlarged inside the frame. Default 0.
       crop: fraction of the side, in 0 .. crop, that is cut away; what is kept lies anywhere and fills the frame. 0.
-      aspect: width over height is multiplied by a factor in 1 / (1 + aspect) .. 1 + aspect, log-uniform; the area stays.
-        Default 0.
+      aspect: width over height is multiplied by a factor in 1 / (1 + aspect) .. 1 + aspect, log-uniform; the area
+        stays. Default 0.
       elastic: fraction of the side; points of a coarse grid move by up to that, and the rest with them. Default 0.
       fourier: coarse amplitudes mixed with a partner's, see `style.exchange_amplitude`. Default 0.
       histogram: grey values mixed with a partner's, see `style.exchange_histogram`. Default 0.

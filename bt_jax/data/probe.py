@@ -14,6 +14,8 @@ from bt_jax import labels
 from bt_jax.data.dataset import Dataset
 from bt_jax.errors import UsageError
 
+SPLIT = "source_probe"  # name of the images in reports
+
 _FORM = (
     "use CLASS:CUE=PATTERN or CLASS:CUE!=PATTERN with the cue patient or size, such as 'glioma_tumor:patient=[0-9]*' "
     "or 'no_tumor:size!=225x225', or CLASS:web for images without a known patient"

@@ -32,7 +32,7 @@ def test_what_changes_nothing_says_so() -> None:
 
 def test_each_part_moves_a_point_to_its_place() -> None:
     assert place(Warp(mirrored=True)(dot(20, 30))) == pytest.approx((59, 30), abs=0.1)
-    assert place(Warp(scale=1.5)(dot(30, 30))) == pytest.approx((24.75, 24.75), abs=0.1)
+    assert place(Warp(scale=1.5)(dot(30, 30))) == pytest.approx((25.25, 25.25), abs=0.1)
     assert place(Warp(shift=(0.1, -0.05))(dot(30, 30))) == pytest.approx((38, 26), abs=0.1)
     # Width over height grows by the square of the aspect.
     assert place(Warp(aspect=1.25)(dot(30, 30))) == pytest.approx((27.6, 31.9), abs=0.2)

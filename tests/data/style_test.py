@@ -86,4 +86,4 @@ def test_only_the_lowest_frequencies_change() -> None:
         change = np.abs(np.fft.fft2(result.astype(float) - image))
         row, column = np.abs(np.fft.fftfreq(120) * 120)[:, None], np.abs(np.fft.fftfreq(120) * 120)[None]
         low = (row <= 0.03 * 120) & (column <= 0.03 * 120)
-        assert change[~low].max() < 0.02 * change[low].max()
+        assert (change[~low] ** 2).sum() / 120**4 < 0.1  # the variance of rounding is 1 / 12
