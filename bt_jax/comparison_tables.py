@@ -32,8 +32,8 @@ class Row:
       name: from the settings that differ.
       settings: the fields in which the rows of this comparison differ.
       runs: at least one.
-      scores: `accuracy`, `macro_f1`, `recall CLASS`, `probe_recall`, `training_s`, `images_per_s`, and of the Testing folder
-        `testing_clean_n`, `testing_clean_accuracy` and the same for `leaked`; what no run has is absent.
+      scores: `accuracy`, `macro_f1`, `recall CLASS`, `probe_recall`, `training_s`, `images_per_s`, and of the Testing
+        folder `testing_clean_n`, `testing_clean_accuracy` and the same for `leaked`; what no run has is absent.
       parameters: of the model.
       flops: of a forward of one image, see `summary.Layer`.
     """

@@ -274,7 +274,9 @@ def make_train_step(
             x = spread * x + (1 - spread) * x[::-1]
         logits, batch_stats = network.apply(params, batch_stats, x, start=start, trained=flags, dropout_key=key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
-        weight = weight_of[batch["label"]] * batch.get("weight", 1)
+        weight = weight_of[batch["label"]]
+        if "weight" in batch:
+            weight *= batch["weight"]
         losses = optax.softmax_cross_entropy(logits, targets) * weight
         if share is not None:
             others = optax.softmax_cross_entropy(logits, targets[::-1]) * weight[::-1]
