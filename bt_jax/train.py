@@ -270,6 +270,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UsageError(f"config.{name} is {share}: use a number from 0 to 1")
+    Augmentation(**config.augment)  # refuses what is beyond its limits
     if not 0 <= config.train.mixup <= 10:
         raise UsageError(f"config.train.mixup is {config.train.mixup}: use a number from 0 (off) to 10")
     if config.data.balance not in ("none", "source"):

@@ -185,7 +185,8 @@ def test_they_are_found_only_where_nothing_differs(tmp_path):
 
 def test_other_code_of_the_augmentation_is_noticed(tmp_path, monkeypatch):
     find_or_compute(cache(tmp_path), views=(0,))
-    monkeypatch.setattr(features, "augment", lambda *a, **k: augment.augment(*a, **k) * np.float32(0.5))
+    original = augment.augment
+    monkeypatch.setattr(augment, "augment", lambda *a, **k: original(*a, **k) * np.float32(0.5))
     assert not is_found(cache(tmp_path), views=(0,))
 
 

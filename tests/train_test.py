@@ -162,6 +162,7 @@ ROBUST: dict[str, Any] = {
     "train__cached_views": 2,
     "stages__count": 2,
     "stages__head_epochs": 2.0,
+    "stages__lowest_segment": "top",
     **{
         f"augment__{name}": strength
         for name, strength in {
