@@ -18,6 +18,7 @@ from bt_jax import (
     summary,
 )
 from bt_jax.comparison_tables import Outcome, Row, Spread
+from bt_jax.data import probe
 from bt_jax.errors import UsageError
 from bt_jax.finished_runs import Answer, Run
 from bt_jax.labels import SYNTHETIC_NOTICE
@@ -153,6 +154,11 @@ def _spreads(runs: Sequence[Run]) -> dict[str, Spread]:
         add("macro_f1", validation["macro_f1"])
         for name, scores in validation["per_class"].items():
             add(f"recall {name}", scores["recall"])
+        if probe.SPLIT in run.scores:
+            scores = run.scores[probe.SPLIT]
+            clean = scores["subsets"]["clean"]
+            # Of one class: what is right is its recall.
+            add("probe_recall", (clean if clean["n"] else scores)["accuracy"])
         add("training_s", run.seconds)
         add("images_per_s", _median([row["train/images_per_s"] for row in run.curves if "train/images_per_s" in row]))
         for subset in ("clean", "leaked"):

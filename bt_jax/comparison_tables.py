@@ -32,8 +32,8 @@ class Row:
       name: from the settings that differ.
       settings: the fields in which the rows of this comparison differ.
       runs: at least one.
-      scores: `accuracy`, `macro_f1`, `recall CLASS`, `training_s`, `images_per_s`, and of the Testing folder
-        `testing_clean_n`, `testing_clean_accuracy` and the same for `leaked`; what no run has is absent.
+      scores: `accuracy`, `macro_f1`, `recall CLASS`, `probe_recall`, `training_s`, `images_per_s`, and of the Testing
+        folder `testing_clean_n`, `testing_clean_accuracy` and the same for `leaked`; what no run has is absent.
       parameters: of the model.
       flops: of a forward of one image, see `summary.Layer`.
     """
@@ -89,6 +89,10 @@ _NOTES = (
     "Training time: all stages with their evaluations, checkpoints and waiting for the compiler, on the machine of the "
     "run; images/s: the median over the rows of the run's log, which covers training steps alone.",
 )
+_PROBE_NOTE = (
+    "Shift probe: the recall on images of a class from another source, which were kept from training and validation "
+    "(`config.data.probe`)."
+)
 _TEST_NOTES = (
     "McNemar's exact test compares two runs on the same validation images: of those that one of them alone got right, "
     "are more the reference's than would be by chance? Runs of the same seed are paired, their folds taken together. "
@@ -108,10 +112,12 @@ def markdown(
     """The whole comparison, with what its numbers mean."""
     classes = list(dict.fromkeys(name for row in rows for name in row.classes))
     header = ["Row", "Seeds", "Runs", "Accuracy", "Macro-F1", *(f"Recall {_readable(name)}" for name in classes)]
-    header += ["Parameters", "MFLOP", "Training time", "Images/s"]
+    shifted = any("probe_recall" in row.scores for row in rows)
+    header += ["Shift probe"] * shifted + ["Parameters", "MFLOP", "Training time", "Images/s"]
     lines = [
         [f"`{row.name}`", row.seeds, len(row.runs)]
         + [_share(row.scores.get(name)) for name in ("accuracy", "macro_f1", *(f"recall {name}" for name in classes))]
+        + [_share(row.scores.get("probe_recall"))] * shifted
         + ["-" if row.parameters is None else f"{row.parameters:,}"]
         + ["-" if row.flops is None else summary.mega(row.flops)]
         + [_spread(row.scores.get("training_s"), _duration), _spread(row.scores.get("images_per_s"), "{:,.1f}".format)]
@@ -124,7 +130,7 @@ def markdown(
         parts += ["## Where the settings differ", _table(["Row", *(f"`{field}`" for field in fields)], settings)]
     if tests:
         parts += ["## More than luck?", f"Each row against the reference `{reference}`.", _tests(tests), *_TEST_NOTES]
-    parts += [*_testing(rows), "## How to read it", *_NOTES]
+    parts += [*_testing(rows), "## How to read it", *_NOTES, _PROBE_NOTE if shifted else ""]
     if left_out:
         parts += ["## Left out", "\n".join(f"- {line}" for line in left_out)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -199,11 +205,12 @@ def csv_rows(rows: Sequence[Row], *, tests: Tests, reference: str) -> tuple[list
 
 
 def in_short(rows: Sequence[Row]) -> str:
-    """A line for each row: name, runs, accuracy, macro-F1."""
+    """A line for each row: name, runs, accuracy, macro-F1, and the recall on a shift probe."""
     width = max(len(row.name) for row in rows)
     return "\n".join(
         f"{row.name:<{width}}  {len(row.runs)} {'run ' if len(row.runs) == 1 else 'runs'}  "
         f"accuracy {_share(row.scores.get('accuracy'))}  macro-F1 {_share(row.scores.get('macro_f1'))}"
+        + (f"  shift probe {_share(row.scores['probe_recall'])}" if "probe_recall" in row.scores else "")
         for row in rows
     )
 

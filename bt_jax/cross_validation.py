@@ -11,6 +11,7 @@ import numpy as np
 
 from bt_jax import calibration, checkpoint, files, metrics, model_card, report, score_text, workdir
 from bt_jax.calibration import Change, Temperature
+from bt_jax.data import probe
 from bt_jax.labels import SYNTHETIC_NOTICE
 from bt_jax.patients import Patients
 
@@ -99,10 +100,21 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
         images=len(answers.labels),
     )
     calibration.write(folder, ensemble)
+    facts = _facts(workdirs, record, ensemble)
+    recalls = _probe_recalls(workdirs) if record["data"].get("probe") else []
+    if recalls:
+        facts["shift_probe"] = (
+            f"recall {np.mean(recalls):.3f} on average over the networks ({min(recalls):.3f} to {max(recalls):.3f}), "
+            f"on images of {record['data']['probe']}, which were kept from training"
+        )
+        say(f"shift probe: {facts['shift_probe']}")
     card = folder / "report" / "model_card.md"
-    model_card.write_model_card(card, facts=_facts(workdirs, record, ensemble), metrics={SPLIT: result}, notice=notice)
+    model_card.write_model_card(card, facts=facts, metrics={SPLIT: result}, notice=notice)
 
     summary: dict[str, Any] = {"schema": SCHEMA, "folds": folds, "synthetic": synthetic, "notice": notice}
+    if recalls:
+        spread = {"mean": float(np.mean(recalls)), "min": min(recalls), "max": max(recalls)}
+        summary["shift_probe"] = {"of": record["data"]["probe"], "recall": spread, "recalls": recalls}
     scores = [_fold_scores(answers, after, fold) for fold in range(folds)]
     for name in _SPREAD:
         values = [score[name] for score in scores if score[name] is not None]
@@ -153,6 +165,16 @@ def _pooled(workdirs: list[pathlib.Path]) -> OutOfFold:
         leaked=np.array(leaked, bool),
         groups=list(groups),
     )
+
+
+def _probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
+    """The recall of each fold's network on the shift probe, clean images alone if there are any."""
+    found = []
+    for workdir_ in workdirs:
+        result = json.loads((workdir_ / "report" / probe.SPLIT / "metrics.json").read_text())
+        shown = result["subsets"]["clean"] if result["subsets"]["clean"]["n"] else result
+        found += [float(row["recall"]) for row in shown["per_class"].values() if row["support"]]
+    return found
 
 
 def _temperature(answers: OutOfFold, rows: np.ndarray) -> float:

@@ -19,6 +19,9 @@ def defaults() -> ml_collections.ConfigDict:
     data.dir = ""  # folder or zip; empty with auto: $BT_DATA, else data/brain_tumor_mri, else a Kaggle download
     data.folds = 5  # folds of the split by patient
     data.fold = 0  # the fold to validate on; -1 trains all folds one after the other
+    data.probe = ""  # images kept from training, to see if a class is known elsewhere: "CLASS:web" (without a known
+    # patient), "CLASS:patient=PATTERN", "CLASS:size=225x225", each also with !=; scored in report/source_probe
+    data.balance = "none"  # none, or source: within a class the collections of images count alike in the loss
     data.max_unreadable = 10  # files left out, with a warning, because they are not readable images; more is an error
     data.phantoms_per_class = (80, 20)  # phantoms in Training and Testing, where they are the source
     data.views = 0  # different augmentations of an image; 0 draws a new one in every epoch
@@ -43,6 +46,18 @@ def defaults() -> ml_collections.ConfigDict:
     augment.noise = 0.03  # largest standard deviation of Gaussian noise, as a fraction of the full range
     augment.blur = 1.0  # largest standard deviation of a Gaussian blur, in pixels
     augment.border = 0.1  # largest extra black border, or crop, as a fraction of the side
+    augment.crop = 0.0  # largest fraction of the side that is cut away; what is kept, anywhere, fills the frame
+    augment.aspect = 0.0  # width over height times 1 / (1 + aspect) .. 1 + aspect
+    augment.elastic = 0.0  # farthest that points of a coarse grid move, as a fraction of the side
+    augment.fourier = 0.0  # largest share of coarse amplitudes of an image from another source; every second image
+    augment.histogram = 0.0  # largest share of grey values spread as in an image from another source; every second one
+    augment.convolution = 0.0  # largest share of what a small random kernel makes; every second image
+    augment.bias_field = 0.0  # uneven brightness within 1 / (1 + bias_field) .. 1 + bias_field
+    augment.sharpness = 0.0  # largest strength of an unsharp mask
+    augment.resolution = 0.0  # largest share of the side's pixels that get lost
+    augment.jpeg = 0.0  # JPEG down to a quality of 95 - 90 jpeg; every second image
+    augment.curve = 0.0  # largest share of a random curve of intensities that never falls
+    augment.cutout = 0.0  # largest sides of a grey rectangle, as fractions of the image's; every second image
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.class_weights = "balanced"  # none, balanced (as scikit-learn), or numbers in class order: "1,1,2,1"
@@ -73,6 +88,7 @@ def defaults() -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 64  # images in a step, over all devices
     train.dtype = "auto"  # of the computation: float32, bfloat16, or auto (float32 on a CPU)
+    train.mixup = 0.0  # images mixed in pairs by shares of a Beta distribution with this parameter; 0 is off
     train.average_decay = 0.999  # moving average of the weights, which is evaluated and kept; 0 is off
     train.log_every = 10  # steps between rows of metrics.jsonl
     train.cached_views = 3  # fixed augmentations of an image in stage 1, whose features are computed once; 0 is off

@@ -21,7 +21,8 @@ import tqdm
 from jax.sharding import Mesh
 
 from bt_jax import files, steps
-from bt_jax.data.augment import Augmentation, augment, generator_for
+from bt_jax.data.augment import Augmentation
+from bt_jax.data.views import Views
 from bt_jax.errors import UsageError
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
@@ -82,6 +83,7 @@ class FeatureCache:
       threads: that augment.
       limit: bytes for one cut, and for all entries together: those not used for longest make room.
       folder: where entries are.
+      kinds: [N] integers, see `views.Views`; None: all images are of one kind.
     """
 
     network: Network
@@ -95,6 +97,7 @@ class FeatureCache:
     threads: int
     limit: int
     folder: pathlib.Path
+    kinds: np.ndarray | None = None
 
     def cuts(
         self, plan: Sequence[Stage], params: Tree, batch_stats: Tree, *, lowest_segment: str, steps_per_epoch: int
@@ -217,6 +220,7 @@ class FeatureCache:
             "images": _sha256(self.images),
             "settings": dataclasses.asdict(self.settings),
             "seed": self.seed,
+            "kinds": None if self.kinds is None else self.kinds.tolist(),
             "views": _sha256(*(self._view(0, record) for record in range(min(8, len(self.images))))),
             "block": self._block,
         }
@@ -237,8 +241,11 @@ class FeatureCache:
         return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
 
     def _view(self, view: int, record: int) -> np.ndarray:
-        generator = generator_for(seed=self.seed, view=view, record=record)
-        return augment(self.images[record], generator=generator, settings=self.settings)
+        return self._random_views(view=view, record=record)
+
+    @functools.cached_property
+    def _random_views(self) -> Views:
+        return Views(images=self.images, settings=self.settings, seed=self.seed, kinds=self.kinds)
 
 
 class _Store:

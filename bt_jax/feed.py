@@ -24,6 +24,7 @@ class Feed:
       cuts: where stages start from features, by `Stage.program_segment`.
       transfer: from a host batch to a device batch.
       timed: a context that takes the time of finding or computing features.
+      weights: [N] float32 of the training images in the loss, as in `open_images`; None: all alike.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Feed:
         cuts: Mapping[int, Cut],
         transfer: Callable[[Batch], Any],
         timed: Callable[[], contextlib.AbstractContextManager[None]],
+        weights: np.ndarray | None = None,
     ):
         self._open_images, self._labels, self._order = open_images, labels, order
         self._cache, self._cuts = cache, cuts
-        self._transfer, self._timed = transfer, timed
+        self._transfer, self._timed, self._weights = transfer, timed, weights
         self._batches: Generator[Any] | None = None
         self._has_images = False
 
@@ -66,7 +68,7 @@ class Feed:
         return True
 
     def __next__(self) -> Any:
-        """The device batch of the next step: `label` [B], and `image` [B, S, S] or `features` [B, ...]."""
+        """The device batch of the next step: `label` [B], `image` [B, S, S] or `features` [B, ...], maybe `weight`."""
         assert self._batches is not None  # opened before
         return next(self._batches)
 
@@ -82,4 +84,5 @@ class Feed:
             examples = [self._order(position) for position in range(step * size, (step + 1) * size)]
             records = [example.record for example in examples]
             view = examples[0].epoch % self._cache.views  # no batch lies in two epochs
-            yield {"features": features.rows(view, records), "label": self._labels[records]}
+            weight = {} if self._weights is None else {"weight": self._weights[records]}
+            yield {"features": features.rows(view, records), "label": self._labels[records], **weight}

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bt_jax import workdir, writers
+from bt_jax.data import probe
 from bt_jax.errors import UsageError
 
 _FOLD = re.compile(r"fold_(\d+)")
@@ -44,7 +45,7 @@ class Run:
       seed: of the run.
       fold: of a cross-validation, else None.
       synthetic: trained on phantoms.
-      scores: `metrics.json` of `validation` and, where there were such images, `testing`.
+      scores: `metrics.json` of `validation` and, where there were such images, `testing` and `source_probe`.
       curves: rows of `metrics.jsonl`.
       seconds: that its stages took, with their evaluations, checkpoints and waiting for the compiler.
     """
@@ -127,7 +128,7 @@ def read(folder: pathlib.Path) -> Run:
         record = _json(folder / "run.json")
         scores = {
             split: _json(folder / "report" / split / "metrics.json")
-            for split in ("validation", "testing")
+            for split in ("validation", "testing", probe.SPLIT)
             if split == "validation" or (folder / "report" / split).exists()
         }
         for name in ("accuracy", "macro_f1", "per_class"):

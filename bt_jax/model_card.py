@@ -32,6 +32,7 @@ class ModelFacts(TypedDict, total=False):
       stages: one line for each stage of training, in order.
       epochs: passes over the training images.
       best_step: optimiser step of the checkpoint that was kept.
+      shift_probe: how many images of a class from another source are recognised, as a clause.
       calibration: what is to be said of the temperature beside the metrics, as a clause.
       seed: of the random numbers.
       versions: of the libraries, by name.
@@ -54,6 +55,7 @@ class ModelFacts(TypedDict, total=False):
     stages: Sequence[str]
     epochs: float
     best_step: int
+    shift_probe: str
     calibration: str
     seed: int
     versions: Mapping[str, str]
@@ -82,6 +84,7 @@ def write_model_card(path: files.Path, *, facts: ModelFacts, metrics: Results, n
         "This model is a research tool. It is not a medical device, and nothing it says may guide a patient's care.",
         _in_short(metrics),
         _results(metrics),
+        _shift_probe(facts),
         _limits(facts, metrics, synthetic=facts.get("synthetic", notice is not None)),
         _facts(facts),
         _calibration(facts, metrics),
@@ -154,6 +157,17 @@ def _parts(name: str, result: Mapping[str, Any]) -> list[tuple[str, Mapping[str,
         (f"{name}, leaked images", result["subsets"]["leaked"]),
         (f"{name}, all images", result),
     ]
+
+
+def _shift_probe(facts: ModelFacts) -> str:
+    if "shift_probe" not in facts:
+        return ""
+    return _section(
+        "Shift probe",
+        f"{facts['shift_probe'][0].upper()}{facts['shift_probe'][1:]}.",
+        "Such images came from another source than the class's training images. A model that tells sources apart, and "
+        "not tumours, fails here, however well it does on the validation images.",
+    )
 
 
 def _facts(facts: ModelFacts) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from bt_jax import calibration, model_card, report, score_text, training_curves, writers
 from bt_jax.calibration import Change, Temperature
-from bt_jax.data import known_patients, seen_images
+from bt_jax.data import known_patients, probe, seen_images
 from bt_jax.data.folds import DividedData
 from bt_jax.patients import Patients
 
@@ -23,7 +23,7 @@ def write(
     facts: model_card.ModelFacts,
     say: Callable[[str], None],
 ) -> pathlib.Path:
-    """Fits the temperature on the validation images, scores these and the testing images, and writes `report/`.
+    """Fits the temperature on the validation images, scores these and the other parts, and writes `report/`.
 
     Args:
       folder: the workdir.
@@ -42,7 +42,7 @@ def write(
     training = set(data.training.fingerprints), data.training.thumbnails
     logits = {
         name: logits_of(dataset.images)
-        for name, dataset in (("validation", data.validation), ("testing", data.testing))
+        for name, dataset in (("validation", data.validation), ("testing", data.testing), (probe.SPLIT, data.shifted))
         if len(dataset)
     }
     temperature = Temperature(
@@ -55,8 +55,9 @@ def write(
     tested = known_patients.groups_of(data.testing, data.source.groups)
     results = {}
     for name, dataset, known, patients in (
-        ("validation", data.validation, training, Patients(data.validation_groups, data.grouping)),
+        ("validation", data.validation, training, Patients(data.groups_of(data.validation), data.grouping)),
         ("testing", data.testing, seen, Patients(*tested) if tested else None),
+        (probe.SPLIT, data.shifted, seen, Patients(data.groups_of(data.shifted), data.grouping)),
     ):
         if name not in logits:
             continue
@@ -79,6 +80,9 @@ def write(
         )
         say(score_text.in_a_line(results[name]))
         say(f"{name}: {score_text.calibration_in_words(results[name])}")
+    if data.probe and probe.SPLIT in results:
+        facts["shift_probe"] = score_text.probe_in_words(results[probe.SPLIT], of=data.probe.words)
+        say(f"shift probe: {facts['shift_probe']}")
     training_curves.draw(
         directory / "training_curves.png",
         rows=writers.read_metrics(folder),

@@ -95,6 +95,28 @@ def calibration_in_words(result: Mapping[str, Any]) -> str:
     )
 
 
+def probe_in_words(result: Mapping[str, Any], *, of: str) -> str:
+    """The figure of a shift probe, and what its images are taken for instead.
+
+    Args:
+      result: of `metrics.score` on images of one class.
+      of: what the images are, such as `meningioma_tumor without a known patient`.
+    """
+    shown = result["subsets"]["clean"] if result["subsets"]["clean"]["n"] else result
+    label, own = next((name, row) for name, row in shown["per_class"].items() if row["support"])
+    names = list(shown["per_class"])
+    counts = dict(zip(names, shown["confusion_matrix"][names.index(label)], strict=True))
+    wrong = sorted(((count, name) for name, count in counts.items() if name != label and count), reverse=True)
+    limits = patients_interval(shown["patients"], shown["patients"]["image_intervals"]["recall"][label])
+    leaked = f"; {images(result['subsets']['leaked']['n'])} with a twin left out" if shown is not result else ""
+    return (
+        f"recall {number(own['recall'])} (95 % interval {limits}) on {images(shown['n'])} of {of}, which were kept "
+        f"from training"
+        + ("; taken for " + ", ".join(f"{name} {count}" for count, name in wrong) if wrong else "")
+        + (leaked if result["subsets"]["leaked"]["n"] else "")
+    )
+
+
 def patients_in_words(patients: Mapping[str, Any]) -> str:
     """What counts as a patient, and what does not fit."""
     mixed = patients["several_labels"]

@@ -217,6 +217,7 @@ def make_train_step(
     dtype: jnp.dtype,
     seed: int,
     program_segment: int,
+    mixup: float = 0.0,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the jitted step for the stages of one program.
 
@@ -224,7 +225,8 @@ def make_train_step(
     trains where `first_segment`, given at run time, is not above it.
 
     The loss is the mean of the weighted cross-entropies of the global batch, not divided by the sum of their weights
-    (as in Keras, not PyTorch).
+    (as in Keras, not PyTorch). Where two images are mixed, it is that of both labels, each with its own weight, in the
+    shares of the mixture.
 
     Args:
       network: the model.
@@ -237,11 +239,15 @@ def make_train_step(
       dtype: of the computation; parameters, statistics and loss stay float32.
       seed: of dropout and stochastic depth.
       program_segment: number of the lowest segment that can train.
+      mixup: images (or features) of the batch are mixed in pairs, by shares that have the Beta distribution with both
+        parameters of this value (arXiv:1710.09412); the larger share is that of the image whose label counts for the
+        accuracy. 0 is off.
 
     Returns:
       step(state, batch, learning_rate, first_segment) -> (state, metrics). The state is donated. `batch` has `label`
       [B] int32, and either `image` [B, S, S] float32 in [0, 1] or `features` [B, ...] float32, what the segments below
-      `program_segment` make of it; metrics are the scalars `loss`, `accuracy`, `gradient_norm`.
+      `program_segment` make of it; it may have `weight` [B] float32, that of each image, besides its class's.
+      Metrics are the scalars `loss`, `accuracy`, `gradient_norm`.
     """
     names = network.segment_names
     weight_of = jnp.asarray(weights)
@@ -261,9 +267,20 @@ def make_train_step(
             x, start = batch["features"].astype(dtype), names[program_segment]
         else:
             x, start = normalisation(batch["image"], dtype=dtype), None
+        share = None
+        if mixup:
+            share = _shares(key, len(x), parameter=mixup)
+            spread = share.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+            x = spread * x + (1 - spread) * x[::-1]
         logits, batch_stats = network.apply(params, batch_stats, x, start=start, trained=flags, dropout_key=key)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
-        losses = optax.softmax_cross_entropy(logits, targets) * weight_of[batch["label"]]
+        weight = weight_of[batch["label"]]
+        if "weight" in batch:
+            weight *= batch["weight"]
+        losses = optax.softmax_cross_entropy(logits, targets) * weight
+        if share is not None:
+            others = optax.softmax_cross_entropy(logits, targets[::-1]) * weight[::-1]
+            losses = share * losses + (1 - share) * others
         return losses.mean(), (batch_stats, logits)
 
     def train_step(
@@ -301,6 +318,12 @@ def make_train_step(
         out_shardings=everywhere,
         donate_argnums=0,
     )
+
+
+def _shares(key: jax.Array, rows: int, *, parameter: float) -> jax.Array:
+    """[rows] float32 in [0.5, 1], of the larger part of each mixture, independent of what else the key is used for."""
+    share = jax.random.beta(jax.random.fold_in(key, 2**31 - 1), parameter, parameter, (rows,), jnp.float32)
+    return jnp.maximum(share, 1 - share)
 
 
 def _frozen_unless(flag: bool | jax.Array, leaf: jax.Array) -> jax.Array:

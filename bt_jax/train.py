@@ -88,6 +88,8 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         f"data: {data.source.description}: {len(data.training)} training, {len(data.validation)} validation images "
         f"(fold {config.data.fold} of {config.data.folds}; {data.grouping}), {len(data.testing)} testing images"
     )
+    if data.probe:
+        say(f"shift probe: {len(data.shifted)} images of {data.probe.words} are kept from both")
     if latest is None:
         description, network, params, batch_stats = _starting_model(config, weights, preprocessing, data)
     else:
@@ -118,7 +120,9 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         average_decay=config.train.average_decay,
         dtype=steps.compute_dtype(config.train.dtype),
         seed=config.seed,
+        mixup=config.train.mixup,
     )
+    image_weights = data.training_weights(config.data.balance)
     cache = FeatureCache(
         network=network,
         normalisation=normalisation,
@@ -131,6 +135,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         threads=config.data.threads,
         limit=round(config.train.cache_limit_gb * 1e9),
         folder=files.cache_directory() / "features",
+        kinds=data.training_kinds,
     )
     cuts = cache.cuts(
         plan,
@@ -151,13 +156,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         say(f"resuming from step {latest}, in stage {progress.stage}")
     record.started(
         step=progress.step,
-        data={
-            "source": data.source.description,
-            "synthetic": data.source.synthetic,
-            "kaggle_set": data.is_kaggle_set,
-            "grouping": data.grouping,
-            "sha256": data.sha256,
-        },
+        data=data.facts,
         model={"name": network.name, "weights": description.weights, "weights_sha256": description.weights_sha256},
     )
 
@@ -168,6 +167,8 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         order=order,
         settings=Augmentation(**config.augment),
         views=config.data.views,
+        kinds=data.training_kinds,
+        weights=image_weights,
         stop_step=plan[-1].last_step,
         workers=config.data.workers,
         threads=config.data.threads,
@@ -176,7 +177,11 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         loop = Loop(
             plan=plan,
             progress=progress,
-            programs=Programs(functools.partial(_compile, make_step, state, config.train.batch_size, size, cuts)),
+            programs=Programs(
+                functools.partial(
+                    _compile, make_step, state, config.train.batch_size, size, cuts, image_weights is not None
+                )
+            ),
             feed=Feed(
                 open_images=open_images,
                 labels=data.training.labels,
@@ -185,6 +190,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
                 cuts=cuts,
                 transfer=functools.partial(jax.device_put, device=steps.by_row(mesh)),
                 timed=functools.partial(record.timed, "features"),
+                weights=image_weights,
             ),
             evaluate=functools.partial(_evaluate, logits_of, data),
             rate=functools.partial(stages.rate_at, **config.schedule),
@@ -264,6 +270,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UsageError(f"config.{name} is {share}: use a number from 0 to 1")
+    Augmentation(**config.augment)  # refuses what is beyond its limits
+    if not 0 <= config.train.mixup <= 10:
+        raise UsageError(f"config.train.mixup is {config.train.mixup}: use a number from 0 (off) to 10")
+    if config.data.balance not in ("none", "source"):
+        raise UsageError(f"config.data.balance is {config.data.balance!r}: use none or source")
     if not config.eval.every_epochs > 0:
         raise UsageError(f"config.eval.every_epochs is {config.eval.every_epochs}: use a number above 0")
     if config.train.batch_size % jax.device_count():
@@ -334,6 +345,7 @@ def _load_data(
         fold=config.data.fold,
         max_unreadable=config.data.max_unreadable,
         warn=lambda line: say(f"warning: {line}"),
+        probe=config.data.probe,
     )
     workdir.write_split(folder, data.table, resuming=resuming)
     seen_images.write(folder, (data.training, data.validation))
@@ -351,6 +363,7 @@ def _compile(
     batch_size: int,
     size: int,
     cuts: Mapping[int, Cut],
+    weighted: bool,
     program_segment: int,
 ) -> Callable[..., Any]:
     """The training step of a program, compiled for the state's shapes and a batch of images or features."""
@@ -360,6 +373,8 @@ def _compile(
         name: jax.ShapeDtypeStruct((batch_size, *shape), np.float32),
         "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
+    if weighted:
+        batch["weight"] = jax.ShapeDtypeStruct((batch_size,), np.float32)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
     return make_step(program_segment=program_segment).lower(shapes, batch, *scalars).compile()

@@ -45,6 +45,17 @@ def test_mean_and_range():
     assert Spread.of([3, 1, 2]) == Spread(2.0, 1.0, 3.0)
 
 
+def test_a_shift_probe_has_a_column_where_a_row_has_one():
+    probed = row("x", scores={"probe_recall": Spread(0.25, 0.2, 0.3)})
+    text = comparison_tables.markdown([probed, row("y")], tests={}, reference="x")
+    place = cells(text, "Row").index("Shift probe")
+    assert [cells(text, f"`{name}`")[place] for name in "xy"] == ["0.250 (0.200 to 0.300)", "-"]
+    assert "from another source, which were kept from training" in text
+    assert "Shift probe" not in comparison_tables.markdown([row("y")], tests={}, reference="y")
+    first, second = comparison_tables.in_short([probed, row("y")]).splitlines()
+    assert first.endswith("shift probe 0.250 (0.200 to 0.300)") and "probe" not in second
+
+
 def test_a_row_in_markdown():
     scores = {
         "accuracy": Spread(0.9, 0.85, 0.95), "macro_f1": Spread(0.8, 0.8, 0.8), "recall a": Spread(1.0, 1.0, 1.0),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bt_jax import comparison, files, finished_runs, significance
+from bt_jax import comparison, files, finished_runs, metrics, significance
 from bt_jax.errors import UsageError
 from bt_jax.labels import SYNTHETIC_NOTICE
+from tests import made_up_runs
 from tests.made_up_runs import write
 
 N = 40
@@ -243,6 +244,19 @@ def test_clean_and_leaked_images_of_the_testing_folder_are_told_apart(tmp_path):
     files.write_json(folder / "report" / "testing" / "metrics.json", scores)
     comparison.write([folder], tmp_path / "out", say=lambda line: None)
     assert "| `mlp` | 4 | 0.250 | 0 | - |" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize(("leaked", "expected"), [(0, 0.5), (4, 0.75), (8, 0.5)])
+def test_the_recall_on_a_shift_probe_is_that_of_its_clean_images(tmp_path, leaked, expected):
+    folder = write(tmp_path / "run", right=[True] * 8)
+    predictions = np.array([1, 1, 1, 0, 0, 0, 0, 1])  # the class is the second; the last four may be leaked
+    scores = metrics.score(
+        split="source_probe", labels=np.ones(8, int), probabilities=np.eye(2)[predictions],
+        class_names=made_up_runs.CLASSES, leaked=np.arange(8) >= 8 - leaked,
+    )  # fmt: skip
+    files.write_json(folder / "report" / "source_probe" / "metrics.json", scores)
+    (row,) = comparison.make_rows([finished_runs.read(folder)])
+    assert row.scores["probe_recall"].mean == expected
 
 
 def test_nothing_finished(tmp_path):

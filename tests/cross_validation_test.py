@@ -163,6 +163,29 @@ def test_phantoms_are_called_synthetic(tmp_path: pathlib.Path) -> None:
     assert (real["synthetic"], real["notice"]) == (False, None)
 
 
+def test_the_shift_probe_of_all_folds(tmp_path: pathlib.Path) -> None:
+    folds = Folds(tmp_path)
+    assert "shift_probe" not in folds.summarise()[0]
+    right = (6, 9, 12)  # of 12 images of the class b
+    for fold, count in enumerate(right):
+        record = json.loads((tmp_path / f"fold_{fold}" / "run.json").read_text())
+        record["data"]["probe"] = "b from elsewhere"
+        files.write_json(tmp_path / f"fold_{fold}" / "run.json", record)
+        report.write_split_report(
+            tmp_path / f"fold_{fold}" / "report" / "source_probe", split="source_probe",
+            paths=[f"{i}.jpg" for i in range(15)], labels=np.ones(15, int),
+            probabilities=np.eye(3)[np.where(np.arange(15) < count, 1, 0)], class_names=NAMES,
+            leaked=np.arange(15) >= 12,
+        )  # fmt: skip
+    summary, said = folds.summarise()
+    assert summary["shift_probe"] == {
+        "of": "b from elsewhere", "recall": {"mean": 0.75, "min": 0.5, "max": 1.0}, "recalls": [0.5, 0.75, 1.0],
+    }  # fmt: skip
+    told = "recall 0.750 on average over the networks (0.500 to 1.000), on images of b from elsewhere"
+    assert any(line.startswith(f"shift probe: {told}") for line in said)
+    assert told.capitalize() in (tmp_path / "report" / "model_card.md").read_text()
+
+
 def test_twice_the_same_bits(tmp_path: pathlib.Path) -> None:
     folds = Folds(tmp_path)
     contents = []

@@ -133,6 +133,17 @@ def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, sha
     np.testing.assert_allclose(upper, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_partners_of_other_kinds_are_other_features(tmp_path):
+    styled = augment.Augmentation(histogram=1.0)
+    kinds = np.arange(COUNT) % 2
+    by_kind = cache(tmp_path, settings=styled, kinds=kinds)
+    found = find_or_compute(by_kind)
+    assert is_found(by_kind) and not is_found(cache(tmp_path, settings=styled))
+    assert not is_found(cache(tmp_path, settings=styled, kinds=1 - kinds % 3))
+    of_all = find_or_compute(cache(tmp_path, settings=styled))
+    assert np.abs(found.rows(0, range(COUNT)) - of_all.rows(0, range(COUNT))).max() > 1e-3
+
+
 def test_they_are_found_again(tmp_path, capsys):
     first = find_or_compute(cache(tmp_path))
     assert f"features before head: 2 views of {COUNT} images, 0.1 MB, computed in" in capsys.readouterr().out
@@ -174,7 +185,8 @@ def test_they_are_found_only_where_nothing_differs(tmp_path):
 
 def test_other_code_of_the_augmentation_is_noticed(tmp_path, monkeypatch):
     find_or_compute(cache(tmp_path), views=(0,))
-    monkeypatch.setattr(features, "augment", lambda *a, **k: augment.augment(*a, **k) * np.float32(0.5))
+    original = augment.augment
+    monkeypatch.setattr(augment, "augment", lambda *a, **k: original(*a, **k) * np.float32(0.5))
     assert not is_found(cache(tmp_path), views=(0,))
 
 

@@ -65,7 +65,7 @@ open_images = functools.partial(
 )
 
 
-def feed(folder, *, lowest_segment="", opened=None):
+def feed(folder, *, lowest_segment="", opened=None, weights=None):
     def noted(*, start_step):
         if opened is not None:
             opened.append(start_step)
@@ -78,7 +78,7 @@ def feed(folder, *, lowest_segment="", opened=None):
     cuts = cache.cuts(PLAN, *network()[1:], lowest_segment=lowest_segment, steps_per_epoch=ORDER.steps_per_epoch)
     transfer = functools.partial(jax.device_put, device=steps.by_row(steps.make_mesh()))
     return Feed(open_images=noted, labels=LABELS, order=ORDER, cache=cache, cuts=cuts, transfer=transfer,
-                timed=contextlib.nullcontext)  # fmt: skip
+                timed=contextlib.nullcontext, weights=weights)  # fmt: skip
 
 
 @pytest.mark.parametrize(("stage", "lowest_segment"), [(0, ""), (1, "top")])
@@ -111,6 +111,15 @@ def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_
         for a, b in zip(jax.tree.leaves((state.params[name], state.batch_stats[name])),
                         jax.tree.leaves((network()[1][name], network()[2][name])), strict=True):  # fmt: skip
             np.testing.assert_array_equal(a, b)
+
+
+def test_weights_come_with_features_too(tmp_path):
+    weights = np.linspace(0.5, 2, len(LABELS), dtype=np.float32)
+    with contextlib.closing(feed(tmp_path, weights=weights)) as fed:
+        assert fed.open(PLAN[0], fresh_state(), start=1, stop=3, give_up=lambda: False)
+        for step in (1, 2):
+            records = [ORDER(position).record for position in range(step * 8, step * 8 + 8)]
+            np.testing.assert_array_equal(next(fed)["weight"], weights[records])
 
 
 def test_streams_between_stages(tmp_path):

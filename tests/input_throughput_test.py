@@ -1,5 +1,7 @@
 """The speed of the input pipeline: that it measures what training reads."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -50,21 +52,22 @@ def test_a_turn_takes_its_batches_after_the_waiting_ones(images, monkeypatch):
 
 def test_every_operation_that_is_on_is_timed_alone(images, monkeypatch):
     used = []
-    original = input_throughput.augment
-    monkeypatch.setattr(
-        input_throughput,
-        "augment",
-        lambda image, *, generator, settings: (
-            used.append(settings) or original(image, generator=generator, settings=settings)
-        ),
-    )
-    turns = input_throughput.augmentation_turns(images.images, SETTINGS)
-    assert list(turns) == ["none", "flip", "rotation", "noise", "all"]
+
+    class Noted(input_throughput.Views):
+        def __call__(self, **options):
+            used.append(self.settings)
+            return super().__call__(**options)
+
+    monkeypatch.setattr(input_throughput, "Views", Noted)
+    settings = dataclasses.replace(SETTINGS, fourier=0.5, jpeg=0.5)
+    turns = input_throughput.augmentation_turns(images.images, settings)
+    assert list(turns) == ["none", "flip", "rotation", "noise", "fourier", "jpeg", "all"]
     for name, turn in turns.items():
         used.clear()
         assert turn() > 0
         assert len(used) == len(images)
-        expected = {"none": Augmentation.none(), "all": SETTINGS, "flip": Augmentation(flip=True),
-                    "rotation": Augmentation(rotation=0.1), "noise": Augmentation(noise=0.05)}  # fmt: skip
+        expected = {"none": Augmentation.none(), "all": settings, "flip": Augmentation(flip=True),
+                    "rotation": Augmentation(rotation=0.1), "noise": Augmentation(noise=0.05),
+                    "fourier": Augmentation(fourier=0.5), "jpeg": Augmentation(jpeg=0.5)}  # fmt: skip
         assert set(used) == {expected[name]}
     assert np.unique(images.images).size > 2  # there was something to augment

@@ -142,6 +142,12 @@ def test_card_warns_of_the_shortcuts_of_the_kaggle_set_only(
     assert (notice is None) or f"> **{notice}**" in text
 
 
+def test_card_tells_of_the_shift_probe(tmp_path: pathlib.Path) -> None:
+    assert "## Shift probe" not in card(tmp_path, {}, FACTS)
+    told: model_card.ModelFacts = {**FACTS, "shift_probe": "recall 0.154 on 143 images"}
+    assert "Recall 0.154 on 143 images.\n" in section(card(tmp_path, {}, told), "Shift probe")
+
+
 def test_card_finds_the_classes_in_the_metrics(tmp_path: pathlib.Path) -> None:
     result = scored("testing", n=10)
     assert "251 of the 394" in card(tmp_path, {"testing": result}, {})

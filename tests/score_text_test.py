@@ -47,6 +47,32 @@ def test_report_is_aligned_and_complete() -> None:
     assert rows["weighted"].split()[2:5] == [f"{value:.3f}" for value in expected[:3]]
 
 
+@pytest.mark.parametrize(("leaked", "shown"), [(0, 120), (20, 100), (120, 120)])
+def test_a_probe_is_told_by_its_recall_and_what_its_images_are_taken_for(leaked: int, shown: int) -> None:
+    patients = Patients([str(i // 2) for i in range(120)], "by groups.csv")
+    result = scored(leaked=leaked, present=(1,), patients=patients)
+    text = score_text.probe_in_words(result, of="meningioma_tumor without a known patient")
+    part = result["subsets"]["clean"] if shown != 120 else result
+    right = part["confusion_matrix"][1][1]
+    assert text.startswith(f"recall {right / shown:.3f} (95 % interval 0.")
+    assert (
+        f"on {shown} images of meningioma_tumor without a known patient, which were kept from training; taken" in text
+    )
+    wrong = [int(number) for number in re.findall(r"_tumor (\d+)", text.split("taken for")[1])]
+    assert sum(wrong) == shown - right and wrong == sorted(wrong, reverse=True)
+    assert ("; 20 images with a twin left out" in text) == (leaked == 20)
+
+
+def test_a_probe_that_is_all_recognised() -> None:
+    labels, patients = np.ones(12, int), Patients([str(i) for i in range(12)], "by groups.csv")
+    result = metrics.score(
+        split="source_probe", labels=labels, probabilities=np.eye(4)[labels], class_names=BRAIN_TUMOR_CLASSES,
+        patients=patients,
+    )  # fmt: skip
+    text = score_text.probe_in_words(result, of="these")
+    assert text.startswith("recall 1.000 (95 % interval ") and text.endswith("kept from training")
+
+
 def test_report_shows_the_subsets_only_where_images_leak_and_the_clean_ones_first() -> None:
     assert "leaked" not in score_text.classification_report(scored())
     text = score_text.classification_report(scored(leaked=20))

@@ -169,6 +169,63 @@ def test_one_step_of_the_head_equals_plain_optax():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def dense_loss(weights, **options):
+    """The loss and accuracy of the first step of a small dense network without dropout; and the network, to check."""
+    made, params, _ = registry.create("mlp", classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.0)
+    plain = steps.make_optimizer(
+        made.segment_names, name="adam", weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=CLIP_NORM
+    )
+    step = steps.make_train_step(
+        made, plain, mesh=steps.make_mesh(), normalisation=normalise.LITE, weights=np.array(weights, np.float32),
+        label_smoothing=0.1, average_decay=0.0, dtype=jnp.dtype("float32"), seed=0, program_segment=0, **options,
+    )  # fmt: skip
+
+    def of(data):
+        state = steps.initial_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=False)
+        metrics = step(state, data, np.float32(0.01), np.int32(0))[1]
+        return float(metrics["loss"]), float(metrics["accuracy"])
+
+    def losses(images, labels):
+        logits = np.asarray(made.apply(params, {}, normalise.LITE(images))[0], np.float64)
+        targets = 0.9 * np.eye(CLASSES)[labels] + 0.1 / CLASSES
+        return (targets * (np.log(np.exp(logits).sum(-1, keepdims=True)) - logits)).sum(-1), logits.argmax(-1)
+
+    return of, losses
+
+
+BY_CLASS = np.array([1.0, 2.0, 0.5, 3.0])[:CLASSES]
+
+
+def test_images_count_by_their_class_and_by_themselves():
+    data, (of, losses) = batch(), dense_loss(BY_CLASS)
+    own = np.linspace(0.2, 3, len(data["label"]), dtype=np.float32)
+    each = losses(data["image"], data["label"])[0] * BY_CLASS[data["label"]]
+    assert of(data)[0] == pytest.approx(each.mean(), rel=1e-4)
+    assert of(data | {"weight": own})[0] == pytest.approx((each * own).mean(), rel=1e-4)
+
+
+def test_mixed_images_have_the_loss_of_both_labels_in_their_shares():
+    """Written out: each image with the one from the other end, each label with its class's and image's weight."""
+    data, (of, losses) = batch(), dense_loss(BY_CLASS, mixup=0.4)
+    images, labels = data["image"], data["label"]
+    own = np.linspace(0.2, 3, len(labels), dtype=np.float32)
+    share = np.asarray(steps._shares(jax.random.fold_in(jax.random.key(0), 0), len(own), parameter=0.4))
+    assert share.min() >= 0.5 and share.max() <= 1 and len(np.unique(share)) == len(share)
+    mixed = share[:, None, None] * images + (1 - share[:, None, None]) * images[::-1]
+    weight = BY_CLASS[labels] * own
+    (first, predicted), (second, _) = losses(mixed, labels), losses(mixed, labels[::-1])
+    expected = (share * weight * first + (1 - share) * weight[::-1] * second).mean()
+    loss, accuracy = of(data | {"weight": own})
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert accuracy == pytest.approx((predicted == labels).mean())
+
+
+def test_each_step_mixes_in_shares_of_its_own():
+    shares = [np.asarray(steps._shares(jax.random.key(seed), 500, parameter=1.0)) for seed in range(2)]
+    assert not np.array_equal(*shares)
+    assert np.mean(shares) == pytest.approx(0.75, abs=0.02)  # uniform from a half to 1
+
+
 def test_the_gradient_is_clipped_by_its_global_norm():
     """Adam's first step does not depend on the gradient's length; the second moment does."""
     head = len(NAMES) - 1

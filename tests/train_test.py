@@ -154,6 +154,61 @@ def test_a_run_that_dies_goes_on_to_the_same_bits(finished, tmp_path, monkeypatc
     runs.assert_same_result(finished, tmp_path / "run")
 
 
+# Every operation on, styles of other sources, mixed images, sources that count alike, cached features, a probe.
+ROBUST: dict[str, Any] = {
+    "data__probe": "meningioma:patient=*-000[1-3]",
+    "data__balance": "source",
+    "train__mixup": 0.4,
+    "train__cached_views": 2,
+    "stages__count": 2,
+    "stages__head_epochs": 2.0,
+    "stages__lowest_segment": "top",
+    **{
+        f"augment__{name}": strength
+        for name, strength in {
+            "crop": 0.2, "aspect": 0.2, "elastic": 0.02, "fourier": 1.0, "histogram": 1.0, "convolution": 0.5,
+            "bias_field": 0.5, "sharpness": 1.0, "resolution": 0.5, "jpeg": 0.5, "curve": 0.5, "cutout": 0.2,
+        }.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_robust_run_scores_its_probe_and_resumes_to_the_same_bits(tmp_path, monkeypatch, capsys):
+    assert train.train_and_evaluate(runs.config(**ROBUST), tmp_path / "whole") == 0
+    output = capsys.readouterr().out
+    with (tmp_path / "whole" / "split.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["role"] == "probe"]
+    assert len(rows) == 12 and {row["label"] for row in rows} == {"meningioma_tumor"}
+    result = runs.metrics(tmp_path / "whole", "source_probe")
+    assert result["n"] == 12 and result["subsets"]["clean"]["n"] == 12
+    recall = result["per_class"]["meningioma_tumor"]["recall"]
+    told = f"recall {recall:.3f} (95 % interval too few patients) on 12 images of meningioma_tumor whose patient's key"
+    assert f"shift probe: {told}" in output
+    assert told.capitalize() in (tmp_path / "whole" / "report" / "model_card.md").read_text().replace("\\", "")
+    names = {path.name for path in (tmp_path / "whole" / "report" / "source_probe").iterdir()}
+    assert names == {path.name for path in (tmp_path / "whole" / "report" / "validation").iterdir()}
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        _killed_after(22, patch)
+        train.train_and_evaluate(runs.config(**ROBUST), tmp_path / "run")
+    assert train.train_and_evaluate(runs.config(**ROBUST), tmp_path / "run") == 0
+    runs.assert_same_result(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train__mixup": -0.1}, r"config\.train\.mixup is -0\.1: use a number from 0 \(off\) to 10"),
+        ({"data__balance": "all"}, r"config\.data\.balance is 'all': use none or source"),
+        ({"data__probe": "ghost:web"}, r"config\.data\.probe is 'ghost:web': 'ghost' is none of the classes"),
+        ({"augment__jpeg": 2.0}, r"augmentation\.jpeg is 2\.0: use a number from 0 \(off\) to 1"),
+    ],
+)
+def test_fields_of_robust_training_that_make_no_sense(tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        train.train_and_evaluate(runs.config(**change), tmp_path / "run")
+
+
 # Three epochs on features of two views, then one on images.
 CACHED: dict[str, Any] = {
     "stages__count": 2,

@@ -1,12 +1,16 @@
-"""Random views of a preprocessed image: one affine warp, then intensities. Deterministic from a generator."""
+"""Random views of a preprocessed image: one warp, looks, then intensities. Deterministic from a generator."""
 
 import dataclasses
+import functools
 import math
 import statistics
+import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from bt_jax.data import appearance, geometry, style
 from bt_jax.errors import UsageError
 
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -26,7 +30,31 @@ _LIMITS = {
     "noise": 1.0,
     "blur": 50.0,
     "border": 0.4,
+    "crop": 0.5,
+    "aspect": 0.5,
+    "elastic": 0.05,
+    "fourier": 1.0,
+    "histogram": 1.0,
+    "convolution": 1.0,
+    "bias_field": 2.0,
+    "sharpness": 5.0,
+    "resolution": 0.75,
+    "jpeg": 1.0,
+    "curve": 1.0,
+    "cutout": 0.5,
 }
+
+# In the order in which they are applied. Those of style need a partner.
+_STYLES = {"fourier": style.exchange_amplitude, "histogram": style.exchange_histogram}
+_LOOKS = {
+    "convolution": appearance.convolution,
+    "bias_field": appearance.bias_field,
+    "sharpness": appearance.sharpness,
+    "resolution": appearance.resolution,
+    "jpeg": appearance.jpeg,
+}
+
+Partner = Callable[[np.random.Generator], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +76,19 @@ class Augmentation:
       blur: Gaussian blur with a standard deviation in 0 .. blur, in pixels of the given image. Default 0.
       border: fraction of the side; an extra black border of a width in 0 .. border on every side, or as wide a crop,
         equally likely: the head is shrunk or enlarged inside the frame. Default 0.
+      crop: fraction of the side, in 0 .. crop, that is cut away; what is kept lies anywhere and fills the frame. 0.
+      aspect: width over height is multiplied by a factor in 1 / (1 + aspect) .. 1 + aspect, log-uniform; the area
+        stays. Default 0.
+      elastic: fraction of the side; points of a coarse grid move by up to that, and the rest with them. Default 0.
+      fourier: coarse amplitudes mixed with a partner's, see `style.exchange_amplitude`. Default 0.
+      histogram: grey values mixed with a partner's, see `style.exchange_histogram`. Default 0.
+      convolution: texture of a random kernel, see `appearance.convolution`. Default 0.
+      bias_field: uneven brightness, see `appearance.bias_field`. Default 0.
+      sharpness: emphasised edges, see `appearance.sharpness`. Default 0.
+      resolution: fewer pixels, see `appearance.resolution`. Default 0.
+      jpeg: compression, see `appearance.jpeg`. Default 0.
+      curve: a random curve of intensities, see `appearance.random_curve`. Default 0.
+      cutout: a rectangle of one grey, see `appearance.cutout`. Default 0.
     """
 
     flip: bool = False
@@ -60,6 +101,18 @@ class Augmentation:
     noise: float = 0.0
     blur: float = 0.0
     border: float = 0.0
+    crop: float = 0.0
+    aspect: float = 0.0
+    elastic: float = 0.0
+    fourier: float = 0.0
+    histogram: float = 0.0
+    convolution: float = 0.0
+    bias_field: float = 0.0
+    sharpness: float = 0.0
+    resolution: float = 0.0
+    jpeg: float = 0.0
+    curve: float = 0.0
+    cutout: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.flip, bool):
@@ -76,41 +129,54 @@ class Augmentation:
         return cls()
 
 
-def augment(image: np.ndarray, *, generator: np.random.Generator, settings: Augmentation) -> np.ndarray:
+def augment(
+    image: np.ndarray, *, generator: np.random.Generator, settings: Augmentation, partner: Partner | None = None
+) -> np.ndarray:
     """A random view of an image.
 
-    The same number of random numbers is drawn whatever is on, so that switching an operation off leaves the others as
-    they were. Geometry is one bilinear warp with black outside; then blur, gamma, contrast, brightness and noise.
+    The same number of random numbers is drawn whatever is on, and the operations that need many have generators of
+    their own, so that switching an operation off leaves the others as they were. Geometry is one bilinear warp with
+    black outside; then come style and looks, blur, intensities (curve, gamma, contrast, brightness), noise and cutout.
 
     Args:
       image: `[S, S]` uint8.
       generator: the source of randomness, see `generator_for`.
       settings: which operations, and how strong.
+      partner: gives another image `[S, S]` uint8, chosen by a generator; needed for `fourier` and `histogram`.
 
     Returns:
       `[S, S]` float32 in [0, 1]; with everything off the same as `to_float(image)`.
     """
-    # [12] float64 in [-1, 1)
-    flip, turn, zoom, across, down, contrast, brightness, gamma, noise, blur, border, noise_seed = (
-        2 * generator.random(12) - 1
+    # [13] float64 in [-1, 1)
+    flip, turn, zoom, across, down, contrast, brightness, gamma, noise, blur, border, noise_seed, seed = (
+        2 * generator.random(13) - 1
     ).tolist()
-    matrix = _affine(
-        size=image.shape[0],
+    own = functools.partial(_own_generator, int((seed + 1) * 2**52))
+    warp = geometry.Warp(
         mirrored=settings.flip and flip < 0,
         angle=2 * math.pi * settings.rotation * turn,
         scale=(1 + settings.zoom * zoom) * _border_scale(settings.border * border),
         shift=(settings.shift * across, settings.shift * down),
     )
+    if settings.crop or settings.aspect or settings.elastic:
+        warp = _warped_further(warp, settings, own)
+    if not warp.changes_nothing:
+        image = np.asarray(warp(Image.fromarray(image)))
+    for name, exchange in _STYLES.items():
+        if strength := getattr(settings, name):
+            if partner is None:
+                raise ValueError(f"augmentation.{name} needs a partner")
+            private = own(name)
+            image = exchange(image, partner=partner(private), strength=strength, generator=private)
+    for name, look in _LOOKS.items():
+        if strength := getattr(settings, name):
+            image = look(image, strength=strength, generator=own(name))
     sigma = settings.blur * abs(blur)
-    if matrix is not None or sigma > 0:
-        picture = Image.fromarray(image)
-        if matrix is not None:
-            picture = picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-        if sigma > 0:
-            picture = picture.filter(ImageFilter.GaussianBlur(sigma))
-        image = np.asarray(picture)
+    if sigma > 0:
+        image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
     curve = _curve(
         image,
+        start=appearance.random_curve(strength=settings.curve, generator=own("curve")) if settings.curve else _UNIT,
         exponent=(1 + settings.gamma) ** gamma,
         factor=1 + settings.contrast * contrast,
         offset=settings.brightness * brightness,
@@ -124,6 +190,8 @@ def augment(image: np.ndarray, *, generator: np.random.Generator, settings: Augm
             noise_generator.integers(0, 65536, image.shape, np.uint16) >> 4
         )
         np.clip(result, 0, 1, out=result)
+    if settings.cutout:
+        result = appearance.cutout(result, strength=settings.cutout, generator=own("cutout"))
     return result
 
 
@@ -148,29 +216,32 @@ def _border_scale(width: float) -> float:
     return 1 - 2 * width if width > 0 else 1 / (1 + 2 * width)
 
 
-def _affine(
-    *, size: int, mirrored: bool, angle: float, scale: float, shift: tuple[float, float]
-) -> tuple[float, float, float, float, float, float] | None:
-    """The matrix that takes a pixel of the view to its place in the image; None where it would change nothing."""
-    if not mirrored and angle == 0 and scale == 1 and shift == (0, 0):
-        return None
-    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
-    sign = -1.0 if mirrored else 1.0
-    centre = size / 2
-    x, y = centre + shift[0] * size, centre + shift[1] * size  # where the image's centre goes
-    return (
-        sign * cosine,
-        sign * sine,
-        centre - sign * (cosine * x + sine * y),
-        -sine,
-        cosine,
-        centre + sine * x - cosine * y,
+def _warped_further(
+    warp: geometry.Warp, settings: Augmentation, own: Callable[[str], np.random.Generator]
+) -> geometry.Warp:
+    """The warp with crop, aspect and elastic deformation."""
+    generator = own("crop")
+    cut = settings.crop * generator.random()
+    place = generator.uniform(-0.5, 0.5, 2) * cut  # of the middle of what is kept, from that of the image
+    enlarged = 1 / (1 - cut)
+    elastic = geometry.random_displacements(own("elastic"), largest=settings.elastic) if settings.elastic else None
+    return dataclasses.replace(
+        warp,
+        scale=warp.scale * enlarged,
+        aspect=(1 + settings.aspect) ** own("aspect").uniform(-0.5, 0.5),
+        shift=(warp.shift[0] - place[0] * enlarged, warp.shift[1] - place[1] * enlarged),
+        displacements=elastic,
     )
 
 
-def _curve(image: np.ndarray, *, exponent: float, factor: float, offset: float) -> np.ndarray:
-    """What each of the 256 intensities becomes: `[256]` float32 in [0, 1]."""
-    curve = _UNIT if exponent == 1 else _UNIT ** np.float32(exponent)
+def _own_generator(seed: int, name: str) -> np.random.Generator:
+    """A generator for one operation of one view; named, so that a new operation changes no other's draws."""
+    return np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
+
+
+def _curve(image: np.ndarray, *, start: np.ndarray, exponent: float, factor: float, offset: float) -> np.ndarray:
+    """What each of the 256 intensities, after those in `start`, becomes: `[256]` float32 in [0, 1]."""
+    curve = start if exponent == 1 else start ** np.float32(exponent)
     if factor != 1:
         mean = curve.take(image).mean(dtype=np.float64)
         curve = (curve - np.float32(mean)) * np.float32(factor) + np.float32(mean)

@@ -30,12 +30,14 @@ class Dataset:
       images: [N, S, S] uint8, preprocessed.
       fingerprints: [N] hexadecimal hashes of the decoded pixels.
       thumbnails: [N, 2, 64, 64] uint8, for finding twins.
+      sizes: [N, 2] int32, width and height of the decoded image.
     """
 
     records: tuple[Record, ...]
     images: np.ndarray
     fingerprints: tuple[str, ...]
     thumbnails: np.ndarray
+    sizes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.records)
@@ -58,6 +60,7 @@ class Dataset:
             images=self.images[rows],
             fingerprints=tuple(self.fingerprints[i] for i in rows),
             thumbnails=self.thumbnails[rows],
+            sizes=self.sizes[rows],
         )
 
     def of_split(self, split: str) -> "Dataset":
@@ -122,16 +125,17 @@ def load(
 def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None) -> "tuple[Dataset, list[str]]":
     """The rows that can be read, and a message for each file that cannot."""
 
-    def one(record: Record) -> tuple[np.ndarray, str, np.ndarray] | str:
+    def one(record: Record) -> tuple[np.ndarray, str, np.ndarray, tuple[int, ...]] | str:
         try:
             image = decode_image(source.read(record.path), name=record.path)
         except (ImageError, OSError) as error:
             return str(error)
-        return preprocessing(image), fingerprints.fingerprint(image), fingerprints.thumbnails(image)
+        return preprocessing(image), fingerprints.fingerprint(image), fingerprints.thumbnails(image), image.shape[::-1]
 
     size = preprocessing.size
     images = np.empty((len(source.records), size, size), np.uint8)
     small = np.empty((len(source.records), 2, fingerprints.THUMBNAIL_SIZE, fingerprints.THUMBNAIL_SIZE), np.uint8)
+    sizes = np.empty((len(source.records), 2), np.int32)
     hashes: list[str] = []
     kept: list[Record] = []
     unreadable: list[str] = []
@@ -140,10 +144,14 @@ def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None
             if isinstance(result, str):
                 unreadable.append(result)
                 continue
-            images[len(kept)], small[len(kept)] = result[0], result[2]
+            images[len(kept)], small[len(kept)], sizes[len(kept)] = result[0], result[2], result[3]
             hashes.append(result[1])
             kept.append(record)
     dataset = Dataset(
-        records=tuple(kept), images=images[: len(kept)], fingerprints=tuple(hashes), thumbnails=small[: len(kept)]
+        records=tuple(kept),
+        images=images[: len(kept)],
+        fingerprints=tuple(hashes),
+        thumbnails=small[: len(kept)],
+        sizes=sizes[: len(kept)],
     )
     return dataset, unreadable

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax.data import manifest, splits
+from bt_jax.data import known_patients, manifest, splits
 from bt_jax.data.dataset import Dataset, load
 from bt_jax.data.preprocess import Preprocessing
+from bt_jax.data.probe import Probe
 from bt_jax.data.sources import Source
 from bt_jax.errors import UsageError
 
@@ -25,6 +26,9 @@ class DividedData:
       testing: the source's Testing folder, looked at once at the end; may be empty.
       grouping: in words, what says which images belong together.
       table: the rows of `split.csv`: path, label, group, fold, role, fingerprint.
+      shifted: the images of the probe, kept from training and validation; without a probe there are none.
+      probe: what they are.
+      training_sources: [N] integers, the collection of each training image, see `known_patients.sources`.
     """
 
     source: Source
@@ -33,12 +37,41 @@ class DividedData:
     testing: Dataset
     grouping: str
     table: list[list[Any]]
+    shifted: Dataset
+    probe: Probe | None
+    training_sources: np.ndarray
+
+    def groups_of(self, part: Dataset) -> list[str]:
+        """The patient or other group of each image of a part; empty for those of testing."""
+        group_of = {row[0]: row[2] for row in self.table}
+        return [group_of[path] for path in part.paths]
 
     @property
-    def validation_groups(self) -> list[str]:
-        """The patient or other group of each validation image."""
-        group_of = {row[0]: row[2] for row in self.table}
-        return [group_of[path] for path in self.validation.paths]
+    def training_kinds(self) -> np.ndarray:
+        """[N] integers of the training images: their sources, where there are several, else their classes."""
+        return self.training_sources if len(np.unique(self.training_sources)) > 1 else self.training.labels
+
+    def training_weights(self, balance: str) -> np.ndarray | None:
+        """[N] float32 of the training images in the loss; None where they are all alike.
+
+        Args:
+          balance: `none`, or `source`, see `known_patients.balancing_weights`.
+        """
+        if balance == "none":
+            return None
+        return known_patients.balancing_weights(self.training_sources, self.training.labels)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run's record says of them."""
+        return {
+            "source": self.source.description,
+            "synthetic": self.source.synthetic,
+            "kaggle_set": self.is_kaggle_set,
+            "grouping": self.grouping,
+            "probe": self.probe.words if self.probe else None,
+            "sha256": self.sha256,
+        }
 
     @property
     def sha256(self) -> str:
@@ -60,11 +93,16 @@ def divide(
     fold: int,
     max_unreadable: int,
     warn: Callable[[str], None],
+    probe: str = "",
 ) -> DividedData:
     """Loads a source and divides its Training images by patient; `fold` is the one to validate on.
 
+    With a probe the folds are those without it, less its images and all others of their groups, which might be nearly
+    the same; the latter are set aside and not scored.
+
     Raises:
-      UsageError: too many unreadable files, or a fold that is not there.
+      UsageError: too many unreadable files, a fold that is not there, or a probe that leaves nothing to train or to
+        choose by.
     """
     if not 0 <= fold < folds:
         raise UsageError(f"config.data.fold is {fold}: use 0 to {folds - 1}, or -1 for all")
@@ -81,13 +119,21 @@ def divide(
         table=source.groups,
     )
     fold_of = splits.assign_folds(labels=trainable.labels, groups=groups, folds=folds, class_names=source.class_names)
+    patients = known_patients.keys_of(trainable, source.patients)
+    role = np.where(fold_of == fold, "validation", "training").astype("<U10")  # [N], in words
+    chosen = Probe.parse(probe, class_names=source.class_names) if probe else None
+    if chosen:
+        rows = chosen.rows(trainable, class_names=source.class_names, patients=patients)
+        role[np.isin(groups, np.asarray(groups)[rows])] = "set aside"
+        role[rows] = "probe"
+        _check_class(trainable.labels, role, label=source.class_names.index(chosen.class_name), probe=chosen)
     table: list[list[Any]] = [
-        [record.path, source.class_names[record.label], group, number, role, fingerprint]
-        for record, group, number, role, fingerprint in zip(
+        [record.path, source.class_names[record.label], group, number, part, fingerprint]
+        for record, group, number, part, fingerprint in zip(
             trainable.records,
             groups,
             fold_of,
-            np.where(fold_of == fold, "validation", "training"),
+            role.tolist(),
             trainable.fingerprints,
             strict=True,
         )
@@ -98,9 +144,22 @@ def divide(
     ]
     return DividedData(
         source=source,
-        training=trainable.select(fold_of != fold),
-        validation=trainable.select(fold_of == fold),
+        training=trainable.select(role == "training"),
+        validation=trainable.select(role == "validation"),
         testing=testing,
         grouping=grouping,
         table=table,
+        shifted=trainable.select(role == "probe"),
+        probe=chosen,
+        training_sources=known_patients.sources(patients)[role == "training"],
     )
+
+
+def _check_class(labels: np.ndarray, role: np.ndarray, *, label: int, probe: Probe) -> None:
+    """Refuses a probe that leaves nothing of its class to learn from or to choose by."""
+    for part in ("training", "validation"):
+        if not (labels[role == part] == label).any():
+            raise UsageError(
+                f"config.data.probe is {probe.text!r}, which leaves no image of {probe.class_name} for {part}: choose "
+                f"a smaller part of the class, or fewer folds"
+            )

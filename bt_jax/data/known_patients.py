@@ -1,6 +1,9 @@
-"""The patients of images that are to be scored, where they are known."""
+"""The patients of images, where they are known, and what their keys say about where an image is from."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from bt_jax.data import manifest, splits
 from bt_jax.data.dataset import Dataset
@@ -21,3 +24,48 @@ def groups_of(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], st
     return splits.group_images(
         paths=dataset.paths, fingerprints=dataset.fingerprints, thumbnails=dataset.thumbnails, table=table
     )
+
+
+def keys_of(dataset: Dataset, table: Mapping[str, str]) -> list[str]:
+    """The key of each image's patient, empty where it is unknown.
+
+    Args:
+      dataset: the images.
+      table: path -> key, of the data's own `groups.csv`; may be empty or lack images.
+    """
+    known = manifest.patients()
+    return [
+        table.get(path, known.get(fingerprint, ""))
+        for path, fingerprint in zip(dataset.paths, dataset.fingerprints, strict=True)
+    ]
+
+
+def sources(keys: Sequence[str]) -> np.ndarray:
+    """What collection each image is from, as numbers from 0: [N] int64.
+
+    Images without a known patient are one collection; the others are divided by the letters that a patient's key begins
+    with, since hospitals number in ways of their own: in the Kaggle set `MR048994` and `101017`, and every patient of
+    the first kind has a glioma.
+    """
+    names = ["?" if not key else re.match(r"[A-Za-z]*", key)[0] for key in keys]  # type: ignore[index]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64) if names else np.zeros(0, np.int64)
+
+
+def balancing_weights(sources: np.ndarray, labels: np.ndarray, *, largest: float = 5.0) -> np.ndarray:
+    """Weights of images with which the sources of a class count alike: [N] float32.
+
+    Each class keeps its weight in all. A handful of images cannot stand for a source, so no weight is above `largest`
+    times that of the class's mean, before they are scaled.
+
+    Args:
+      sources: [N] integers.
+      labels: [N] integers.
+      largest: weight of an image of the rarest sources.
+    """
+    weights = np.ones(len(labels))
+    for label in np.unique(labels):
+        of_class = labels == label
+        _, number, counts = np.unique(sources[of_class], return_inverse=True, return_counts=True)
+        wanted = np.minimum(of_class.sum() / (len(counts) * counts), largest)[number]
+        weights[of_class] = wanted / wanted.mean()
+    return weights.astype(np.float32)

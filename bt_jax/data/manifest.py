@@ -23,10 +23,19 @@ from bt_jax.data.decode import decode_image
 PATH = pathlib.Path(__file__).with_name("patients.csv")
 
 
-@functools.cache
 def groups() -> dict[str, str]:
     """Fingerprint -> group."""
-    return {row["fingerprint"]: row["group"] for row in csv.DictReader(io.StringIO(PATH.read_text()))}
+    return _column("group")
+
+
+def patients() -> dict[str, str]:
+    """Fingerprint -> key of the patient, empty for a web image."""
+    return _column("patient")
+
+
+@functools.cache
+def _column(name: str) -> dict[str, str]:
+    return {row["fingerprint"]: row[name] for row in csv.DictReader(io.StringIO(PATH.read_text()))}
 
 
 def build(directory: pathlib.Path) -> list[tuple[str, str, str]]:

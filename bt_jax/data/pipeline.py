@@ -12,6 +12,7 @@ import numpy as np
 
 from bt_jax.data import augment
 from bt_jax.data.order import Order
+from bt_jax.data.views import Views
 from bt_jax.errors import UsageError
 
 Batch = dict[str, np.ndarray]
@@ -21,20 +22,20 @@ _U = TypeVar("_U")
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """The example at a position: augmented pixels and label."""
+    """The example at a position: augmented pixels, label, and weight where images have one."""
 
-    images: np.ndarray  # [N, S, S] uint8
+    view: Views
     labels: np.ndarray  # [N] int32
+    weights: np.ndarray | None  # [N] float32
     order: Order
-    settings: augment.Augmentation
     views: int
 
     def __call__(self, position: int) -> dict[str, Any]:
         example = self.order(position)
         view = example.epoch % self.views if self.views else example.epoch
-        generator = augment.generator_for(seed=self.order.seed, view=view, record=example.record)
-        image = augment.augment(self.images[example.record], generator=generator, settings=self.settings)
-        return {"image": image, "label": self.labels[example.record]}
+        weight = {} if self.weights is None else {"weight": self.weights[example.record]}
+        image = self.view(view=view, record=example.record)
+        return {"image": image, "label": self.labels[example.record], **weight}
 
 
 def training_batches(
@@ -46,6 +47,8 @@ def training_batches(
     views: int,
     start_step: int,
     stop_step: int,
+    kinds: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
     workers: int = 0,
     threads: int = 2,
     buffered: int = 4,
@@ -61,13 +64,16 @@ def training_batches(
       views: number of different augmentations of a record; 0 draws a new one in every epoch.
       start_step: step of the first batch.
       stop_step: step after the last batch.
+      kinds: [N] integers, see `views.Views`.
+      weights: [N] float32 of the images in the loss; None: all alike.
       workers: processes that load; 0 loads in threads of this process, which is faster on few cores.
       threads: threads per process.
       buffered: batches held ready.
       shard: number of this host, and how many there are; a host yields its rows of each batch.
 
     Yields:
-      `image` [B / hosts, S, S] float32 in [0, 1] and `label` [B / hosts] int32.
+      `image` [B / hosts, S, S] float32 in [0, 1], `label` [B / hosts] int32 and, where images have weights, `weight`
+      [B / hosts] float32.
 
     Raises:
       UsageError: at the first batch; a number below 0, or a batch that cannot be divided among the hosts.
@@ -79,7 +85,8 @@ def training_batches(
     if order.batch_size % hosts:
         raise UsageError(f"config.train.batch_size is {order.batch_size}: use a multiple of the {hosts} hosts")
     rows = order.batch_size // hosts
-    load = _Load(images, labels, order, settings, views)
+    view = Views(images=images, settings=settings, seed=order.seed, kinds=kinds)
+    load = _Load(view, labels, weights, order, views)
     dataset = (
         grain.MapDataset.range(start_step * rows, stop_step * rows)
         .map(lambda i: load((i // rows) * order.batch_size + host * rows + i % rows))

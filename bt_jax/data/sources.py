@@ -40,6 +40,8 @@ class Source:
       groups: path -> patient or other group, from the data's own `groups.csv`; empty where there is none.
       read: path -> content of the file.
       warnings: one line for each thing a person should know.
+      patients: path -> key of the patient, empty where it is unknown: the column `patient` of `groups.csv`, and where
+        there is none, the groups.
       synthetic: phantoms, not medical images.
       divided: into Training and Testing; else all images count as Training, and as any part that is to be scored.
     """
@@ -50,6 +52,7 @@ class Source:
     groups: dict[str, str]
     read: Callable[[str], bytes]
     warnings: tuple[str, ...] = ()
+    patients: dict[str, str] = dataclasses.field(default_factory=dict)
     synthetic: bool = False
     divided: bool = True
 
@@ -210,11 +213,14 @@ class _Layout:
             number = {name: i for i, name in enumerate(class_names)}
         number = self._numbered(number, class_names)
         groups_path = self.prefix + GROUPS_FILE
+        table = read(groups_path) if self.has_groups else b"path,group"
+        name = str(self.where / groups_path)
         return Source(
             description=f"{kind} {self.where}",
             class_names=class_names,
             records=tuple(Record(path, number[folder], split) for split, folder, path in self.images),
-            groups=parse_groups(read(groups_path), name=str(self.where / groups_path)) if self.has_groups else {},
+            groups=parse_groups(table, name=name),
+            patients=parse_patients(table, name=name),
             read=lambda path: read(self.prefix + path),
             warnings=tuple(warnings),
             divided=self.nested,
@@ -271,12 +277,25 @@ def _prefix(names: list[str]) -> str:
 
 def parse_groups(content: bytes, *, name: str) -> dict[str, str]:
     """`groups.csv`, a table with the columns `path` and `group`, as path -> group."""
+    return {path: group for path, group in _parse(content, name=name, column="group").items() if group}
+
+
+def parse_patients(content: bytes, *, name: str) -> dict[str, str]:
+    """`groups.csv` as path -> key of the patient, empty where unknown; without a column `patient` the group is one."""
+    patients = _parse(content, name=name, column="patient")
+    return patients if patients else parse_groups(content, name=name)
+
+
+def _parse(content: bytes, *, name: str, column: str) -> dict[str, str]:
+    """A column by path; nothing if there is no such column."""
     try:
         table = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
         missing = {"path", "group"} - set(table.fieldnames or ())
         if missing:
             raise UsageError(f"{name} is not a table with the columns path and group: {min(missing)} is missing")
-        return {row["path"]: row["group"] for row in table if row["group"]}
+        if column not in (table.fieldnames or ()):
+            return {}
+        return {row["path"]: row[column] or "" for row in table}
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{name} is not a table with the columns path and group: {error}") from None
 
@@ -302,6 +321,7 @@ def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
             for entry in entries
         ),
         groups={entry.path: entry.patient for entry in entries},
+        patients={entry.path: entry.patient for entry in entries},
         read=read,
         synthetic=True,
     )

@@ -155,6 +155,16 @@ def test_a_remembered_source_is_decoded_once_for_each_preprocessing(kaggle, ramp
     assert len(decoded) == 9 * once
 
 
+def test_sizes_are_those_of_the_decoded_images(kaggle):
+    kaggle.write("Training/no_tumor/a_wide.png", np.zeros((20, 50), np.uint8))
+    loaded, _ = load(kaggle.open())
+    assert loaded.sizes.dtype == np.int32 and loaded.sizes.shape == (len(loaded), 2)
+    by_path = dict(zip(loaded.paths, loaded.sizes.tolist(), strict=True))
+    assert by_path.pop("Training/no_tumor/a_wide.png") == [50, 20]
+    assert set(map(tuple, by_path.values())) == {(48, 40)}
+    assert loaded.of_split("Training").sizes.tolist().count([50, 20]) == 1
+
+
 def test_select_and_of_split(kaggle):
     loaded, _ = load(kaggle.open())
     mask = np.arange(11) % 3 == 0

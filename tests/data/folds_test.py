@@ -89,6 +89,64 @@ def test_no_testing_images(folder):
     assert data.grouping == "8 images by near duplicates alone, their patients unknown"
 
 
+def probed(source, probe: str, **options) -> folds.DividedData:
+    return divide(source, probe=probe, **options)
+
+
+@pytest.fixture(scope="module")
+def larger() -> sources.Source:
+    """Six patients of each class."""
+    phantoms = sources.open_phantoms(per_class=(24, 0), seed=0)
+    return dataclasses.replace(phantoms, read=functools.cache(phantoms.read))
+
+
+@pytest.mark.parametrize("fold", range(2))
+def test_a_probe_is_kept_from_training_and_validation_and_moves_nothing_else(larger, fold):
+    source = larger
+    plain = divide(source, fold=fold, folds=2)
+    # One slice of two patients, whose other slices are set aside.
+    paths = [f"Training/meningioma_tumor/phantom_{number:04d}.png" for number in range(1, 25)]
+    patients = dataclasses.replace(source, patients=source.patients | {paths[0]: "x1", paths[4]: "x2"})
+    data = probed(patients, "meningioma:patient=x*", fold=fold, folds=2)
+    role = {row[0]: row[4] for row in data.table}
+    assert data.shifted.paths == [paths[0], paths[4]] and data.probe is not None
+    assert [path for path in paths if role[path] == "set aside"] == [*paths[1:4], *paths[5:8]]
+    gone = set(paths[:8])
+    assert data.training.paths == [path for path in plain.training.paths if path not in gone]
+    assert data.validation.paths == [path for path in plain.validation.paths if path not in gone]
+    assert [row[:4] for row in data.table] == [row[:4] for row in plain.table]
+    assert data.groups_of(data.shifted) == [source.groups[paths[0]], source.groups[paths[4]]]
+    assert data.facts["probe"] == "meningioma_tumor whose patient's key is x*"
+    assert data.sha256 != plain.sha256
+
+
+def test_without_a_probe_there_is_none(source):
+    data = divide(source)
+    assert len(data.shifted) == 0 and data.probe is None and data.facts["probe"] is None
+
+
+def test_a_probe_that_leaves_nothing_of_its_class(source):
+    patient = next(group for group in divide(source).groups_of(divide(source).validation) if "no_tumor" in group)
+    with pytest.raises(UsageError, match=r"config\.data\.probe is .*leaves no image of no_tumor for training"):
+        probed(source, f"no_tumor:patient!={patient}", fold=0)
+
+
+def test_the_kinds_of_training_images_are_sources_where_there_are_several_else_classes(source):
+    """The letters that a phantom's patient begins with are those of its class."""
+    data = divide(source)
+    np.testing.assert_array_equal(data.training_kinds, data.training_sources)
+    alone = dataclasses.replace(source, patients=dict.fromkeys(source.patients, "7"))
+    np.testing.assert_array_equal(divide(alone).training_kinds, divide(alone).training.labels)
+
+
+def test_sources_count_alike_only_where_asked(source):
+    mixed = {path: "a" if path.endswith(("1.png", "2.png")) else "b" for path in source.patients}
+    data = divide(dataclasses.replace(source, patients=mixed))
+    assert data.training_weights("none") is None
+    weights = data.training_weights("source")
+    assert weights is not None and weights.dtype == np.float32 and len(np.unique(weights.round(4))) > 1
+
+
 def test_the_groups_of_the_validation_images(source):
     data = divide(source, fold=2)
-    assert data.validation_groups == [source.groups[path] for path in data.validation.paths]
+    assert data.groups_of(data.validation) == [source.groups[path] for path in data.validation.paths]

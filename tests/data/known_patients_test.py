@@ -1,6 +1,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bt_jax.data import dataset, known_patients, manifest
 from bt_jax.data.dataset import Dataset
@@ -40,3 +43,44 @@ def test_the_package_knows_images_by_their_pixels(kaggle: Folder) -> None:
     assert found is not None
     assert found[0][0] == group
     assert "the patients known for this data set" in found[1]
+
+
+def test_keys_are_those_of_the_table_then_of_the_package(kaggle: Folder) -> None:
+    images = loaded(kaggle)
+    fingerprint, key = next((print_, key) for print_, key in manifest.patients().items() if key)
+    renamed = dataclasses.replace(images, fingerprints=(fingerprint, fingerprint, *images.fingerprints[2:]))
+    keys = known_patients.keys_of(renamed, {renamed.paths[1]: "", renamed.paths[2]: "p"})
+    assert keys[:3] == [key, "", "p"]
+    assert set(keys[3:]) == {""}
+
+
+def test_collections_are_told_by_how_hospitals_number() -> None:
+    numbers = known_patients.sources(["MR01", "", "1001", "MR7x", "100", ""])
+    assert numbers[0] == numbers[3] != numbers[2] == numbers[4] != numbers[1] == numbers[5]
+    assert sorted(set(numbers.tolist())) == [0, 1, 2]
+    assert known_patients.sources([]).shape == (0,)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=60),
+    largest=st.sampled_from([1.0, 5.0, 1e9]),
+)
+def test_weights_balance_sources_inside_of_classes(rows: list[tuple[int, int]], largest: float) -> None:
+    sources, labels = np.array(rows).T
+    weights = known_patients.balancing_weights(sources, labels, largest=largest)
+    assert weights.dtype == np.float32 and weights.min() > 0
+    for label in np.unique(labels):
+        of_class = labels == label
+        assert weights[of_class].sum() == pytest.approx(of_class.sum(), rel=1e-4)
+        shares = [weights[of_class & (sources == source)].sum() for source in np.unique(sources[of_class])]
+        if largest == 1e9:
+            assert shares == pytest.approx([of_class.sum() / len(shares)] * len(shares), rel=1e-4)
+        if len(shares) == 1:
+            assert weights[of_class] == pytest.approx(1, rel=1e-4)
+
+
+def test_a_handful_of_images_does_not_stand_for_a_source() -> None:
+    sources = np.array([0] * 800 + [1] * 2)
+    weights = known_patients.balancing_weights(sources, np.zeros(802, int))
+    assert weights[-1] / weights[0] == pytest.approx(5 / (802 / 1600), rel=1e-4)

@@ -12,6 +12,7 @@ from absl import flags
 from bt_jax.data import augment, pipeline
 from bt_jax.data.augment import Augmentation
 from bt_jax.data.order import Order
+from bt_jax.data.views import Views
 from bt_jax.errors import UsageError
 
 RECORDS, SIZE, BATCH = 22, 24, 6
@@ -70,6 +71,26 @@ def test_batches_are_what_order_and_augmentation_say():
 def test_without_augmentation_the_pixels_arrive_as_they_are():
     for label, views in by_record(batches(0, STEPS_PER_EPOCH, settings=Augmentation.none())).items():
         np.testing.assert_allclose(views[0] * 255, IMAGES[label], atol=1e-4)
+
+
+STYLED = Augmentation(rotation=0.1, fourier=1.0, histogram=1.0, jpeg=1.0, curve=1.0)
+KINDS = np.arange(RECORDS) % 3
+
+
+def test_partners_come_with_the_views_whatever_loads_them():
+    found = batches(2, 9, settings=STYLED, kinds=KINDS)
+    assert_same(found, batches(2, 9, settings=STYLED, kinds=KINDS, threads=0))
+    assert_same(found[3:], batches(5, 9, settings=STYLED, kinds=KINDS))
+    views = Views(images=IMAGES, settings=STYLED, seed=5, kinds=KINDS)
+    example = Order(records=RECORDS, batch_size=BATCH, seed=5)(4 * BATCH + 1)
+    np.testing.assert_array_equal(found[2]["image"][1], views(view=example.epoch, record=example.record))
+
+
+def test_weights_come_with_their_images():
+    weights = np.linspace(0.5, 2, RECORDS, dtype=np.float32)
+    for batch in batches(0, 4, weights=weights):
+        assert batch.keys() == {"image", "label", "weight"} and batch["weight"].dtype == np.float32
+        np.testing.assert_array_equal(batch["weight"], weights[batch["label"]])
 
 
 def test_an_epoch_shows_every_record_at_most_once():

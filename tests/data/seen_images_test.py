@@ -42,7 +42,7 @@ def test_images_seen_and_their_near_duplicates_are_recognised(kaggle, loaded, tm
 
 def test_a_pixel_identical_image_counts_although_its_thumbnail_is_constant(loaded):
     blank = np.zeros_like(loaded.thumbnails)
-    flat = Dataset(loaded.records, loaded.images, loaded.fingerprints, blank)
+    flat = Dataset(loaded.records, loaded.images, loaded.fingerprints, blank, loaded.sizes)
     found = seen_images.has_twin(flat, {loaded.fingerprints[4]}, blank)
     assert np.flatnonzero(found).tolist() == [4]
 

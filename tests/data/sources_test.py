@@ -57,6 +57,15 @@ def test_of_split_takes_the_records_of_that_split(kaggle):
     assert len(source.of_split("Training").records) + len(source.of_split("Testing").records) == len(source.records)
 
 
+def test_patients_are_a_column_of_their_own_else_the_groups(kaggle):
+    kaggle.write("groups.csv", "path,group,patient\nTraining/a/1.png,g1,p1\nTraining/a/2.png,g2,\n")
+    assert kaggle.open().patients == {"Training/a/1.png": "p1", "Training/a/2.png": ""}
+    kaggle.write("groups.csv", "path,group\nTraining/a/1.png,g1\nTraining/a/2.png,\n")
+    assert kaggle.open().patients == kaggle.open().groups == {"Training/a/1.png": "g1"}
+    phantoms = sources.open_phantoms(per_class=(2, 1), seed=0)
+    assert phantoms.patients == phantoms.groups
+
+
 @pytest.mark.parametrize("wrapper", ["", "archive/", "a/brain tumor/"])
 @pytest.mark.parametrize("junk", [False, True])
 def test_zip_gives_the_records_and_bytes_of_the_folder(kaggle, wrapper, junk):
