@@ -46,6 +46,12 @@ def logits_of(forward: Forward, params: Tree, batch_stats: Tree, images: np.ndar
     return np.concatenate([np.asarray(logits)[:valid] for logits, valid in outputs])
 
 
+def _logits_of(forward: Forward, weights: Tree, batch_size: int, images: np.ndarray) -> np.ndarray:
+    """As `logits_of`, but fewer images than a step holds make a smaller step, of the next power of two."""
+    batch_size = min(batch_size, 1 << (max(len(images), 1) - 1).bit_length())
+    return logits_of(forward, weights["params"], weights["batch_stats"], images, batch_size=batch_size)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelDescription:
     """All that a checkpoint must say for its arrays to become a usable model; plain values, kept as JSON."""
@@ -66,10 +72,15 @@ class ModelDescription:
 
     def network(self, *, seed: int = 0) -> tuple[Network, Tree, Tree]:
         """The network with random parameters and statistics."""
+        return registry.create(self.name, seed=seed, **self._sizes_and_options())
+
+    def abstract_network(self) -> tuple[Network, Tree, Tree]:
+        """The network with shapes and dtypes for its parameters and statistics."""
+        return registry.create_abstract(self.name, **self._sizes_and_options())
+
+    def _sizes_and_options(self) -> dict[str, Any]:
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
-        return registry.create(
-            self.name, classes=len(self.class_names), size=self.preprocessing["size"], seed=seed, **options
-        )
+        return {"classes": len(self.class_names), "size": self.preprocessing["size"], **options}
 
     def normaliser(self) -> Normalisation:
         """From grey pixels to what the network expects."""
@@ -131,10 +142,14 @@ def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[Mo
     """
     best_step, metadata = checkpoint.best_metadata(folder)
     description = ModelDescription.from_dict(metadata["model"])
-    _, params, batch_stats = description.network()
+    return description, _weights(folder, best_step if step is None else step, *description.abstract_network()[1:])
+
+
+def _weights(folder: str | os.PathLike[str], step: int, params: Tree, batch_stats: Tree) -> Tree:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     tree = checkpoint.abstract({"params": params, "batch_stats": batch_stats}, here)
-    return description, checkpoint.restore_for_evaluation(folder, best_step if step is None else step, tree)
+    weights: Tree = checkpoint.restore_for_evaluation(folder, step, tree)
+    return weights
 
 
 def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
@@ -142,7 +157,7 @@ def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
 
     Args:
       path: workdir.
-      batch_size: images in a step; smaller inputs are filled up, so that one program serves all.
+      batch_size: images in a step. Fewer are filled up to a power of two; each such number is a program of its own.
 
     Raises:
       UsageError: no run there, or folds that do not fit together.
@@ -155,16 +170,14 @@ def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
         )
     descriptions, members, temperatures = [], [], []
     for fold in folds:
-        step, _ = checkpoint.best_metadata(fold)
-        description, weights = restore(fold, step)
+        step, metadata = checkpoint.best_metadata(fold)
+        description = ModelDescription.from_dict(metadata["model"])
+        network, *shapes = description.abstract_network()
+        weights = _weights(fold, step, *shapes)
         temperatures.append(calibration.read(fold, step=step))
-        forward = make_forward(
-            description.network()[0], normalisation=description.normaliser(), dtype=jnp.dtype("float32")
-        )
+        forward = make_forward(network, normalisation=description.normaliser(), dtype=jnp.dtype("float32"))
         descriptions.append(description)
-        members.append(
-            functools.partial(logits_of, forward, weights["params"], weights["batch_stats"], batch_size=batch_size)
-        )
+        members.append(functools.partial(_logits_of, forward, weights, batch_size))
     first = descriptions[0]
     if any((d.class_names, d.preprocessing) != (first.class_names, first.preprocessing) for d in descriptions):
         raise UsageError(f"the folds in {folder} differ in classes or preprocessing: they are no cross-validation")
