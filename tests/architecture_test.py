@@ -23,6 +23,8 @@ LAYERS = (
     ("audit_page", "model_card", "report"),
     ("checkpoint",),
     ("inference",),
+    ("inputs", "predictor"),
+    ("prediction_stream",),
     ("stages", "steps"),
     ("input_throughput", "throughput"),
     ("features", "interrupts", "programs", "progress", "topology", "workdir", "writers"),
@@ -30,7 +32,7 @@ LAYERS = (
     ("comparison_tables", "cross_validation", "loop", "run_report", "run_weights"),
     ("comparison", "measurements", "train"),
     ("study",),
-    ("audit", "benchmark", "compare", "evaluate", "main", "sweep"),
+    ("audit", "benchmark", "compare", "evaluate", "main", "predict", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
@@ -39,10 +41,12 @@ OWNERS = {
     "h5py": {"models.pretrained.keras_file"},
     "matplotlib": {"diagram", "figures", "plots", "run_curves", "training_curves"},
     "keras": {"peers.keras_tensorflow"},
+    "nibabel": {"data.nifti"},
     "ml_collections": {"benchmark", "defaults", "main", "study", "sweep", "train"},
     "onnxruntime": {"peers.onnx_runtime"},
     "optax": {"steps"},
     "orbax": {"checkpoint"},
+    "pydicom": {"data.dicom"},
     "sklearn": {"data.shortcuts", "data.splits"},
     "tensorboardX": {"writers"},
     "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
@@ -50,7 +54,7 @@ OWNERS = {
 }
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.
-LIGHT = ("inference",)
+LIGHT = ("inference", "predict", "prediction_stream")
 HEAVY = {"optax", "grain", "sklearn", "matplotlib", "tensorflow", "tensorboardX", "ml_collections"}
 TRAINING = {"bt_jax.train", "bt_jax.loop", "bt_jax.steps", "bt_jax.stages", "bt_jax.data.pipeline"}
 

@@ -84,6 +84,11 @@ def looks_like(start: bytes) -> bool:
     return explicit or struct.unpack("<I", start[4:8])[0] <= 256
 
 
+def is_deflated(content: bytes) -> bool:
+    """Whether the content of a DICOM file is compressed as a whole."""
+    return looks_like(content[:1024]) and _DEFLATED in content
+
+
 def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
     """The frames of a DICOM file, each as a person would see it in a viewer.
 
@@ -114,7 +119,7 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
 
 
 def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
-    if _DEFLATED in content:
+    if is_deflated(content):
         content = _unpacked(content, limits=limits)
     dataset = library.dcmread(io.BytesIO(content), force=True, specific_tags=list(_TAGS))
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -160,7 +165,9 @@ def _checked(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
             )
         if not library.pixels.get_decoder(syntax).is_available:
             hint = f"install {package}, or " if package else ""
-            raise UnreadableError(f"its pixels are compressed as {name}, which is not read: {hint}store it uncompressed")
+            raise UnreadableError(
+                f"its pixels are compressed as {name}, which is not read: {hint}store it uncompressed"
+            )
     else:
         needed, there = -(-rows * columns * samples * bits * count // 8), len(dataset[kind].value or b"")
         if there < needed and "422" not in str(dataset.get("PhotometricInterpretation")):
@@ -210,8 +217,7 @@ def _picture(library: ModuleType, pixels: np.ndarray, frame: _Frame) -> tuple[np
         pixels = library.pixels.apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:
         return _luminance(pixels), []
-    padded = _padding(dataset, pixels)
-    values, about = _rescaled(pixels, frame)
+    values, about = _rescaled(_unpadded(dataset, pixels, inverted=interpretation == "MONOCHROME1"), frame)
     shown, odd = _windowed(values, frame)
     image = grey_of(values) if shown is None else shown
     if interpretation == "MONOCHROME1":
@@ -219,8 +225,6 @@ def _picture(library: ModuleType, pixels: np.ndarray, frame: _Frame) -> tuple[np
         bits = _whole(dataset.get("BitsStored") or 8)
         white = 255 if shown is not None else 2**bits - 1 if bits <= 8 and image.dtype == np.uint8 else image.max()
         image = (np.maximum(white, image.max()) - image).astype(image.dtype)
-    if padded is not None:
-        image = np.where(padded, image.dtype.type(0), image)
     return np.ascontiguousarray(image), [*about, *odd]
 
 
@@ -231,13 +235,14 @@ def _luminance(pixels: np.ndarray) -> np.ndarray:
     return grey_of(np.rint(pixels.astype(np.float64) @ (0.299, 0.587, 0.114)))
 
 
-def _padding(dataset: Any, pixels: np.ndarray) -> np.ndarray | None:
-    """Where the file says that there is nothing: [H, W] bool, or None for nowhere or everywhere."""
+def _unpadded(dataset: Any, pixels: np.ndarray, *, inverted: bool) -> np.ndarray:
+    """Stored values [H, W], with the darkest of them where the file says that there is nothing."""
     value = _number(dataset.get("PixelPaddingValue"))
-    if value is None:
-        return None
     padded = pixels == value
-    return padded if padded.any() and not padded.all() else None
+    if value is None or not padded.any() or padded.all():
+        return pixels
+    measured = pixels[~padded]
+    return np.where(padded, measured.max() if inverted else measured.min(), pixels)
 
 
 def _rescaled(pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]:
