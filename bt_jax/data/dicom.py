@@ -33,6 +33,7 @@ _TAGS = (
     "SegmentedBluePaletteColorLookupTableData",
 )  # fmt: skip
 
+_PIXEL_TAG = b"\xe0\x7f\x10\x00"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 # How pixels may be compressed, by the transfer syntax, and the packages that then decode them besides Pillow.
 _COMPRESSIONS = {
@@ -103,6 +104,8 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
     # pydicom lets nearly any exception through on damaged input, and quotes values of tags in its messages.
     try:
         dataset = _parse(library, content, limits=limits)
+        if not any(name in dataset for name in _PIXELS) and _PIXEL_TAG in content:
+            raise UnreadableError("the DICOM file is cut off or damaged: its pixels have no end")
         count = _checked(library, dataset, limits=limits)
         remarks = _remarks(dataset)
         frames = library.pixels.iter_pixels(dataset)

@@ -112,7 +112,10 @@ def _orientation(library: ModuleType, volume: object) -> tuple[int, bool, tuple[
       The axis across the slices; whether the other two stand in the wrong order; for both, in the right order, 1 where
       they run to the right, front or head, else -1; whether the file tells all that.
     """
-    axes = library.io_orientation(volume.affine)  # type: ignore[attr-defined]  # [3, 2]: axis of the body, direction
+    affine = np.asarray(volume.affine)  # type: ignore[attr-defined]
+    axes = np.full((3, 2), np.nan)  # [3, 2]: axis of the body, direction
+    if np.isfinite(affine).all():
+        axes = library.io_orientation(affine)
     known = bool(np.isfinite(axes).all()) and _placed(volume)
     if not np.isfinite(axes).all():
         axes = np.array([[0, 1], [1, 1], [2, 1]])

@@ -50,7 +50,7 @@ class UnreadableError(ValueError):
 def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
     """Raises `UnreadableError` for a header that claims nothing, or more than the limits."""
     if width <= 0 or height <= 0 or slices <= 0:
-        raise UnreadableError(f"the image has no pixels ({width}x{height}, {slices} slices)")
+        raise UnreadableError("the image has no pixels")
     if width * height > limits.pixels:
         raise UnreadableError(f"{width}x{height} pixels are more than the limit of {limits.pixels:,}")
     if slices > limits.slices:
