@@ -50,7 +50,7 @@ def intact() -> dict[str, bytes]:
         "cmyk.jpg": image(colour.convert("CMYK"), "JPEG"),
         "cmyk.tif": image(colour.convert("CMYK"), "TIFF"),
         "ycbcr.tif": image(colour.convert("YCbCr"), "TIFF"),
-        "lab.tif": image(colour.convert("LAB"), "TIFF"),
+        "lab.tif": image(Image.merge("LAB", (grey, grey, grey)), "TIFF"),
         "palette.png": image(colour.quantize(16)),
         "palette.gif": image(colour.quantize(16), "GIF"),
         "palette_transparent.png": image(colour.quantize(16), transparency=3),
@@ -253,7 +253,7 @@ def _polyglots() -> dict[str, bytes]:
     """Two kinds of file in one."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("inner.png", image())
+        archive.writestr(zipfile.ZipInfo("inner.png"), image())
     preamble = image(kind="GIF")[:128]
     return {
         "gif_and_dicom": preamble.ljust(128, b"\0") + medical_files.dicom(scan())[128:],
