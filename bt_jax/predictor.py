@@ -1,7 +1,6 @@
 """Predictions with one model or several: slices to probabilities, and what a person should be told beside them."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -157,7 +156,6 @@ def _about_image(image: np.ndarray) -> tuple[str, ...]:
     return tuple(found)
 
 
-@functools.cache
 def rows_for(count: int, *, batch_size: int) -> int:
     """Rows of the program that serves a first batch of so many slices: one of a few sizes, each compiled once."""
-    return next(rows for rows in (1, 8, batch_size) if min(count, batch_size) <= rows)
+    return min(batch_size, 1 if count <= 1 else 8 if count <= 8 else batch_size)

@@ -68,7 +68,7 @@ def test_several_models_answer_with_their_mean(runs):
 
 
 def test_models_of_different_classes_are_no_ensemble(runs):
-    with pytest.raises(UsageError, match="--model names models of different classes: glioma_tumor, .* and a, b"):
+    with pytest.raises(UsageError, match=r"--model names models of different classes: glioma_tumor, .* and a, b"):
         Predictor.load([runs[0], runs[2]])
 
 

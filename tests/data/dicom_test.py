@@ -156,7 +156,7 @@ def test_what_is_no_mri_of_a_head_is_said():
         ("many_frames.dcm", "2,000,000,000 slices are more than the limit"),
         (
             "lossless_jpeg.dcm",
-            "compressed as lossless JPEG, which is not read: install python-gdcm, or store it uncompressed",
+            "as lossless JPEG, which is not read: install python-gdcm, or store it uncompressed",
         ),
         ("video.dcm", "compressed in a way that is not read"),
         ("nested_20000.dcm", "damaged or unusual"),
