@@ -304,6 +304,7 @@ def _broken_dicom() -> dict[str, bytes]:
         "deflate_bomb.dcm": deflated(medical_files.dataset(grey, syntax="1.2.840.10008.1.2.1.99"), more=2**21),
         "length_beyond_the_end.dcm": _with_length(intact_file, 2**31),
         "undefined_length.dcm": _with_length(intact_file, 2**32 - 1),
+        "zeros_after_it.dcm": intact_file + bytes(2**20),
         "twice.dcm": intact_file + intact_file,
         "big_endian.dcm": intact_file.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.2\0"),
         "no_header.dcm": bytes(128) + b"DICM" + intact_file[400:],

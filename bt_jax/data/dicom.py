@@ -34,6 +34,12 @@ _TAGS = (
 )  # fmt: skip
 
 _PIXEL_TAG = b"\xe0\x7f\x10\x00"
+_SEQUENCES = (
+    "ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+)  # fmt: skip
+_UNDEFINED = 2**32 - 1
+# Ten thousand frames with a hundred elements each stay below both.
+_MOST_READS, _MOST_SEQUENCE_BYTES = 3_000_000, 2**25
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 # How pixels may be compressed, by the transfer syntax, and the packages that then decode them besides Pillow.
 _COMPRESSIONS = {
@@ -124,7 +130,10 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
 def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
     if is_deflated(content):
         content = _unpacked(content, limits=limits)
-    dataset = library.dcmread(io.BytesIO(content), force=True, specific_tags=list(_TAGS))
+    dataset = library.dcmread(_Bounded(content), force=True, specific_tags=list(_TAGS))
+    for name in _SEQUENCES:  # those of a known length are not taken apart before they are asked for
+        if name in dataset and (dataset.get_item(name).length or 0) % _UNDEFINED > _MOST_SEQUENCE_BYTES:
+            raise UnreadableError("the DICOM file has more to say about its frames than is read")
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         uid = library.uid
@@ -134,6 +143,18 @@ def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
             else uid.ExplicitVRBigEndian
         )
     return dataset
+
+
+class _Bounded(io.BytesIO):
+    """A file in which no more is looked up than an honest file holds: pydicom takes a microsecond for every element."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > _MOST_READS:
+            raise UnreadableError("the DICOM file has more data elements than are read")
+        return super().read(size)
 
 
 def _unpacked(content: bytes, *, limits: Limits) -> bytes:
