@@ -144,7 +144,7 @@ def _wanted(name: str, start: Callable[[], bytes]) -> bool | None:
     if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "dicomdir"):
         return None
     suffix = pathlib.PurePath(name).suffix.lower()
-    if suffix in reading.SUFFIXES:
+    if suffix in reading.SUFFIXES or name.lower().endswith(".nii.gz"):
         return True
     # DICOM files are often named by a number, such as IM000001 or 1.2.840.113619.2.1.
     return (not suffix or suffix[1:].isdecimal()) and reading.recognised(start())
@@ -152,10 +152,11 @@ def _wanted(name: str, start: Callable[[], bytes]) -> bool | None:
 
 def _start(path: str, most: int) -> bytes:
     """The first bytes of a regular file: a pipe would be waited for."""
-    if not stat.S_ISREG(pathlib.Path(path).stat().st_mode):
+    facts = pathlib.Path(path).stat()
+    if not stat.S_ISREG(facts.st_mode):
         raise UnreadableError("not a regular file")
     with pathlib.Path(path).open("rb") as file:
-        return file.read(most)
+        return file.read(min(most, facts.st_size))  # as much memory as is asked for is taken at once
 
 
 def _failing(name: str, reason: str) -> Input:

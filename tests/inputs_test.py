@@ -46,12 +46,12 @@ def test_folders_are_searched_in_the_order_of_names(tmp_path, said):
 
 
 def test_other_files_are_counted_and_those_without_a_suffix_looked_into(tmp_path, said):
-    write(tmp_path, "notes.txt", "LICENSE", "table.csv", "1.2.840.99")
+    write(tmp_path, "notes.txt", "LICENSE", "table.csv", "1.2.840.99", "more.tar.gz")
     write(tmp_path, "IM000001", "1.2.840.113", content=medical_files.dicom(hostile_inputs.scan()))
     write(tmp_path, "DICOMDIR", content=bytes(128) + b"DICM")
     found = [pathlib.Path(name).name for name in names([tmp_path], said)]
     assert found == ["1.2.840.113", "IM000001"]
-    assert said == [f"4 files in {tmp_path} are no images, DICOM or NIfTI files by their names: left out"]
+    assert said == [f"5 files in {tmp_path} are no images, DICOM or NIfTI files by their names: left out"]
 
 
 def test_a_file_that_is_named_is_read_whatever_it_is_called(tmp_path, said):

@@ -44,9 +44,7 @@ class Counting:
 
 def file(number: int) -> Input:
     """A small image whose only grey value is its number; every seventh is broken."""
-    content = b"nothing" if number % 7 == 3 else hostile_inputs.image(kind="PPM", picture=None)[:11]
-    if number % 7 != 3:
-        content = b"P5 2 2 255\n" + bytes([number % 256]) * 4
+    content = b"nothing" if number % 7 == 3 else b"P5 2 2 255\n" + bytes([number % 256]) * 4
     return Input(f"{number}.png", len(content), lambda most: content)
 
 

@@ -9,7 +9,7 @@ from bt_jax.data import decode, dicom, nifti
 from bt_jax.data.slices import Limits, Slice, UnreadableError, inflated
 
 # Suffixes, in lower case, of the files of a folder that are read; content decides what they are.
-SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii", ".gz"}
+SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .nii.gz
 # As much of a file as tells what it is.
 START = 1024
 

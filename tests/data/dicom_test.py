@@ -6,11 +6,13 @@ import sys
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from bt_jax.data import reading
-from bt_jax.data.decode import encode_png
+from bt_jax.data import decode, reading
 from bt_jax.data.slices import Limits, UnreadableError
 from tests import hostile_inputs, medical_files, runs
 from tests.medical_files import dicom, table
@@ -32,7 +34,7 @@ def one(content: bytes):
 @pytest.mark.parametrize("pixels", [GREY, DEEP, GREY.astype(np.uint16), GREY.astype(np.int16)])
 def test_stored_values_are_the_pixels_of_a_png(pixels):
     image = one(dicom(pixels)).image
-    expected = one(encode_png(GREY if pixels.max() < 256 else pixels)).image
+    expected = one(decode.encode_png(GREY if pixels.max() < 256 else pixels)).image
     assert image.dtype == expected.dtype
     np.testing.assert_array_equal(image, expected)
 
@@ -40,6 +42,48 @@ def test_stored_values_are_the_pixels_of_a_png(pixels):
 def test_a_window_over_all_of_8_bits_changes_nothing():
     for tags in ({}, {"VOILUTFunction": "LINEAR"}, {"RescaleSlope": "1", "RescaleIntercept": "0"}):
         np.testing.assert_array_equal(one(dicom(GREY, WindowCenter=128, WindowWidth=256, **tags)).image, GREY)
+
+
+@given(
+    arrays.arrays(st.sampled_from(["u1", "<u2", "<i2"]), arrays.array_shapes(min_dims=2, max_dims=2, max_side=5)),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "RescaleSlope": st.sampled_from(["1", "0", "-1", "0.001", "1e30", "-1e300", "", "2.5"]),
+            "RescaleIntercept": st.sampled_from(["0", "-1024", "1e300", "", "0.5"]),
+            "WindowCenter": st.sampled_from(["0", "40", "-1e9", "1e300", "", "127.5"]),
+            "WindowWidth": st.sampled_from(["0", "1", "-5", "400", "1e-300", "1e300", ""]),
+            "VOILUTFunction": st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID", "ODD", ""]),
+            "PhotometricInterpretation": st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+            "PixelPaddingValue": st.sampled_from([0, 5]),
+        },
+    ),
+)
+def test_whatever_the_tags_say_there_is_a_picture(pixels, tags):
+    found = one(dicom(pixels, **tags))
+    assert found.image.shape == pixels.shape and found.image.dtype in (np.uint8, np.uint16)
+    if not tags:
+        np.testing.assert_array_equal(found.image, pixels - np.minimum(pixels.astype(int).min(), 0))
+
+
+@pytest.mark.real_data
+def test_a_real_slice_is_the_same_as_dicom(real_directory):
+    paths = sorted((real_directory / "Training").rglob("*.jpg"))
+    assert paths
+    for path in paths[:: len(paths) // 12]:
+        grey = decode.decode_image(path.read_bytes(), name=path.name)
+        forms = [
+            dicom(grey),
+            dicom(grey, WindowCenter=128, WindowWidth=256),
+            dicom(255 - grey, PhotometricInterpretation="MONOCHROME1"),
+            dicom(grey.astype(np.int16) - 1024, RescaleIntercept="1024", RescaleSlope="1"),
+            dicom(
+                grey.astype(np.int16) * 3, RescaleIntercept="-24", RescaleSlope="1", WindowCenter="359", WindowWidth=766
+            ),
+            dicom(np.stack([grey] * 3, -1)),
+        ]
+        for content in forms:
+            np.testing.assert_array_equal(one(content).image, grey)
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
