@@ -213,7 +213,7 @@ def _enormous() -> dict[str, bytes]:
         "black_7000x7000.png": _bomb(7000, 7000),
         "100000x100000.pgm": b"P5 100000 100000 255\n",
         "text_bomb.png": _with_text(b"a" * 70_000_000),
-        "gzip_bomb.nii.gz": gzip.compress(medical_files.nifti(np.zeros((2, 2, 2), np.uint8)) + bytes(2**21)),
+        "gzip_bomb.nii.gz": gzip.compress(medical_files.nifti(np.zeros((2, 2, 2), np.uint8)) + bytes(2**21), mtime=0),
         "tiff_60000.tif": image(kind="TIFF").replace(struct.pack("<H", 64), struct.pack("<H", 60000), 1),
     }
 

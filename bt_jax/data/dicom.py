@@ -99,9 +99,9 @@ def is_deflated(content: bytes) -> bool:
 def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
     """The frames of a DICOM file, each as a person would see it in a viewer.
 
-    Stored values become measured ones by the modality's rescaling or table, and grey values 0..255 by the first window
-    or the table for display; without these they stay as grey_of makes them. MONOCHROME1 is inverted, so that more is
-    brighter. Colours become grey as in other images.
+    Stored values become measured ones by the modality's rescaling or table, and grey values 0..255 by the table for
+    display or the first window, if that cuts anything off; else they stay as `grey_of` makes them. MONOCHROME1 is
+    inverted, so that more is brighter. Colours become grey as in other images.
 
     Raises:
       UnreadableError: damaged, without pixels, above the limits, or compressed in a way that needs another package.
@@ -284,7 +284,7 @@ def _rescaled(pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]
 
 
 def _windowed(values: np.ndarray, frame: _Frame) -> tuple[np.ndarray | None, list[str]]:
-    """Measured values [H, W] as a viewer shows them, uint8; None where the file has no usable window."""
+    """Measured values [H, W] as a viewer shows them, uint8; None where no window of the file changes the picture."""
     unusable = ["The window in the file shows nothing of the image, so its whole range of values was used."]
     table = frame.get("VOILUTSequence", group="FrameVOILUTSequence")
     if table:
@@ -298,6 +298,8 @@ def _windowed(values: np.ndarray, frame: _Frame) -> tuple[np.ndarray | None, lis
         function = str(frame.get("VOILUTFunction", group="FrameVOILUTSequence") or "LINEAR").strip().upper()
         if width < (1 if function == "LINEAR" else 1e-9):
             return None, unusable
+        if function != "SIGMOID" and centre - width / 2 <= values.min() and values.max() <= centre + width / 2 - 1:
+            return None, []  # nothing is cut off: the values themselves tell as much, and more finely
         shown = _through_window(np.asarray(values, np.float64), centre=centre, width=width, function=function)
     image = np.rint(shown).astype(np.uint8)
     if image.min() == image.max() and values.min() != values.max():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from bt_jax.data import decode, dicom, nifti
-from bt_jax.data.slices import Limits, Slice, UnreadableError, inflated
+from bt_jax.data.slices import Limits, Slice, UnreadableError, compact, inflated
 
 # Suffixes, in lower case, of the files of a folder that are read; content decides what they are.
 SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .nii.gz
@@ -84,4 +84,4 @@ def _image(content: bytes, *, limits: Limits) -> Slice:
             if content[place : place + len(magic)] == magic:
                 raise UnreadableError(f"not an image but {what}") from None
         raise UnreadableError(str(error).removeprefix(": ")) from None
-    return Slice(image, None, (_MORE_FRAMES,) if more else ())
+    return Slice(compact(image), None, (_MORE_FRAMES,) if more else ())

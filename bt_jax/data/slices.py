@@ -74,8 +74,8 @@ def inflated(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0)
 def grey_of(values: np.ndarray) -> np.ndarray:
     """Measured values of any range as a grey image.
 
-    Whole numbers stay what they are, moved up where some are negative: as uint8 where that holds them, else as uint16.
-    Everything else is scaled to uint16 by its own range.
+    Whole numbers stay what they are, moved up where some are negative, see also `compact`. Everything else is scaled
+    to uint16 by its own range.
 
     Args:
       values: [H, W] of an integer or real dtype.
@@ -90,5 +90,22 @@ def grey_of(values: np.ndarray) -> np.ndarray:
     low, high = values.min().item(), values.max().item()
     if high - min(low, 0) > 65535:
         return scaled_to_uint16(np.asarray(values, np.float64))
-    moved = np.asarray(values, np.float64) - min(low, 0)
-    return moved.astype(np.uint8 if high - min(low, 0) <= 255 else np.uint16)
+    return compact((np.asarray(values, np.float64) - min(low, 0)).astype(np.uint16))
+
+
+def compact(image: np.ndarray) -> np.ndarray:
+    """An image with no more than 8 bits of information as uint8, any other as it is.
+
+    Scanners and programs store 8-bit slices in 16 bits, often multiplied (by 16, 256 or 257). Intensities are relative,
+    so that the factor means nothing, but where 8 bits are computed with, values are rounded to 8 bits on the way.
+
+    Args:
+      image: [H, W] uint8 or uint16, not empty.
+
+    Returns:
+      [H, W] uint8 or uint16, proportional to the image.
+    """
+    if image.dtype == np.uint8:
+        return image
+    factor = 1 if image.max() <= 255 else int(np.gcd.reduce(image, axis=None))
+    return (image // factor).astype(np.uint8) if image.max() // factor <= 255 else image

@@ -1,3 +1,4 @@
+import math
 import zlib
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bt_jax.data.slices import Limits, UnreadableError, check_size, grey_of, inflated
+from bt_jax.data.slices import Limits, UnreadableError, check_size, compact, grey_of, inflated
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, max_side=6)
 
@@ -16,9 +17,11 @@ def test_whole_numbers_keep_their_order_and_where_they_fit_their_distances(value
     grey = grey_of(values)
     assert grey.shape == values.shape
     spread = int(values.max()) - min(int(values.min()), 0)
-    assert grey.dtype == (np.uint8 if spread <= 255 else np.uint16)
     if spread <= 65535:
-        np.testing.assert_array_equal(grey.astype(object), values.astype(object) - min(int(values.min()), 0))
+        moved = values.astype(object) - min(int(values.min()), 0)
+        factor = 1 if spread <= 255 else math.gcd(*moved.ravel())
+        assert grey.dtype == (np.uint8 if spread // factor <= 255 else np.uint16)
+        np.testing.assert_array_equal(grey.astype(object) * (factor if grey.dtype == np.uint8 else 1), moved)
     else:
         order = np.argsort(values, axis=None, kind="stable")
         assert (np.diff(grey.ravel()[order].astype(int)) >= 0).all()
@@ -32,8 +35,18 @@ def test_any_floats_become_grey(values):
 
 def test_whole_floats_are_whole_numbers():
     np.testing.assert_array_equal(grey_of(np.array([[0.0, 7.0]])), np.array([[0, 7]], np.uint8))
-    np.testing.assert_array_equal(grey_of(np.array([[-2.0, 700.0]])), np.array([[0, 702]], np.uint16))
+    np.testing.assert_array_equal(grey_of(np.array([[-2.0, -1, 700.0]])), np.array([[0, 1, 702]], np.uint16))
     np.testing.assert_array_equal(grey_of(np.array([[0.0, 0.25, 1.0]])), np.array([[0, 16384, 65535]], np.uint16))
+
+
+def test_8_bits_are_found_in_16():
+    image = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for factor in (1, 16, 256, 257):
+        assert compact(image * factor).dtype == np.uint8
+        np.testing.assert_array_equal(compact(image * np.uint16(factor)), image)
+    finer = image * 16 + 1
+    assert compact(finer) is finer
+    np.testing.assert_array_equal(compact(np.zeros((2, 2), np.uint16)), np.zeros((2, 2), np.uint8))
 
 
 def test_limits_are_checked_before_anything_is_made():
