@@ -53,7 +53,9 @@ def main() -> None:
     for folder in model.folders:
         leaked |= seen_images.has_twin(images, *seen_images.read(folder))
     groups = known_patients.groups_of(images, source.groups)
-    logits = model.logits(images.images)
+    logits, doubts = model.answers(images.images)
+    if doubts is not None and (doubts > 1).any():
+        print(f"warning: {(doubts > 1).sum()} of {len(images)} images do not look like those the model learned from")
     temperature = model.temperature
     out = pathlib.Path(_OUT.value)
     result = report.write_split_report(
