@@ -135,7 +135,8 @@ def read(folder: files.Path, *, step: int) -> Doubt | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # Opened here: of a damaged zip NumPy would leave it open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             found = Doubt.from_arrays(content)
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())

@@ -15,7 +15,9 @@ from absl import flags
 from bt_jax import commandline
 from bt_jax.errors import UsageError
 
-_MODEL = flags.DEFINE_string("model", "", "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file.")
+_MODEL = flags.DEFINE_string(
+    "model", "", "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file."
+)
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
 _SPLIT = flags.DEFINE_enum("split", "Testing", ["Testing", "Training"], "Which part of the data to score.")
 _OUT = flags.DEFINE_string("out", "", "Folder for metrics.json, predictions.csv and the pictures.")

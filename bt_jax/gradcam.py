@@ -16,6 +16,7 @@ asked for, and `Explanation.method` says so. Of an ensemble the members' maps ar
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -187,7 +188,7 @@ def cuts_of(member: TrainedNetwork) -> tuple[str, ...]:
 
     def inputs(params: Tree, batch_stats: Tree, images: jax.Array) -> list[jax.Array]:
         x, found = member.normalisation(images), []
-        for name, following in zip(names, names[1:], strict=False):
+        for name, following in itertools.pairwise(names):
             x, _ = network.apply(params, batch_stats, x, start=name, stop=following)
             found.append(x)
         return found

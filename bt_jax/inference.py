@@ -283,9 +283,7 @@ def _computing(
     for member in networks:
         key = member.network, member.normalisation
         if key not in forwards:
-            forwards[key] = make_forward(
-                member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32")
-            )
+            forwards[key] = make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))
 
     def compute(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, features = zip(
@@ -306,9 +304,7 @@ def _computing(
     return compute
 
 
-def _run_program(
-    program: model_file.Program, images: np.ndarray, *, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _run_program(program: model_file.Program, images: np.ndarray, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """`Model.compute` of an exported program."""
 
     def forward(part: np.ndarray) -> tuple[jax.Array, jax.Array]:

@@ -27,9 +27,7 @@ _IR_VERSION = 8  # that of ONNX 1.12, which such runtimes read
 _MISSING = "--format=onnx needs the packages onnx and onnxruntime: .venv/bin/pip install -e '.[onnx]'"
 
 
-def build(
-    networks: Sequence[TrainedNetwork], *, size: int, temperature: float, notes: Mapping[str, Any]
-) -> bytes:
+def build(networks: Sequence[TrainedNetwork], *, size: int, temperature: float, notes: Mapping[str, Any]) -> bytes:
     """The ONNX file of an ensemble of one network or more.
 
     Args:
@@ -46,9 +44,7 @@ def build(
     grey = graph.add("Unsqueeze", "images", graph.constant("axis_of_channels", np.array([1], np.int64)))
     logits = []
     for number, member in enumerate(networks):
-        model = nnx.merge(
-            member.network.graph, nnx.State(member.params), nnx.State(member.batch_stats), copy=True
-        )
+        model = nnx.merge(member.network.graph, nnx.State(member.params), nnx.State(member.batch_stats), copy=True)
         graph.prefix = f"network_{number}"
         x = _Value(*_normalised(graph, grey, member), shape=(3, size, size))
         for name in member.network.segment_names:

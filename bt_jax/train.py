@@ -366,7 +366,9 @@ def _compile(
     return make_step(program_segment=program_segment).lower(shapes, batch, *scalars).compile()
 
 
-def _evaluate(outputs_of: Callable[..., tuple[np.ndarray, ...]], data: DividedData, state: TrainState) -> dict[str, float]:
+def _evaluate(
+    outputs_of: Callable[..., tuple[np.ndarray, ...]], data: DividedData, state: TrainState
+) -> dict[str, float]:
     """Scores on the validation fold."""
     weights = state.for_evaluation()
     logits, _ = outputs_of(weights["params"], weights["batch_stats"], images=data.validation.images)

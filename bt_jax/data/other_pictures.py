@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _SIDE = 256
-_WORDS = "patient name date of birth hospital report findings no evidence of sequence contrast weight slice".split()
+_WORDS = ("patient", "name", "hospital", "report", "findings", "no evidence of", "sequence", "contrast", "slice")
 
 
 @dataclasses.dataclass(frozen=True)
