@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -22,24 +20,45 @@ def fitted(count: int = 300) -> Doubt:
 
 
 def test_by_hand():
-    """Two directions on a circle around a centre: the distance to the nearer of them, over the threshold."""
+    """One direction with variance 4, all others with 1 / 4, and 2 as the largest normal distance."""
     one = Doubt(
-        centre=np.array([1, 1], np.float32),
-        directions=np.array([(1, 0), (0, 1)], np.float32),
-        neighbour=1,
-        threshold=0.5,
+        centre=np.array([1, 1, 1], np.float32),
+        components=np.array([(0, 1, 0)], np.float32),
+        variances=np.array([4], np.float32),
+        remainder=0.25,
+        threshold=2.0,
         fitted_on="nothing",
         step=0,
     )
-    features = np.array([(3, 1), (1, 9), (2, 2), (0, 1), (np.nan, 0), (1, 1)])
-    half = np.sqrt(2 - np.sqrt(2)) / 0.5
-    np.testing.assert_allclose(one.score(features), [0, 0, half, np.sqrt(2) / 0.5, np.inf, np.sqrt(2) / 0.5], atol=1e-6)
+    features = np.array([(1, 1, 1), (1, 5, 1), (2, 1, 1), (1, 3, 0), (np.nan, 0, 0), (np.inf, 0, 0)])
+    np.testing.assert_allclose(one.score(features), [0, 1, 1, np.sqrt(5) / 2, np.inf, np.inf])
 
 
-def test_the_second_nearest_counts():
-    one = dataclasses.replace(fitted(), directions=np.eye(16, dtype=np.float32)[:3], neighbour=2, threshold=1.0)
-    at_first = one.centre + np.eye(16, dtype=np.float32)[:1]
-    np.testing.assert_allclose(one.score(at_first), [np.sqrt(2)], rtol=1e-6)
+def test_with_all_components_it_is_the_mahalanobis_distance():
+    """Against the inverse of the covariance matrix, which is shrunk towards the unit matrix."""
+    generator = np.random.default_rng(4)
+    training = generator.normal(0, 1, (500, 8)) @ generator.normal(0, 1, (8, 8))
+    found = doubt.fit(training, training[:100], fitted_on="", step=0)
+    assert found is not None and len(found.components) == 8
+    covariance = np.cov(training.T)
+    covariance += np.eye(8) * doubt.SHRINKAGE * np.trace(covariance) / 8
+    away = generator.normal(0, 3, (20, 8)) - training.mean(0)
+    expected = np.sqrt(np.einsum("nd,de,ne->n", away, np.linalg.inv(covariance), away))
+    scores = found.score((away + training.mean(0)).astype(np.float32))
+    np.testing.assert_allclose(scores * found.threshold, expected, rtol=1e-4)
+    assert np.percentile(found.score(training[:100]), 99) == pytest.approx(1)
+
+
+def test_what_never_varied_counts_most():
+    """As far away in a direction that no training image took as in the one they took most."""
+    training, validation = (
+        np.pad(made(np.random.default_rng(seed), 300), ((0, 0), (0, 48))) for seed in (0, 1)
+    )  # [300, 64], of which the last 48 are always 0
+    found = doubt.fit(training, validation, fitted_on="", step=0)
+    assert found is not None
+    never = np.eye(64, dtype=np.float32)[40]
+    often, seldom = (found.score((found.centre + 3 * where)[None])[0] for where in (found.components[0], never))
+    assert seldom > 3 * often
 
 
 def test_a_hundredth_of_the_validation_images_is_doubted_and_nearly_all_of_another_kind():
@@ -49,7 +68,7 @@ def test_a_hundredth_of_the_validation_images_is_doubted_and_nearly_all_of_anoth
     assert (of_validation > 1).sum() == 2
     unseen = found.score(made(np.random.default_rng(1), 1000))
     assert (unseen > 1).mean() < 0.05
-    others = np.random.default_rng(2).normal(0, 3, (500, 16)) + 5
+    others = np.random.default_rng(2).normal(0, 6, (500, 16)) + 5
     assert (found.score(others) > 1).mean() > 0.95
 
 
@@ -77,23 +96,26 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 def test_no_pickle_is_read(tmp_path):
-    arrays = fitted().arrays() | {"directions": np.array([{"a": 1}], object)}
+    arrays = fitted().arrays() | {"components": np.array([{"a": 1}], object)}
     np.savez(tmp_path / doubt.FILE, **arrays)
     with pytest.raises(UsageError, match="is damaged"):
         doubt.read(tmp_path, step=5)
 
 
-@pytest.mark.parametrize("name", ["directions", "threshold", "neighbour"])
-def test_arrays_that_do_not_fit(tmp_path, name):
-    wrong = {"directions": np.zeros((3, 4), np.float16), "threshold": np.array(0.0), "neighbour": np.array(0)}
-    np.savez(tmp_path / doubt.FILE, **(fitted().arrays() | {name: wrong[name]}))
+@pytest.mark.parametrize(
+    "wrong", [{"components": np.zeros((3, 4))}, {"threshold": np.array(0.0)}, {"remainder": np.array(-1)}]
+)
+def test_arrays_that_do_not_fit(tmp_path, wrong):
+    np.savez(tmp_path / doubt.FILE, **(fitted().arrays() | wrong))
     with pytest.raises(UsageError, match="is damaged"):
         doubt.read(tmp_path, step=5)
 
 
-def test_without_validation_images_there_is_none():
+def test_where_nothing_can_be_told_there_is_none():
     features = made(np.random.default_rng(0), 20)
     assert doubt.fit(features, features[:0], fitted_on="", step=0) is None
+    assert doubt.fit(features * 0, features, fitted_on="", step=0) is None
+    assert doubt.fit(features * np.nan, features, fitted_on="", step=0) is None
 
 
 def test_rows_to_keep_are_spread():
