@@ -48,7 +48,7 @@ def overlaid(image: np.ndarray, heat: np.ndarray, *, strength: float = STRENGTH)
     if image.dtype == np.uint16:
         low, high = float(grey.min()), float(grey.max())
         grey = (grey - low) * (255 / max(high - low, 1.0))
-    share = strength * np.sqrt(np.clip(np.nan_to_num(heat), 0, 1))[..., None]  # [H, W, 1]
+    share = strength * np.clip(np.nan_to_num(heat), 0, 1)[..., None]  # [H, W, 1]
     return ((1 - share) * grey[..., None] + share * coloured(heat)).round().astype(np.uint8)
 
 
