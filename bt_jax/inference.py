@@ -87,10 +87,15 @@ class ModelDescription:
 
     def network(self, *, seed: int = 0) -> tuple[Network, Tree, Tree]:
         """The network with random parameters and statistics."""
+        return registry.create(self.name, seed=seed, **self._sizes_and_options())
+
+    def abstract_network(self) -> tuple[Network, Tree, Tree]:
+        """The network with shapes and dtypes for its parameters and statistics."""
+        return registry.create_abstract(self.name, **self._sizes_and_options())
+
+    def _sizes_and_options(self) -> dict[str, Any]:
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
-        return registry.create(
-            self.name, classes=len(self.class_names), size=self.preprocessing["size"], seed=seed, **options
-        )
+        return {"classes": len(self.class_names), "size": self.preprocessing["size"], **options}
 
     def normaliser(self) -> Normalisation:
         """From grey pixels to what the network expects."""
@@ -188,10 +193,14 @@ def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[Mo
     """
     best_step, metadata = checkpoint.best_metadata(folder)
     description = ModelDescription.from_dict(metadata["model"])
-    _, params, batch_stats = description.network()
+    return description, _weights(folder, best_step if step is None else step, *description.abstract_network()[1:])
+
+
+def _weights(folder: str | os.PathLike[str], step: int, params: Tree, batch_stats: Tree) -> Tree:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     tree = checkpoint.abstract({"params": params, "batch_stats": batch_stats}, here)
-    return description, checkpoint.restore_for_evaluation(folder, best_step if step is None else step, tree)
+    weights: Tree = checkpoint.restore_for_evaluation(folder, step, tree)
+    return weights
 
 
 def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
@@ -199,7 +208,7 @@ def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
 
     Args:
       path: workdir, StableHLO or safetensors file.
-      batch_size: images in a step; smaller inputs are filled up, so that one program serves all.
+      batch_size: images in a step. Fewer are filled up to a power of two; each such number is a program of its own.
 
     Raises:
       UsageError: no run there, folds that do not fit together, or a file that holds no model.
@@ -216,12 +225,14 @@ def _from_workdir(folder: pathlib.Path, batch_size: int) -> Model:
         )
     descriptions, networks, temperatures, doubts = [], [], [], []
     for fold in folds:
-        step, _ = checkpoint.best_metadata(fold)
-        description, weights = restore(fold, step)
+        step, metadata = checkpoint.best_metadata(fold)
+        description = ModelDescription.from_dict(metadata["model"])
+        network, *shapes = description.abstract_network()
+        weights = _weights(fold, step, *shapes)
         temperatures.append(calibration.read(fold, step=step))
         doubts.append(doubt.read(fold, step=step))
         descriptions.append(description)
-        networks.append(_trained(description, weights))
+        networks.append(TrainedNetwork(network, weights["params"], weights["batch_stats"], description.normaliser()))
     first = descriptions[0]
     if any((d.class_names, d.preprocessing) != (first.class_names, first.preprocessing) for d in descriptions):
         raise UsageError(f"the folds in {folder} differ in classes or preprocessing: they are no cross-validation")
@@ -263,7 +274,7 @@ def _from_file(path: pathlib.Path, batch_size: int) -> Model:
 
 def _trained(description: ModelDescription, weights: Mapping[str, Tree]) -> TrainedNetwork:
     """The network of a description with weights in it, which must have its shapes."""
-    network, params, batch_stats = description.network()
+    network, params, batch_stats = description.abstract_network()
     expected, given = (
         {jax.tree_util.keystr(where): leaf.shape for where, leaf in jax.tree_util.tree_leaves_with_path(trees)}
         for trees in ((params, batch_stats), (weights["params"], weights["batch_stats"]))
@@ -293,7 +304,7 @@ def _computing(
                     member.params,
                     member.batch_stats,
                     images=images,
-                    batch_size=batch_size,
+                    batch_size=_rows_of_step(len(images), batch_size),
                 )
                 for member in networks
             ),
@@ -304,6 +315,11 @@ def _computing(
     return compute
 
 
+def _rows_of_step(count: int, batch_size: int) -> int:
+    """Fewer images than a step holds make a smaller step, of the next power of two."""
+    return min(batch_size, 1 << (max(count, 1) - 1).bit_length())
+
+
 def _run_program(program: model_file.Program, images: np.ndarray, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """`Model.compute` of an exported program."""
 
@@ -311,5 +327,5 @@ def _run_program(program: model_file.Program, images: np.ndarray, *, batch_size:
         outputs = program(part)
         return outputs["logits"], outputs["features"]
 
-    logits, features = outputs_of(forward, images=images, batch_size=batch_size)
+    logits, features = outputs_of(forward, images=images, batch_size=_rows_of_step(len(images), batch_size))
     return logits.swapaxes(0, 1), features.swapaxes(0, 1)

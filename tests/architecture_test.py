@@ -46,15 +46,16 @@ LAYERS = (
     ("audit_page", "model_card", "report"),
     ("checkpoint", "model_file"),
     ("inference",),
-    ("gradcam", "onnx_graph", "stages", "steps"),
-    ("conversion",),
+    ("gradcam", "inputs", "onnx_graph", "predictor"),
+    ("conversion", "prediction_stream"),
+    ("stages", "steps"),
     ("input_throughput", "throughput"),
     ("features", "interrupts", "programs", "progress", "topology", "workdir", "writers"),
     ("feed", "finished_runs"),
     ("comparison_tables", "cross_validation", "loop", "run_report", "run_weights"),
     ("comparison", "measurements", "train"),
     ("study",),
-    ("audit", "benchmark", "compare", "evaluate", "export", "main", "sweep"),
+    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
@@ -63,11 +64,13 @@ OWNERS = {
     "h5py": {"models.pretrained.keras_file"},
     "matplotlib": {"diagram", "figures", "plots", "run_curves", "training_curves"},
     "keras": {"peers.keras_tensorflow"},
+    "nibabel": {"data.nifti"},
     "ml_collections": {"benchmark", "defaults", "main", "study", "sweep", "train"},
     "onnx": {"onnx_graph"},
     "onnxruntime": {"onnx_graph", "peers.onnx_runtime"},
     "optax": {"steps"},
     "orbax": {"checkpoint"},
+    "pydicom": {"data.dicom"},
     "sklearn": {"data.shortcuts", "data.splits"},
     "tensorboardX": {"writers"},
     "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
@@ -75,7 +78,7 @@ OWNERS = {
 }
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.
-LIGHT = ("inference",)
+LIGHT = ("inference", "predict", "prediction_stream")
 HEAVY = {"optax", "grain", "sklearn", "matplotlib", "tensorflow", "tensorboardX", "ml_collections"}
 TRAINING = {"bt_jax.train", "bt_jax.loop", "bt_jax.steps", "bt_jax.stages", "bt_jax.data.pipeline"}
 
