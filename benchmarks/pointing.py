@@ -3,7 +3,7 @@
     python benchmarks/pointing.py --model=runs/demo --json=benchmarks/pointing.json
 
 The model must be one that was trained on phantoms. Others are drawn (`--seed`), with a lesion each, and explained for
-their true class; those that the model gets right are counted. A hit has its hottest pixel in the lesion, or no farther
+their true class; those that the model gets right are counted, and heat outside of the head is not. A hit has its hottest pixel in the lesion, or no farther
 from it than a tenth of the head's height; chance is what a point thrown anywhere on the head would hit. `share_inside`
 is the heat in the lesion, and `area` the lesion as a fraction of the head. `after_randomising` is the rank correlation
 of the maps with those of the same network whose head, or all of whose segments, have random weights: near 0 where a map
@@ -60,13 +60,13 @@ def score(model: Model, cases: list[Case], method: str) -> dict[str, Any]:
     explained = gradcam.explain(model, images, classes=labels, method=method)
     hits, near, chance, shares, areas = [], [], [], [], []
     for case, heat in zip(cases, explained.heat, strict=True):
-        on_image = case.placement.onto_image(heat)
+        on_image = case.placement.onto_image(heat) * case.head
         rows = np.flatnonzero(case.head.any(axis=1))
         tolerance = NEAR * (rows[-1] - rows[0] + 1)
         hits.append(heat_map.hits(on_image, case.lesion))
         near.append(heat_map.hits(on_image, case.lesion, tolerance=tolerance))
         chance.append(_share_near(case.lesion, case.head, tolerance))
-        shares.append(heat_map.share_inside(on_image * case.head, case.lesion))
+        shares.append(heat_map.share_inside(on_image, case.lesion))
         areas.append(case.lesion.sum() / case.head.sum())
     return {
         "used": explained.method,

@@ -33,6 +33,7 @@ _COMPARED = 16  # images
 
 def main() -> None:
     """Converts, compares, writes."""
+    form = _FORMAT.value or ""
     for flag in (_MODEL, _FORMAT, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
@@ -45,14 +46,14 @@ def main() -> None:
         raise UsageError(f"--out is {_OUT.value!r}, a folder: name a file")
     model = inference.load(_MODEL.value, batch_size=_COMPARED)
     images, origin = _images_to_compare(model)
-    difference = conversion.write(out, model, form=_FORMAT.value, images=images)
+    difference = conversion.write(out, model, form=form, images=images)
     print(
         f"compared on {origin}: probabilities differ by {difference.probabilities:.1e}, "
         f"logits by {difference.logits:.1e} of the largest"
     )
     if model.notice:
         print(f"warning: {model.notice}")
-    print(f"{_FORMAT.value}: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    print(f"{form}: {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
@@ -60,6 +61,7 @@ def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
     from bt_jax.data import sources
     from bt_jax.data.decode import ImageError, decode_image
 
+    instead = ""
     if _DATA.value:
         source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
     else:
@@ -67,6 +69,7 @@ def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
             source = _data_of_run(model)
         except UsageError:  # moved, or another machine's
             source = sources.open_phantoms(per_class=(4, 0), seed=0)
+            instead = "; --data names real ones"
     images = []
     for number in np.linspace(0, len(source.records) - 1, 2 * _COMPARED).astype(int):
         record = source.records[number]
@@ -77,7 +80,7 @@ def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
     if not images:
         raise UsageError(f"none of the images in {source.description} is readable: give others as --data")
     chosen = np.stack(images[:: max(1, len(images) // _COMPARED)][:_COMPARED])
-    return chosen, f"{len(chosen)} images of {source.description}"
+    return chosen, f"{len(chosen)} images of {source.description}{instead}"
 
 
 def _data_of_run(model: "Model") -> "Source":

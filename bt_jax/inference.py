@@ -1,7 +1,6 @@
 """A trained model as a person uses it: preprocessing, the jitted forward, class names. No optimiser, no pipeline."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,8 @@ from bt_jax.models import registry
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 
+# Preprocessed images [N, S, S] uint8, N > 0 -> logits [members, N, classes] and features [members, N, D], float32.
+Compute = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Forward = Callable[[Tree, Tree, jax.Array | np.ndarray], tuple[jax.Array, jax.Array]]
 
 
@@ -132,7 +133,7 @@ class Model:
     Attributes:
       description: of the first member.
       preprocessing: from a decoded image to what the network sees.
-      compute: from [N, S, S] uint8, N > 0, to logits [members, N, classes] and features [members, N, D].
+      compute: its networks' answers.
       networks: the members; none where the model comes as a compiled program.
       folders: workdirs of the members; none where it comes from a file.
       temperature: of the probabilities; None where none is stored, then they are not calibrated.
@@ -141,7 +142,7 @@ class Model:
 
     description: ModelDescription
     preprocessing: Preprocessing
-    compute: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    compute: Compute
     networks: tuple[TrainedNetwork, ...]
     folders: tuple[pathlib.Path, ...]
     temperature: Temperature | None = None
@@ -257,14 +258,10 @@ def _from_file(path: pathlib.Path, batch_size: int) -> Model:
         preprocessing = Preprocessing.from_dict(description.preprocessing)
     except (TypeError, KeyError, ValueError) as error:
         raise UsageError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
-    if stored.program:
-        compute = functools.partial(_run_program, stored.program, batch_size=batch_size)
-    else:
-        compute = _computing(networks, batch_size)
     return Model(
         description=description,
         preprocessing=preprocessing,
-        compute=compute,
+        compute=_running(stored.program, batch_size) if stored.program else _computing(networks, batch_size),
         networks=tuple(networks),
         folders=(),
         temperature=stored.temperature,
@@ -282,13 +279,11 @@ def _trained(description: ModelDescription, weights: Mapping[str, Tree]) -> Trai
     if expected != given:
         names = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         raise ValueError(f"weights that are not those of {description.name}: {', '.join(names[:3])}")
-    here = jax.device_put((weights["params"], weights["batch_stats"]), jax.devices()[0])
-    return TrainedNetwork(network, *here, description.normaliser())
+    params, batch_stats = jax.device_put((weights["params"], weights["batch_stats"]), jax.devices()[0])
+    return TrainedNetwork(network, params, batch_stats, description.normaliser())
 
 
-def _computing(
-    networks: Sequence[TrainedNetwork], batch_size: int
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _computing(networks: Sequence[TrainedNetwork], batch_size: int) -> Compute:
     """`Model.compute` of some networks. Those that differ in nothing but weights share a program."""
     forwards: dict[tuple[Network, Normalisation], Forward] = {}
     for member in networks:
@@ -320,12 +315,15 @@ def _rows_of_step(count: int, batch_size: int) -> int:
     return min(batch_size, 1 << (max(count, 1) - 1).bit_length())
 
 
-def _run_program(program: model_file.Program, images: np.ndarray, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _running(program: model_file.Program, batch_size: int) -> Compute:
     """`Model.compute` of an exported program."""
 
     def forward(part: np.ndarray) -> tuple[jax.Array, jax.Array]:
         outputs = program(part)
         return outputs["logits"], outputs["features"]
 
-    logits, features = outputs_of(forward, images=images, batch_size=_rows_of_step(len(images), batch_size))
-    return logits.swapaxes(0, 1), features.swapaxes(0, 1)
+    def compute(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, features = outputs_of(forward, images=images, batch_size=_rows_of_step(len(images), batch_size))
+        return logits.swapaxes(0, 1), features.swapaxes(0, 1)
+
+    return compute

@@ -228,7 +228,8 @@ def _convolved(
     kernel = np.asarray(layer.kernel[...])
     depthwise = isinstance(layer, layers.DepthwiseConvolution)
     kernel = kernel[:, :, None, :] if depthwise else kernel  # [K, K, in / groups, out]
-    bias = None if depthwise or layer.bias is None else np.asarray(layer.bias[...])
+    own = None if isinstance(layer, layers.DepthwiseConvolution) else layer.bias
+    bias = None if own is None else np.asarray(own[...])
     if norm is not None:
         factor, bias = (np.asarray(array) for array in norm.affine())
         kernel = kernel * factor
