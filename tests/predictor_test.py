@@ -120,10 +120,8 @@ def test_a_few_sizes_of_programs_serve_all_batches():
 
 def test_a_small_input_makes_a_small_step(runs, monkeypatch):
     seen = []
-    original = inference.logits_of
-    monkeypatch.setattr(
-        inference, "logits_of", lambda *a, batch_size: seen.append(batch_size) or original(*a, batch_size=batch_size)
-    )
+    original = inference.outputs_of
+    monkeypatch.setattr(inference, "outputs_of", lambda *a, **k: seen.append(k["batch_size"]) or original(*a, **k))
     model = inference.load(runs[0], batch_size=20)
     for count in (1, 2, 3, 16, 17, 20, 50):
         assert model.logits(np.zeros((count, 32, 32), np.uint8)).shape == (1, count, 4)
