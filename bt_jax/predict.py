@@ -3,7 +3,7 @@
     python -m bt_jax.predict --model=runs/effnet_cpu scan.png
     python -m bt_jax.predict --model=runs/effnet_cpu series/ 'scans/**/*.dcm' volume.nii.gz
     python -m bt_jax.predict --model=runs/effnet_cpu --format=csv --out=predictions.csv archive.zip
-    python -m bt_jax.predict --model=runs/first --model=runs/second --views=8 scan.png
+    python -m bt_jax.predict --model=runs/first --model=exported.stablehlo --views=8 scan.png
 
 Folders are searched with all that is below them. Slices of a multi-frame file or volume are told apart as
 path#number. A file that cannot be read gets a record with `error`; the others are done, and the exit status is 1.
@@ -24,7 +24,9 @@ from absl import flags
 from bt_jax import commandline, files
 from bt_jax.errors import UsageError
 
-_MODEL = flags.DEFINE_multi_string("model", [], "Workdir of a run or of a cross-validation; several are an ensemble.")
+_MODEL = flags.DEFINE_multi_string(
+    "model", [], "Workdir of a run or cross-validation, or an exported file; several are an ensemble."
+)
 _FORMAT = flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv"], "JSON lines, or a CSV table.")
 _OUT = flags.DEFINE_string("out", "", "File for the records, complete or not there at all; else they are printed.")
 _VIEWS = flags.DEFINE_integer("views", 1, "Views of each slice, slightly turned, shifted and mirrored.", 1, 64)
@@ -35,7 +37,7 @@ _MAX_BYTES = flags.DEFINE_integer("max_bytes", 2**29, "Largest file that is read
 def main(paths: list[str]) -> int:
     """Predicts; 1 is returned where a file could not be read."""
     if not _MODEL.value:
-        raise UsageError("--model is missing: name the workdir of a run (see --help)")
+        raise UsageError("--model is missing: name the workdir of a run or an exported file (see --help)")
     if not paths:
         raise UsageError("nothing to predict: name images, folders, DICOM or NIfTI files (see --help)")
     # After the flags, so that --help need not wait for JAX.

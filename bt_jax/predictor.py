@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from bt_jax import inference
+from bt_jax import doubt, inference
 from bt_jax.data.augment import Augmentation, augment, generator_for
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.slices import Slice
@@ -42,12 +42,14 @@ class Prediction:
       confidence: its probability.
       probabilities: of all classes, in their order.
       warnings: sentences; empty where there is nothing to say.
+      doubt: how unlike the training images the slice is; above 1 its class means nothing. None where no model can tell.
     """
 
     label: str
     confidence: float
     probabilities: dict[str, float]
     warnings: tuple[str, ...]
+    doubt: float | None = None
 
 
 class Predictor:
@@ -100,34 +102,47 @@ class Predictor:
         """
         if not slices:
             return []
-        probabilities = self._probabilities(slices, max(rows, len(slices)))[: len(slices)]  # [N, classes]
+        probabilities, doubts = self._answers(slices, max(rows, len(slices)))
         return [
             Prediction(
                 label=self.class_names[int(of_slice.argmax())],
                 confidence=float(of_slice.max()),
                 probabilities=dict(zip(self.class_names, of_slice.tolist(), strict=True)),
-                warnings=self.warnings_for(prepared, of_slice),
+                warnings=self.warnings_for(prepared, of_slice, score),
+                doubt=score,
             )
-            for prepared, of_slice in zip(slices, probabilities, strict=True)
+            for prepared, of_slice, score in zip(slices, probabilities, doubts, strict=True)
         ]
 
-    def warnings_for(self, prepared: Prepared, probabilities: np.ndarray) -> tuple[str, ...]:
-        """All that a person should be told beside the probabilities [classes] of a slice."""
+    def warnings_for(self, prepared: Prepared, probabilities: np.ndarray, score: float | None) -> tuple[str, ...]:
+        """All that a person should be told beside the probabilities [classes] of a slice; first that it may be none."""
+        unlike = (_sentence(doubt.WARNING.format(score=score)),) if score is not None and score > 1 else ()
         unsure = ("No class is more likely than all others together.",) if probabilities.max() <= _UNSURE else ()
-        return (*self._always, *prepared.warnings, *unsure)
+        return (*unlike, *self._always, *prepared.warnings, *unsure)
 
-    def _probabilities(self, slices: Sequence[Prepared], rows: int) -> np.ndarray:
-        """[rows, classes] float64: the mean over models and views; rows beyond the slices mean nothing."""
+    def _answers(self, slices: Sequence[Prepared], rows: int) -> tuple[np.ndarray, list[float | None]]:
+        """Of N slices: probabilities [N, classes] float64, the mean over models and views, and doubts [N]."""
         total = np.zeros((rows, len(self.class_names)))
+        scores: list[np.ndarray] = []  # of the slices as they are
         for number, preprocessing in enumerate(self._preprocessings):
             batch = np.zeros((rows, preprocessing.size, preprocessing.size), np.uint8)
             for view in range(self.views):
                 for row, prepared in enumerate(slices):
                     batch[row] = _view(prepared.images[number], view)
                 for model in self.models:
-                    if model.preprocessing == preprocessing:
-                        total += model.probabilities(batch)
-        return total / (len(self.models) * self.views)
+                    if model.preprocessing != preprocessing:
+                        continue
+                    answers = model.answers(batch)
+                    total += model.probabilities_of(answers.logits)
+                    if answers.doubt is not None and not view:
+                        scores.append(answers.doubt)
+        count = len(slices)
+        doubts = np.mean(scores, axis=0)[:count].tolist() if scores else [None] * count
+        return total[:count] / (len(self.models) * self.views), doubts
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
 
 
 def _view(image: np.ndarray, view: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bt_jax import inference, predictor
+from bt_jax import doubt, inference, predictor
 from bt_jax.data.slices import Slice
 from bt_jax.errors import UsageError
 from bt_jax.predictor import Predictor, rows_for
@@ -108,8 +108,25 @@ def test_an_even_answer_is_told(runs):
     of = Predictor.load(runs[:1])
     prepared = of.prepare(slices()[0])
     said = "No class is more likely than all others together."
-    assert said in of.warnings_for(prepared, np.array([0.5, 0.3, 0.1, 0.1]))
-    assert said not in of.warnings_for(prepared, np.array([0.51, 0.29, 0.1, 0.1]))
+    assert said in of.warnings_for(prepared, np.array([0.5, 0.3, 0.1, 0.1]), None)
+    assert said not in of.warnings_for(prepared, np.array([0.51, 0.29, 0.1, 0.1]), None)
+
+
+def test_what_does_not_look_like_a_training_image_is_told_first(runs):
+    """By the mean over the models that can tell, of the slices as they are and not of their views."""
+    given = slices()
+    known = [inference.load(runs[0]), inference.load(runs[1])]
+    features = known[0].compute(np.stack([known[0].preprocessing(slice_.image) for slice_ in given]))[1][0]
+    fitted = doubt.fit(features[:4], features[:4] + 0.01, fitted_on="four slices", step=5)
+    assert fitted is not None
+    of = Predictor([dataclasses.replace(known[0], doubts=(fitted,)), known[1]], views=3)
+    found = of.predict([of.prepare(slice_) for slice_ in given], rows=8)
+    np.testing.assert_allclose([p.doubt for p in found], fitted.score(features), rtol=1e-4)
+    for prediction in found:
+        unlike = prediction.warnings[0].startswith("This does not look like the images that the model learned from")
+        assert unlike == (prediction.doubt > 1)
+    assert any(p.doubt > 1 for p in found) and any(p.doubt <= 1 for p in found)
+    assert all(p.doubt is None for p in Predictor(known).predict([of.prepare(given[0])]))
 
 
 def test_a_few_sizes_of_programs_serve_all_batches():
