@@ -95,8 +95,8 @@ def _of_folder(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]
                 yield _failing(file, reason_of(error))
             wanted += kind is True
             others += kind is False
-    for error in failed:
-        yield _failing(str(error.filename), reason_of(error))
+    for unlisted in failed:
+        yield _failing(str(unlisted.filename), reason_of(unlisted))
     if not wanted and not failed:
         yield _failing(path, _NOTHING)
     if others:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from bt_jax.data import reading
@@ -91,12 +91,12 @@ def predict(
     threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
     with contextlib.closing(_items(inputs, predictor, threads=threads, limits=limits or Limits())) as items:
         for item in items:
+            batch.append(item)
+            slices += not isinstance(item[1], str)
             if slices == batch_size or len(batch) == _MOST_RECORDS * batch_size:
                 rows = batch_size
                 yield _records(batch, predictor, rows)
                 batch, slices = [], 0
-            batch.append(item)
-            slices += not isinstance(item[1], str)
     if batch:
         yield _records(batch, predictor, rows or rows_for(slices, batch_size=batch_size))
 
@@ -106,7 +106,9 @@ def _records(batch: list[_Item], predictor: Predictor, rows: int) -> list[Record
     return [Record(path, content if isinstance(content, str) else next(predictions)) for path, content in batch]
 
 
-def _items(inputs: Iterable[Input], predictor: Predictor, *, threads: int, limits: Limits) -> Iterator[_Item]:
+def _items(
+    inputs: Iterable[Input], predictor: Predictor, *, threads: int, limits: Limits
+) -> Generator[_Item, None, None]:
     """The slices of all files, in their order, prepared ahead by threads."""
     waiting: collections.deque[concurrent.futures.Future[Iterator[_Item]] | Iterator[_Item]] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(threads)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bt_jax import doubt, inference, predictor
-from bt_jax.data.slices import Slice
+from bt_jax.data import reading
+from bt_jax.data.slices import Slice, UnreadableError
 from bt_jax.errors import UsageError
 from bt_jax.predictor import Predictor, rows_for
 from tests import hostile_inputs, untrained
@@ -127,6 +128,22 @@ def test_what_does_not_look_like_a_training_image_is_told_first(runs):
         assert unlike == (prediction.doubt > 1)
     assert any(p.doubt > 1 for p in found) and any(p.doubt <= 1 for p in found)
     assert all(p.doubt is None for p in Predictor(known).predict([of.prepare(given[0])]))
+
+
+@pytest.mark.filterwarnings("ignore")  # of what reads the files
+@pytest.mark.parametrize("form", ["head", "stretch"])
+def test_every_slice_of_the_hostile_corpus_can_be_prepared(tmp_path, form):
+    of = Predictor.load([str(untrained.write(tmp_path / "run", form=form))])
+    count = 0
+    for name, content in hostile_inputs.corpus().items():
+        try:
+            for slice_ in reading.read_slices(content):
+                (image,) = of.prepare(slice_).images
+                assert image.shape == (32, 32) and image.dtype == np.uint8, name
+                count += 1
+        except UnreadableError:
+            pass
+    assert count > 150
 
 
 def test_a_few_sizes_of_programs_serve_all_batches():

@@ -23,6 +23,7 @@ def _library() -> ModuleType:
     """nibabel, made silent: its messages may quote the header."""
     try:
         import nibabel
+        import nibabel.imageglobals
     except ImportError:
         raise UnreadableError("NIfTI volumes need the extra `medical`: .venv/bin/pip install -e '.[medical]'") from None
     logging.getLogger("nibabel").setLevel(logging.CRITICAL + 1)
