@@ -119,6 +119,7 @@ def test_help_has_examples_and_needs_no_jax():
     assert "--views" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough(model, tmp_path):
     (tmp_path / "a.png").write_bytes(hostile_inputs.image())
     arguments = command(f"--model={model}", "--batch_size=1", *[tmp_path / "a.png"] * 300)
