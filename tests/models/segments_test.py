@@ -43,7 +43,7 @@ def test_last_maps():
     ],
 )
 def test_values_lie_in_the_middle_of_what_they_see(size, padding):
-    """With kernels of ones a value sees all of its field alike: the centroid of the rows it answers to is the middle."""
+    """With kernels of ones a value sees all of its field alike: the rows it answers to have it as their centroid."""
     network, params, batch_stats = registry.create("efficientnet_nano", classes=2, size=size, padding=padding)
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.full_like(leaf, 1 / leaf.size) if path[-1].key == "kernel" else leaf, params
