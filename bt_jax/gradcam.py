@@ -16,7 +16,6 @@ asked for, and `Explanation.method` says so. Of an ensemble the members' maps ar
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -26,9 +25,10 @@ import numpy as np
 
 from bt_jax import inference
 from bt_jax.errors import UsageError
-from bt_jax.inference import Model, TrainedNetwork
+from bt_jax.inference import Model
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
+from bt_jax.models.segments import Grid
 
 METHODS = ("gradcam", "layercam", "integrated_gradients")
 STEPS = 24  # from black to the image; the sum is then off by some per cent
@@ -81,8 +81,7 @@ def explain(
             "a StableHLO file holds no network to look into: explanations need the workdir or a safetensors file"
         )
     size = model.preprocessing.size
-    cuts = [cuts_of(member) for member in model.networks]
-    if not all(cuts):
+    if not all(cuts_of(member.network) for member in model.networks):
         method = "integrated_gradients"
     if not len(images):
         return Explanation(np.zeros((0, size, size), np.float32), np.zeros(0, np.int64), method)
@@ -90,14 +89,14 @@ def explain(
     if chosen.shape != (len(images),) or not ((chosen >= 0) & (chosen < len(model.class_names))).all():
         raise ValueError(f"classes {chosen} must be {len(images)} numbers below {len(model.class_names)}")
     heat = np.zeros((len(images), size, size), np.float32)
-    for member, places in zip(model.networks, cuts, strict=True):
-        program = program_of(member.network, member.normalisation, method, places)
+    for member in model.networks:
+        program = program_of(member.network, member.normalisation, method)
         heat += _in_batches(program, member.params, member.batch_stats, images, chosen, batch_size)
     return Explanation(_to_one(heat), chosen, method)
 
 
 @functools.lru_cache(maxsize=16)
-def program_of(network: Network, normalisation: Normalisation, method: str, cuts: tuple[str, ...]) -> _Heat:
+def program_of(network: Network, normalisation: Normalisation, method: str) -> _Heat:
     """The jitted function (params, batch_stats, images [B, S, S] float32 in [0, 1], classes [B]) -> (heat [B, S, S],).
 
     The heat of an image has 1 as its largest value, or is 0 everywhere.
@@ -105,8 +104,7 @@ def program_of(network: Network, normalisation: Normalisation, method: str, cuts
     Args:
       network: to explain.
       normalisation: of its input.
-      method: one of `METHODS`.
-      cuts: of `cuts_of`.
+      method: one of `METHODS`; the first two need maps.
     """
     if method == "integrated_gradients":
 
@@ -115,15 +113,16 @@ def program_of(network: Network, normalisation: Normalisation, method: str, cuts
             return _blurred(jnp.maximum(found, 0), network.size * SMOOTHING)
 
     else:
-        used = cuts[-1:] if method == "gradcam" else cuts
+        used = cuts_of(network)[-1 if method == "gradcam" else 0 :]
+        grids = _grids(network)
 
         def heat(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> jax.Array:
             x = normalisation(images)
             maps, gradients = _maps_and_gradients(network, params, batch_stats, x, classes, cuts=used)
-            coarse = _upsampled(grad_cam(maps[-1], gradients[-1]), network.size)
+            coarse = _upsampled(grad_cam(maps[-1], gradients[-1]), grids[used[-1]], network.size)
             if method == "gradcam":
                 return coarse
-            return _upsampled(layer_cam(maps[0], gradients[0]), network.size) * coarse
+            return _upsampled(layer_cam(maps[0], gradients[0]), grids[used[0]], network.size) * coarse
 
     def to_one(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> tuple[jax.Array]:
         return (_to_one(heat(params, batch_stats, images, classes)),)
@@ -177,30 +176,23 @@ def attributions(
     return images * jax.lax.fori_loop(0, steps, add, jnp.zeros_like(images)) / steps
 
 
-def cuts_of(member: TrainedNetwork) -> tuple[str, ...]:
-    """The segments that the network is cut before: for the finer map, if there is one, and for the coarse one.
+def cuts_of(network: Network) -> tuple[str, ...]:
+    """The segments that a network is cut before: for the finer map, if there is one, and for the coarse one.
 
-    The coarse map is the last there is, that before the head. The finer one is the last that has more pixels. A network
+    The coarse map is the last there is, that before the head. The finer one is the last that has more values. A network
     without maps has no cuts.
     """
-    network = member.network
-    names = network.segment_names
-
-    def inputs(params: Tree, batch_stats: Tree, images: jax.Array) -> list[jax.Array]:
-        x, found = member.normalisation(images), []
-        for name, following in itertools.pairwise(names):
-            x, _ = network.apply(params, batch_stats, x, start=name, stop=following)
-            found.append(x)
-        return found
-
-    images = jax.ShapeDtypeStruct((1, network.size, network.size), np.float32)
-    shapes = jax.eval_shape(inputs, member.params, member.batch_stats, images)
-    sides = {name: x.shape[1] for name, x in zip(names[1:], shapes, strict=True) if len(x.shape) == 4}
+    sides = {name: grid.side for name, grid in list(_grids(network).items())[1:]}  # the first is the image itself
     if not sides:
         return ()
     coarse = list(sides)[-1]
     finer = [name for name, side in sides.items() if side > sides[coarse]]
     return (*finer[-1:], coarse)
+
+
+def _grids(network: Network) -> dict[str, Grid]:
+    """By segment, where the maps that go into it lie."""
+    return {name: grid for name, grid in zip(network.segment_names, network.grids, strict=True) if grid}
 
 
 def _maps_and_gradients(
@@ -223,9 +215,12 @@ def _maps_and_gradients(
     return maps, jax.grad(logit)([jnp.zeros_like(one) for one in maps])
 
 
-def _upsampled(heat: jax.Array, size: int) -> jax.Array:
-    """[B, h, w] -> [B, size, size], bilinear."""
-    return jax.image.resize(heat, (heat.shape[0], size, size), "bilinear")
+def _upsampled(heat: jax.Array, grid: Grid, size: int) -> jax.Array:
+    """[B, h, h] on a grid -> [B, size, size], bilinear between the places of the values, and constant beyond them."""
+    places = (np.arange(size) + 0.5 - grid.first) / grid.step
+    distance = abs(np.clip(places, 0, grid.side - 1)[:, None] - np.arange(grid.side))  # [size, h]
+    weights = jnp.asarray(np.maximum(1 - distance, 0), jnp.float32)
+    return jnp.einsum("ih,bhw,jw->bij", weights, heat, weights)
 
 
 def _blurred(heat: jax.Array, deviation: float) -> jax.Array:

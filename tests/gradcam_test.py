@@ -11,6 +11,7 @@ from bt_jax import gradcam, heat_map, inference, train
 from bt_jax.data import phantom
 from bt_jax.errors import UsageError
 from bt_jax.labels import BRAIN_TUMOR_CLASSES
+from bt_jax.models import registry
 from tests import runs, small_models
 
 
@@ -145,25 +146,18 @@ def test_a_dense_network_is_explained_by_its_pixels(tmp_path):
         ("mlp", {"size": 8, "hidden": (4,)}, ()),
     ],
 )
-def test_where_networks_are_cut(name, options, cuts, tmp_path):
-    model = small_models.write(tmp_path / "m", name, plain=True, **options)
-    assert gradcam.cuts_of(model.networks[0]) == cuts
+def test_where_networks_are_cut(name, options, cuts):
+    network, _, _ = registry.create_abstract(name, classes=4, **options)
+    assert gradcam.cuts_of(network) == cuts
 
 
-@pytest.mark.slow
-def test_where_an_efficientnet_is_cut(tmp_path):
+def test_where_an_efficientnet_is_cut():
     """Before the head, and before the block that halves the map for the last time."""
-    model = small_models.write(tmp_path / "m", "efficientnet_nano", size=96, plain=True)
-    (member,) = model.networks
-    finer, coarse = gradcam.cuts_of(member)
-    assert coarse == "head"
-
-    def side(stop: str) -> int:
-        x = member.normalisation(jnp.zeros((1, 96, 96)))
-        return jax.eval_shape(lambda: member.network.apply(member.params, member.batch_stats, x, stop=stop)[0]).shape[1]
-
-    names = member.network.segment_names
-    assert (side(finer), side(names[names.index(finer) + 1]), side(coarse)) == (6, 3, 3)
+    network, _, _ = registry.create_abstract("efficientnet_lite1", classes=4)
+    finer, coarse = gradcam.cuts_of(network)
+    names = network.segment_names
+    sides = [network.grids[names.index(name)].side for name in (finer, names[names.index(finer) + 1], coarse)]
+    assert sides == [15, 8, 8]
 
 
 @pytest.mark.slow

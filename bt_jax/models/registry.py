@@ -12,7 +12,7 @@ from flax import nnx
 from bt_jax.errors import UsageError
 from bt_jax.models import cnn, efficientnet, mlp, vgg
 from bt_jax.models.layers import BatchStat, Head, Trained
-from bt_jax.models.segments import SegmentedModel
+from bt_jax.models.segments import Grid, SegmentedModel
 
 # {segment: nested dicts of arrays}
 Tree = dict[str, Any]
@@ -47,6 +47,7 @@ class Network:
     segment_names: tuple[str, ...]
     graph: nnx.GraphDef
     pooled_head: bool  # whether the head begins with global average pooling, so that it takes pooled features alike
+    grids: tuple[Grid | None, ...]  # of what goes into each segment; None where that is no map
 
     def apply(
         self,
@@ -137,6 +138,7 @@ def _as_data(name: str, model: SegmentedModel, *, size: int) -> tuple[Network, T
         segment_names=model.segment_names,
         graph=nnx.graphdef(model),
         pooled_head=isinstance(getattr(model, model.segment_names[-1]), Head),
+        grids=model.grids(size),
     )
     params, batch_stats = (nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, BatchStat))
     return network, params, batch_stats
