@@ -21,7 +21,9 @@ def written(folder, name, *, members=1, plain=False):
     return small_models.write(folder / "model.safetensors", name, members=members, plain=plain, **FAMILIES[name])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", ["cnn", "mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_nano", "vgg_nano"))]
+)
 def test_onnx_agrees(name, tmp_path):
     model = written(tmp_path, name)
     images = small_models.images(4, model.preprocessing.size)

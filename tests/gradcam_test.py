@@ -72,7 +72,8 @@ def test_grad_cam_of_a_mean_and_a_linear_output_is_the_weighted_sum_of_the_maps(
     images = small_models.images(3, 64)
     (member,) = linear.networks
     x = member.normalisation(jnp.asarray(images, jnp.float32) / 255)
-    maps, _ = member.network.apply(member.params, member.batch_stats, x, stop="head")  # [3, 2, 2, 64]
+    prefix = jax.jit(lambda x: member.network.apply(member.params, member.batch_stats, x, stop="head")[0])
+    maps = prefix(x)  # [3, 2, 2, 64]
     classes = np.array([2, 0, 3])
     weights = np.asarray(member.params["head"]["output"]["kernel"]).T[classes]  # [3, 64]
     expected = np.maximum(np.einsum("bhwc,bc->bhw", maps, weights), 0)
@@ -92,7 +93,9 @@ def test_the_equations_on_numbers():
     np.testing.assert_allclose(gradcam.layer_cam(maps, gradients)[0, :, 0], [0.5, 4.5])
 
 
-@pytest.mark.parametrize("method", gradcam.METHODS)
+@pytest.mark.parametrize(
+    "method", ["gradcam", *(pytest.param(method, marks=pytest.mark.slow) for method in gradcam.METHODS[1:])]
+)
 def test_the_hottest_place_is_what_decides(bright, method):
     images, centres = bright_squares()
     found = gradcam.explain(bright, images, method=method)
@@ -177,9 +180,8 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path):
     assert not np.allclose(alone[0], alone[1], atol=0.1)
 
 
-@pytest.mark.parametrize(
-    "method", ["gradcam", *(pytest.param(method, marks=pytest.mark.slow) for method in gradcam.METHODS[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", gradcam.METHODS)
 def test_other_weights_give_other_maps(method, tmp_path):
     """The sanity check of arXiv:1810.03292: a map that stays when the weights are random shows the image alone."""
     model = small_models.write(tmp_path / "m", "cnn", size=32, filters=(6, 8), hidden=(), plain=True)

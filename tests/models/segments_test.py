@@ -34,14 +34,8 @@ def test_last_maps():
     assert network.grids == (Grid(0.5, 1.0, 20), None)
 
 
-@pytest.mark.parametrize(
-    ("size", "padding"),
-    [
-        (128, "same"),
-        pytest.param(97, "same", marks=pytest.mark.slow),
-        pytest.param(128, "symmetric", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "padding"), [(128, "same"), (97, "same"), (128, "symmetric")])
 def test_values_lie_in_the_middle_of_what_they_see(size, padding):
     """With kernels of ones a value sees all of its field alike: the rows it answers to have it as their centroid."""
     network, params, batch_stats = registry.create("efficientnet_nano", classes=2, size=size, padding=padding)
