@@ -1,6 +1,7 @@
 """Checkpoints of a run: the latest and the best. The only module that knows Orbax."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -107,9 +108,18 @@ def best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]
     steps = sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()) if folder.is_dir() else []
     if not steps:
         raise UsageError(f"{str(workdir)!r} holds no checkpoint: give the workdir of a run that has saved one")
-    latest = dict(ocp.checkpointables_metadata(folder / str(steps[-1])).custom_metadata)
+    latest = _metadata(folder / str(steps[-1]))
     best_step = latest["progress"]["best_step"] or steps[-1]
-    return best_step, dict(ocp.checkpointables_metadata(folder / str(best_step)).custom_metadata)
+    return best_step, latest if best_step == steps[-1] else _metadata(folder / str(best_step))
+
+
+def _metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """What was saved as metadata with the checkpoint in a folder."""
+    try:
+        # Orbax keeps it as JSON, but on the way to it describes every array: half a second of the start of a command.
+        return dict(json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"])
+    except (OSError, ValueError, KeyError, TypeError):  # another version of Orbax
+        return dict(ocp.checkpointables_metadata(folder).custom_metadata)
 
 
 def restore_for_evaluation(workdir: str | os.PathLike[str], step: int, tree: Any) -> Any:

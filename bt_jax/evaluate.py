@@ -15,7 +15,9 @@ from absl import flags
 from bt_jax import commandline
 from bt_jax.errors import UsageError
 
-_MODEL = flags.DEFINE_string("model", "", "Workdir of a run or of a cross-validation.")
+_MODEL = flags.DEFINE_string(
+    "model", "", "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file."
+)
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
 _SPLIT = flags.DEFINE_enum("split", "Testing", ["Testing", "Training"], "Which part of the data to score.")
 _OUT = flags.DEFINE_string("out", "", "Folder for metrics.json, predictions.csv and the pictures.")
@@ -47,11 +49,15 @@ def main() -> None:
     )
     if not len(images):
         raise UsageError(f"{_DATA.value} holds no images in {_SPLIT.value}/<class>/: choose another --split")
+    if not model.folders:
+        print(f"warning: {_MODEL.value} does not say which images it was trained on: leaked ones are not told apart")
     leaked = np.zeros(len(images), bool)
     for folder in model.folders:
         leaked |= seen_images.has_twin(images, *seen_images.read(folder))
     groups = known_patients.groups_of(images, source.groups)
-    logits = model.logits(images.images)
+    logits, doubts = model.answers(images.images)
+    if doubts is not None and (doubts > 1).any():
+        print(f"warning: {(doubts > 1).sum()} of {len(images)} images do not look like those the model learned from")
     temperature = model.temperature
     out = pathlib.Path(_OUT.value)
     result = report.write_split_report(

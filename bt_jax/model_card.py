@@ -34,6 +34,7 @@ class ModelFacts(TypedDict, total=False):
       best_step: optimiser step of the checkpoint that was kept.
       shift_probe: how many images of a class from another source are recognised, as a clause.
       calibration: what is to be said of the temperature beside the metrics, as a clause.
+      doubt: how often the model doubts that an image is of its kind, as clauses.
       seed: of the random numbers.
       versions: of the libraries, by name.
       duration_s: seconds from start to end, training and evaluation together.
@@ -57,6 +58,7 @@ class ModelFacts(TypedDict, total=False):
     best_step: int
     shift_probe: str
     calibration: str
+    doubt: str
     seed: int
     versions: Mapping[str, str]
     duration_s: float
@@ -88,6 +90,7 @@ def write_model_card(path: files.Path, *, facts: ModelFacts, metrics: Results, n
         _limits(facts, metrics, synthetic=facts.get("synthetic", notice is not None)),
         _facts(facts),
         _calibration(facts, metrics),
+        _doubt(facts),
         *(_split(name, result, path.parent) for name, result in metrics.items()),
         _training(facts, path.parent),
         _files(metrics, path.parent),
@@ -220,6 +223,19 @@ def _calibration(facts: ModelFacts, results: Results) -> str:
         f"In use {facts['calibration']}." if "calibration" in facts else "",
         "The temperature is that of images like those it was fitted on. On others, from another place, the model can "
         "be surer than it is right.",
+    )
+
+
+def _doubt(facts: ModelFacts) -> str:
+    if "doubt" not in facts:
+        return ""
+    return _section(
+        "What it does not know",
+        "Whatever picture it is given, a classifier names one of its classes. An image whose features lie farther from "
+        "those of the training images than those of 99 % of the validation images therefore gets a warning beside its "
+        f"class: {facts['doubt']}.",
+        "The warning is for pictures of another kind. It does not tell a wrong answer from a right one, and an unknown "
+        "disease, another sequence or a slice of another part of the head can pass unnoticed.",
     )
 
 

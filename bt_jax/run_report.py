@@ -1,34 +1,41 @@
 """The report of a finished run: a folder for each split scored, the training curves, the model card."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bt_jax import calibration, model_card, report, score_text, training_curves, writers
+from bt_jax import calibration, doubt, model_card, report, score_text, training_curves, writers
 from bt_jax.calibration import Change, Temperature
-from bt_jax.data import known_patients, probe, seen_images
+from bt_jax.data import known_patients, other_pictures, probe, seen_images
 from bt_jax.data.folds import DividedData
+from bt_jax.data.preprocess import Preprocessing
 from bt_jax.patients import Patients
 
-Logits = Callable[[np.ndarray], np.ndarray]
+# Preprocessed images [N, S, S] uint8 -> logits [N, classes] and features [N, D].
+Outputs = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+
+# Of each kind of made-up picture that the model should doubt.
+_PICTURES_OF_A_KIND = 4
 
 
 def write(
     folder: pathlib.Path,
     *,
     data: DividedData,
-    logits_of: Logits,
+    preprocessing: Preprocessing,
+    outputs_of: Outputs,
     step: int,
     facts: model_card.ModelFacts,
     say: Callable[[str], None],
 ) -> pathlib.Path:
-    """Fits the temperature on the validation images, scores these and the other parts, and writes `report/`.
+    """Fits temperature and doubt on the validation images, scores these and the other parts, writes `report/`.
 
     Args:
       folder: the workdir.
       data: the images of the run.
-      logits_of: preprocessed images [N, S, S] uint8 -> logits [N, classes] of the checkpoint that is kept.
+      preprocessing: of the images.
+      outputs_of: of the checkpoint that is kept.
       step: of that checkpoint.
       facts: what the card says about the model; facts about the data are added here.
       say: called with a line for each result and each file a person will want to open.
@@ -40,11 +47,10 @@ def write(
     notice = data.source.notice
     seen = seen_images.read(folder)
     training = set(data.training.fingerprints), data.training.thumbnails
-    logits = {
-        name: logits_of(dataset.images)
-        for name, dataset in (("validation", data.validation), ("testing", data.testing), (probe.SPLIT, data.shifted))
-        if len(dataset)
-    }
+    logits, features = {}, {}
+    for name, dataset in (("validation", data.validation), ("testing", data.testing), (probe.SPLIT, data.shifted)):
+        if len(dataset):
+            logits[name], features[name] = outputs_of(dataset.images)
     temperature = Temperature(
         value=calibration.fit(logits["validation"], data.validation.labels),
         fitted_on=f"the {len(data.validation)} validation images",
@@ -52,6 +58,7 @@ def write(
         step=step,
     )
     calibration.write(folder, temperature)
+    doubted = _fit_doubt(folder, data, preprocessing, outputs_of, features, step=step)
     tested = known_patients.groups_of(data.testing, data.source.groups)
     results = {}
     for name, dataset, known, patients in (
@@ -98,7 +105,34 @@ def write(
         "classes": data.source.class_names,
         "split": f"no group of images is in both training and validation; grouped: {data.grouping}",
     }
+    if doubted:
+        facts["doubt"] = doubted
+        say(f"doubt: {doubted}")
     model_card.write_model_card(card, facts=facts, metrics=results, notice=notice)
     for picture in sorted(directory.rglob("*.png")):
         say(f"picture: {picture}")
     return card
+
+
+def _fit_doubt(
+    folder: pathlib.Path,
+    data: DividedData,
+    preprocessing: Preprocessing,
+    outputs_of: Outputs,
+    features: Mapping[str, np.ndarray],
+    *,
+    step: int,
+) -> str:
+    """Writes `doubt.npz`, and says in words how often the model doubts what; empty where it cannot be fitted."""
+    kept = data.training.images[doubt.rows_to_keep(len(data.training))]
+    fitted_on = f"the {len(data.validation)} validation images"
+    found = doubt.fit(outputs_of(kept)[1], features["validation"], fitted_on=fitted_on, step=step)
+    if found is None:
+        return ""
+    doubt.write(folder, found)
+    pictures = other_pictures.draw(each=_PICTURES_OF_A_KIND)
+    others = np.stack([preprocessing(picture.image) for picture in pictures])
+    of = {f"{name} images": array for name, array in features.items()}
+    of["made-up pictures of other things"] = outputs_of(others)[1]
+    scores = {name: found.score(array) for name, array in of.items()}
+    return "; ".join(f"{(score > 1).sum()} of {len(score)} {name} are doubted" for name, score in scores.items())

@@ -147,7 +147,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
     forward = inference.make_forward(
         network, normalisation=normalisation, dtype=steps.compute_dtype(config.train.dtype)
     )
-    logits_of = functools.partial(inference.logits_of, forward, batch_size=config.eval.batch_size)
+    outputs_of = functools.partial(inference.outputs_of, forward, batch_size=config.eval.batch_size)
 
     progress = Progress()
     if latest is not None:
@@ -192,7 +192,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
                 timed=functools.partial(record.timed, "features"),
                 weights=image_weights,
             ),
-            evaluate=functools.partial(_evaluate, logits_of, data),
+            evaluate=functools.partial(_evaluate, outputs_of, data),
             rate=functools.partial(stages.rate_at, **config.schedule),
             checkpoints=checkpoints,
             model=dataclasses.asdict(description),
@@ -219,7 +219,8 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         card = run_report.write(
             folder,
             data=data,
-            logits_of=functools.partial(logits_of, best["params"], best["batch_stats"]),
+            preprocessing=preprocessing,
+            outputs_of=lambda images: outputs_of(best["params"], best["batch_stats"], images=images),
             step=progress.best_step,
             facts={
                 "title": f"{network.name}, fold {config.data.fold} of {config.data.folds}",
@@ -380,10 +381,12 @@ def _compile(
     return make_step(program_segment=program_segment).lower(shapes, batch, *scalars).compile()
 
 
-def _evaluate(logits_of: Callable[..., np.ndarray], data: DividedData, state: TrainState) -> dict[str, float]:
+def _evaluate(
+    outputs_of: Callable[..., tuple[np.ndarray, ...]], data: DividedData, state: TrainState
+) -> dict[str, float]:
     """Scores on the validation fold."""
     weights = state.for_evaluation()
-    logits = logits_of(weights["params"], weights["batch_stats"], data.validation.images)
+    logits, _ = outputs_of(weights["params"], weights["batch_stats"], images=data.validation.images)
     if not np.isfinite(logits).all():
         raise UsageError(
             f"the network's outputs on the validation images are not finite after step {int(state.step)}: "

@@ -15,14 +15,39 @@ PACKAGE = "bt_jax"
 # Lowest first, without `bt_jax.`. A module imports only from lines below its own. The entries of one line know nothing
 # of each other; a package stands for all in it that has no line of its own, and its modules may know each other.
 LAYERS = (
-    ("confusion", "defaults", "errors", "files", "hlo", "labels", "peers", "ranking", "roofline", "significance"),
-    ("benchmark_tables", "calibration", "commandline", "data", "grid", "machine", "models", "patients", "yardsticks"),
+    (
+        "confusion",
+        "defaults",
+        "errors",
+        "files",
+        "heat_map",
+        "hlo",
+        "labels",
+        "peers",
+        "ranking",
+        "roofline",
+        "significance",
+    ),
+    (
+        "benchmark_tables",
+        "calibration",
+        "commandline",
+        "data",
+        "doubt",
+        "grid",
+        "machine",
+        "models",
+        "patients",
+        "yardsticks",
+    ),
     ("models.pretrained",),
     ("figures", "findings", "limits", "metrics", "summary"),
     ("audit_files", "diagram", "plots", "run_curves", "score_text", "training_curves"),
     ("audit_page", "model_card", "report"),
-    ("checkpoint",),
+    ("checkpoint", "model_file"),
     ("inference",),
+    ("gradcam", "inputs", "onnx_graph", "predictor"),
+    ("conversion", "prediction_stream"),
     ("stages", "steps"),
     ("input_throughput", "throughput"),
     ("features", "interrupts", "programs", "progress", "topology", "workdir", "writers"),
@@ -30,7 +55,7 @@ LAYERS = (
     ("comparison_tables", "cross_validation", "loop", "run_report", "run_weights"),
     ("comparison", "measurements", "train"),
     ("study",),
-    ("audit", "benchmark", "compare", "evaluate", "main", "sweep"),
+    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
@@ -39,10 +64,13 @@ OWNERS = {
     "h5py": {"models.pretrained.keras_file"},
     "matplotlib": {"diagram", "figures", "plots", "run_curves", "training_curves"},
     "keras": {"peers.keras_tensorflow"},
+    "nibabel": {"data.nifti"},
     "ml_collections": {"benchmark", "defaults", "main", "study", "sweep", "train"},
-    "onnxruntime": {"peers.onnx_runtime"},
+    "onnx": {"onnx_graph"},
+    "onnxruntime": {"onnx_graph", "peers.onnx_runtime"},
     "optax": {"steps"},
     "orbax": {"checkpoint"},
+    "pydicom": {"data.dicom"},
     "sklearn": {"data.shortcuts", "data.splits"},
     "tensorboardX": {"writers"},
     "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
@@ -50,7 +78,7 @@ OWNERS = {
 }
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.
-LIGHT = ("inference",)
+LIGHT = ("inference", "predict", "prediction_stream")
 HEAVY = {"optax", "grain", "sklearn", "matplotlib", "tensorflow", "tensorboardX", "ml_collections"}
 TRAINING = {"bt_jax.train", "bt_jax.loop", "bt_jax.steps", "bt_jax.stages", "bt_jax.data.pipeline"}
 

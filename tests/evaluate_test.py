@@ -105,6 +105,22 @@ def test_folds_are_an_ensemble(trained, tmp_path):
     assert not np.allclose(members[0], members[1], atol=1e-4)
 
 
+@pytest.mark.slow
+def test_an_exported_file_scores_as_the_run(trained, tmp_path):
+    file = tmp_path / "model.safetensors"
+    command = [sys.executable, "-m", "bt_jax.export", f"--model={trained / 'run'}", "--format=safetensors"]
+    ended = runs.run([*command, f"--out={file}"])
+    assert ended.returncode == 0, ended.stderr
+    assert f"compared on 16 images of folder {trained / 'data'}:" in ended.stdout
+    ended = evaluate(f"--model={file}", f"--data={trained / 'data'}", f"--out={tmp_path / 'scores'}")
+    assert ended.returncode == 0, ended.stderr
+    assert f"warning: {file} does not say which images it was trained on" in ended.stdout
+    ours = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    theirs = runs.metrics(trained / "run", "testing")
+    assert ours["confusion_matrix"] == theirs["confusion_matrix"]
+    assert ours["calibration"]["temperature"] == theirs["calibration"]["temperature"]
+
+
 def test_no_run_there(tmp_path):
     with pytest.raises(UsageError, match="holds no checkpoint"):
         inference.load(tmp_path)

@@ -97,6 +97,15 @@ def test_card_tells_every_fact(tmp_path: pathlib.Path) -> None:
     assert "| **Data** | Kaggle folder \\| version 3 CC0 |" in text
 
 
+def test_card_tells_how_often_the_model_doubts(tmp_path: pathlib.Path) -> None:
+    text = card(
+        tmp_path, {}, FACTS | {"doubt": "6 of 574 validation images are doubted; 44 of 44 made-up pictures are"}
+    )
+    told = section(text, "What it does not know")
+    assert "beside its class: 6 of 574 validation images are doubted; 44 of 44 made-up pictures are." in told
+    assert "does not tell a wrong answer from a right one" in told
+
+
 def test_card_is_silent_about_what_it_is_not_told(tmp_path: pathlib.Path) -> None:
     text = card(tmp_path, {}, {})
     assert "None" not in text

@@ -80,6 +80,7 @@ def assert_same_result(a: pathlib.Path, b: pathlib.Path) -> None:
     for name in (
         "split.csv",
         "calibration.json",
+        "doubt.npz",
         "report/validation/predictions.csv",
         "report/testing/predictions.csv",
     ):

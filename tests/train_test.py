@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -100,13 +101,29 @@ def test_the_temperature_is_kept_with_the_model_and_used(finished):
     np.testing.assert_allclose(model.probabilities(images), expected)
 
 
-def test_a_workdir_without_a_temperature_still_predicts(finished, tmp_path):
+def test_a_workdir_without_temperature_and_doubt_still_predicts(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "calibration.json").unlink()
+    for name in ("calibration.json", "doubt.npz"):
+        (tmp_path / "run" / name).unlink()
     model = inference.load(tmp_path / "run")
     assert model.temperature is None
+    assert model.answers(np.zeros((1, 32, 32), np.uint8)).doubt is None
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
     np.testing.assert_allclose(model.probabilities(images), softmax(model.logits(images)[0]))
+
+
+def test_doubt_is_kept_with_the_model_and_told_of(finished):
+    model = inference.load(finished)
+    (of_run,) = model.doubts
+    assert of_run.fitted_on == "the 20 validation images"
+    assert of_run.components.shape == (32, 320)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
+    logits, doubts = model.answers(images)
+    np.testing.assert_array_equal(logits, model.logits(images))
+    assert doubts is not None and doubts.shape == (3,) and (doubts > 0).all()
+    card = (finished / "report/model_card.md").read_text()
+    assert "What it does not know" in card
+    assert re.search(r"\d of 20 validation images are doubted; \d+ of 16 testing images .* made-up pictures", card)
 
 
 def test_validation_is_scored_by_patient(finished):

@@ -40,6 +40,12 @@ def decode_image(content: bytes, *, name: str) -> np.ndarray:
     Raises:
       ImageError: empty, truncated, unreadable or not an image, zero-sized, or above `MAX_PIXELS`.
     """
+    return decode_first_frame(content, name=name)[0]
+
+
+def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = None) -> tuple[np.ndarray, bool]:
+    """As `decode_image`, with a limit of one's own; also whether the file has more frames than this one."""
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
     if not content:
         raise ImageError(f"{name}: the file is empty")
     # Pillow's parsers let nearly any exception through on damaged input: struct.error, KeyError, SyntaxError, ...
@@ -48,18 +54,19 @@ def decode_image(content: bytes, *, name: str) -> np.ndarray:
             width, height = image.size
             if width * height <= 0:
                 raise ImageError(f"{name}: the image has no pixels ({width}x{height})")
-            if width * height > MAX_PIXELS:
-                raise ImageError(f"{name}: {width}x{height} pixels are more than the limit of {MAX_PIXELS:,}")
+            if width * height > limit:
+                raise ImageError(f"{name}: {width}x{height} pixels are more than the limit of {limit:,}")
             if image.format == "JPEG":
                 image.draft("L", None)  # type: ignore[arg-type]
             image.load()
-            return np.ascontiguousarray(_grey(_upright(image)))
+            array = np.ascontiguousarray(_grey(_upright(image)))
+            return array, _has_more_frames(image)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name}: not an image in a known format") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ImageError(f"{name}: the image has more pixels than the limit of {MAX_PIXELS:,}") from None
+        raise ImageError(f"{name}: the image has more pixels than the limit of {limit:,}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded: {reason}") from error
@@ -74,6 +81,14 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _has_more_frames(image: Image.Image) -> bool:
+    """Whether a loaded file goes on after its first frame; damage there says nothing about the first."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        return False
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned by the EXIF orientation. Damaged EXIF says nothing about the pixels, so it counts as absent."""
     try:
@@ -86,7 +101,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _grey(image: Image.Image) -> np.ndarray:
     """`[H, W]` uint8 or uint16 of a loaded image in any mode."""
     if image.mode in ("I", "F"):
-        return _scaled_to_uint16(np.asarray(image, np.float64))
+        return scaled_to_uint16(np.asarray(image, np.float64))
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("CMYK", "PA"):
@@ -97,8 +112,8 @@ def _grey(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L"))
 
 
-def _scaled_to_uint16(values: np.ndarray) -> np.ndarray:
-    """The range of the finite values stretched to 0..65535; NaN and a constant image become 0."""
+def scaled_to_uint16(values: np.ndarray) -> np.ndarray:
+    """The range of the finite float64 values stretched to 0..65535; NaN and a constant image become 0."""
     finite = np.isfinite(values)
     if not finite.any():
         return np.zeros(values.shape, np.uint16)

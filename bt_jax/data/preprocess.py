@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bt_jax.data.placement import Placement
 from bt_jax.errors import UsageError
 
 FORMS = ("head", "stretch")
@@ -60,10 +61,16 @@ class Preprocessing:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """`[H, W]` uint8 or uint16 -> `[size, size]` uint8."""
+        return self.placed(image)[0]
+
+    def placed(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """`[H, W]` uint8 or uint16 -> `[size, size]` uint8, and where in it the image's pixels lie."""
         if image.ndim != 2 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected [H, W] uint8 or uint16 with pixels, got {image.shape} {image.dtype}")
         if self.form == "stretch":
-            return self._stretched(image)
+            height, width = image.shape
+            whole = Placement((width, height), (0, 0, width, height), (0, 0), (self.size, self.size), self.size)
+            return self._stretched(image), whole
         return self._head(image)
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +92,7 @@ class Preprocessing:
         resized = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR, reducing_gap=3.0)
         return np.array(resized)
 
-    def _head(self, image: np.ndarray) -> np.ndarray:
+    def _head(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
         frame = Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32))
         box, intensities = find_head(frame, margin=self.margin)
         low, high = _quantiles(intensities, self.lower_percentile / 100, self.upper_percentile / 100)
@@ -101,7 +108,7 @@ class Preprocessing:
         y = min(self.size - height, round(self.size / 2 + (seen[1] - (top + bottom) / 2) * scale))
         result = np.zeros((self.size, self.size), np.uint8)
         result[y : y + height, x : x + width] = np.clip(normalised + np.float32(0.5), 0, 255)
-        return result
+        return result, Placement(frame.size, seen, (x, y), (width, height), self.size)
 
 
 def find_head(frame: Image.Image, *, margin: float) -> tuple[_Box, np.ndarray]:

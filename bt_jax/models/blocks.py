@@ -10,6 +10,7 @@ from flax import nnx
 from bt_jax.errors import UsageError
 from bt_jax.models.layers import Convolution, Dense, Trained, dropout
 from bt_jax.models.pooling import WINDOW, max_pool
+from bt_jax.models.segments import Grid
 
 
 def flattened(x: jax.Array, features: int) -> jax.Array:
@@ -66,6 +67,10 @@ class ConvolutionBlock(nnx.Module):
         for i in range(1, self.convolutions + 1):
             x = jax.nn.relu(getattr(self, f"conv_{i}")(x))
         return dropout(max_pool(x), rate=self.dropout_rate, trained=trained, rngs=rngs)
+
+    def grid(self, before: Grid) -> Grid:
+        """Where the values of the output lie."""
+        return before.after(kernel_size=WINDOW, stride=WINDOW, padding=(0, 0))
 
 
 class DenseBlock(nnx.Module):

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from bt_jax.models.layers import (
+    PADDINGS,
     Activation,
     BatchNorm,
     Convolution,
@@ -19,7 +20,7 @@ from bt_jax.models.layers import (
     normed_convolution,
 )
 from bt_jax.models.pointwise import gated_pointwise, pointwise
-from bt_jax.models.segments import SegmentedModel
+from bt_jax.models.segments import Grid, SegmentedModel
 
 
 class BlockGroup(NamedTuple):
@@ -142,6 +143,10 @@ class ConvolutionSegment(nnx.Module):
         del rngs
         return normed_convolution(self.conv, self.norm, x, trained=trained, activation=self.activation)
 
+    def grid(self, before: Grid) -> Grid:
+        """Where the values of the output lie."""
+        return _after(self.conv, before)
+
 
 class SqueezeExcite(nnx.Module):
     """Scales each channel by a gate computed from all channels' means (arXiv:1709.01507)."""
@@ -202,12 +207,21 @@ class MBConv(nnx.Module):
             x = inputs + dropout(x, rate=self.drop_rate, trained=trained, rngs=rngs, whole_records=True)
         return x
 
+    def grid(self, before: Grid) -> Grid:
+        """Where the values of the output lie."""
+        return _after(self.depthwise, before)
+
     def _project(self, x: jax.Array, gate: jax.Array | None, *, trained: Trained) -> jax.Array:
         fixed = self.project_norm.is_fixed(trained)
         factor, shift = self.project_norm.affine() if fixed else (None, 0)
         kernel = self.project.scaled_kernel(factor).astype(x.dtype)[0, 0]
         x = pointwise(x, kernel) if gate is None else gated_pointwise(x, gate, kernel)
         return (x + shift).astype(x.dtype) if fixed else self.project_norm(x, trained=trained)
+
+
+def _after(layer: Convolution | DepthwiseConvolution, before: Grid) -> Grid:
+    padding = PADDINGS[layer.padding](before.side, layer.kernel_size, layer.stride)
+    return before.after(kernel_size=layer.kernel_size, stride=layer.stride, padding=padding)
 
 
 def efficientnet(

@@ -12,7 +12,7 @@ from flax import nnx
 from bt_jax.errors import UsageError
 from bt_jax.models import cnn, efficientnet, mlp, vgg
 from bt_jax.models.layers import BatchStat, Head, Trained
-from bt_jax.models.segments import SegmentedModel
+from bt_jax.models.segments import Grid, SegmentedModel
 
 # {segment: nested dicts of arrays}
 Tree = dict[str, Any]
@@ -47,6 +47,7 @@ class Network:
     segment_names: tuple[str, ...]
     graph: nnx.GraphDef
     pooled_head: bool  # whether the head begins with global average pooling, so that it takes pooled features alike
+    grids: tuple[Grid | None, ...]  # of what goes into each segment; None where that is no map
 
     def apply(
         self,
@@ -108,18 +109,36 @@ def create(
     Raises:
       UsageError: for a name that is not there, or an option that the model does not have.
     """
+    construct, size = _construct(name, classes=classes, size=size, seed=seed, **options)
+    return _as_data(name, construct(), size=size)
+
+
+def create_abstract(name: str, *, classes: int, size: int | None = None, **options: Any) -> tuple[Network, Tree, Tree]:
+    """As `create`, but with shapes and dtypes (`jax.ShapeDtypeStruct`) for arrays, in a fraction of the time."""
+    construct, size = _construct(name, classes=classes, size=size, seed=0, **options)
+    return _as_data(name, nnx.eval_shape(construct), size=size)
+
+
+def _construct(
+    name: str, *, classes: int, size: int | None, seed: int, **options: Any
+) -> tuple[Callable[[], SegmentedModel], int]:
+    """The checked call that builds a model, and the side of its images."""
     construct, native = _known(name)
     size = native if size is None else size
     known = inspect.signature(construct).parameters.keys() - {"classes", "size", "seed"}
     if unknown := options.keys() - known:
         raise UsageError(f"{name} has no option {', '.join(sorted(unknown))}: it has {', '.join(sorted(known))}")
-    model = construct(classes=classes, size=size, seed=seed, **options)
+    return functools.partial(construct, classes=classes, size=size, seed=seed, **options), size
+
+
+def _as_data(name: str, model: SegmentedModel, *, size: int) -> tuple[Network, Tree, Tree]:
     network = Network(
         name=name,
         size=size,
         segment_names=model.segment_names,
         graph=nnx.graphdef(model),
         pooled_head=isinstance(getattr(model, model.segment_names[-1]), Head),
+        grids=model.grids(size),
     )
     params, batch_stats = (nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, BatchStat))
     return network, params, batch_stats

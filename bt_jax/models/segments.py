@@ -1,11 +1,36 @@
 """Models as a row of named segments: what stages freeze, caches cut at, and explanations look into."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 from flax import nnx
 
 from bt_jax.models.layers import Trained
+
+
+class Grid(NamedTuple):
+    """Where in a square image the values of a square map lie: each at the middle of what it sees.
+
+    With TensorFlow's padding every convolution with a stride looks half a pixel of its input further to the right and
+    down, which adds up: in an EfficientNet the values of the last map lie half their distance away from the middle of
+    the squares that the map would be divided into.
+
+    Attributes:
+      first: pixels from the edge of the image to the place of the first value; an image's own first pixel is at 0.5.
+      step: pixels from a value to the next.
+      side: number of values.
+    """
+
+    first: float
+    step: float
+    side: int
+
+    def after(self, *, kernel_size: int, stride: int, padding: tuple[int, int]) -> "Grid":
+        """The grid of what a convolution or pooling with so many zeros before and after makes of this one."""
+        middle = (kernel_size - 1) / 2 - padding[0]
+        side = (self.side + sum(padding) - kernel_size) // stride + 1
+        return Grid(self.first + self.step * middle, self.step * stride, side)
 
 
 class SegmentedModel(nnx.Module):
@@ -49,3 +74,11 @@ class SegmentedModel(nnx.Module):
             rngs = None if dropout_key is None else nnx.Rngs(dropout=jax.random.fold_in(dropout_key, number))
             x = getattr(self, names[number])(x, trained=flags[number], rngs=rngs)
         return x
+
+    def grids(self, size: int) -> tuple[Grid | None, ...]:
+        """Where the values that go into each segment lie in images of a side of `size`; None where they form no map."""
+        found: list[Grid | None] = [Grid(0.5, 1.0, size)]
+        for name in self.segment_names[:-1]:
+            before, segment = found[-1], getattr(self, name)
+            found.append(segment.grid(before) if before and hasattr(segment, "grid") else None)
+        return tuple(found)

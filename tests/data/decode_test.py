@@ -6,7 +6,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from bt_jax.data import decode
-from bt_jax.data.decode import ImageError, decode_image, encode_png
+from bt_jax.data.decode import ImageError, decode_first_frame, decode_image, encode_png
 
 
 def encoded(image: Image.Image, image_format: str, **options) -> bytes:
@@ -191,6 +191,20 @@ def test_pixel_limit(monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 40 * 60 - 1)
     with pytest.raises(ImageError, match="60x40 pixels"):
         decode_image(content, name="x")
+
+
+def test_a_limit_of_ones_own_and_whether_there_are_more_frames():
+    content = encode_png(ramp())
+    image, more = decode_first_frame(content, name="x", max_pixels=40 * 60)
+    np.testing.assert_array_equal(image, ramp())
+    assert not more
+    with pytest.raises(ImageError, match="60x40 pixels are more than the limit of 2,399"):
+        decode_first_frame(content, name="x", max_pixels=40 * 60 - 1)
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (30, 220)]
+    for image_format in ("GIF", "TIFF", "WEBP", "PNG"):
+        content = encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
+        image, more = decode_first_frame(content, name="x")
+        assert more and abs(image.astype(int) - 30).max() <= 3
 
 
 @pytest.mark.parametrize("side", [8_100, 10_000, 60_000])

@@ -1,0 +1,101 @@
+"""How often a model doubts what: its own kind of images, and pictures of anything else.
+
+    python benchmarks/doubt.py --model=runs/first --data=DIR --photographs=DIR --json=benchmarks/doubt.json
+
+`--data` is what the model was trained on: images of its `split.csv` are found there by their paths. Photographs are the
+image files in the folders given, and those that come with scikit-learn and matplotlib. Nothing is fitted here.
+"""
+
+import argparse
+import collections
+import csv
+import importlib.util
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from bt_jax import commandline, files, inference
+from bt_jax.data import other_pictures, phantom
+from bt_jax.data.decode import IMAGE_SUFFIXES, ImageError, decode_image
+from bt_jax.inference import Model
+from bt_jax.labels import BRAIN_TUMOR_CLASSES
+
+_PACKAGES = {"sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
+
+
+def photographs(folders: list[pathlib.Path]) -> dict[str, np.ndarray]:
+    """The readable image files of folders, and of the packages that bring some, by name."""
+    for package, inside in _PACKAGES.items():
+        spec = importlib.util.find_spec(package)
+        folders = (
+            folders + [pathlib.Path(place) / inside for place in (spec.submodule_search_locations or ())]
+            if spec
+            else folders
+        )
+    found = {}
+    for path in sorted(
+        path for folder in folders for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
+    ):
+        try:
+            found[path.name] = decode_image(path.read_bytes(), name=path.name)
+        except ImageError as error:
+            print(f"left out: {error}")
+    return found
+
+
+def told(model: Model, images: list[np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
+    """How many of the preprocessed images are doubted, and the scores."""
+    scores = model.answers(np.stack(images)).doubt
+    assert scores is not None, "the model has no doubt.npz: train it again"
+    quantiles = np.percentile(scores, (5, 50, 95)).round(3).tolist()
+    sure = model.probabilities(np.stack(images)).max(axis=1).mean()
+    doubted = int((scores > 1).sum())
+    return {
+        "images": len(images),
+        "doubted": doubted,
+        "rate": round(doubted / len(images), 4),
+        "score_5_50_95": quantiles,
+        "mean_confidence": round(float(sure), 3),
+    }, scores
+
+
+def main() -> None:
+    """Reads, draws, scores, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=pathlib.Path, required=True)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--photographs", type=pathlib.Path, action="append", default=[])
+    parser.add_argument("--each", type=int, default=20, help="drawn pictures of each kind")
+    parser.add_argument("--json", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    commandline.prepare_to_compute()
+    model = inference.load(arguments.model)
+    result: dict[str, Any] = {"model": model.description.name, "threshold_on": model.doubts[0].fitted_on}
+    by_role = collections.defaultdict(list)
+    with (arguments.model / "split.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["role"] != "training":
+                content = (arguments.data / row["path"]).read_bytes()
+                by_role[row["role"]].append(model.preprocessing(decode_image(content, name=row["path"])))
+    for role, images in by_role.items():
+        result[role], _ = told(model, images)
+    named = photographs(arguments.photographs)
+    result["photographs"], scores = told(model, [model.preprocessing(image) for image in named.values()])
+    result["photographs"]["passed"] = [name for name, score in zip(named, scores, strict=True) if score <= 1]
+    drawn = other_pictures.draw(each=arguments.each, seed=1)
+    for kind in other_pictures.KINDS:
+        of_kind = [model.preprocessing(picture.image) for picture in drawn if picture.kind == kind]
+        result[f"drawn: {kind}"], _ = told(model, of_kind)
+    result["drawn"], _ = told(model, [model.preprocessing(picture.image) for picture in drawn])
+    heads = [
+        phantom.render(index, label=name, seed=1).image for name in BRAIN_TUMOR_CLASSES for index in range(0, 80, 4)
+    ]
+    result["phantoms of heads"], _ = told(model, [model.preprocessing(image) for image in heads])
+    for name, scores_of in result.items():
+        print(f"{name}: {scores_of}")
+    files.write_json(arguments.json, result)
+
+
+if __name__ == "__main__":
+    main()

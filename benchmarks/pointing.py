@@ -1,0 +1,139 @@
+"""Whether explanations point at what decides: on phantoms, where the place of the lesion is known.
+
+    python benchmarks/pointing.py --model=runs/demo --json=benchmarks/pointing.json
+
+The model must be one that was trained on phantoms. Others are drawn (`--seed`), with a lesion each, and explained for
+their true class; those that the model gets right are counted, and heat outside of the head is not. A hit has its
+hottest pixel in the lesion, a near hit no farther from it than a tenth of the head's height; chance is what a point
+thrown anywhere on the head would hit. `share_inside` is the heat in the lesion, and `area` the lesion as a fraction of
+the head. `after_randomising` is the rank correlation of the maps with those of the same network whose head, or all of
+whose segments, have random weights: near 0 where a map shows what was learned, near 1 where it shows the image alone
+(https://arxiv.org/abs/1810.03292).
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from bt_jax import commandline, files, gradcam, heat_map, inference
+from bt_jax.data import phantom
+from bt_jax.data.placement import Placement
+from bt_jax.inference import Model
+from bt_jax.labels import BRAIN_TUMOR_CLASSES
+
+NEAR = 0.1  # of the head's height
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A phantom that the model gets right, with its lesion and the rest of the head on the image's own pixels."""
+
+    square: np.ndarray
+    placement: Placement
+    label: int
+    lesion: np.ndarray
+    head: np.ndarray
+
+
+def cases_of(model: Model, *, each: int, seed: int) -> tuple[list[Case], int]:
+    """The phantoms of `each` patients of every tumour that the model gets right, and how many were drawn."""
+    found = []
+    for label, name in enumerate(BRAIN_TUMOR_CLASSES):
+        if name == "no_tumor":
+            continue
+        for patient in range(each):
+            one = phantom.render(patient * phantom.SLICES_PER_PATIENT, label=name, seed=seed)
+            square, placement = model.preprocessing.placed(one.image)
+            head = placement.onto_image(square > 0) > 0.5
+            if one.lesion.any():
+                found.append(Case(square, placement, label, one.lesion, head | one.lesion))
+    predicted = model.probabilities(np.stack([case.square for case in found])).argmax(axis=1)
+    return [case for case, label in zip(found, predicted, strict=True) if case.label == label], len(found)
+
+
+def score(model: Model, cases: list[Case], method: str) -> dict[str, Any]:
+    """Hits, shares and areas of a method."""
+    images, labels = np.stack([case.square for case in cases]), np.array([case.label for case in cases])
+    explained = gradcam.explain(model, images, classes=labels, method=method)
+    hits, near, chance, shares, areas = [], [], [], [], []
+    for case, heat in zip(cases, explained.heat, strict=True):
+        on_image = case.placement.onto_image(heat) * case.head
+        rows = np.flatnonzero(case.head.any(axis=1))
+        tolerance = NEAR * (rows[-1] - rows[0] + 1)
+        hits.append(heat_map.hits(on_image, case.lesion))
+        near.append(heat_map.hits(on_image, case.lesion, tolerance=tolerance))
+        chance.append(_share_near(case.lesion, case.head, tolerance))
+        shares.append(heat_map.share_inside(on_image, case.lesion))
+        areas.append(case.lesion.sum() / case.head.sum())
+    return {
+        "used": explained.method,
+        "hits": float(np.mean(hits)),
+        "chance": float(np.mean(areas)),
+        "near_hits": float(np.mean(near)),
+        "near_chance": float(np.mean(chance)),
+        "share_inside": float(np.mean(shares)),
+        "area": float(np.mean(areas)),
+        "after_randomising": _after_randomising(model, images, labels, method, explained.heat),
+    }
+
+
+def _share_near(lesion: np.ndarray, head: np.ndarray, tolerance: float) -> float:
+    """The fraction of the head's pixels that lie in the lesion or so near."""
+    points, places = np.argwhere(head)[::7], np.argwhere(lesion)[::3]
+    distances = np.sqrt(((points[:, None] - places[None]) ** 2).sum(-1)).min(axis=1)
+    return float((distances <= tolerance).mean())
+
+
+def _after_randomising(
+    model: Model, images: np.ndarray, labels: np.ndarray, method: str, heat: np.ndarray
+) -> dict[str, float]:
+    """Rank correlation with the maps of networks with random weights: in the head, and everywhere."""
+    (member,) = model.networks
+    _, random, _ = model.description.network(seed=99)
+    last = member.network.segment_names[-1]
+    found = {}
+    for what, params in {"head": {**member.params, last: random[last]}, "all": random}.items():
+        other = dataclasses.replace(model, networks=(dataclasses.replace(member, params=params),))
+        changed = gradcam.explain(other, images, classes=labels, method=method).heat
+        alike = [_rank_correlation(one, another) for one, another in zip(heat, changed, strict=True)]
+        found[what] = float(np.mean([value for value in alike if np.isfinite(value)]))
+    return found
+
+
+def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's, over every fourth pixel both ways; NaN where a map is the same everywhere."""
+    flat = [heat[::4, ::4].ravel() for heat in (one, other)]
+    if any(np.ptp(values) == 0 for values in flat):
+        return float("nan")
+    ranks = [np.unique(values, return_inverse=True)[1] for values in flat]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def main() -> None:
+    """Draws, explains, scores, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="workdir of a run on phantoms")
+    parser.add_argument("--json", type=pathlib.Path, required=True)
+    parser.add_argument("--each", type=int, default=40, help="patients of each tumour")
+    parser.add_argument("--seed", type=int, default=1234, help="of the phantoms; not that of the run")
+    parser.add_argument("--methods", default=",".join(gradcam.METHODS))
+    arguments = parser.parse_args()
+    commandline.prepare_to_compute()
+    model = inference.load(arguments.model)
+    if not model.description.synthetic:
+        sys.exit("error: --model must be the workdir of a run on phantoms: only their lesions have a known place")
+    cases, drawn = cases_of(model, each=arguments.each, seed=arguments.seed)
+    result: dict[str, Any] = {"model": model.description.name, "size": model.preprocessing.size, "drawn": drawn}
+    result |= {"right": len(cases), "methods": {}}
+    for method in arguments.methods.split(","):
+        result["methods"][method] = score(model, cases, method)
+        print(method, result["methods"][method])
+    files.write_json(arguments.json, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Writes a trained model to one file for use elsewhere, after comparing the file with the model.
+
+    python -m bt_jax.export --model=runs/first --format=safetensors --out=model.safetensors
+    python -m bt_jax.export --model=runs/folds --format=stablehlo --out=model.stablehlo
+    python -m bt_jax.export --model=runs/first --format=onnx --out=model.onnx --data=archive.zip
+
+stablehlo is a program for any CPU, GPU or TPU, safetensors the weights; both hold preprocessing, class names and
+temperature and can be given as --model to the other commands. onnx is for ONNX Runtime and its like, and needs
+`pip install -e '.[onnx]'`. The folds of a cross-validation become one file. This is a research tool, not a medical
+device.
+"""
+
+import json
+import pathlib
+import typing
+
+import numpy as np
+from absl import flags
+
+from bt_jax import commandline
+from bt_jax.errors import UsageError
+
+if typing.TYPE_CHECKING:
+    from bt_jax.data.sources import Source
+    from bt_jax.inference import Model
+
+_MODEL = flags.DEFINE_string("model", "", "Workdir of a run or of a cross-validation, or a safetensors file.")
+_FORMAT = flags.DEFINE_enum("format", None, ["stablehlo", "onnx", "safetensors"], "Kind of file.")
+_OUT = flags.DEFINE_string("out", "", "The file to write.")
+_DATA = flags.DEFINE_string("data", "", "Folder or zip of images to compare on; by default the images of the run.")
+_COMPARED = 16  # images
+
+
+def main() -> None:
+    """Converts, compares, writes."""
+    form = _FORMAT.value or ""
+    for flag in (_MODEL, _FORMAT, _OUT):
+        if not flag.value:
+            raise UsageError(f"--{flag.name} is missing: see --help")
+    # After the flags, so that --help need not wait for JAX.
+    from bt_jax import conversion, inference
+
+    commandline.prepare_to_compute()
+    out = pathlib.Path(_OUT.value)
+    if out.is_dir():
+        raise UsageError(f"--out is {_OUT.value!r}, a folder: name a file")
+    model = inference.load(_MODEL.value, batch_size=_COMPARED)
+    images, origin = _images_to_compare(model)
+    difference = conversion.write(out, model, form=form, images=images)
+    print(
+        f"compared on {origin}: probabilities differ by {difference.probabilities:.1e}, "
+        f"logits by {difference.logits:.1e} of the largest"
+    )
+    if model.notice:
+        print(f"warning: {model.notice}")
+    print(f"{form}: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
+    """Preprocessed images [N, S, S] uint8 spread over the data, and in words what they are."""
+    from bt_jax.data import sources
+    from bt_jax.data.decode import ImageError, decode_image
+
+    instead = ""
+    if _DATA.value:
+        source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
+    else:
+        try:
+            source = _data_of_run(model)
+        except UsageError:  # moved, or another machine's
+            source = sources.open_phantoms(per_class=(4, 0), seed=0)
+            instead = "; --data names real ones"
+    images = []
+    for number in np.linspace(0, len(source.records) - 1, 2 * _COMPARED).astype(int):
+        record = source.records[number]
+        try:
+            images.append(model.preprocessing(decode_image(source.read(record.path), name=record.path)))
+        except (ImageError, OSError):  # training left it out as well
+            continue
+    if not images:
+        raise UsageError(f"none of the images in {source.description} is readable: give others as --data")
+    chosen = np.stack(images[:: max(1, len(images) // _COMPARED)][:_COMPARED])
+    return chosen, f"{len(chosen)} images of {source.description}{instead}"
+
+
+def _data_of_run(model: "Model") -> "Source":
+    """What the run was trained on.
+
+    Raises:
+      UsageError: the model comes from a file, or the images are no longer there.
+    """
+    from bt_jax.data import sources
+
+    if not model.folders:
+        raise UsageError("a file does not say where its images are")
+    config = json.loads((model.folders[0] / "config.json").read_text())["config"]
+    data = config["data"]
+    return sources.open_source(
+        data["source"],
+        directory=data["dir"],
+        phantoms_per_class=tuple(data["phantoms_per_class"]),
+        seed=config["seed"],
+    )
+
+
+if __name__ == "__main__":
+    commandline.run(main)

@@ -1,0 +1,78 @@
+"""Heat maps as pictures, and how well they point: colours over a grey image, hits on a known place."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+# Matplotlib's `plasma` (CC0) at equal steps: its lightness rises all the way, so that it reads the same with every
+# kind of colour vision and in print; and, other than that of `viridis` or `cividis`, none of its colours is a grey.
+_ANCHORS = np.array(
+    [
+        (13, 8, 135),
+        (76, 2, 161),
+        (126, 3, 168),
+        (170, 35, 149),
+        (204, 71, 120),
+        (230, 108, 92),
+        (248, 149, 64),
+        (253, 197, 39),
+        (240, 249, 33),
+    ],
+    np.float32,
+)
+STRENGTH = 0.65  # of the colour where the heat is 1
+
+
+def coloured(heat: np.ndarray) -> np.ndarray:
+    """[H, W] floats in [0, 1] -> [H, W, 3] uint8."""
+    position = np.clip(np.nan_to_num(heat), 0, 1) * (len(_ANCHORS) - 1)
+    steps = np.arange(len(_ANCHORS))
+    return np.stack([np.interp(position, steps, channel).round() for channel in _ANCHORS.T], axis=-1).astype(np.uint8)
+
+
+def overlaid(image: np.ndarray, heat: np.ndarray, *, strength: float = STRENGTH) -> np.ndarray:
+    """A grey image with the heat over it, more of the colour the hotter: where it is 0 the image is as it was.
+
+    Args:
+      image: [H, W] uint8, or uint16, whose range is then stretched to what a screen shows.
+      heat: [H, W] floats in [0, 1].
+      strength: of the colour where the heat is 1, from 0 to 1.
+
+    Returns:
+      [H, W, 3] uint8.
+    """
+    if image.shape != heat.shape or image.ndim != 2:
+        raise ValueError(f"image {image.shape} and heat {heat.shape} must be [H, W] alike")
+    grey = np.asarray(image, np.float32)
+    if image.dtype == np.uint16:
+        low, high = float(grey.min()), float(grey.max())
+        grey = (grey - low) * (255 / max(high - low, 1.0))
+    share = strength * np.clip(np.nan_to_num(heat), 0, 1)[..., None]  # [H, W, 1]
+    return ((1 - share) * grey[..., None] + share * coloured(heat)).round().astype(np.uint8)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """The PNG file of a colour picture [H, W, 3] uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=False)
+    return buffer.getvalue()
+
+
+def hits(heat: np.ndarray, place: np.ndarray, *, tolerance: float = 0.0) -> bool:
+    """The pointing game (Zhang et al. 2016, https://arxiv.org/abs/1608.00507): is the hottest pixel in the place?
+
+    Args:
+      heat: [H, W] floats; where several pixels are hottest, their centre counts. Without any heat there is no hit.
+      place: [H, W] bool, not empty.
+      tolerance: how many pixels beside the place count as well.
+    """
+    if not heat.max() > 0:
+        return False
+    hottest = np.argwhere(heat == heat.max()).mean(axis=0)
+    return bool(np.hypot(*(np.argwhere(place) - hottest).T).min() <= max(tolerance, 0.75))
+
+
+def share_inside(heat: np.ndarray, place: np.ndarray) -> float:
+    """How much of the heat lies in the place (Wang et al. 2020, https://arxiv.org/abs/1910.01279), from 0 to 1."""
+    return float(heat[place].sum() / heat.sum()) if heat.sum() > 0 else 0.0

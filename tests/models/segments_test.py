@@ -1,0 +1,66 @@
+"""Where the values of a map lie in the image: computed from the layers, and measured with gradients."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt_jax.models import registry
+from bt_jax.models.segments import Grid
+
+
+def test_by_hand():
+    image = Grid(0.5, 1.0, 96)
+    # Pixels 0 to 2 and 2 to 4 are seen: TensorFlow puts the one zero behind.
+    assert image.after(kernel_size=3, stride=2, padding=(0, 1)) == Grid(1.5, 2.0, 48)
+    assert image.after(kernel_size=3, stride=2, padding=(1, 1)) == Grid(0.5, 2.0, 48)
+    assert image.after(kernel_size=5, stride=1, padding=(2, 2)) == image
+    assert image.after(kernel_size=2, stride=2, padding=(0, 0)) == Grid(1.0, 2.0, 48)
+
+
+def test_last_maps():
+    network, _, _ = registry.create_abstract("efficientnet_nano", classes=4, size=96)
+    assert network.grids[0] == Grid(0.5, 1.0, 96)
+    assert network.grids[-1] == Grid(31.5, 32.0, 3)
+    network, _, _ = registry.create_abstract("efficientnet_nano", classes=4, size=96, padding="symmetric")
+    assert network.grids[-1] == Grid(0.5, 32.0, 3)
+    network, _, _ = registry.create_abstract("vgg_nano", classes=4, size=64)
+    assert network.grids[-1] == Grid(16.0, 32.0, 2)
+    network, _, _ = registry.create_abstract("cnn", classes=4, size=20, filters=(2, 3), hidden=(4,))
+    assert network.grids == (Grid(0.5, 1.0, 20), Grid(1.0, 2.0, 10), Grid(2.0, 4.0, 5), None)
+    network, _, _ = registry.create_abstract("mlp", classes=4, size=20, hidden=(4,))
+    assert network.grids == (Grid(0.5, 1.0, 20), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "padding"), [(128, "same"), (97, "same"), (128, "symmetric")])
+def test_values_lie_in_the_middle_of_what_they_see(size, padding):
+    """With kernels of ones a value sees all of its field alike: the rows it answers to have it as their centroid."""
+    network, params, batch_stats = registry.create("efficientnet_nano", classes=2, size=size, padding=padding)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full_like(leaf, 1 / leaf.size) if path[-1].key == "kernel" else leaf, params
+    )
+    names = network.segment_names[:6]
+
+    @jax.jit
+    def middles(x: jax.Array) -> list[jax.Array]:
+        """The middle value of what goes into each segment but the first, of every image."""
+        found = []
+        for name, following in itertools.pairwise(names):
+            x, _ = network.apply(params, batch_stats, x, start=name, stop=following)
+            found.append(x[:, x.shape[1] // 2, x.shape[2] // 2].sum(-1))
+        return found
+
+    rows = np.zeros((size, size, 3, 3), np.float32)  # as many images, three pixels wide, with one row each
+    rows[np.arange(size), np.arange(size)] = 1e-2
+    checked = 0
+    for answers, grid, name in zip(middles(rows), network.grids[1:], names[1:], strict=False):
+        seen = np.asarray(answers)
+        if abs(seen[[0, -1]]).max() > 1e-6 * abs(seen).max():  # it sees beyond the image
+            break
+        centroid = (seen * (np.arange(size) + 0.5)).sum() / seen.sum()
+        assert centroid == pytest.approx(grid.first + grid.step * (grid.side // 2), abs=0.02), name
+        checked += 1
+    assert checked >= 4

@@ -1,0 +1,71 @@
+"""Models for tests of what is done with trained ones: small networks with random weights, and their files."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from bt_jax import doubt, inference, model_file
+from bt_jax.calibration import Temperature
+from bt_jax.data.preprocess import Preprocessing
+from bt_jax.inference import Model, ModelDescription
+from bt_jax.labels import BRAIN_TUMOR_CLASSES
+from bt_jax.models.normalise import IMAGENET
+
+TEMPERATURE = Temperature(value=1.7, fitted_on="the 20 validation images", images=20, step=3)
+
+
+def images(count: int, size: int, *, seed: int = 0) -> np.ndarray:
+    """[count, size, size] uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size)).astype(np.uint8)
+
+
+def write(path: pathlib.Path, name: str, *, size: int, members: int = 1, plain: bool = False, **options: Any) -> Model:
+    """Writes a model to a safetensors file and loads it.
+
+    Args:
+      path: of the file.
+      name: of the network.
+      size: side of its images.
+      members: networks of the ensemble.
+      plain: without temperature and doubt, as a workdir of an older version.
+      **options: of the network.
+    """
+    description = ModelDescription(
+        name=name,
+        options=options,
+        class_names=BRAIN_TUMOR_CLASSES,
+        preprocessing=Preprocessing(size=size).to_dict(),
+        normalisation=dataclasses.asdict(IMAGENET),
+        weights="random weights",
+        weights_sha256=None,
+        synthetic=True,
+    )
+    networks = []
+    for seed in range(members):
+        _, params, batch_stats = description.network(seed=seed)
+        networks.append({"params": _varied(params, seed), "batch_stats": _varied(batch_stats, seed + 100)})
+    stored = model_file.Stored(
+        description=dataclasses.asdict(description), temperature=None, doubts=(), networks=networks
+    )
+    path.write_bytes(model_file.safetensors_bytes(stored))
+    if plain:
+        return inference.load(path, batch_size=4)
+    features = inference.load(path, batch_size=4).compute(images(30, size, seed=1))[1]
+    doubts = [doubt.fit(one[:20], one[20:], fitted_on="the 10 validation images", step=3) for one in features]
+    stored = dataclasses.replace(stored, temperature=TEMPERATURE, doubts=[one for one in doubts if one])
+    path.write_bytes(model_file.safetensors_bytes(stored))
+    return inference.load(path, batch_size=4)
+
+
+def _varied(tree: Any, seed: int) -> Any:
+    """The arrays times factors near 1 and off zero, so that no scale is 1 and no shift 0."""
+    generator = np.random.default_rng(seed)
+
+    def varied(leaf: jax.Array) -> np.ndarray:
+        factor, shift = generator.uniform(0.8, 1.25, leaf.shape), generator.uniform(0.0, 0.1, leaf.shape)
+        return (np.asarray(leaf) * factor + (shift if leaf.ndim == 1 else 0)).astype(np.float32)
+
+    return jax.tree.map(varied, tree)
