@@ -1,15 +1,11 @@
 """What frozen layers make of the training images, computed once and kept on disk: epochs then cost only what trains."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,10 +16,11 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from bt_jax import files, steps
+from bt_jax import steps
 from bt_jax.data.augment import Augmentation
 from bt_jax.data.views import Views
 from bt_jax.errors import UsageError
+from bt_jax.feature_store import FeatureStore
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 from bt_jax.stages import Stage
@@ -42,12 +39,15 @@ class Cut:
       name: of that segment.
       shape: of the features of an image.
       program: jitted, (params, batch_stats, images [B, S, S] float32) -> features [B, *shape] float32.
+      below: a lower cut that later stages start from; then the program takes its features in the place of images, so
+        that no layer is computed for both.
     """
 
     segment: int
     name: str
     shape: tuple[int, ...]
     program: Any
+    below: "Cut | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class FeatureCache:
       normalisation: from grey pixels to what the network expects.
       dtype: of the computation.
       mesh: the devices that compute.
-      images: [N, S, S] uint8, the preprocessed training images.
+      images: [N, S, S] uint8, preprocessed.
       settings: of the augmentation.
       seed: of the augmentation.
       views: different augmentations of an image.
@@ -99,6 +99,10 @@ class FeatureCache:
     folder: pathlib.Path
     kinds: np.ndarray | None = None
 
+    def of_plain(self, images: np.ndarray) -> "FeatureCache":
+        """The same for other images [N, S, S] uint8, each in one view: as it is."""
+        return dataclasses.replace(self, images=images, settings=Augmentation(), views=1, kinds=None)
+
     def cuts(
         self, plan: Sequence[Stage], params: Tree, batch_stats: Tree, *, lowest_segment: str, steps_per_epoch: int
     ) -> dict[int, Cut]:
@@ -117,17 +121,18 @@ class FeatureCache:
         if lowest_segment and lowest_segment not in names:
             raise UsageError(f"config.train.cached_segment is {lowest_segment!r}: use one of {', '.join(names)}")
         lowest = max(1, names.index(lowest_segment or names[-1]))  # below the first segment nothing is computed
-        found = {}
+        found: dict[int, Cut] = {}
+        below = None
         for segment in sorted({stage.program_segment for stage in plan if stage.program_segment >= lowest}):
             length = sum(stage.steps for stage in plan if stage.program_segment == segment)
             if not self.views or length <= steps_per_epoch:
                 continue
-            program = self._program(segment)
-            shape = jax.eval_shape(program, params, batch_stats, self._batch).shape[1:]
-            cut = Cut(segment, names[segment], shape, program)
+            program = self._program(segment, below)
+            shape = jax.eval_shape(program, params, batch_stats, self._inputs(below)).shape[1:]
+            cut = Cut(segment, names[segment], shape, program, below)
             size = self._bytes(cut, views=self.views)
             if size <= self.limit:
-                found[segment] = cut
+                found[segment] = below = cut
             else:
                 tqdm.tqdm.write(
                     f"note: {self.views} views of the features before {cut.name} take {size / 1e9:.2g} GB, more than "
@@ -147,9 +152,7 @@ class FeatureCache:
           views: numbers of views, in the order in which they are computed.
           give_up: asked before each block.
         """
-        begin = time.monotonic()
-        lowered = cut.program.lower(params, batch_stats, self._batch)
-        store = _Store(self.folder / self._key(cut, lowered.as_text(), params, batch_stats))
+        store = FeatureStore(self.folder / self._key(cut, params, batch_stats))
         count, size = len(self.images), self._block
         places = [(view, number) for view in views for number in range(-(-count // size))]
         found = {}
@@ -160,9 +163,18 @@ class FeatureCache:
         missing = [place for place in places if place not in found]
         if missing and give_up():
             return None
+        read = self._augmented
+        if missing and cut.below:
+            needed = list(dict.fromkeys(view for view, _ in missing))
+            features_below = self.features(cut.below, params, batch_stats, views=needed, give_up=give_up)
+            if features_below is None:
+                return None
+            read = features_below.rows
+        begin = time.monotonic()
         if missing:
             store.make_room(self.limit - self._bytes(cut, views=len(views)))
-            compute = functools.partial(self._compute, lowered.compile(), params, batch_stats)
+            program = cut.program.lower(params, batch_stats, self._inputs(cut.below)).compile()
+            compute = functools.partial(self._compute, program, params, batch_stats, read)
             total, done = len(views) * count, sum(map(len, found.values()))
             with tqdm.tqdm(total=total, initial=done, desc="features", unit=" images", leave=False) as bar:
                 for view, number in missing:
@@ -182,25 +194,25 @@ class FeatureCache:
             tqdm.tqdm.write(f"note: features are kept in memory only: {store.error}")
         return Features({view: [found[place] for place in places if place[0] == view] for view in views})
 
-    @property
-    def _batch(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((_BATCH * self.mesh.size, *self.images.shape[1:]), np.float32)
+    def _inputs(self, below: Cut | None) -> jax.ShapeDtypeStruct:
+        shape = below.shape if below else self.images.shape[1:]
+        return jax.ShapeDtypeStruct((_BATCH * self.mesh.size, *shape), np.float32)
 
     @property
     def _block(self) -> int:
         """Whole batches: an image is always computed in the same company, and so to the same bits."""
-        batch = self._batch.shape[0]
+        batch = _BATCH * self.mesh.size
         return batch * max(1, _BLOCK // batch)
 
     def _bytes(self, cut: Cut, *, views: int) -> int:
         return views * len(self.images) * int(np.prod(cut.shape)) * 4
 
-    def _program(self, segment: int) -> Any:
+    def _program(self, segment: int, below: Cut | None) -> Any:
         names = self.network.segment_names
 
-        def outputs(params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
-            x = self.normalisation(images, dtype=self.dtype)
-            x, _ = self.network.apply(params, batch_stats, x, stop=names[segment])
+        def outputs(params: Tree, batch_stats: Tree, x: jax.Array) -> jax.Array:
+            x = x.astype(self.dtype) if below else self.normalisation(x, dtype=self.dtype)
+            x, _ = self.network.apply(params, batch_stats, x, start=below.name if below else None, stop=names[segment])
             if segment == len(names) - 1 and self.network.pooled_head:
                 # Such a head begins with global average pooling, which leaves a map of one pixel as it is.
                 x = x.mean((1, 2), keepdims=True)
@@ -209,7 +221,8 @@ class FeatureCache:
         everywhere, by_row = steps.replicated(self.mesh), steps.by_row(self.mesh)
         return jax.jit(outputs, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
-    def _key(self, cut: Cut, program: str, params: Tree, batch_stats: Tree) -> str:
+    def _key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
+        program = cut.program.lower(params, batch_stats, self._inputs(cut.below)).as_text()
         weights = {name: (params[name], batch_stats.get(name)) for name in self.network.segment_names[: cut.segment]}
         facts = {
             "format": _FORMAT,
@@ -223,22 +236,34 @@ class FeatureCache:
             "kinds": None if self.kinds is None else self.kinds.tolist(),
             "views": _sha256(*(self._view(0, record) for record in range(min(8, len(self.images))))),
             "block": self._block,
+            "below": self._key(cut.below, params, batch_stats) if cut.below else None,
         }
         return _sha256(json.dumps(facts, sort_keys=True).encode())[:32]
 
-    def _compute(self, program: Any, params: Tree, batch_stats: Tree, view: int, records: range) -> np.ndarray:
-        """The features of some records in a view: [len(records), *shape] float32."""
+    def _compute(
+        self,
+        program: Any,
+        params: Tree,
+        batch_stats: Tree,
+        read: Callable[[int, Sequence[int]], np.ndarray],
+        view: int,
+        records: range,
+    ) -> np.ndarray:
+        """The features of some records in a view: [len(records), *shape] float32; `read` gives the program's input."""
         outputs = []
-        size = self._batch.shape[0]
-        with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            for start in range(0, len(records), size):
-                images = np.zeros(self._batch.shape, np.float32)
-                part = records[start : start + size]
-                for row, image in enumerate(pool.map(functools.partial(self._view, view), part)):
-                    images[row] = image
-                # Not waited for: the next images are augmented meanwhile.
-                outputs.append(program(params, batch_stats, jax.device_put(images, steps.by_row(self.mesh))))
+        size = _BATCH * self.mesh.size
+        for start in range(0, len(records), size):
+            part = read(view, records[start : start + size])
+            inputs = np.zeros((size, *part.shape[1:]), np.float32)
+            inputs[: len(part)] = part
+            # Not waited for: the next ones are read meanwhile.
+            outputs.append(program(params, batch_stats, jax.device_put(inputs, steps.by_row(self.mesh))))
         return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
+
+    def _augmented(self, view: int, records: Sequence[int]) -> np.ndarray:
+        """[len(records), S, S] float32."""
+        with ThreadPoolExecutor(max(1, self.threads)) as pool:
+            return np.stack(list(pool.map(functools.partial(self._view, view), records)))
 
     def _view(self, view: int, record: int) -> np.ndarray:
         return self._random_views(view=view, record=record)
@@ -246,53 +271,6 @@ class FeatureCache:
     @functools.cached_property
     def _random_views(self) -> Views:
         return Views(images=self.images, settings=self.settings, seed=self.seed, kinds=self.kinds)
-
-
-class _Store:
-    """The files of an entry. What cannot be written stays in memory; `error` remembers why."""
-
-    def __init__(self, folder: pathlib.Path):
-        self._folder = folder
-        self.error: OSError | None = None
-        with contextlib.suppress(OSError):  # not there yet, or another's
-            os.utime(folder)  # used now
-
-    def read(self, view: int, number: int, *, shape: tuple[int, ...]) -> np.ndarray | None:
-        """A block, mapped into memory; None if it is not there, or damaged."""
-        for path in sorted(self._folder.glob(f"{_name(view, number)}_*")):
-            with contextlib.suppress(OSError, ValueError):  # removed meanwhile, or cut short
-                block = np.memmap(path, np.float32, mode="r", shape=shape)
-                if path == self._path(view, number, block) and path.stat().st_size == block.nbytes:
-                    return block
-        return None
-
-    def write(self, view: int, number: int, block: np.ndarray) -> np.ndarray:
-        """Writes a block, and gives it back mapped into memory."""
-        path = self._path(view, number, block)
-        try:
-            files.write_bytes(path, block.tobytes())
-            return np.memmap(path, np.float32, mode="r", shape=block.shape)
-        except OSError as error:
-            self.error = error
-            return block
-
-    def make_room(self, size: int) -> None:
-        """Removes what killed processes left here, and other entries until they take no more than `size` bytes."""
-        with contextlib.suppress(OSError):  # another process removes the same, or they are not ours to remove
-            for left in self._folder.glob(".*"):
-                left.unlink()
-            others = [entry for entry in self._folder.parent.iterdir() if entry.is_dir() and entry != self._folder]
-            for entry in sorted(others, key=lambda entry: entry.stat().st_mtime, reverse=True):
-                size -= sum(path.stat().st_size for path in entry.iterdir())
-                if size < 0:
-                    shutil.rmtree(entry)
-
-    def _path(self, view: int, number: int, block: np.ndarray) -> pathlib.Path:
-        return self._folder / f"{_name(view, number)}_{zlib.crc32(block.data):08x}.float32"
-
-
-def _name(view: int, number: int) -> str:
-    return f"view_{view:03}_part_{number:05}"
 
 
 def _sha256(*contents: bytes | np.ndarray) -> str:

@@ -46,6 +46,16 @@ def make_forward(
     return jax.jit(forward, in_shardings=shardings) if shardings else jax.jit(forward)
 
 
+def make_upper_forward(network: Network, *, start: str, dtype: jnp.dtype) -> Forward:
+    """The same of (params, batch_stats, features [B, ...] float32): of the segments from `start` up; logits alone."""
+
+    def forward(params: Tree, batch_stats: Tree, features: jax.Array) -> tuple[jax.Array]:
+        logits, _ = network.apply(params, batch_stats, features.astype(dtype), start=start)
+        return (logits,)
+
+    return jax.jit(forward)
+
+
 def outputs_of(
     forward: Callable[..., tuple[jax.Array, ...]], *arguments: Tree, images: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, ...]:
@@ -54,14 +64,14 @@ def outputs_of(
     Args:
       forward: (*arguments, images [B, S, S] float32 in [0, 1]) -> arrays with B rows.
       *arguments: such as parameters and running statistics.
-      images: N > 0.
+      images: N > 0; or features [N, ...] float32, for a forward of these.
       batch_size: B; the last batch is filled up.
     """
     parts = []
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
         padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
-        padded[: len(part)] = to_float(part)
+        padded[: len(part)] = to_float(part) if part.dtype == np.uint8 else part
         parts.append((forward(*arguments, padded), len(part)))
     return tuple(
         np.concatenate([np.asarray(array)[:valid] for array, (_, valid) in zip(arrays, parts, strict=True)])

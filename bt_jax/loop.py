@@ -36,7 +36,7 @@ class Loop:
       progress: where the run stands; moves with every step.
       programs: compiled steps by `Stage.program_segment`.
       feed: device batches.
-      evaluate: state -> numbers by name, `val/loss` among them.
+      evaluate: (stage, state) -> numbers by name, `val/loss` among them.
       rate: (stage, step in stage) -> learning rate.
       checkpoints: where to save.
       model: description of the model, for the checkpoints' metadata.
@@ -55,7 +55,7 @@ class Loop:
     progress: Progress
     programs: Programs
     feed: Feed
-    evaluate: Callable[[TrainState], dict[str, float]]
+    evaluate: Callable[[Stage, TrainState], dict[str, float]]
     rate: Callable[[Stage, int], float]
     checkpoints: Checkpoints
     model: dict[str, Any]
@@ -180,7 +180,7 @@ class Loop:
 
     def _evaluate(self, stage: Stage, state: TrainState) -> None:
         with self.record.timed("evaluation"):
-            values = self.evaluate(state)
+            values = self.evaluate(stage, state)
         self.progress.evaluated(values["val/loss"])
         self._write(stage, values)
         best = ", the best so far" if self.progress.best_step == self.progress.step else ""

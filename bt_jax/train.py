@@ -12,8 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from bt_jax import cross_validation, files, inference, metrics, run_report, run_weights, stages, steps, workdir
-from bt_jax.calibration import softmax
+from bt_jax import cross_validation, files, inference, run_report, run_weights, stages, steps, workdir
 from bt_jax.checkpoint import Checkpoints
 from bt_jax.data import pipeline, seen_images, sources
 from bt_jax.data.augment import Augmentation, to_float
@@ -33,6 +32,7 @@ from bt_jax.models.registry import Network, Tree
 from bt_jax.programs import Programs
 from bt_jax.progress import Progress
 from bt_jax.steps import TrainState
+from bt_jax.validation import Validation
 from bt_jax.writers import MetricsWriter
 
 say = functools.partial(print, flush=True)
@@ -192,7 +192,17 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
                 timed=functools.partial(record.timed, "features"),
                 weights=image_weights,
             ),
-            evaluate=functools.partial(_evaluate, outputs_of, data),
+            evaluate=Validation(
+                data.validation,
+                class_names=data.source.class_names,
+                outputs_of=outputs_of,
+                network=network,
+                dtype=steps.compute_dtype(config.train.dtype),
+                batch_size=config.eval.batch_size,
+                cuts=cuts,
+                cache=cache.of_plain(data.validation.images),
+                advice=DIVERGED_ADVICE,
+            ),
             rate=functools.partial(stages.rate_at, **config.schedule),
             checkpoints=checkpoints,
             model=dataclasses.asdict(description),
@@ -379,23 +389,3 @@ def _compile(
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
     return make_step(program_segment=program_segment).lower(shapes, batch, *scalars).compile()
-
-
-def _evaluate(
-    outputs_of: Callable[..., tuple[np.ndarray, ...]], data: DividedData, state: TrainState
-) -> dict[str, float]:
-    """Scores on the validation fold."""
-    weights = state.for_evaluation()
-    logits, _ = outputs_of(weights["params"], weights["batch_stats"], images=data.validation.images)
-    if not np.isfinite(logits).all():
-        raise UsageError(
-            f"the network's outputs on the validation images are not finite after step {int(state.step)}: "
-            f"{DIVERGED_ADVICE}"
-        )
-    scores = metrics.score(
-        split="validation",
-        labels=data.validation.labels,
-        probabilities=softmax(logits),
-        class_names=data.source.class_names,
-    )
-    return {f"val/{name}": scores[name] for name in ("loss", "accuracy", "macro_f1")}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bt_jax import features, stages, steps
+from bt_jax import feature_store, features, stages, steps
 from bt_jax.data import augment
 from bt_jax.errors import UsageError
 from bt_jax.models import normalise, registry
@@ -219,7 +219,7 @@ BLOCK = np.random.default_rng(1).random((6, 1, 1, 5), np.float32)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10**6), change=st.integers(1, 255), cut_short=st.booleans())
 def test_a_damaged_file_is_not_believed(tmp_path, place, change, cut_short):
-    store = features._Store(tmp_path / "entry")
+    store = feature_store.FeatureStore(tmp_path / "entry")
     store.write(0, 0, BLOCK)
     (path,) = (tmp_path / "entry").iterdir()
     content = bytearray(path.read_bytes())
@@ -240,12 +240,12 @@ def test_a_damaged_file_is_not_believed(tmp_path, place, change, cut_short):
 def test_entries_not_used_for_longest_make_room(tmp_path):
     size = None
     for number, name in enumerate(["oldest", "older", "newer"]):
-        store = features._Store(tmp_path / name)
+        store = feature_store.FeatureStore(tmp_path / name)
         store.write(0, 0, BLOCK)
         size = sum(path.stat().st_size for path in (tmp_path / name).iterdir())
         os.utime(tmp_path / name, (number, number))
-    features._Store(tmp_path / "oldest")  # used again
-    own = features._Store(tmp_path / "own")
+    feature_store.FeatureStore(tmp_path / "oldest")  # used again
+    own = feature_store.FeatureStore(tmp_path / "own")
     own.write(0, 0, BLOCK)
     own.make_room(3 * size)
     assert len(list(tmp_path.iterdir())) == 4
