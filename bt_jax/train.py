@@ -193,7 +193,8 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
                 weights=image_weights,
             ),
             evaluate=Validation(
-                data.validation,
+                data.validation.images,
+                data.validation.labels,
                 class_names=data.source.class_names,
                 outputs_of=outputs_of,
                 network=network,

@@ -7,7 +7,6 @@ import numpy as np
 
 from bt_jax import inference, metrics
 from bt_jax.calibration import softmax
-from bt_jax.data.dataset import Dataset
 from bt_jax.errors import UsageError
 from bt_jax.features import Cut, FeatureCache
 from bt_jax.models.registry import Network
@@ -22,7 +21,8 @@ class Validation:
     """Scores a training state: calibration aside, what the reports say of the same weights.
 
     Args:
-      images: to validate on.
+      images: [N, S, S] uint8, preprocessed.
+      labels: [N] int32.
       class_names: of the labels.
       outputs_of: (params, batch_stats, images=[N, S, S] uint8) -> logits [N, classes] and more, of the whole network.
       network: the same.
@@ -35,7 +35,8 @@ class Validation:
 
     def __init__(
         self,
-        images: Dataset,
+        images: np.ndarray,
+        labels: np.ndarray,
         *,
         class_names: tuple[str, ...],
         outputs_of: Callable[..., tuple[np.ndarray, ...]],
@@ -46,8 +47,8 @@ class Validation:
         cache: FeatureCache,
         advice: str,
     ):
-        self._images, self._class_names, self._advice = images, class_names, advice
-        self._outputs_of, self._batch_size = outputs_of, batch_size
+        self._images, self._labels, self._class_names = images, labels, class_names
+        self._outputs_of, self._batch_size, self._advice = outputs_of, batch_size, advice
         self._cuts, self._cache = cuts, cache
         self._forwards = {
             number: inference.make_upper_forward(network, start=cut.name, dtype=dtype) for number, cut in cuts.items()
@@ -68,7 +69,7 @@ class Validation:
             )
         scores = metrics.score(
             split="validation",
-            labels=self._images.labels,
+            labels=self._labels,
             probabilities=softmax(logits),
             class_names=self._class_names,
         )
@@ -79,7 +80,7 @@ class Validation:
         arguments = weights["params"], weights["batch_stats"]
         if cut is None:
             self._held = None
-            return self._outputs_of(*arguments, images=self._images.images)[0]
+            return self._outputs_of(*arguments, images=self._images)[0]
         forward = self._forwards[cut.segment]
         features = self._features(cut, state)
         return inference.outputs_of(forward, *arguments, images=features, batch_size=self._batch_size)[0]

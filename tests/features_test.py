@@ -133,6 +133,33 @@ def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, sha
     np.testing.assert_allclose(upper, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_features_of_two_cuts_come_from_one_forward(tmp_path, monkeypatch, capsys):
+    """Those of the head are made of those of the lower cut, which are made first: no image is computed twice."""
+    made = cache(tmp_path)
+    both = made.cuts(plan(count=3, lowest_segment="block_02"), *network()[1:], lowest_segment="block_02",
+                     steps_per_epoch=10)  # fmt: skip
+    lower, upper = both[NAMES.index("block_02")], both[HEAD]
+    assert upper.below == lower and lower.below is None
+    augmented = []
+    of_view = features.FeatureCache._view
+    found = functools.partial(made.features, views=(1,), give_up=lambda: False)
+    expected = find_or_compute(cache(tmp_path / "alone"), views=(1,))
+    capsys.readouterr()
+    monkeypatch.setattr(
+        features.FeatureCache,
+        "_view",
+        lambda self, view, record: (augmented.append(view), of_view(self, view, record))[1],
+    )
+    of_head = found(upper, *network()[1:])
+    lines = capsys.readouterr().out.splitlines()
+    assert ["before block_02" in lines[0], "before head" in lines[1], len(lines)] == [True, True, 2]
+    assert augmented.count(1) == COUNT
+    np.testing.assert_allclose(of_head.rows(1, range(COUNT)), expected.rows(1, range(COUNT)), rtol=1e-4, atol=1e-5)
+    found(lower, *network()[1:])
+    assert augmented.count(1) == COUNT and capsys.readouterr().out.strip().endswith(", found")
+    assert made.features(upper, *network()[1:], views=(0,), give_up=lambda: True) is None
+
+
 def test_partners_of_other_kinds_are_other_features(tmp_path):
     styled = augment.Augmentation(histogram=1.0)
     kinds = np.arange(COUNT) % 2
