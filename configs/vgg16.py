@@ -35,6 +35,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.preprocess.size = 160
         config.train.cached_views, config.train.cached_segment = 2, "block5"
         stages.head_epochs, stages.epochs = 10.0, 10.0
+        # Published: 1e-5 and rotations up to 72 degrees, with which as many epochs end below a linear probe.
+        stages.learning_rate = stages.final_learning_rate = 1e-4
+        config.augment.rotation = 0.05
     if variant == "demo":
         model.name, model.weights, model.dropout = "vgg_nano", "none", 0.0
         for_phantoms(config)
