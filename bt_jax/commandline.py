@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -19,6 +20,7 @@ from bt_jax import files
 from bt_jax.errors import UsageError
 
 HUGE_PAGE = 2**21  # bytes
+BEGAN = time.monotonic()  # when the command did, but for the tenth of a second that Python takes to get here
 
 
 def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> NoReturn:

@@ -49,6 +49,7 @@ class Loop:
       evaluate_every: steps between evaluations; the last step is always followed by one.
       checkpoint_every: steps between checkpoints besides those at evaluations; 0: none.
       patience: of early stopping; 0: off.
+      began: `time.monotonic()` when the command began.
     """
 
     plan: Sequence[Stage]
@@ -68,6 +69,7 @@ class Loop:
     evaluate_every: int
     checkpoint_every: int
     patience: int
+    began: float
 
     def run(self, state: TrainState) -> TrainState:
         """Trains to the end of the plan, or saves and returns when interrupted.
@@ -77,6 +79,7 @@ class Loop:
         """
         self._fresh: list[dict[str, jax.Array | np.float32]] = []  # metrics still on the devices
         self._interval_began, self._interval_images = time.monotonic(), 0
+        self._has_stepped = False
         progress = self.progress
         with tqdm.tqdm(
             total=self.plan[-1].last_step * self.batch_size,
@@ -129,6 +132,8 @@ class Loop:
             rate = self.rate(stage, progress.step_in_stage)
             state, metrics = program(state, batch, np.float32(rate), np.int32(stage.first_segment))
             self._fresh.append({**metrics, "learning_rate": np.float32(rate)})
+            if not self._has_stepped:
+                self._note_first_step(metrics)
             progress.advance()
             self._bar.update(self.batch_size)
             self._interval_images += self.batch_size
@@ -146,6 +151,13 @@ class Loop:
         self._fetch(stage)
         self._count_stage(stage)
         return state
+
+    def _note_first_step(self, metrics: dict[str, jax.Array]) -> None:
+        jax.block_until_ready(metrics)
+        self._has_stepped = True
+        seconds = time.monotonic() - self.began
+        self.record.stepped_first(seconds)
+        self._bar.write(f"first step after {seconds:.1f} s")
 
     def _count_stage(self, stage: Stage) -> None:
         now = time.monotonic()

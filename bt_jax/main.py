@@ -40,7 +40,8 @@ def main() -> int:
     from bt_jax import train  # after the flags: grain defines flags of its own, and --help need not wait for JAX
 
     commandline.prepare_to_compute()
-    return train.train_and_evaluate(_CONFIG.value, pathlib.Path(_WORKDIR.value or _default_workdir()))
+    folder = pathlib.Path(_WORKDIR.value or _default_workdir())
+    return train.train_and_evaluate(_CONFIG.value, folder, began=commandline.BEGAN)
 
 
 def _summarise(config: ml_collections.ConfigDict, picture: pathlib.Path) -> int:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,12 +39,13 @@ from bt_jax.writers import MetricsWriter
 say = functools.partial(print, flush=True)
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
+def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path, *, began: float | None = None) -> int:
     """Trains one fold, or all of them, and writes the report. With the same folder it goes on where it stopped.
 
     Args:
       config: as of `configs/effnet.py`.
       folder: the workdir; made where it is missing.
+      began: `time.monotonic()` when the command began, which the first step is counted from; None: now.
 
     Returns:
       The exit status: 0, or 128 + the number of the signal that interrupted the run.
@@ -53,24 +55,25 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path) 
     """
     check(config)
     if config.data.fold != -1:
-        return _train_fold(config, folder)
+        return _train_fold(config, folder, began or time.monotonic())
     for fold in range(config.data.folds):
         say(f"\nFold {fold} of {config.data.folds}")
         of_fold = config.copy_and_resolve_references()
         of_fold.data.fold = fold
-        if status := _train_fold(of_fold, folder / f"fold_{fold}"):
+        if status := _train_fold(of_fold, folder / f"fold_{fold}", began or time.monotonic()):
             return status
+        began = None
     cross_validation.summarise(folder, folds=config.data.folds, say=say)
     return 0
 
 
-def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
+def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path, began: float) -> int:
     # However training ends, the save under way is finished.
     with workdir.locked(folder), contextlib.closing(Checkpoints(folder)) as checkpoints:
-        return _train_with(checkpoints, config, folder)
+        return _train_with(checkpoints, config, folder, began)
 
 
-def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, folder: pathlib.Path) -> int:
+def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, folder: pathlib.Path, began: float) -> int:
     latest = checkpoints.latest_step
     workdir.write_config(folder, config.to_dict(), resuming=latest is not None)
     record = workdir.RunRecord.open(folder)
@@ -216,6 +219,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
             evaluate_every=max(1, round(config.eval.every_epochs * order.steps_per_epoch)),
             checkpoint_every=config.checkpoint.every_steps,
             patience=config.early_stopping.patience,
+            began=began,
         )
         with contextlib.closing(loop):
             state = loop.run(state)

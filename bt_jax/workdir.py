@@ -122,6 +122,10 @@ class RunRecord:
         self.content |= facts
         self.save()
 
+    def stepped_first(self, seconds: float) -> None:
+        """Notes how long after its start a process had trained its first step."""
+        self.content["starts"][-1]["first_step_s"] = round(seconds, 1)
+
     def provenance(self) -> dict[str, str]:
         """What tells the run's images, weights and code from others, as far as it is known."""
         known = {
