@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt_jax import gradcam, heat_map, inference, train
+from bt_jax import gradcam, heat_map, inference
 from bt_jax.data import phantom
 from bt_jax.errors import UsageError
-from bt_jax.labels import BRAIN_TUMOR_CLASSES
 from bt_jax.models import registry
-from tests import runs, small_models
+from tests import small_models
 
 
 def with_params(model, change):
@@ -211,32 +210,3 @@ def test_what_cannot_be_explained(bright):
     with pytest.raises(ValueError, match="must be 6 numbers below 4"):
         gradcam.explain(bright, images, classes=[0] * 5)
     assert gradcam.explain(bright, images[:0]).heat.shape == (0, 32, 32)
-
-
-@pytest.mark.slow
-def test_a_trained_network_looks_at_the_lesion(tmp_path):
-    """The pointing game on phantoms that it was not trained on, against what chance would hit."""
-    config = runs.config(
-        model__name="cnn", model__hidden=(16,), preprocess__size=48, data__phantoms_per_class=(100, 4),
-        stages__count=1, stages__head_epochs=12.0, stages__head_learning_rate=2e-3, early_stopping__patience=0,
-    )  # fmt: skip
-    assert train.train_and_evaluate(config, tmp_path / "run") == 0
-    model = inference.load(tmp_path / "run")
-    drawn = [
-        (label, phantom.render(index, label=label, seed=11))
-        for label in BRAIN_TUMOR_CLASSES
-        if label != "no_tumor"
-        for index in range(0, 64, 4)
-    ]
-    placed = [model.preprocessing.placed(one.image) for _, one in drawn]
-    images = np.stack([square for square, _ in placed])
-    labels = np.array([BRAIN_TUMOR_CLASSES.index(label) for label, _ in drawn])
-    right = model.probabilities(images).argmax(1) == labels
-    assert right.mean() > 0.4
-    shares, areas = [], []
-    found = gradcam.explain(model, images, classes=labels, method="gradcam")
-    for heat, (_, placement), (_, one), counts in zip(found.heat, placed, drawn, right, strict=True):
-        if counts and one.lesion.any():
-            shares.append(heat_map.share_inside(placement.onto_image(heat), one.lesion))
-            areas.append(one.lesion.mean())
-    assert np.mean(shares) > 2 * np.mean(areas)
