@@ -55,6 +55,7 @@ LAYERS = (
     ("comparison_tables", "cross_validation", "loop", "run_report", "run_weights"),
     ("comparison", "measurements", "train"),
     ("study",),
+    ("launch",),
     ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "sweep"),
 )
 
