@@ -56,7 +56,7 @@ LAYERS = (
     ("comparison", "measurements", "train"),
     ("study",),
     ("launch",),
-    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "sweep"),
+    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "prepare", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
@@ -74,6 +74,7 @@ OWNERS = {
     "pydicom": {"data.dicom"},
     "sklearn": {"data.shortcuts", "data.splits"},
     "tensorboardX": {"writers"},
+    "tensorflow_datasets": {"data.prepared"},
     "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
     "torch": {"peers.onnx_runtime", "peers.pytorch_timm"},
 }

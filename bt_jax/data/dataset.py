@@ -11,7 +11,7 @@ import numpy as np
 from bt_jax.data import fingerprints
 from bt_jax.data.decode import ImageError, decode_image
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.data.sources import Record, Source
+from bt_jax.data.records import Record, Source
 from bt_jax.errors import UsageError
 
 _NAMED = 10  # files named in a message, the rest counted
@@ -102,7 +102,7 @@ def load(
     Raises:
       UsageError: more unreadable files than allowed; names the first ones.
     """
-    key = (source.description, source.class_names, source.records, preprocessing)
+    key = (source.description, source.class_names, tuple(source.records), preprocessing)
     if _memory is None:
         dataset, unreadable = _decode(source, preprocessing=preprocessing, threads=threads)
     else:

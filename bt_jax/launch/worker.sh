@@ -60,7 +60,7 @@ run() {
 
 follow() {
   [[ -f $pid ]] || fail "nothing was started here"
-  tail -n +1 -F --pid="$(<"$pid")" "$log" 2>/dev/null || true
+  tail -n +1 -F -s 0.2 --pid="$(<"$pid")" "$log" 2>/dev/null || true
   if [[ ! -f $status ]]; then
     fail "the run was killed: see $log"
   fi
@@ -71,7 +71,7 @@ stop() {
   is_running || return 0
   # The group of bt_jax.main and this script, which `setsid` made.
   kill -TERM -- "-$(<"$pid")"
-  tail -n 0 -f --pid="$(<"$pid")" /dev/null
+  tail -n 0 -f -s 0.2 --pid="$(<"$pid")" /dev/null
 }
 
 action="${1-}"
