@@ -13,6 +13,7 @@ def defaults() -> ml_collections.ConfigDict:
     """A fresh configuration without model. Its plan is that of thirty stages for a pretrained network."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # of weights, order, augmentation, dropout and phantoms
+    config.profile = ""  # START:STOP, such as 10:20: a trace of these steps, from 0 on, for XProf or TensorBoard
 
     config.data = data = ml_collections.ConfigDict()
     data.source = "auto"  # auto, folder (a folder or zip given by `dir`), or phantoms

@@ -14,6 +14,7 @@ from bt_jax.checkpoint import Checkpoints, abstract
 from bt_jax.errors import UsageError
 from bt_jax.feed import Feed
 from bt_jax.interrupts import Interrupt
+from bt_jax.profiling import Profiler, off
 from bt_jax.programs import Programs
 from bt_jax.progress import Progress
 from bt_jax.stages import Stage
@@ -49,6 +50,7 @@ class Loop:
       evaluate_every: steps between evaluations; the last step is always followed by one.
       checkpoint_every: steps between checkpoints besides those at evaluations; 0: none.
       patience: of early stopping; 0: off.
+      profiler: of the steps.
     """
 
     plan: Sequence[Stage]
@@ -68,6 +70,7 @@ class Loop:
     evaluate_every: int
     checkpoint_every: int
     patience: int
+    profiler: Profiler = dataclasses.field(default_factory=off)
 
     def run(self, state: TrainState) -> TrainState:
         """Trains to the end of the plan, or saves and returns when interrupted.
@@ -103,7 +106,8 @@ class Loop:
                     state = self._run_stage(stage, state)
 
     def close(self) -> None:
-        """Ends the data pipeline and the logs."""
+        """Ends the data pipeline, the trace and the logs."""
+        self.profiler.close()
         self.feed.close()
         self.writer.close()
 
@@ -123,11 +127,13 @@ class Loop:
             return state
         self._restart_interval()
         while not self.interrupt and not progress.stage_is_over(stage, patience=self.patience):
-            asked = time.monotonic()
-            batch = next(self.feed)
-            self.record.add_seconds("waiting for data", time.monotonic() - asked)
-            rate = self.rate(stage, progress.step_in_stage)
-            state, metrics = program(state, batch, np.float32(rate), np.int32(stage.first_segment))
+            with self.profiler.step(progress.step):
+                asked = time.monotonic()
+                batch = next(self.feed)
+                self.record.add_seconds("waiting for data", time.monotonic() - asked)
+                rate = self.rate(stage, progress.step_in_stage)
+                state, metrics = program(state, batch, np.float32(rate), np.int32(stage.first_segment))
+            self.profiler.after(progress.step, state)
             self._fresh.append({**metrics, "learning_rate": np.float32(rate)})
             progress.advance()
             self._bar.update(self.batch_size)

@@ -30,6 +30,7 @@ from bt_jax.loop import DIVERGED_ADVICE, Loop, restored
 from bt_jax.models import registry
 from bt_jax.models.pretrained.sources import Weights, resolve
 from bt_jax.models.registry import Network, Tree
+from bt_jax.profiling import Profiler, parse
 from bt_jax.programs import Programs
 from bt_jax.progress import Progress
 from bt_jax.steps import TrainState
@@ -205,6 +206,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
             evaluate_every=max(1, round(config.eval.every_epochs * order.steps_per_epoch)),
             checkpoint_every=config.checkpoint.every_steps,
             patience=config.early_stopping.patience,
+            profiler=Profiler(config.profile, folder, steps=plan[-1].last_step),
         )
         with contextlib.closing(loop):
             state = loop.run(state)
@@ -272,6 +274,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         if not 0 <= share <= 1:
             raise UsageError(f"config.{name} is {share}: use a number from 0 to 1")
     Augmentation(**config.augment)  # refuses what is beyond its limits
+    parse(config.profile)
     if not 0 <= config.train.mixup <= 10:
         raise UsageError(f"config.train.mixup is {config.train.mixup}: use a number from 0 (off) to 10")
     if config.data.balance not in ("none", "source"):

@@ -20,7 +20,7 @@ from bt_jax.errors import UsageError
 
 SCHEMA = 1
 # Fields that cannot change the result of a run: how often it logs and saves, and how it loads.
-FREE_FIELDS = ("checkpoint.every_steps", "data.workers", "data.threads", "data.dir", "data.source")
+FREE_FIELDS = ("checkpoint.every_steps", "data.workers", "data.threads", "data.dir", "data.source", "profile")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "scikit-learn")
 
 

@@ -50,7 +50,7 @@ LAYERS = (
     ("conversion", "prediction_stream"),
     ("stages", "steps"),
     ("input_throughput", "throughput"),
-    ("features", "interrupts", "programs", "progress", "topology", "workdir", "writers"),
+    ("features", "interrupts", "profiling", "programs", "progress", "topology", "workdir", "writers"),
     ("feed", "finished_runs"),
     ("comparison_tables", "cross_validation", "loop", "run_report", "run_weights"),
     ("comparison", "measurements", "train"),
