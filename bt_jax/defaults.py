@@ -26,6 +26,7 @@ def defaults() -> ml_collections.ConfigDict:
     data.max_unreadable = 10  # files left out, with a warning, because they are not readable images; more is an error
     data.phantoms_per_class = (80, 20)  # phantoms in Training and Testing, where they are the source
     data.views = 0  # different augmentations of an image; 0 draws a new one in every epoch
+    data.memory_gb = 4.0  # for preprocessed images of a prepared set; one that needs more is read while it trains
     data.workers = 0  # processes that load batches; 0 loads in threads, the better choice on few cores
     data.threads = 2  # threads that load batches (in each process)
 

@@ -217,7 +217,7 @@ class FeatureCache:
             "devices": [device.device_kind for device in self.mesh.devices.flat],
             "program": _sha256(program.encode()),
             "weights": _sha256(*(np.asarray(leaf) for leaf in jax.tree.leaves(weights))),
-            "images": _sha256(self.images),
+            "images": _sha256(getattr(self.images, "identity", self.images)),  # lazy ones know without being read
             "settings": dataclasses.asdict(self.settings),
             "seed": self.seed,
             "kinds": None if self.kinds is None else self.kinds.tolist(),

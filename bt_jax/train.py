@@ -350,6 +350,7 @@ def _load_data(
         max_unreadable=config.data.max_unreadable,
         warn=lambda line: say(f"warning: {line}"),
         probe=config.data.probe,
+        memory=config.data.memory_gb * 1e9,
     )
     workdir.write_split(folder, data.table, resuming=resuming)
     seen_images.write(folder, (data.training, data.validation))

@@ -10,7 +10,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,15 @@ from bt_jax.errors import UsageError
 
 SCHEMA = 1
 # Fields that cannot change the result of a run: how often it logs and saves, and how it loads.
-FREE_FIELDS = ("checkpoint.every_steps", "data.workers", "data.threads", "data.dir", "data.source", "profile")
+FREE_FIELDS = (
+    "checkpoint.every_steps",
+    "data.workers",
+    "data.threads",
+    "data.memory_gb",
+    "data.dir",
+    "data.source",
+    "profile",
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "scikit-learn")
 
 
@@ -79,7 +87,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Coll
     )
 
 
-def write_split(workdir: pathlib.Path, rows: list[list[Any]], *, resuming: bool) -> None:
+def write_split(workdir: pathlib.Path, rows: Iterable[list[Any]], *, resuming: bool) -> None:
     """Writes `split.csv`; where a run is resumed, only if the images and their split are those it began with.
 
     Raises:

@@ -30,8 +30,6 @@ from bt_jax.errors import UsageError
 DESCRIPTION_FILE = "bt_jax.json"
 SCHEMA = 1
 GROUPS_FILE = "groups.csv"
-# Above, near duplicates are not looked for among images without a known patient: the time grows with the square.
-MOST_COMPARED = 50_000
 _BLOCK = 1024  # images whose facts are kept in one file: what a start after a kill looks at again
 _NAME, _VERSION = "images", "1.0.0"
 
@@ -249,7 +247,7 @@ def _look_at_all(
                     np.savez(temporary, allow_pickle=False, **block)
             with np.load(path, allow_pickle=False) as content:
                 blocks.append({name: content[name] for name in content.files})
-            if len(records) > MOST_COMPARED:
+            if len(records) > splits.MOST_COMPARED:
                 blocks[-1]["thumbnails"] = blocks[-1]["thumbnails"][:0]
             progress(min(start + _BLOCK, len(records)), len(records))
     return _LookedAt(blocks)
@@ -270,13 +268,14 @@ def _index(looked_at: _LookedAt, source: Source, *, warn: Callable[[str], None])
     prints = Texts(looked_at.prints)
     training = np.flatnonzero(kept.training)
     paths = list(kept.paths[training])
-    compared = len(source.records) <= MOST_COMPARED
+    compared = len(source.records) <= splits.MOST_COMPARED
     if not compared:
         warn(f"{len(kept):,} images are too many to look for near duplicates: groups.csv should name all patients")
+    thumbnails = np.concatenate(looked_at.thumbnails)
     names, grouping = splits.group_images(
         paths=paths,
         fingerprints=list(prints[training]),
-        thumbnails=np.concatenate(looked_at.thumbnails)[training] if compared else np.zeros(0, np.uint8),
+        thumbnails=thumbnails[training] if compared else thumbnails,
         table=source.groups,
         alike=None if compared else (),
     )
@@ -296,6 +295,7 @@ def _index(looked_at: _LookedAt, source: Source, *, warn: Callable[[str], None])
         patient_names=patient_names,
         fingerprints=prints,
         sizes=looked_at.sizes,
+        thumbnails=thumbnails,
         grouping=grouping,
     )
 

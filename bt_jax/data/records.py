@@ -127,6 +127,7 @@ class Index:
       patient_names: by number.
       fingerprints: of the decoded pixels, see `fingerprints.fingerprint`: [N].
       sizes: [N, 2] int32, width and height of the decoded images.
+      thumbnails: [N, 2, S, S] uint8, see `fingerprints.thumbnails`; [0, 2, S, S] where they are not kept.
       grouping: in words, what says which images belong together.
     """
 
@@ -137,6 +138,7 @@ class Index:
     patient_names: Texts
     fingerprints: Texts
     sizes: np.ndarray
+    thumbnails: np.ndarray
     grouping: str
 
     def __len__(self) -> int:
@@ -150,7 +152,21 @@ class Index:
             patients=self.patients[rows],
             fingerprints=self.fingerprints[rows],
             sizes=self.sizes[rows],
+            thumbnails=self.thumbnails[rows] if len(self.thumbnails) else self.thumbnails,
         )
+
+    @property
+    def patient_keys(self) -> list[str]:
+        """The key of each image's patient, empty where it is unknown."""
+        names = [*self.patient_names, ""]  # which -1 stands for
+        return [names[number] for number in self.patients.tolist()]
+
+    @property
+    def group_ranks(self) -> np.ndarray:
+        """Numbers of the groups in the order of their names: [N] int64; each image must be in one."""
+        ranks = np.empty(len(self.group_names), np.int64)
+        ranks[np.argsort(self.group_names.encoded, kind="stable")] = np.arange(len(ranks))
+        return ranks[self.groups]
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the columns as `.npy` files, which can be mapped."""
@@ -165,6 +181,7 @@ class Index:
             "patient_names": self.patient_names.encoded,
             "fingerprints": self.fingerprints.encoded,
             "sizes": self.sizes,
+            "thumbnails": self.thumbnails,
         }
         for name, column in columns.items():
             np.save(folder / f"{name}.npy", column, allow_pickle=False)
@@ -184,6 +201,7 @@ class Index:
             patient_names=Texts(column("patient_names")),
             fingerprints=Texts(column("fingerprints")),
             sizes=column("sizes"),
+            thumbnails=column("thumbnails"),
             grouping=grouping,
         )
 

@@ -18,7 +18,7 @@ def write(folder: str | os.PathLike[str], datasets: Sequence[Dataset]) -> None:
     with files.replacing(pathlib.Path(folder) / FILE) as temporary:
         np.savez_compressed(
             temporary,
-            fingerprints=np.array([fingerprint for dataset in datasets for fingerprint in dataset.fingerprints]),
+            fingerprints=np.concatenate([np.array(list(dataset.fingerprints), str) for dataset in datasets]),
             thumbnails=np.concatenate([dataset.thumbnails for dataset in datasets]),
         )
 
@@ -30,8 +30,10 @@ def read(folder: str | os.PathLike[str]) -> tuple[set[str], np.ndarray]:
 
 
 def has_twin(dataset: Dataset, fingerprints: set[str], thumbnails: np.ndarray) -> np.ndarray:
-    """Which images have a twin, pixel-identical or a changed copy, among those identified: [N] bool."""
+    """Which images have a twin among those identified: [N] bool. Pixel-identical or, by thumbnails, a changed copy."""
     found = np.array([fingerprint in fingerprints for fingerprint in dataset.fingerprints], bool)
+    if not len(dataset.thumbnails) or not len(thumbnails):
+        return found
     others = np.flatnonzero(~found)
     found[others] = duplicates.has_twin(dataset.thumbnails[others], thumbnails)
     return found

@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Callable
 
 from bt_jax import labels
-from bt_jax.data import decode, phantom, prepared
+from bt_jax.data import prepared, splits
+from bt_jax.data.phantom_source import open_phantoms
 from bt_jax.data.records import Record, Source
 from bt_jax.errors import UsageError
 
@@ -114,7 +115,7 @@ def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -
         records = dataclasses.replace(index.records, labels=number[index.records.labels])
         index = dataclasses.replace(index, records=records)
     table, name = b"path,group", path / GROUPS_FILE
-    if name.exists() and len(index) <= prepared.MOST_COMPARED:  # of larger sets the index says it
+    if name.exists() and len(index) <= splits.MOST_COMPARED:  # of larger sets the index says it
         table = name.read_bytes()
     return Source(
         description=f"{description['description']}, prepared in {path}",
@@ -279,30 +280,3 @@ def _parse(content: bytes, *, name: str, column: str) -> dict[str, str]:
         return {row["path"]: row[column] or "" for row in table}
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{name} is not a table with the columns path and group: {error}") from None
-
-
-def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
-    """The built-in phantoms as a source, `per_class` in Training and Testing; they are drawn when read."""
-    if len(per_class) != 2 or min(per_class) < 0:
-        raise UsageError(f"config.data.phantoms_per_class is {per_class}: use two numbers, for Training and Testing")
-    if seed < 0:
-        raise UsageError(f"config.seed is {seed}: use 0 or more")
-    entries = phantom.entries(training_per_class=per_class[0], testing_per_class=per_class[1])
-    by_path = {entry.path: entry for entry in entries}
-
-    def read(path: str) -> bytes:
-        entry = by_path[path]
-        return decode.encode_png(phantom.render(entry.index, label=entry.label, seed=seed).image)
-
-    return Source(
-        description=f"built-in phantoms, {per_class[0]} + {per_class[1]} per class, seed {seed}",
-        class_names=labels.BRAIN_TUMOR_CLASSES,
-        records=tuple(
-            Record(entry.path, labels.BRAIN_TUMOR_CLASSES.index(entry.label), entry.path.split("/")[0])
-            for entry in entries
-        ),
-        groups={entry.path: entry.patient for entry in entries},
-        patients={entry.path: entry.patient for entry in entries},
-        read=read,
-        synthetic=True,
-    )

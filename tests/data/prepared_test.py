@@ -257,7 +257,7 @@ def test_kills_leave_the_whole_or_nothing(tmp_path: pathlib.Path) -> None:
     phantom.write_folder(tmp_path / "images", training_per_class=30, testing_per_class=5, seed=0)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "bt_jax.prepare", f"--data={tmp_path / 'images'}", f"--out={out}"]
-    for wait in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0):
+    for wait in (1.0, 2.0, 2.5, 3.0):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
@@ -269,14 +269,14 @@ def test_kills_leave_the_whole_or_nothing(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.slow
 @pytest.mark.skipif("BT_DATA" not in os.environ, reason="needs the real images")
 def test_the_real_images(tmp_path: pathlib.Path) -> None:
     source = sources.open_path(os.environ["BT_DATA"], field="$BT_DATA")
+    source = dataclasses.replace(source, records=source.records[::20])
     prepare(source, tmp_path / "out")
     found = opened(tmp_path / "out")
     assert list(found.records) == list(source.records)
-    for record in source.records[::50]:
+    for record in source.records:
         assert found.read(record.path) == source.read(record.path)
     settings: dict[str, Any] = {"preprocessing": PREPROCESSING, "max_unreadable": 0, "warn": pytest.fail}
     divided = [folds.divide(each, folds=5, fold=0, **settings) for each in (found, source)]
