@@ -2,7 +2,8 @@
 
     JAX_NUM_CPU_DEVICES=8 python -m tests.layouts MODEL STEPS DEVICES,DEVICES,... [FIELD=VALUE ...]
 
-With dropout, augmentation, class weights and averages on. Fields: sharded, accumulate, mixup, segment.
+With dropout, augmentation, class weights and averages on. Fields: sharded, accumulate, mixup, and segment, the lowest
+one that trains, counted from the end if negative.
 """
 
 import contextlib
@@ -44,6 +45,7 @@ def train(
 ) -> dict[str, Any]:
     """Losses and gradient norms of each step, the collectives of the compiled step, bytes of the state on a device."""
     network, params, batch_stats = registry.create(model, classes=CLASSES, size=SIZE, seed=1, **OPTIONS[model])
+    segment %= len(network.segment_names)
     optimizer = steps.make_optimizer(
         network.segment_names, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0
     )
