@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -150,7 +150,7 @@ class Checkpoints:
             self._sealing = step, thread
 
     @contextlib.contextmanager
-    def _one_line_errors(self) -> Any:
+    def _one_line_errors(self) -> Iterator[None]:
         try:
             yield
         except UsageError:

@@ -59,7 +59,11 @@ def join(*, coordinator: str = "", processes: int | None = None, process: int | 
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            coordinator or None, processes, process, heartbeat_timeout_seconds=heartbeat, initialization_timeout=300
+            coordinator or None,
+            processes,
+            process,
+            heartbeat_timeout_seconds=heartbeat,
+            initialization_timeout=max(60, 3 * heartbeat),
         )
     except (RuntimeError, ValueError, OSError) as error:
         where = f"at {coordinator}" if coordinator else f"though {launcher} seems to have started this one"

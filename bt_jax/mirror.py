@@ -4,10 +4,12 @@ Checkpoints alone go there directly, from all hosts at once: see `checkpoint`. N
 for by the beginning of the path.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -55,28 +57,37 @@ class Mirror:
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        try:
+        with self._one_line_errors("read"):
             if self._remote.exists():
                 self._pull(self._remote, self.folder)
-        except Exception as error:  # each file system raises its own
-            raise UsageError(
-                f"{self._remote} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})"
-            ) from error
         (self.folder / _POINTER).write_text(f"{self._remote}\n")
         self._there = self._here()
         return self.folder
 
     def push(self) -> None:
-        """Copies to the bucket what has changed here, and removes there what is gone here."""
+        """Copies to the bucket what has changed here, and removes there what is gone here.
+
+        Raises:
+          UsageError: the bucket cannot be written.
+        """
         now = self._here()
-        for name in sorted(now.keys() | self._there.keys()):
-            remote = self._remote / name
-            if name not in now:
-                remote.unlink(missing_ok=True)
-            elif now[name] != self._there.get(name):
-                remote.parent.mkdir(parents=True, exist_ok=True)
-                remote.write_bytes((self.folder / name).read_bytes())
+        with self._one_line_errors("written"):
+            for name in sorted(now.keys() | self._there.keys()):
+                remote = self._remote / name
+                if name not in now:
+                    remote.unlink(missing_ok=True)
+                elif now[name] != self._there.get(name):
+                    remote.parent.mkdir(parents=True, exist_ok=True)
+                    remote.write_bytes((self.folder / name).read_bytes())
         self._there = now
+
+    @contextlib.contextmanager
+    def _one_line_errors(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # each file system raises its own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UsageError(f"{self._remote} cannot be {done} ({reason})") from error
 
     def _pull(self, remote: epath.Path, folder: pathlib.Path) -> None:
         for path in remote.iterdir():

@@ -42,7 +42,8 @@ class _Load:
             try:
                 image = self.view(view=view, record=example.record)
             except Exception as error:
-                raise UsageError(f"{_FAILED}{name}, view {view}: {type(error).__name__}: {error}") from error
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise UsageError(f"{_FAILED}{name}, view {view}: {reason}") from error
         return {"image": image, "label": self.labels[example.record], **weight}
 
 
@@ -105,11 +106,12 @@ def training_batches(
     iterator = iter(dataset)
     try:
         yield from iterator
-    except UsageError:
-        raise
-    except Exception as error:  # of a worker process, which grain quotes
+    except Exception as error:  # grain adds lines of its own, and quotes what a worker process raised
         told = re.search(rf"{_FAILED}.*", str(error))
-        raise UsageError(told[0] if told else f"a process that loads images failed: {error}") from error
+        if told is None and not workers:
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(told[0] if told else f"a process that loads images failed: {lines[-1]}") from error
     finally:
         iterator.close()
 
