@@ -89,13 +89,20 @@ def defaults() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 64  # images in a step, over all devices
+    train.accumulate = 1  # parts of a batch that follow one another in a step, for batches beyond the memory
     train.dtype = "auto"  # of the computation: float32, bfloat16, or auto (float32 on a CPU)
     train.mixup = 0.0  # images mixed in pairs by shares of a Beta distribution with this parameter; 0 is off
     train.average_decay = 0.999  # moving average of the weights, which is evaluated and kept; 0 is off
     train.log_every = 10  # steps between rows of metrics.jsonl
+    train.slow_step = 30.0  # a step that takes so many times the usual (and half a minute) is reported; 0 is off
     train.cached_views = 3  # fixed augmentations of an image in stage 1, whose features are computed once; 0 is off
     train.cached_segment = ""  # caches for deeper stages too, if they train nothing below this segment; empty: the head
     train.cache_limit_gb = 2.0  # features kept on disk; stages that need more compute them in every epoch
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.sharded = ""  # parameters whose path has this regular expression are divided among the devices, with their
+    # moments and averages: "." is all, "block_1|top" some, empty none; saves memory, costs messages
+    mesh.sharded_from = 16384  # values that an array must have to be divided
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every_epochs = 1.0  # between evaluations on the validation fold; always at the end too

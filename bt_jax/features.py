@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from bt_jax import files, steps
+from bt_jax import files, hosts, sharding
 from bt_jax.data.augment import Augmentation
 from bt_jax.data.views import Views
 from bt_jax.errors import UsageError
@@ -129,7 +129,7 @@ class FeatureCache:
             if size <= self.limit:
                 found[segment] = cut
             else:
-                tqdm.tqdm.write(
+                hosts.say(
                     f"note: {self.views} views of the features before {cut.name} take {size / 1e9:.2g} GB, more than "
                     f"config.train.cache_limit_gb ({self.limit / 1e9:g}): these stages compute them in every epoch"
                 )
@@ -148,6 +148,7 @@ class FeatureCache:
           give_up: asked before each block.
         """
         begin = time.monotonic()
+        params, batch_stats = sharding.gathered((params, batch_stats), self.mesh)
         lowered = cut.program.lower(params, batch_stats, self._batch)
         store = _Store(self.folder / self._key(cut, lowered.as_text(), params, batch_stats))
         count, size = len(self.images), self._block
@@ -157,14 +158,26 @@ class FeatureCache:
             block = store.read(view, number, shape=(min(size, count - number * size), *cut.shape))
             if block is not None:
                 found[view, number] = block
+        # All hosts compute together, so what one of them lacks, all compute.
+        here = hosts.held_by_all(np.array([place in found for place in places]))
+        found = {place: found[place] for place, held in zip(places, here, strict=True) if held}
         missing = [place for place in places if place not in found]
         if missing and give_up():
             return None
         if missing:
-            store.make_room(self.limit - self._bytes(cut, views=len(views)))
+            if hosts.is_first():  # they may share the folder, and each others' unfinished files must stay
+                store.make_room(self.limit - self._bytes(cut, views=len(views)))
+            hosts.wait_for_all("room for features")
             compute = functools.partial(self._compute, lowered.compile(), params, batch_stats)
             total, done = len(views) * count, sum(map(len, found.values()))
-            with tqdm.tqdm(total=total, initial=done, desc="features", unit=" images", leave=False) as bar:
+            with tqdm.tqdm(
+                total=total,
+                initial=done,
+                desc="features",
+                unit=" images",
+                leave=False,
+                disable=not hosts.is_first(),
+            ) as bar:
                 for view, number in missing:
                     if give_up():
                         return None
@@ -174,7 +187,7 @@ class FeatureCache:
         how = f"computed in {time.monotonic() - begin:.1f} s" if missing else "found"
         if missing and len(missing) < len(places):
             how = f"{len(places) - len(missing)} of {len(places)} files found, the others {how}"
-        tqdm.tqdm.write(
+        hosts.say(
             f"features before {cut.name}: {len(views)} view{'s' * (len(views) > 1)} of {count} images, "
             f"{self._bytes(cut, views=len(views)) / 1e6:.1f} MB, {how}"
         )
@@ -206,7 +219,7 @@ class FeatureCache:
                 x = x.mean((1, 2), keepdims=True)
             return x.astype(jnp.float32)
 
-        everywhere, by_row = steps.replicated(self.mesh), steps.by_row(self.mesh)
+        everywhere, by_row = sharding.replicated(self.mesh), sharding.by_row(self.mesh)
         return jax.jit(outputs, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
     def _key(self, cut: Cut, program: str, params: Tree, batch_stats: Tree) -> str:
@@ -237,7 +250,7 @@ class FeatureCache:
                 for row, image in enumerate(pool.map(functools.partial(self._view, view), part)):
                     images[row] = image
                 # Not waited for: the next images are augmented meanwhile.
-                outputs.append(program(params, batch_stats, jax.device_put(images, steps.by_row(self.mesh))))
+                outputs.append(program(params, batch_stats, jax.device_put(images, sharding.by_row(self.mesh))))
         return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
 
     def _view(self, view: int, record: int) -> np.ndarray:

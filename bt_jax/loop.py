@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import tqdm
 
+from bt_jax import hosts
 from bt_jax.checkpoint import Checkpoints, abstract
 from bt_jax.errors import UsageError
 from bt_jax.feed import Feed
@@ -19,6 +20,7 @@ from bt_jax.programs import Programs
 from bt_jax.progress import Progress
 from bt_jax.stages import Stage
 from bt_jax.steps import TrainState
+from bt_jax.watchdog import Watchdog
 from bt_jax.workdir import RunRecord
 from bt_jax.writers import MetricsWriter
 
@@ -44,6 +46,8 @@ class Loop:
       writer: for rows of metrics.
       record: for seconds by phase and stage.
       interrupt: asks the loop to save and stop.
+      watchdog: is told of every step.
+      publish: called when the files of the run have changed.
       batch_size: images in a step.
       steps_per_epoch: steps in an epoch.
       log_every: steps between rows.
@@ -64,6 +68,8 @@ class Loop:
     writer: MetricsWriter
     record: RunRecord
     interrupt: Interrupt
+    watchdog: Watchdog
+    publish: Callable[[], None]
     batch_size: int
     steps_per_epoch: int
     log_every: int
@@ -88,6 +94,7 @@ class Loop:
             dynamic_ncols=True,
             mininterval=0.5,
             smoothing=0.05,
+            disable=not hosts.is_first(),
         ) as self._bar:
             while True:
                 stage = self.plan[progress.stage - 1]
@@ -108,6 +115,7 @@ class Loop:
     def close(self) -> None:
         """Ends the data pipeline, the trace and the logs."""
         self.profiler.close()
+        self.watchdog.close()
         self.feed.close()
         self.writer.close()
 
@@ -127,19 +135,21 @@ class Loop:
             return state
         self._restart_interval()
         while not self.interrupt and not progress.stage_is_over(stage, patience=self.patience):
-            with self.profiler.step(progress.step):
+            with self.watchdog.step(progress.step + 1), self.profiler.step(progress.step):
                 asked = time.monotonic()
                 batch = next(self.feed)
                 self.record.add_seconds("waiting for data", time.monotonic() - asked)
                 rate = self.rate(stage, progress.step_in_stage)
                 state, metrics = program(state, batch, np.float32(rate), np.int32(stage.first_segment))
-            self.profiler.after(progress.step, state)
-            self._fresh.append({**metrics, "learning_rate": np.float32(rate)})
-            progress.advance()
-            self._bar.update(self.batch_size)
-            self._interval_images += self.batch_size
-            if progress.step % self.log_every == 0:
-                self._log(stage)
+                self._fresh.append({**metrics, "learning_rate": np.float32(rate)})
+                progress.advance()
+                self._bar.update(self.batch_size)
+                self._interval_images += self.batch_size
+                if progress.step % self.log_every == 0:
+                    self._log(stage)
+            self.profiler.after(state)
+            self.checkpoints.seal_if_complete()
+            self.interrupt.ask_the_others()
             is_last = stage is self.plan[-1] and progress.step_in_stage == stage.steps
             if progress.step % self.evaluate_every == 0 or is_last:
                 self._fetch(stage)
@@ -171,6 +181,7 @@ class Loop:
                         f"{stage.number} at learning rate {metrics['learning_rate']:.2g}: {DIVERGED_ADVICE}"
                     )
         self.progress.unlogged += values
+        self.watchdog.fetched()
 
     def _log(self, stage: Stage) -> None:
         """Writes a row of the means over the steps since the last one."""
@@ -190,7 +201,7 @@ class Loop:
         self.progress.evaluated(values["val/loss"])
         self._write(stage, values)
         best = ", the best so far" if self.progress.best_step == self.progress.step else ""
-        self._bar.write(
+        hosts.say(
             f"step {self.progress.step}, epoch {self.progress.step / self.steps_per_epoch:.1f}, stage {stage.number}: "
             f"validation loss {values['val/loss']:.3f}, accuracy {values['val/accuracy']:.3f}, "
             f"macro-F1 {values['val/macro_f1']:.3f}{best}"
@@ -202,6 +213,7 @@ class Loop:
 
     def _save(self, state: TrainState) -> None:
         self.writer.sync()  # a checkpoint never outlives the rows before it
+        self.publish()
         with self.record.timed("checkpoints"):
             self.checkpoints.save(
                 self.progress.step,
@@ -218,7 +230,7 @@ class Loop:
         step = self.progress.best_step
         if step is None or step == self.progress.step:
             return state
-        self._bar.write(f"early stopping: back to the best weights, of step {step}")
+        hosts.say(f"early stopping: back to the best weights, of step {step}")
         best = restored(self.checkpoints, step, like=state)
         return dataclasses.replace(best, step=state.step)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bt_jax import profiling, train, workdir
+from bt_jax import profiling, starting, workdir
 from bt_jax.errors import UsageError
 from tests import runs
 
@@ -27,7 +27,7 @@ def run_steps(profiler: profiling.Profiler, steps: range) -> None:
     for step in steps:
         with profiler.step(step):
             x = jnp.sin(x)
-        profiler.after(step, x)
+        profiler.after(x)
 
 
 @pytest.mark.parametrize(("text", "span"), [("", None), ("0:1", (0, 1)), ("10:20", (10, 20))])
@@ -87,4 +87,4 @@ def test_it_may_be_given_when_a_run_is_resumed() -> None:
 
 def test_nonsense_is_refused_before_anything_is_loaded() -> None:
     with pytest.raises(UsageError, match=r"config\.profile is '20:10'"):
-        train.check(runs.config(profile="20:10"))
+        starting.check(runs.config(profile="20:10"))
