@@ -133,7 +133,7 @@ class Loop:
                 self.record.add_seconds("waiting for data", time.monotonic() - asked)
                 rate = self.rate(stage, progress.step_in_stage)
                 state, metrics = program(state, batch, np.float32(rate), np.int32(stage.first_segment))
-            self.profiler.after(progress.step, state)
+            self.profiler.after(state)
             self._fresh.append({**metrics, "learning_rate": np.float32(rate)})
             progress.advance()
             self._bar.update(self.batch_size)

@@ -49,7 +49,7 @@ class Profiler:
         if self._span and self._span[1] > steps:
             raise UsageError(f"config.profile is {text!r}, but the run has {steps} steps: stop at {steps} or before")
         self._folder = workdir.absolute() / FOLDER
-        self._running = False
+        self._running, self._last = False, -1
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
@@ -62,17 +62,13 @@ class Profiler:
             options.python_tracer_level = 0  # which would fill the trace with functions of the standard library
             jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._running = True
+        self._last = number
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
-    def after(self, number: int, results: Any) -> None:
-        """Ends the trace after its last step.
-
-        Args:
-          number: of the step.
-          results: of the step, which are waited for.
-        """
-        if self._running and self._span and number + 1 == self._span[1]:
+    def after(self, results: Any) -> None:
+        """Ends the trace after its last step, whose results are waited for."""
+        if self._running and self._span and self._last + 1 == self._span[1]:
             jax.block_until_ready(results)
             self.close()
 

@@ -27,7 +27,7 @@ def run_steps(profiler: profiling.Profiler, steps: range) -> None:
     for step in steps:
         with profiler.step(step):
             x = jnp.sin(x)
-        profiler.after(step, x)
+        profiler.after(x)
 
 
 @pytest.mark.parametrize(("text", "span"), [("", None), ("0:1", (0, 1)), ("10:20", (10, 20))])
