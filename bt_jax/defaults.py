@@ -16,8 +16,8 @@ def defaults() -> ml_collections.ConfigDict:
     config.profile = ""  # START:STOP, such as 10:20: a trace of these steps, from 0 on, for XProf or TensorBoard
 
     config.data = data = ml_collections.ConfigDict()
-    data.source = "auto"  # auto, folder (a folder or zip given by `dir`), or phantoms
-    data.dir = ""  # folder or zip; empty with auto: $BT_DATA, else data/brain_tumor_mri, else a Kaggle download
+    data.source = "auto"  # auto, folder (what `dir` names), or phantoms
+    data.dir = ""  # folder, zip or prepared set; empty with auto: $BT_DATA, data/brain_tumor_mri, a Kaggle download
     data.folds = 5  # folds of the split by patient
     data.fold = 0  # the fold to validate on; -1 trains all folds one after the other
     data.probe = ""  # images kept from training, to see if a class is known elsewhere: "CLASS:web" (without a known

@@ -10,6 +10,7 @@ import numpy as np
 from bt_jax import labels
 
 TRAINING, TESTING = "Training", "Testing"
+_CHUNK = 4096  # texts that are worth a list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +47,12 @@ class Texts(Sequence[str]):
         return bytes(self.encoded[row]).decode()
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), 4096):  # as many as are worth a list
-            for text in self.encoded[start : start + 4096].tolist():
-                yield text.decode()
+        for start in range(0, len(self), _CHUNK):
+            chunk = self.encoded[start : start + _CHUNK]
+            try:
+                yield from chunk.astype(str).tolist()
+            except UnicodeDecodeError:  # not ASCII alone
+                yield from (text.decode() for text in chunk.tolist())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, the Kaggle zip, or the built-in phantoms, all seen as rows of labelled files."""
+"""Where images come from: a folder, the Kaggle zip, a prepared set, or phantoms, all seen as rows of labelled files."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ def open_source(
     Args:
       source: `auto`, `phantoms`, or `folder` (a folder or zip, given by `directory`). `auto` takes `directory`, else
         `$BT_DATA`, else `data/brain_tumor_mri`, else a Kaggle download where that is possible, else the phantoms.
-      directory: path of a folder or zip; named explicitly, it must be there.
+      directory: path of a folder, zip or prepared set; named explicitly, it must be there.
       phantoms_per_class: number of phantoms in Training and Testing.
       seed: of the phantoms.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -38,17 +39,28 @@ class SplitTable(Collection[list[Any]]):
         return len(self.trainable) + len(self.testing)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        yield from self._rows(
-            self.trainable, self.groups, self.folds.tolist(), _each(self.roles, len(self.trainable)), self.fingerprints
+        # Without a step in Python for each row, of which there may be a million.
+        trainable = zip(
+            self.trainable.paths,
+            self._names(self.trainable),
+            self.groups,
+            self.folds.tolist(),
+            _each(self.roles),
+            self.fingerprints,
+            strict=True,
         )
-        none = [""] * len(self.testing)
-        yield from self._rows(self.testing, none, none, ["testing"] * len(none), self.testing_fingerprints)
+        testing = zip(
+            self.testing.paths,
+            self._names(self.testing),
+            itertools.repeat(""),
+            itertools.repeat(""),
+            itertools.repeat("testing"),
+            self.testing_fingerprints,
+        )
+        return map(list, itertools.chain(trainable, testing))
 
-    def _rows(self, records: Records, *columns: Iterable[Any]) -> Iterator[list[Any]]:
-        names = self.class_names
-        labels = records.labels.tolist()
-        for path, label, group, fold, role, print_ in zip(records.paths, labels, *columns, strict=True):
-            yield [path, names[label], group, fold, role, print_]
+    def _names(self, records: Records) -> Iterable[str]:
+        return map(self.class_names.__getitem__, records.labels.tolist())
 
     def __contains__(self, row: object) -> bool:
         return any(row == each for each in self)
@@ -70,15 +82,14 @@ class SplitTable(Collection[list[Any]]):
     def sha256(self) -> str:
         """Of all rows: which images, by their pixels, and what each is for."""
         digest = hashlib.sha256()
-        between = b""
-        for row in self:
-            digest.update(between + "\t".join(map(str, row)).encode())
+        rows, between = iter(self), b""
+        while lines := ["\t".join(map(str, row)) for row in itertools.islice(rows, 4096)]:
+            digest.update(between + "\n".join(lines).encode())
             between = b"\n"
         return digest.hexdigest()
 
 
-def _each(texts: np.ndarray, count: int) -> Iterator[str]:
+def _each(texts: np.ndarray) -> Iterable[str]:
     """The texts one by one, equal ones being the same object."""
     names, numbers = np.unique(texts, return_inverse=True)
-    known = names.tolist()
-    return (known[number] for number in numbers.tolist()) if count else iter(())
+    return map(names.tolist().__getitem__, numbers.tolist())

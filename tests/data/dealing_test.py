@@ -25,7 +25,7 @@ def dense(values: np.ndarray) -> np.ndarray:
     return np.unique(values, return_inverse=True)[1]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 @given(
     seed=st.integers(0, 2**32 - 1),
     classes=st.integers(2, dealing.MOST_CLASSES),
