@@ -23,6 +23,7 @@ def asked(monkeypatch) -> list[tuple]:
         monkeypatch.delenv(name, raising=False)
     found: list[tuple] = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments, **options: found.append(arguments))
+    monkeypatch.setattr(hosts, "_wait_for_coordinator", lambda *_: None)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     return found
 
@@ -81,6 +82,11 @@ def test_processes_that_do_not_find_each_other_are_one_line(asked, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", nobody)
     with pytest.raises(UsageError, match=r"did not find each other at a:1 \(DEADLINE_EXCEEDED: nobody there\)"):
         hosts.join(coordinator="a:1", processes=2, process=0, heartbeat=100)
+
+
+def test_a_coordinator_that_is_not_there():
+    with pytest.raises(OSError, match="refused"):
+        hosts._wait_for_coordinator(f"127.0.0.1:{processes.free_port()}", 0.1)
 
 
 def test_alone_everything_is_agreed_on():
