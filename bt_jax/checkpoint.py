@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -246,7 +247,7 @@ def _by_path(tree: Any) -> dict[str, Any]:
 def best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]:
     """Step and metadata of the best checkpoint of a run, else of the latest where none was evaluated yet.
 
-    Damaged ones are passed over.
+    Damaged ones are passed over, with a warning.
 
     Raises:
       UsageError: no run, or no checkpoint there that can be used.
@@ -256,10 +257,16 @@ def best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]
     if not steps:
         raise UsageError(f"{str(workdir)!r} holds no checkpoint: give the workdir of a run that has saved one")
     for step in reversed(steps):
-        best = _intact_metadata(folder / str(step), parts=(_METADATA,))
-        best_step = best and (best["progress"]["best_step"] or step)
-        if best_step in steps and (metadata := _intact_metadata(folder / str(best_step))):
-            return best_step, metadata
+        latest = _intact_metadata(folder / str(step), parts=(_METADATA,))
+        if latest is None:
+            continue
+        best = latest["progress"]["best_step"] or step
+        for chosen in (best, step):
+            if chosen in steps and (metadata := _intact_metadata(folder / str(chosen))):
+                if (chosen, step) != (best, steps[-1]):
+                    line = f"warning: the best checkpoint in {workdir} is damaged or lost: using that of step {chosen}"
+                    print(line, file=sys.stderr)
+                return chosen, metadata
     raise UsageError(f"the checkpoints in {str(workdir)!r} are damaged: run the training again to mend them")
 
 

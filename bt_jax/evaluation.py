@@ -50,20 +50,25 @@ def make_outputs(
 
 
 def of_first_host(
-    network: Network, weights: Tree, *, normalisation: Normalisation, dtype: jnp.dtype, mesh: Mesh, batch_size: int
+    outputs_of: OutputsOf,
+    network: Network,
+    weights: Tree,
+    *,
+    normalisation: Normalisation,
+    dtype: jnp.dtype,
+    mesh: Mesh,
+    batch_size: int,
 ) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     """The function of images alone for some weights, {`params`, `batch_stats`}, for the first host to use by itself.
 
     All hosts call this, alike; what it returns is for the first one, which writes the report while the others wait.
-    Without others it uses all devices.
+    Without others it uses `outputs_of`, from `make_outputs` with the same arguments.
     """
     if hosts.several():
         local = jax.tree.map(np.asarray, sharding.gathered(weights, mesh))
         weights = jax.device_put(local, jax.local_devices()[0])
         forward = inference.make_forward(network, normalisation=normalisation, dtype=dtype)
         outputs_of = _of(forward, batch_size)
-    else:
-        outputs_of = make_outputs(network, normalisation=normalisation, dtype=dtype, mesh=mesh, batch_size=batch_size)
     return lambda images: outputs_of(weights["params"], weights["batch_stats"], images=images)
 
 

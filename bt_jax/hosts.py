@@ -4,7 +4,9 @@ import collections
 import importlib.util
 import os
 import pathlib
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -57,13 +59,20 @@ def join(*, coordinator: str = "", processes: int | None = None, process: int | 
             raise UsageError(f"--coordinator is {coordinator!r}: use the HOST:PORT of process 0")
     # A signal is agreed on by `Agreement`; JAX's own service would keep this process from ending by it before.
     jax.config.update("jax_enable_preemption_service", False)
+    seconds = max(60, 3 * heartbeat)
     try:
+        if process is not None:
+            # JAX ends a process that waits in vain, and its message says nothing of the address.
+            line = f"process {process} of {processes}: waiting for the others at {coordinator}, up to {seconds} s"
+            print(line, file=sys.stderr, flush=True)
+            if process:
+                _wait_for_coordinator(coordinator, seconds)
         jax.distributed.initialize(
             coordinator or None,
             processes,
             process,
             heartbeat_timeout_seconds=heartbeat,
-            initialization_timeout=max(60, 3 * heartbeat),
+            initialization_timeout=seconds,
         )
     except (RuntimeError, ValueError, OSError) as error:
         where = f"at {coordinator}" if coordinator else f"though {launcher} seems to have started this one"
@@ -71,6 +80,20 @@ def join(*, coordinator: str = "", processes: int | None = None, process: int | 
             f"the processes of this run did not find each other {where} ({' '.join(str(error).split())}): "
             f"start all of them at about the same time; --processes=1 runs this one alone"
         ) from error
+
+
+def _wait_for_coordinator(address: str, seconds: float) -> None:
+    """Returns when process 0 listens; else raises the last error."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _launcher() -> str | None:

@@ -173,9 +173,10 @@ def _train_with(
         lowest_segment=config.train.cached_segment,
         steps_per_epoch=order.steps_per_epoch,
     )
-    outputs_of = evaluation.make_outputs(
-        network, normalisation=normalisation, dtype=dtype, mesh=mesh, batch_size=config.eval.batch_size
-    )
+    forward: dict[str, Any] = {
+        "normalisation": normalisation, "dtype": dtype, "mesh": mesh, "batch_size": config.eval.batch_size
+    }  # fmt: skip
+    outputs_of = evaluation.make_outputs(network, **forward)
 
     progress = Progress()
     if latest is not None:
@@ -253,9 +254,7 @@ def _train_with(
     if progress.best_step is None:  # a run resumed after its last evaluation, whose best checkpoint is lost
         progress.best_step = progress.step
     best = restored(checkpoints, progress.best_step, like=state).for_evaluation()
-    outputs_of_best = evaluation.of_first_host(
-        network, best, normalisation=normalisation, dtype=dtype, mesh=mesh, batch_size=config.eval.batch_size
-    )
+    outputs_of_best = evaluation.of_first_host(outputs_of, network, best, **forward)
     if not hosts.is_first():
         return 0
     with record.timed("report"):

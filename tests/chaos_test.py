@@ -11,10 +11,10 @@ from tests import runs
 @pytest.mark.slow
 def test_runs_that_are_killed_end_with_the_same_bits(tmp_path):
     found = tmp_path / "chaos.json"
-    done = runs.run([sys.executable, "benchmarks/chaos.py", "--kills=4", "--ways=one,two", f"--json={found}"])
+    done = runs.run([sys.executable, "benchmarks/chaos.py", "--kills=2", "--ways=two", f"--json={found}"])
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(found.read_text())
-    assert result["faults"] == [] and result["kills"] == 4
+    assert result["faults"] == [] and result["kills"] == 2
     assert result["runs"] == result["runs_with_the_bits_of_the_uninterrupted_one"] > 0
 
 

@@ -167,14 +167,18 @@ def test_an_array_cut_short_is_noticed_without_checksums(copied):
     checkpoints.close()
 
 
-def test_predictions_pass_over_what_is_damaged(copied):
-    best = copied / checkpoint.FOLDER / "20" / "evaluation" / "manifest.ocdbt"
-    best.write_bytes(best.read_bytes()[:-1])
-    with pytest.raises(UsageError, match="are damaged"):
-        checkpoint.best_metadata(copied)  # it is the best one of all
-    shutil.rmtree(copied / checkpoint.FOLDER / "20")
-    (copied / checkpoint.FOLDER / "40" / "_CHECKPOINT_METADATA").write_text("{")
-    with pytest.raises(UsageError, match="are damaged"):
+def test_predictions_pass_over_what_is_damaged_and_say_so(copied, capsys):
+    folder = copied / checkpoint.FOLDER
+    manifest = folder / "20" / "evaluation" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    assert checkpoint.best_metadata(copied)[0] == 40  # the latest in the place of the best
+    told = f"warning: the best checkpoint in {copied} is damaged or lost: using that of step 40\n"
+    assert capsys.readouterr().err == told
+    shutil.rmtree(folder / "20")
+    (folder / "40" / "_CHECKPOINT_METADATA").write_text("{")
+    assert checkpoint.best_metadata(copied)[0] == 30
+    (folder / "30" / "_CHECKPOINT_METADATA").write_text("{")
+    with pytest.raises(UsageError, match="are damaged: run the training again"):
         checkpoint.best_metadata(copied)
 
 

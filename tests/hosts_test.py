@@ -23,6 +23,7 @@ def asked(monkeypatch) -> list[tuple]:
         monkeypatch.delenv(name, raising=False)
     found: list[tuple] = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments, **options: found.append(arguments))
+    monkeypatch.setattr(hosts, "_wait_for_coordinator", lambda *_: None)
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     return found
 
@@ -83,6 +84,11 @@ def test_processes_that_do_not_find_each_other_are_one_line(asked, monkeypatch):
         hosts.join(coordinator="a:1", processes=2, process=0, heartbeat=100)
 
 
+def test_a_coordinator_that_is_not_there():
+    with pytest.raises(OSError, match="refused"):
+        hosts._wait_for_coordinator(f"127.0.0.1:{processes.free_port()}", 0.1)
+
+
 def test_alone_everything_is_agreed_on():
     flags = np.array([True, False])
     np.testing.assert_array_equal(hosts.held_by_all(flags), flags)
@@ -130,64 +136,80 @@ def _assert_alike(workdir: pathlib.Path, reference: pathlib.Path) -> None:
     assert runs.metrics(workdir, "validation")["n"] == 20
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> pathlib.Path:
-    """A run of one process, never interrupted."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    ended = runs.run(processes.command(folder))
-    assert ended.returncode == 0, ended.stderr
-    return folder
-
-
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_stop_together(alone, tmp_path):
-    """One is killed: the other stops by itself. One is asked to stop: both do. One process finishes their run."""
-    folder = tmp_path / "run"
+def test_a_run_goes_from_eight_devices_to_two_processes_to_one(tmp_path):
+    """Begun on eight devices with a divided state, and asked to stop. Then on two processes, one of which is killed:
+    the other ends by itself. Again on two, one of which is asked to stop: both do. Finished by one on one device."""
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    whole = runs.run(processes.command(alone))
+    assert whole.returncode == 0, whole.stderr
+
+    one = subprocess.Popen(
+        processes.command(folder, "--config.mesh.sharded=.", "--config.mesh.sharded_from=64"), cwd=runs.ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    _wait_for_step(folder, 6, of=[one])
+    one.send_signal(signal.SIGTERM)
+    ((status, output, errors),) = processes.end([one])
+    assert status == 128 + signal.SIGTERM, errors
+    assert "devices: 8; " in output
+
     both = processes.start(folder, count=2)
-    _wait_for_step(folder, 13, of=both)
+    _wait_for_step(folder, 18, of=both)
     both[1].kill()
     begin = time.monotonic()
-    (status, _, errors), _ = processes.end(both, within=60)
+    (status, output, errors), _ = processes.end(both, within=60)
+    assert "resuming from step" in output and "devices: 2 of 2 hosts" in output
     assert time.monotonic() - begin < 50
     assert status in (hosts.LOST_STATUS, -signal.SIGABRT), errors
     assert re.search("lost another one of this run|another task died", errors)
 
     both = processes.start(folder, count=2)
-    _wait_for_step(folder, 25, of=both)
+    _wait_for_step(folder, 27, of=both)
     both[1].send_signal(signal.SIGTERM)
     ended = processes.end(both)
     assert [status for status, _, _ in ended] == [128 + signal.SIGTERM] * 2, ended
-    assert "resuming from step" in ended[0][1] and "interrupted: saved at step" in ended[0][1]
-    assert "saved at step" not in ended[1][1]
+    assert "interrupted: saved at step" in ended[0][1] and "saved at step" not in ended[1][1]
 
     finished = runs.run(processes.command(folder))
     assert finished.returncode == 0, finished.stderr
     assert "resuming from step" in finished.stdout
-    _assert_alike(folder, alone)
+    found, expected = runs.rows(folder), runs.rows(alone)
+    assert len(found) == len(expected)
+    for row, other in zip(found, expected, strict=True):
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
+    assert checkpoint.best_metadata(folder)[0] == checkpoint.best_metadata(alone)[0]
+    assert runs.metrics(folder, "validation")["n"] == 20
 
 
-@pytest.mark.slow
-def test_a_run_begun_on_eight_devices_is_finished_by_two_processes(alone, tmp_path):
-    folder = tmp_path / "run"
-    one = subprocess.Popen(
-        processes.command(folder, "--config.mesh.sharded=.", "--config.mesh.sharded_from=64"), cwd=runs.ROOT,
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    _wait_for_step(folder, 12, of=[one])
-    one.send_signal(signal.SIGTERM)
-    ((status, output, errors),) = processes.end([one])
-    assert status == 128 + signal.SIGTERM, errors
-    assert "devices: 8; " in output
-    ended = processes.end(processes.start(folder, count=2))
-    assert [status for status, _, _ in ended] == [0, 0], ended
-    assert "devices: 2 of 2 hosts" in ended[0][1]
-    _assert_alike(folder, alone)
+class _EndedError(BaseException):
+    """Stands for the end of the process."""
 
 
-@pytest.mark.slow
-def test_a_mistake_ends_all_processes(tmp_path):
-    begin = time.monotonic()
-    ended = processes.end(processes.start(tmp_path / "run", "--config.model.name=resnet", count=2), within=90)
-    assert time.monotonic() - begin < 80
-    assert ended[0][0] == 2 and "error: process 0: there is no model 'resnet'" in ended[0][2]
-    assert ended[1][0] != 0
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UsageError("no such\nmodel"), 2, "error: process 0: no such model\n"),
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+        (RuntimeError("UNAVAILABLE: Socket closed\nmore"), hosts.LOST_STATUS, "lost another one of this run (UNAVAIL"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("a fault"), 1, "ZeroDivisionError: a fault"),
+    ],
+)
+def test_one_of_several_ends_at_once_where_it_fails(monkeypatch, capsys, error, status, said):
+    """Without JAX's own end, which waits for the others."""
+    ended = []
+
+    def end(number):
+        ended.append(number)
+        raise _EndedError
+
+    def failing():
+        raise error
+
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(hosts.os, "_exit", end)
+    with pytest.raises(_EndedError):
+        hosts.run_as_one(failing)
+    assert ended == [status]
+    assert said in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Workdirs in a bucket, with one in memory for it."""
 
 import itertools
+import json
 import pathlib
 
 import pytest
@@ -8,9 +9,10 @@ from etils import epath
 from etils.epath.backend import fsspec_backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from bt_jax import checkpoint, mirror
+from bt_jax import checkpoint, mirror, train
 from bt_jax.errors import UsageError
 from bt_jax.mirror import Mirror
+from tests import runs
 
 _NAMES = (f"gs://bucket-{number}/runs/first" for number in itertools.count())
 
@@ -102,3 +104,19 @@ def test_a_bucket_that_cannot_be_read_is_one_line(url, monkeypatch):
     monkeypatch.setattr(Bucket, "exists", refused)
     with pytest.raises(UsageError, match=rf"^{url} cannot be read \(PermissionError: 403 no access\)$"):
         Mirror(url).pull()
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_goes_on_from_there(url, tmp_path, monkeypatch, capsys):
+    """With its checkpoints in a folder, since TensorStore goes to buckets by itself."""
+    monkeypatch.setattr(mirror, "bucket_of", lambda folder: epath.Path(tmp_path / "checkpoints of the bucket"))
+    config = runs.config(stages__count=1)
+    for number in range(2):  # the second on another host, which finds a finished run and reports again
+        copy = Mirror(url, process=number)
+        assert train.train_and_evaluate(config, copy.pull(), publish=copy.push) == 0
+    assert "resuming from step 10, in stage 1" in capsys.readouterr().out
+    bucket = epath.Path(url)
+    assert len((bucket / "metrics.jsonl").read_text().splitlines()) == len(runs.rows(copy.folder)) > 0
+    for name in ("config.json", "split.csv", "report/model_card.md", "report/validation/metrics.json"):
+        assert (bucket / name).exists(), name
+    assert len(json.loads((bucket / "run.json").read_text())["starts"]) == 2

@@ -4,7 +4,11 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
 import re
+import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
@@ -102,7 +106,8 @@ def training_batches(
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered))
     )
     if workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_the_parent)
     iterator = iter(dataset)
     try:
         yield from iterator
@@ -114,6 +119,19 @@ def training_batches(
         raise UsageError(told[0] if told else f"a process that loads images failed: {lines[-1]}") from error
     finally:
         iterator.close()
+
+
+def _end_with_the_parent(number: int, count: int) -> None:
+    """Ends this worker process when the one that started it is gone, which grain's workers would outlive."""
+    del number, count
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def ahead(items: Generator[_T], transfer: Callable[[_T], _U], *, count: int = 2) -> Generator[_U]:

@@ -1,5 +1,6 @@
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -284,6 +285,42 @@ def test_a_failure_in_a_worker_process_is_one_line_too(tmp_path):
     )  # fmt: skip
     assert done.returncode != 0
     assert "bt_jax.errors.UsageError: " in done.stderr.splitlines()[-1]
+
+
+# It names its worker when a batch has come from there, and waits to be killed.
+KILLED = WORKERS.replace("found = list(", "stream = (").replace("stop_step=9", "stop_step=10**6").replace(
+    "    np.savez(", """    next(stream)
+    import multiprocessing, time
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    try:
+        while True:
+            next(stream)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    raise SystemExit
+    np.savez(""",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("victim", ["worker", "main"])
+def test_when_a_worker_is_killed_it_is_told_and_when_the_main_process_is_the_worker_ends(tmp_path, victim):
+    np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)
+    (tmp_path / "program.py").write_text(KILLED)
+    root = pathlib.Path(pipeline.__file__).parents[2]
+    main = subprocess.Popen(
+        [sys.executable, "program.py", "in.npz", "out.npz", "1"], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(root)}, text=True,
+    )  # fmt: skip
+    assert main.stdout is not None
+    worker = int(main.stdout.readline())
+    os.kill(worker if victim == "worker" else main.pid, signal.SIGKILL)
+    output, _ = main.communicate(timeout=60)
+    if victim == "worker":
+        assert output.startswith("UsageError a process that loads images failed: Worker process was terminated")
+    deadline = time.monotonic() + 20
+    while pathlib.Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline, "the worker outlives the process that started it"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
