@@ -107,7 +107,8 @@ def supervise(lines: Sequence[Sequence[str]], *, grace: float, environment: Mapp
             return status
         finally:
             for process in processes:
-                _end(process)
+                if process.poll() is None:  # the number of one that ended before may be another's by now
+                    _end(process)
 
 
 def _wait(processes: Sequence[Process], received: list[int], *, grace: float) -> int:
@@ -143,7 +144,8 @@ def _collected_signals() -> Iterator[list[int]]:
 
     def receive(number: int, frame: types.FrameType | None) -> None:
         del frame
-        received.append(number)
+        # A terminal that is closed is no reason to lose what was not saved.
+        received.append(signal.SIGTERM if number == signal.SIGHUP else number)
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:

@@ -107,11 +107,14 @@ def supervisor(folder: pathlib.Path) -> "subprocess.Popen[bytes]":
     return started
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_passed_on(tmp_path: pathlib.Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM)],
+)
+def test_signals_are_passed_on(tmp_path: pathlib.Path, sent: signal.Signals, received: signal.Signals) -> None:
     started = supervisor(tmp_path)
-    started.send_signal(number)
-    assert started.wait(20) == 128 + number
+    started.send_signal(sent)
+    assert started.wait(20) == 128 + received
     assert not any(map(alive, numbers(tmp_path)))
 
 
