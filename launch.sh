@@ -16,16 +16,26 @@ Usage: ./launch.sh COMMAND [ARGUMENTS]
                     FLAGS go to bt_jax.main; a finished demo is only reported again
   test [ARGUMENTS]  check style and types and run all tests;
                     with ARGUMENTS run only pytest, with them
+  install [EXTRA]   only make .venv, with an extra such as cuda or tpu
+
+The same bt_jax.main on many hosts; each explains itself with --help, and with --dry-run prints what it would run:
+
+  multihost N ...   N processes on this machine
+  tpu ...           a Cloud TPU slice, through gcloud
+  gke ...           TPU slices of a GKE cluster, through kubectl
+  slurm ...         the nodes of a SLURM cluster, through sbatch
+
   help              show this text
 
 Needs Python 3.11 or newer and, the first time, pip's access to packages. Everything is installed into .venv beside
-this script; paths in FLAGS and ARGUMENTS are relative to that folder too.
+this script (tpu and gke need nothing installed here); paths in FLAGS and ARGUMENTS are relative to that folder too.
 
 Examples:
   ./launch.sh demo
   ./launch.sh demo --workdir=runs/another --config.seed=1
   ./launch.sh test
   ./launch.sh test tests/metrics_test.py -k macro
+  ./launch.sh multihost 2 --config=configs/cnn.py:demo --workdir=runs/two
 USAGE
 }
 
@@ -38,12 +48,16 @@ announce() {
   echo "==> $*"
 }
 
+is_recent() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
 # Prints the path of a Python that can make the virtual environment.
 find_python() {
   local name path without_venv=''
   for name in python3 python3.13 python3.12 python3.11; do
     path="$(type -P "$name")" || continue
-    "$path" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+    is_recent "$path" || continue
     if "$path" -c 'import ensurepip, venv' 2>/dev/null; then
       echo "$path"
       return
@@ -58,7 +72,7 @@ find_python() {
 
 make_venv() {
   local base
-  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  if ! is_recent "$python"; then
     base="$(find_python)"
     announce "making .venv with $base"
     "$base" -m venv --clear "$venv"
@@ -70,22 +84,23 @@ fingerprint() {
   { cat "$root/pyproject.toml" "$root/constraints.txt" && echo "$root $1"; } | cksum
 }
 
-# Installs bt_jax with an extra ('' or 'test'), unless that, or more, was done and nothing changed since.
+# Installs bt_jax with an extra ('' or one of pyproject.toml), unless that, or more, was done and nothing changed since.
 install() {
-  local extra="$1" wanted installed=''
+  local extra="$1" installed='' more enough
   make_venv
-  wanted="$(fingerprint "$extra")"
   [[ -f $stamp ]] && installed="$(<"$stamp")"
-  if [[ $installed == "$wanted" || (-z $extra && $installed == "$(fingerprint test)") ]]; then
-    return
-  fi
+  enough=("$extra")
+  [[ -n $extra ]] || enough+=(test cuda tpu)
+  for more in "${enough[@]}"; do
+    [[ $installed != "$(fingerprint "$more")" ]] || return 0
+  done
   announce "installing into .venv (a minute or more)"
   rm -f -- "$stamp"
   # A start that was interrupted leaves an environment without pip.
   "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
   (cd -- "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
     -c constraints.txt -e ".${extra:+[$extra]}")
-  echo "$wanted" >"$stamp"
+  fingerprint "$extra" >"$stamp"
 }
 
 run_demo() {
@@ -119,6 +134,19 @@ run_tests() {
   fi
 }
 
+# Options go to one of bt_jax/launch. Printing what would run, or asking another machine to run it, installs nothing here.
+run_launcher() {
+  local name="$1" runner="$python"
+  shift
+  if [[ $name == multihost && " $* " != *' --dry-run '* && " $* " != *' --help '* ]]; then
+    install ''
+  elif ! is_recent "$runner"; then
+    runner="$(find_python)"
+  fi
+  cd -- "$root"
+  exec "$runner" -m "bt_jax.launch.$name" "$@"
+}
+
 # Another Python's home would be taken for that of .venv.
 unset PYTHONHOME
 
@@ -127,7 +155,9 @@ command="${1-}"
 case "$command" in
   demo) run_demo "$@" ;;
   test) run_tests "$@" ;;
+  install) install "${1-}" ;;
+  multihost | tpu | gke | slurm) run_launcher "$command" "$@" ;;
   help | --help | -h) usage ;;
-  '') fail 'no command given: use demo or test (see ./launch.sh help)' ;;
-  *) fail "unknown command '$command': use demo or test (see ./launch.sh help)" ;;
+  '') fail 'no command given: use demo or test, or another that ./launch.sh help shows' ;;
+  *) fail "unknown command '$command': use demo or test, or another that ./launch.sh help shows" ;;
 esac

@@ -13,10 +13,11 @@ def defaults() -> ml_collections.ConfigDict:
     """A fresh configuration without model. Its plan is that of thirty stages for a pretrained network."""
     config = ml_collections.ConfigDict()
     config.seed = 0  # of weights, order, augmentation, dropout and phantoms
+    config.profile = ""  # START:STOP, such as 10:20: a trace of these steps, from 0 on, for XProf or TensorBoard
 
     config.data = data = ml_collections.ConfigDict()
-    data.source = "auto"  # auto, folder (a folder or zip given by `dir`), or phantoms
-    data.dir = ""  # folder or zip; empty with auto: $BT_DATA, else data/brain_tumor_mri, else a Kaggle download
+    data.source = "auto"  # auto, folder (what `dir` names), or phantoms
+    data.dir = ""  # folder, zip or prepared set; empty with auto: $BT_DATA, data/brain_tumor_mri, a Kaggle download
     data.folds = 5  # folds of the split by patient
     data.fold = 0  # the fold to validate on; -1 trains all folds one after the other
     data.probe = ""  # images kept from training, to see if a class is known elsewhere: "CLASS:web" (without a known
@@ -25,6 +26,7 @@ def defaults() -> ml_collections.ConfigDict:
     data.max_unreadable = 10  # files left out, with a warning, because they are not readable images; more is an error
     data.phantoms_per_class = (80, 20)  # phantoms in Training and Testing, where they are the source
     data.views = 0  # different augmentations of an image; 0 draws a new one in every epoch
+    data.memory_gb = 4.0  # for preprocessed images of a prepared set; one that needs more is read while it trains
     data.workers = 0  # processes that load batches; 0 loads in threads, the better choice on few cores
     data.threads = 2  # threads that load batches (in each process)
 
@@ -87,13 +89,20 @@ def defaults() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 64  # images in a step, over all devices
+    train.accumulate = 1  # parts of a batch that follow one another in a step, for batches beyond the memory
     train.dtype = "auto"  # of the computation: float32, bfloat16, or auto (float32 on a CPU)
     train.mixup = 0.0  # images mixed in pairs by shares of a Beta distribution with this parameter; 0 is off
     train.average_decay = 0.999  # moving average of the weights, which is evaluated and kept; 0 is off
     train.log_every = 10  # steps between rows of metrics.jsonl
+    train.slow_step = 30.0  # a step that takes so many times the usual (and half a minute) is reported; 0 is off
     train.cached_views = 3  # fixed augmentations of an image in stage 1, whose features are computed once; 0 is off
     train.cached_segment = ""  # caches for deeper stages too, if they train nothing below this segment; empty: the head
     train.cache_limit_gb = 2.0  # features kept on disk; stages that need more compute them in every epoch
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.sharded = ""  # parameters whose path has this regular expression are divided among the devices, with their
+    # moments and averages: "." is all, "block_1|top" some, empty none; saves memory, costs messages
+    mesh.sharded_from = 16384  # values that an array must have to be divided
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every_epochs = 1.0  # between evaluations on the validation fold; always at the end too

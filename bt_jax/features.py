@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
-from bt_jax import steps
+from bt_jax import hosts, sharding
 from bt_jax.data.augment import Augmentation
 from bt_jax.data.views import Views
 from bt_jax.errors import UsageError
@@ -134,7 +134,7 @@ class FeatureCache:
             if size <= self.limit:
                 found[segment] = below = cut
             else:
-                tqdm.tqdm.write(
+                hosts.say(
                     f"note: {self.views} views of the features before {cut.name} take {size / 1e9:.2g} GB, more than "
                     f"config.train.cache_limit_gb ({self.limit / 1e9:g}): these stages compute them in every epoch"
                 )
@@ -152,6 +152,7 @@ class FeatureCache:
           views: numbers of views, in the order in which they are computed.
           give_up: asked before each block.
         """
+        params, batch_stats = sharding.gathered((params, batch_stats), self.mesh)
         store = FeatureStore(self.folder / self._key(cut, params, batch_stats))
         count, size = len(self.images), self._block
         places = [(view, number) for view in views for number in range(-(-count // size))]
@@ -160,6 +161,9 @@ class FeatureCache:
             block = store.read(view, number, shape=(min(size, count - number * size), *cut.shape))
             if block is not None:
                 found[view, number] = block
+        # All hosts compute together, so what one of them lacks, all compute.
+        here = hosts.held_by_all(np.array([place in found for place in places]))
+        found = {place: found[place] for place, held in zip(places, here, strict=True) if held}
         missing = [place for place in places if place not in found]
         if missing and give_up():
             return None
@@ -172,11 +176,20 @@ class FeatureCache:
             read = features_below.rows
         begin = time.monotonic()
         if missing:
-            store.make_room(self.limit - self._bytes(cut, views=len(views)))
+            if hosts.is_first():  # they may share the folder, and each others' unfinished files must stay
+                store.make_room(self.limit - self._bytes(cut, views=len(views)))
+            hosts.wait_for_all("room for features")
             program = cut.program.lower(params, batch_stats, self._inputs(cut.below)).compile()
             compute = functools.partial(self._compute, program, params, batch_stats, read)
             total, done = len(views) * count, sum(map(len, found.values()))
-            with tqdm.tqdm(total=total, initial=done, desc="features", unit=" images", leave=False) as bar:
+            with tqdm.tqdm(
+                total=total,
+                initial=done,
+                desc="features",
+                unit=" images",
+                leave=False,
+                disable=not hosts.is_first(),
+            ) as bar:
                 for view, number in missing:
                     if give_up():
                         return None
@@ -186,7 +199,7 @@ class FeatureCache:
         how = f"computed in {time.monotonic() - begin:.1f} s" if missing else "found"
         if missing and len(missing) < len(places):
             how = f"{len(places) - len(missing)} of {len(places)} files found, the others {how}"
-        tqdm.tqdm.write(
+        hosts.say(
             f"features before {cut.name}: {len(views)} view{'s' * (len(views) > 1)} of {count} images, "
             f"{self._bytes(cut, views=len(views)) / 1e6:.1f} MB, {how}"
         )
@@ -218,7 +231,7 @@ class FeatureCache:
                 x = x.mean((1, 2), keepdims=True)
             return x.astype(jnp.float32)
 
-        everywhere, by_row = steps.replicated(self.mesh), steps.by_row(self.mesh)
+        everywhere, by_row = sharding.replicated(self.mesh), sharding.by_row(self.mesh)
         return jax.jit(outputs, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
     def _key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
@@ -230,7 +243,7 @@ class FeatureCache:
             "devices": [device.device_kind for device in self.mesh.devices.flat],
             "program": _sha256(program.encode()),
             "weights": _sha256(*(np.asarray(leaf) for leaf in jax.tree.leaves(weights))),
-            "images": _sha256(self.images),
+            "images": _sha256(getattr(self.images, "identity", self.images)),  # lazy ones know without being read
             "settings": dataclasses.asdict(self.settings),
             "seed": self.seed,
             "kinds": None if self.kinds is None else self.kinds.tolist(),
@@ -257,7 +270,7 @@ class FeatureCache:
             inputs = np.zeros((size, *part.shape[1:]), np.float32)
             inputs[: len(part)] = part
             # Not waited for: the next ones are read meanwhile.
-            outputs.append(program(params, batch_stats, jax.device_put(inputs, steps.by_row(self.mesh))))
+            outputs.append(program(params, batch_stats, jax.device_put(inputs, sharding.by_row(self.mesh))))
         return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
 
     def _augmented(self, view: int, records: Sequence[int]) -> np.ndarray:

@@ -22,9 +22,10 @@ class Feed:
       order: which record stands where.
       cache: of features.
       cuts: where stages start from features, by `Stage.program_segment`.
-      transfer: from a host batch to a device batch.
+      transfer: from this host's rows of a batch to a device batch.
       timed: a context that takes the time of finding or computing features.
       weights: [N] float32 of the training images in the loss, as in `open_images`; None: all alike.
+      rows: of each batch that this host loads, as in `open_images`; None: all.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Feed:
         transfer: Callable[[Batch], Any],
         timed: Callable[[], contextlib.AbstractContextManager[None]],
         weights: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
     ):
         self._open_images, self._labels, self._order = open_images, labels, order
         self._cache, self._cuts = cache, cuts
         self._transfer, self._timed, self._weights = transfer, timed, weights
+        self._rows = np.arange(order.batch_size) if rows is None else rows
         self._batches: Generator[Any] | None = None
         self._has_images = False
 
@@ -81,7 +84,7 @@ class Feed:
     def _feature_batches(self, features: Features, start: int, stop: int) -> Generator[Batch]:
         size = self._order.batch_size
         for step in range(start, stop):
-            examples = [self._order(position) for position in range(step * size, (step + 1) * size)]
+            examples = [self._order(step * size + int(row)) for row in self._rows]
             records = [example.record for example in examples]
             view = examples[0].epoch % self._cache.views  # no batch lies in two epochs
             weight = {} if self._weights is None else {"weight": self._weights[records]}

@@ -27,11 +27,12 @@ Forward = Callable[[Tree, Tree, jax.Array | np.ndarray], tuple[jax.Array, jax.Ar
 
 
 def make_forward(
-    network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, shardings: tuple[Any, Any, Any] | None = None
+    network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
 ) -> Forward:
     """The jitted function of (params, batch_stats, images [B, S, S] float32 in [0, 1]).
 
     It returns logits [B, classes] and the features that the last segment decides by, pooled [B, D], both float32.
+    `shardings` are those of what goes in and of what comes out; None: on one device.
     """
 
     def forward(params: Tree, batch_stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -43,17 +44,19 @@ def make_forward(
             return logits, images[:, ::every, ::every].reshape(images.shape[0], -1)
         return logits, (x.mean((1, 2)) if x.ndim == 4 else x).astype(jnp.float32)
 
-    return jax.jit(forward, in_shardings=shardings) if shardings else jax.jit(forward)
+    return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
 
 
-def make_upper_forward(network: Network, *, start: str, dtype: jnp.dtype) -> Forward:
+def make_upper_forward(
+    network: Network, *, start: str, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
+) -> Forward:
     """The same of (params, batch_stats, features [B, ...] float32): of the segments from `start` up; logits alone."""
 
     def forward(params: Tree, batch_stats: Tree, features: jax.Array) -> tuple[jax.Array]:
         logits, _ = network.apply(params, batch_stats, features.astype(dtype), start=start)
         return (logits,)
 
-    return jax.jit(forward)
+    return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
 
 
 def outputs_of(

@@ -2,23 +2,34 @@
 
 import signal
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class Interrupt:
-    """The signal that asked the process to stop, if any."""
+    """The signal that asked the process to stop, if any.
 
-    def __init__(self) -> None:
+    Args:
+      agree: for one of several processes, whether any of them was asked; all call it at the same steps. The signal
+        counts from the step on at which they agree.
+    """
+
+    def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
         self.number: int | None = None
+        self._agree, self._agreed = agree, False
 
     def __bool__(self) -> bool:
-        return self.number is not None
+        return self._agreed if self._agree else self.number is not None
+
+    def ask_the_others(self) -> None:
+        """Once a step, where there are others."""
+        if self._agree and not self._agreed:
+            self._agreed = self._agree(self.number is not None)
 
     @property
     def status(self) -> int:
-        """The exit status that shells use for a process ended by this signal."""
-        return 128 + (self.number or 0)
+        """The exit status that shells use for a process ended by this signal; SIGTERM's if another one received it."""
+        return 128 + (self.number or signal.SIGTERM)
 
     def _receive(self, number: int, frame: types.FrameType | None) -> None:
         del frame
@@ -28,9 +39,9 @@ class Interrupt:
 
 
 @contextmanager
-def caught() -> Iterator[Interrupt]:
-    """Collects SIGINT and SIGTERM while the block runs."""
-    interrupt = Interrupt()
+def caught(agree: Callable[[bool], bool] | None = None) -> Iterator[Interrupt]:
+    """Collects SIGINT and SIGTERM while the block runs; `agree` as in `Interrupt`."""
+    interrupt = Interrupt(agree)
     before = {number: signal.signal(number, interrupt._receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt

@@ -10,14 +10,17 @@ import jax
 import numpy as np
 import tqdm
 
+from bt_jax import hosts
 from bt_jax.checkpoint import Checkpoints, abstract
 from bt_jax.errors import UsageError
 from bt_jax.feed import Feed
 from bt_jax.interrupts import Interrupt
+from bt_jax.profiling import Profiler, off
 from bt_jax.programs import Programs
 from bt_jax.progress import Progress
 from bt_jax.stages import Stage
 from bt_jax.steps import TrainState
+from bt_jax.watchdog import Watchdog
 from bt_jax.workdir import RunRecord
 from bt_jax.writers import MetricsWriter
 
@@ -43,6 +46,8 @@ class Loop:
       writer: for rows of metrics.
       record: for seconds by phase and stage.
       interrupt: asks the loop to save and stop.
+      watchdog: is told of every step.
+      publish: called when the files of the run have changed.
       batch_size: images in a step.
       steps_per_epoch: steps in an epoch.
       log_every: steps between rows.
@@ -50,6 +55,7 @@ class Loop:
       checkpoint_every: steps between checkpoints besides those at evaluations; 0: none.
       patience: of early stopping; 0: off.
       began: `time.monotonic()` when the command began.
+      profiler: of the steps.
     """
 
     plan: Sequence[Stage]
@@ -63,6 +69,8 @@ class Loop:
     writer: MetricsWriter
     record: RunRecord
     interrupt: Interrupt
+    watchdog: Watchdog
+    publish: Callable[[], None]
     batch_size: int
     steps_per_epoch: int
     log_every: int
@@ -70,6 +78,7 @@ class Loop:
     checkpoint_every: int
     patience: int
     began: float
+    profiler: Profiler = dataclasses.field(default_factory=off)
 
     def run(self, state: TrainState) -> TrainState:
         """Trains to the end of the plan, or saves and returns when interrupted.
@@ -88,6 +97,7 @@ class Loop:
             dynamic_ncols=True,
             mininterval=0.5,
             smoothing=0.05,
+            disable=not hosts.is_first(),
         ) as self._bar:
             while True:
                 stage = self.plan[progress.stage - 1]
@@ -106,7 +116,9 @@ class Loop:
                     state = self._run_stage(stage, state)
 
     def close(self) -> None:
-        """Ends the data pipeline and the logs."""
+        """Ends the data pipeline, the trace and the logs."""
+        self.profiler.close()
+        self.watchdog.close()
         self.feed.close()
         self.writer.close()
 
@@ -126,19 +138,23 @@ class Loop:
             return state
         self._restart_interval()
         while not self.interrupt and not progress.stage_is_over(stage, patience=self.patience):
-            asked = time.monotonic()
-            batch = next(self.feed)
-            self.record.add_seconds("waiting for data", time.monotonic() - asked)
-            rate = self.rate(stage, progress.step_in_stage)
-            state, metrics = program(state, batch, np.float32(rate), np.int32(stage.first_segment))
-            self._fresh.append({**metrics, "learning_rate": np.float32(rate)})
-            if not self._has_stepped:
-                self._note_first_step(metrics)
-            progress.advance()
-            self._bar.update(self.batch_size)
-            self._interval_images += self.batch_size
-            if progress.step % self.log_every == 0:
-                self._log(stage)
+            with self.watchdog.step(progress.step + 1), self.profiler.step(progress.step):
+                asked = time.monotonic()
+                batch = next(self.feed)
+                self.record.add_seconds("waiting for data", time.monotonic() - asked)
+                rate = self.rate(stage, progress.step_in_stage)
+                state, metrics = program(state, batch, np.float32(rate), np.int32(stage.first_segment))
+                self._fresh.append({**metrics, "learning_rate": np.float32(rate)})
+                if not self._has_stepped:
+                    self._note_first_step(metrics)
+                progress.advance()
+                self._bar.update(self.batch_size)
+                self._interval_images += self.batch_size
+                if progress.step % self.log_every == 0:
+                    self._log(stage)
+            self.profiler.after(state)
+            self.checkpoints.seal_if_complete()
+            self.interrupt.ask_the_others()
             is_last = stage is self.plan[-1] and progress.step_in_stage == stage.steps
             if progress.step % self.evaluate_every == 0 or is_last:
                 self._fetch(stage)
@@ -177,6 +193,7 @@ class Loop:
                         f"{stage.number} at learning rate {metrics['learning_rate']:.2g}: {DIVERGED_ADVICE}"
                     )
         self.progress.unlogged += values
+        self.watchdog.fetched()
 
     def _log(self, stage: Stage) -> None:
         """Writes a row of the means over the steps since the last one."""
@@ -196,7 +213,7 @@ class Loop:
         self.progress.evaluated(values["val/loss"])
         self._write(stage, values)
         best = ", the best so far" if self.progress.best_step == self.progress.step else ""
-        self._bar.write(
+        hosts.say(
             f"step {self.progress.step}, epoch {self.progress.step / self.steps_per_epoch:.1f}, stage {stage.number}: "
             f"validation loss {values['val/loss']:.3f}, accuracy {values['val/accuracy']:.3f}, "
             f"macro-F1 {values['val/macro_f1']:.3f}{best}"
@@ -208,6 +225,7 @@ class Loop:
 
     def _save(self, state: TrainState) -> None:
         self.writer.sync()  # a checkpoint never outlives the rows before it
+        self.publish()
         with self.record.timed("checkpoints"):
             self.checkpoints.save(
                 self.progress.step,
@@ -224,7 +242,7 @@ class Loop:
         step = self.progress.best_step
         if step is None or step == self.progress.step:
             return state
-        self._bar.write(f"early stopping: back to the best weights, of step {step}")
+        hosts.say(f"early stopping: back to the best weights, of step {step}")
         best = restored(self.checkpoints, step, like=state)
         return dataclasses.replace(best, step=state.step)
 

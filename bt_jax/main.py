@@ -5,10 +5,15 @@
     python -m bt_jax.main --config=configs/effnet.py --config.data.fold=-1 --config.train.batch_size=128
     python -m bt_jax.main --config=configs/effnet.py --summary=effnet.svg
 
+One of several processes that train together, on as many hosts (Cloud TPU, GKE, SLURM and Open MPI need no flags):
+
+    python -m bt_jax.main --config=configs/effnet.py --coordinator=10.0.0.1:1234 --processes=4 --process=0
+
 A configuration is a commented Python file; any of its fields can be set as --config.FIELD=VALUE. This is a research
 tool, not a medical device.
 """
 
+import functools
 import pathlib
 
 import ml_collections
@@ -27,9 +32,17 @@ _WORKDIR = flags.DEFINE_string(
 _SUMMARY = flags.DEFINE_string(
     "summary", None, "Trains nothing: prints the model's layers and draws it into this file, .svg or .png."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, for one of several processes that no launcher JAX knows has started."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes; 1: this one is alone, whatever started it.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat", 100, "Seconds without a sign of life after which a process counts as lost, and all others stop.", 2
+)
 
 
-def main() -> int:
+def main() -> int | None:
     """Dispatches to training, or to the picture of the model."""
     if _CONFIG.value is None:
         raise UsageError("--config is missing: name a configuration, such as --config=configs/effnet.py:demo")
@@ -37,11 +50,26 @@ def main() -> int:
         raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
     if _SUMMARY.value is not None:
         return _summarise(_CONFIG.value, pathlib.Path(_SUMMARY.value))
-    from bt_jax import train  # after the flags: grain defines flags of its own, and --help need not wait for JAX
+    from bt_jax import hosts  # after the flags: --help need not wait for JAX
 
     commandline.prepare_to_compute()
-    folder = pathlib.Path(_WORKDIR.value or _default_workdir())
-    return train.train_and_evaluate(_CONFIG.value, folder, began=commandline.BEGAN)
+    hosts.join(
+        coordinator=_COORDINATOR.value,
+        processes=_PROCESSES.value,
+        process=_PROCESS.value,
+        heartbeat=_HEARTBEAT.value,
+    )
+    return hosts.run_as_one(functools.partial(_train, _CONFIG.value, _WORKDIR.value or _default_workdir()))
+
+
+def _train(config: ml_collections.ConfigDict, place: str) -> int:
+    from bt_jax import hosts, mirror, train  # after the flags: grain defines flags of its own
+
+    run = functools.partial(train.train_and_evaluate, config, began=commandline.BEGAN)
+    if not mirror.is_remote(place):
+        return run(pathlib.Path(place))
+    copy = mirror.Mirror(place, process=hosts.number())
+    return run(copy.pull(), publish=copy.push if hosts.is_first() else lambda: None)
 
 
 def _summarise(config: ml_collections.ConfigDict, picture: pathlib.Path) -> int:

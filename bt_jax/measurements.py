@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from bt_jax import input_throughput, machine, stages, steps, throughput, workdir, yardsticks
+from bt_jax import input_throughput, machine, sharding, stages, steps, throughput, workdir, yardsticks
 from bt_jax.data import sources
 from bt_jax.data.augment import Augmentation
 from bt_jax.data.order import Order
@@ -198,7 +198,7 @@ def of_input(
         images,
         batch=workload.batch,
         augmentation=augmentation,
-        sharding=steps.by_row(steps.make_mesh()),
+        sharding=sharding.by_row(sharding.make_mesh()),
         **settings,
     ) as turn:
         turn()

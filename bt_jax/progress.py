@@ -48,6 +48,10 @@ class Progress:
         else:
             self.evaluations_without_gain += 1
 
+    def forget_best(self) -> None:
+        """Its checkpoint is gone: the next evaluation is the best, until there is a better one."""
+        self.best_loss = self.best_step = None
+
     def stage_is_over(self, stage: Stage, *, patience: int) -> bool:
         """All steps done, or patience used up."""
         return self.step_in_stage >= stage.steps or self.patience_is_over(patience)

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from bt_jax import accumulation, sharding
 from bt_jax.errors import UsageError
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
-
-DATA_AXIS = "data"
 
 
 @jax.tree_util.register_dataclass
@@ -62,21 +61,6 @@ class TrainState:
             opt_state=resuming["opt_state"],
             average=None if resuming["current"] is None else evaluation,
         )
-
-
-def make_mesh() -> Mesh:
-    """All devices of all hosts in one row: data parallelism."""
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def by_row(mesh: Mesh) -> NamedSharding:
-    """The first axis divided among the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -218,6 +202,8 @@ def make_train_step(
     seed: int,
     program_segment: int,
     mixup: float = 0.0,
+    accumulate: int = 1,
+    state_shardings: Any = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the jitted step for the stages of one program.
 
@@ -231,7 +217,7 @@ def make_train_step(
     Args:
       network: the model.
       optimizer: from `make_optimizer`.
-      mesh: from `make_mesh`; the batch is divided among its devices, the state is on each.
+      mesh: from `sharding.make_mesh`; the batch is divided among its devices.
       normalisation: from grey pixels to what the network expects.
       weights: [classes] float32, see `class_weights`.
       label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
@@ -242,6 +228,9 @@ def make_train_step(
       mixup: images (or features) of the batch are mixed in pairs, by shares that have the Beta distribution with both
         parameters of this value (arXiv:1710.09412); the larger share is that of the image whose label counts for the
         accuracy. 0 is off.
+      accumulate: parts of the batch that follow one another within a step, see `accumulation`; mixing, the statistics
+        of BatchNorm and dropout are those of a part.
+      state_shardings: of the state, from `sharding.Rules`; None: it is whole on each device.
 
     Returns:
       step(state, batch, learning_rate, first_segment) -> (state, metrics). The state is donated. `batch` has `label`
@@ -251,6 +240,7 @@ def make_train_step(
     """
     names = network.segment_names
     weight_of = jnp.asarray(weights)
+    everywhere = sharding.replicated(mesh)
 
     def trained_flags(first_segment: jax.Array) -> tuple[bool | jax.Array, ...]:
         return tuple(i >= first_segment if i >= program_segment else False for i in range(len(names)))
@@ -258,6 +248,8 @@ def make_train_step(
     def loss_of(
         params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        if state_shardings is not None:  # gathered once: left to itself, the compiler would rather move the images
+            params = jax.lax.with_sharding_constraint(params, everywhere)
         flags = trained_flags(first_segment)
         params = {
             name: jax.tree.map(lambda leaf, flag=flag: _frozen_unless(flag, leaf), params[name])
@@ -281,13 +273,17 @@ def make_train_step(
         if share is not None:
             others = optax.softmax_cross_entropy(logits, targets[::-1]) * weight[::-1]
             losses = share * losses + (1 - share) * others
-        return losses.mean(), (batch_stats, logits)
+        return losses.mean(), (batch_stats, (logits.argmax(-1) == batch["label"]).mean())
+
+    gradients_of = jax.value_and_grad(loss_of, has_aux=True)
+    if accumulate > 1:
+        gradients_of = accumulation.in_parts(gradients_of, accumulate)
 
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], learning_rate: jax.Array, first_segment: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss, (batch_stats, logits)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        (loss, (batch_stats, accuracy)), gradients = gradients_of(
             state.params, state.batch_stats, batch, key, first_segment
         )
         trained = dict(zip(names, trained_flags(first_segment), strict=True))
@@ -306,16 +302,16 @@ def make_train_step(
             }
         metrics = {
             "loss": loss,
-            "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
+            "accuracy": accuracy,
             "gradient_norm": optax.tree.norm(_only(gradients, moving)),
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
 
-    everywhere = replicated(mesh)
+    of_state = everywhere if state_shardings is None else state_shardings
     return jax.jit(
         train_step,
-        in_shardings=(everywhere, by_row(mesh), everywhere, everywhere),
-        out_shardings=everywhere,
+        in_shardings=(of_state, sharding.by_row(mesh), everywhere, everywhere),
+        out_shardings=(of_state, everywhere),
         donate_argnums=0,
     )
 

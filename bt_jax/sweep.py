@@ -45,11 +45,12 @@ def main() -> int:
         if field in values:
             raise UsageError(f"--grid names {field} twice: give all its values in one, as {field}=A,B")
         values[field] = found
-    from bt_jax import study, train  # after the flags: grain defines flags of its own, and --help need not wait for JAX
+    # After the flags: grain defines flags of its own, and --help need not wait for JAX.
+    from bt_jax import starting, study, train
     from bt_jax.models import registry
 
     for config in study.plan(base, values=values, seeds=_SEEDS.value).values():
-        train.check(config)
+        starting.check(config)
         registry.native_size(config.model.name)  # refuses one that is not there
     commandline.prepare_to_compute()
     return study.run(

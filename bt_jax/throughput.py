@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bt_jax import inference, steps
+from bt_jax import inference, sharding, steps
 from bt_jax.errors import UsageError
 from bt_jax.models import registry
 from bt_jax.models.normalise import LITE
@@ -117,10 +117,10 @@ def training_programs(workload: Workload, program_segments: Sequence[int]) -> di
     They pass one state around, so that any number of them fits into memory; segment 0 is full fine-tuning.
     """
     make_step, state = training_step(workload)
-    mesh = steps.make_mesh()
-    held = {"state": jax.device_put(state, steps.replicated(mesh))}
+    mesh = sharding.make_mesh()
+    held = {"state": jax.device_put(state, sharding.replicated(mesh))}
     labels = np.arange(workload.batch, dtype=np.int32) % CLASSES
-    batch = jax.device_put({"image": workload.images(), "label": labels}, steps.by_row(mesh))
+    batch = jax.device_put({"image": workload.images(), "label": labels}, sharding.by_row(mesh))
     rate = np.float32(1e-4)
 
     def run(compiled: Callable[..., Any], segment: np.int32) -> None:

@@ -26,7 +26,8 @@ from jax.sharding import AxisType, Mesh
 from bt_jax import hlo, throughput
 from bt_jax.errors import UsageError
 from bt_jax.roofline import CHIPS, roofline
-from bt_jax.steps import DATA_AXIS, TrainState
+from bt_jax.sharding import DATA_AXIS
+from bt_jax.steps import TrainState
 from bt_jax.throughput import Workload
 
 MakeStep = Callable[..., Any]  # steps.make_train_step with all but the mesh

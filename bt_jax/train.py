@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -13,39 +12,44 @@ import jax
 import ml_collections
 import numpy as np
 
-from bt_jax import cross_validation, files, inference, run_report, run_weights, stages, steps, workdir
+from bt_jax import cross_validation, evaluation, files, hosts, run_report, sharding, stages, starting, steps, workdir
 from bt_jax.checkpoint import Checkpoints
-from bt_jax.data import pipeline, seen_images, sources
-from bt_jax.data.augment import Augmentation, to_float
-from bt_jax.data.folds import DividedData, divide
+from bt_jax.data import pipeline
+from bt_jax.data.augment import Augmentation
 from bt_jax.data.order import Order
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.defaults import constructor_options
-from bt_jax.errors import UsageError
 from bt_jax.features import Cut, FeatureCache
 from bt_jax.feed import Feed
+from bt_jax.hosts import say
 from bt_jax.inference import ModelDescription
 from bt_jax.interrupts import caught
 from bt_jax.loop import DIVERGED_ADVICE, Loop, restored
 from bt_jax.models import registry
-from bt_jax.models.pretrained.sources import Weights, resolve
-from bt_jax.models.registry import Network, Tree
+from bt_jax.profiling import Profiler
 from bt_jax.programs import Programs
 from bt_jax.progress import Progress
 from bt_jax.steps import TrainState
 from bt_jax.validation import Validation
-from bt_jax.writers import MetricsWriter
+from bt_jax.watchdog import Watchdog
+from bt_jax.writers import MetricsWriter, NoWriter
 
-say = functools.partial(print, flush=True)
 
-
-def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path, *, began: float | None = None) -> int:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    *,
+    began: float | None = None,
+    publish: Callable[[], None] = lambda: None,
+) -> int:
     """Trains one fold, or all of them, and writes the report. With the same folder it goes on where it stopped.
+
+    All processes of a run call it alike; the first one writes.
 
     Args:
       config: as of `configs/effnet.py`.
-      folder: the workdir; made where it is missing.
+      folder: the workdir; made where it is missing. All hosts must see the same one.
       began: `time.monotonic()` when the command began, which the first step is counted from; None: now.
+      publish: called when files in it have changed, before each checkpoint and at the end.
 
     Returns:
       The exit status: 0, or 128 + the number of the signal that interrupted the run.
@@ -53,32 +57,46 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: pathlib.Path, 
     Raises:
       UsageError: a wrong field, path or file, or a loss that is not finite.
     """
-    check(config)
+    starting.check(config)
     if config.data.fold != -1:
-        return _train_fold(config, folder, began or time.monotonic())
+        return _train_fold(config, folder, publish, began or time.monotonic())
     for fold in range(config.data.folds):
         say(f"\nFold {fold} of {config.data.folds}")
         of_fold = config.copy_and_resolve_references()
         of_fold.data.fold = fold
-        if status := _train_fold(of_fold, folder / f"fold_{fold}", began or time.monotonic()):
+        if status := _train_fold(of_fold, folder / f"fold_{fold}", publish, began or time.monotonic()):
             return status
         began = None
-    cross_validation.summarise(folder, folds=config.data.folds, say=say)
+    if hosts.is_first():
+        cross_validation.summarise(folder, folds=config.data.folds, say=say)
+    publish()
     return 0
 
 
-def _train_fold(config: ml_collections.ConfigDict, folder: pathlib.Path, began: float) -> int:
-    # However training ends, the save under way is finished.
-    with workdir.locked(folder), contextlib.closing(Checkpoints(folder)) as checkpoints:
-        return _train_with(checkpoints, config, folder, began)
+def _train_fold(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, publish: Callable[[], None], began: float
+) -> int:
+    with workdir.locked(folder):
+        # However training ends, the save under way is finished.
+        with contextlib.closing(Checkpoints(folder, warn=say)) as checkpoints:
+            status = _train_with(checkpoints, config, folder, publish, began)
+        publish()
+        hosts.wait_for_all(f"the report in {folder.name}")
+        return status
 
 
-def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, folder: pathlib.Path, began: float) -> int:
+def _train_with(
+    checkpoints: Checkpoints,
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    publish: Callable[[], None],
+    began: float,
+) -> int:
     latest = checkpoints.latest_step
     workdir.write_config(folder, config.to_dict(), resuming=latest is not None)
     record = workdir.RunRecord.open(folder)
     if latest is None:
-        weights = _starting_weights(config)
+        weights = starting.weights_of(config)
         size = config.preprocess.size or registry.native_size(weights.model)
         preprocessing = Preprocessing(**{**config.preprocess, "size": size})
     else:
@@ -86,7 +104,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         description = ModelDescription.from_dict(checkpoints.metadata(latest)["model"])
         preprocessing = Preprocessing.from_dict(description.preprocessing)
     with record.timed("data"):
-        data = _load_data(config, folder, preprocessing, resuming=latest is not None)
+        data = starting.load_data(config, folder, preprocessing, resuming=latest is not None)
     say(
         f"data: {data.source.description}: {len(data.training)} training, {len(data.validation)} validation images "
         f"(fold {config.data.fold} of {config.data.folds}; {data.grouping}), {len(data.testing)} testing images"
@@ -94,10 +112,11 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
     if data.probe:
         say(f"shift probe: {len(data.shifted)} images of {data.probe.words} are kept from both")
     if latest is None:
-        description, network, params, batch_stats = _starting_model(config, weights, preprocessing, data)
+        description, network, params, batch_stats = starting.model_of(config, weights, preprocessing, data)
     else:
         network, params, batch_stats = description.network()
     size, normalisation = preprocessing.size, description.normaliser()
+    dtype = steps.compute_dtype(config.train.dtype)
     parameters = registry.parameter_count(params)
     say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {description.weights}")
 
@@ -108,10 +127,14 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
     )
     say(f"\n{plan_table}\n")
 
-    mesh = steps.make_mesh()
+    mesh = sharding.make_mesh()
+    rows = sharding.rows_of_host(mesh, config.train.batch_size)
     optimizer = steps.make_optimizer(network.segment_names, **config.optimizer)
     state = steps.initial_state(params, batch_stats, optimizer, averaging=config.train.average_decay > 0)
-    state = jax.device_put(state, steps.replicated(mesh))
+    shardings = starting.rules(config).of(state, mesh)
+    state = sharding.place(state, shardings)
+    if mesh.size > 1:
+        say(sharding.in_words(state, mesh))
     make_step = functools.partial(
         steps.make_train_step,
         network,
@@ -121,15 +144,17 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         weights=steps.class_weights(config.loss.class_weights, data.training.labels, len(data.source.class_names)),
         label_smoothing=config.loss.label_smoothing,
         average_decay=config.train.average_decay,
-        dtype=steps.compute_dtype(config.train.dtype),
+        dtype=dtype,
         seed=config.seed,
         mixup=config.train.mixup,
+        accumulate=config.train.accumulate,
+        state_shardings=shardings if config.mesh.sharded else None,
     )
     image_weights = data.training_weights(config.data.balance)
     cache = FeatureCache(
         network=network,
         normalisation=normalisation,
-        dtype=steps.compute_dtype(config.train.dtype),
+        dtype=dtype,
         mesh=mesh,
         images=data.training.images,
         settings=Augmentation(**config.augment),
@@ -147,14 +172,17 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         lowest_segment=config.train.cached_segment,
         steps_per_epoch=order.steps_per_epoch,
     )
-    forward = inference.make_forward(
-        network, normalisation=normalisation, dtype=steps.compute_dtype(config.train.dtype)
-    )
-    outputs_of = functools.partial(inference.outputs_of, forward, batch_size=config.eval.batch_size)
+    forward: dict[str, Any] = {
+        "normalisation": normalisation, "dtype": dtype, "mesh": mesh, "batch_size": config.eval.batch_size
+    }  # fmt: skip
+    outputs_of = evaluation.make_outputs(network, **forward)
 
     progress = Progress()
     if latest is not None:
         progress = Progress.from_dict(checkpoints.metadata(latest)["progress"])
+        if progress.best_step is not None and progress.best_step not in checkpoints.steps:
+            say(f"warning: the checkpoint of the best step, {progress.best_step}, is lost: the best is chosen anew")
+            progress.forget_best()
         state = restored(checkpoints, latest, like=state)
         say(f"resuming from step {latest}, in stage {progress.stage}")
     record.started(
@@ -175,8 +203,10 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
         stop_step=plan[-1].last_step,
         workers=config.data.workers,
         threads=config.data.threads,
+        rows=rows,
+        names=data.training.paths,
     )
-    with caught() as interrupt:
+    with caught(hosts.Agreement(mesh) if hosts.several() else None) as interrupt:
         loop = Loop(
             plan=plan,
             progress=progress,
@@ -191,18 +221,23 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
                 order=order,
                 cache=cache,
                 cuts=cuts,
-                transfer=functools.partial(jax.device_put, device=steps.by_row(mesh)),
+                transfer=sharding.to_devices(mesh),
                 timed=functools.partial(record.timed, "features"),
                 weights=image_weights,
+                rows=rows,
             ),
             evaluate=Validation(
                 data.validation.images,
                 data.validation.labels,
                 class_names=data.source.class_names,
                 outputs_of=outputs_of,
-                network=network,
-                dtype=steps.compute_dtype(config.train.dtype),
-                batch_size=config.eval.batch_size,
+                upper_outputs_of=functools.partial(
+                    evaluation.make_upper_outputs,
+                    network,
+                    dtype=dtype,
+                    mesh=mesh,
+                    batch_size=config.eval.batch_size,
+                ),
                 cuts=cuts,
                 cache=cache.of_plain(data.validation.images),
                 advice=DIVERGED_ADVICE,
@@ -210,9 +245,11 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
             rate=functools.partial(stages.rate_at, **config.schedule),
             checkpoints=checkpoints,
             model=dataclasses.asdict(description),
-            writer=MetricsWriter(folder, step=progress.step),
+            writer=MetricsWriter(folder, step=progress.step) if hosts.is_first() else NoWriter(),
             record=record,
             interrupt=interrupt,
+            watchdog=Watchdog(times=config.train.slow_step, folder=folder, warn=say),
+            publish=publish,
             batch_size=config.train.batch_size,
             steps_per_epoch=order.steps_per_epoch,
             log_every=config.train.log_every,
@@ -220,6 +257,7 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
             checkpoint_every=config.checkpoint.every_steps,
             patience=config.early_stopping.patience,
             began=began,
+            profiler=Profiler(config.profile, folder, steps=plan[-1].last_step),
         )
         with contextlib.closing(loop):
             state = loop.run(state)
@@ -228,14 +266,18 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
             say(f"interrupted: saved at step {checkpoints.latest_step}; the same command goes on from there")
             return interrupt.status
 
-    assert progress.best_step is not None  # the last step is followed by an evaluation
+    if progress.best_step is None:  # a run resumed after its last evaluation, whose best checkpoint is lost
+        progress.best_step = progress.step
     best = restored(checkpoints, progress.best_step, like=state).for_evaluation()
+    outputs_of_best = evaluation.of_first_host(outputs_of, network, best, **forward)
+    if not hosts.is_first():
+        return 0
     with record.timed("report"):
         card = run_report.write(
             folder,
             data=data,
             preprocessing=preprocessing,
-            outputs_of=lambda images: outputs_of(best["params"], best["batch_stats"], images=images),
+            outputs_of=outputs_of_best,
             step=progress.best_step,
             facts={
                 "title": f"{network.name}, fold {config.data.fold} of {config.data.folds}",
@@ -259,113 +301,6 @@ def _train_with(checkpoints: Checkpoints, config: ml_collections.ConfigDict, fol
     record.save()
     say(f"\nreport: {card}")
     return 0
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses values that would fail, or mean nothing, only after the images are loaded."""
-    at_least = {
-        "data.folds": (config.data.folds, 2),
-        "train.batch_size": (config.train.batch_size, 1),
-        "train.log_every": (config.train.log_every, 1),
-        "train.cached_views": (config.train.cached_views, 0),
-        "train.cache_limit_gb": (config.train.cache_limit_gb, 0),
-        "eval.batch_size": (config.eval.batch_size, 1),
-        "early_stopping.patience": (config.early_stopping.patience, 0),
-        "checkpoint.every_steps": (config.checkpoint.every_steps, 0),
-    }
-    for name, (value, least) in at_least.items():
-        if value < least:
-            raise UsageError(f"config.{name} is {value}: use {least} or more")
-    shares = {
-        "loss.label_smoothing": config.loss.label_smoothing,
-        "model.dropout": config.model.dropout,
-        "schedule.warmup": config.schedule.warmup,
-        "schedule.final": config.schedule.final,
-        "train.average_decay": config.train.average_decay,
-    }
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise UsageError(f"config.{name} is {share}: use a number from 0 to 1")
-    Augmentation(**config.augment)  # refuses what is beyond its limits
-    if not 0 <= config.train.mixup <= 10:
-        raise UsageError(f"config.train.mixup is {config.train.mixup}: use a number from 0 (off) to 10")
-    if config.data.balance not in ("none", "source"):
-        raise UsageError(f"config.data.balance is {config.data.balance!r}: use none or source")
-    if not config.eval.every_epochs > 0:
-        raise UsageError(f"config.eval.every_epochs is {config.eval.every_epochs}: use a number above 0")
-    if config.train.batch_size % jax.device_count():
-        raise UsageError(
-            f"config.train.batch_size is {config.train.batch_size}: use a multiple of the {jax.device_count()} devices"
-        )
-
-
-def _starting_weights(config: ml_collections.ConfigDict) -> Weights:
-    """What a fresh run starts from."""
-    if run_weights.is_run(config.model.weights):
-        return run_weights.of_run(config.model.weights, model=config.model.name)
-    weights = resolve(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
-    if weights.notice:
-        say(f"note: {weights.notice}")
-    return weights
-
-
-def _starting_model(
-    config: ml_collections.ConfigDict, weights: Weights, preprocessing: Preprocessing, data: DividedData
-) -> tuple[ModelDescription, Network, Tree, Tree]:
-    """The model of a fresh run: description, network, parameters and running statistics."""
-    description = ModelDescription(
-        name=weights.model,
-        options={**weights.options, **constructor_options({**config.model})},
-        class_names=data.source.class_names,
-        preprocessing=preprocessing.to_dict(),
-        normalisation=dataclasses.asdict(weights.normalisation),
-        weights=weights.source,
-        weights_sha256=weights.sha256,
-        synthetic=data.source.synthetic,
-    )
-    network, params, batch_stats = description.network(seed=config.seed)
-    params, batch_stats = weights.load(network, params, batch_stats)
-    if weights.path is None and jax.tree.leaves(batch_stats):
-        by_batch = {"batch_statistics": True} if "batch_statistics" in description.options else {}
-        if by_batch and not description.options["batch_statistics"]:
-            say(
-                "warning: BatchNorm keeps statistics that the random weights gave on 64 images: "
-                "config.model.batch_statistics=True suits a network without pretrained weights"
-            )
-        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0, **by_batch})
-        images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
-        batch_stats = steps.calibrated_statistics(
-            forgetful.network()[0], params, batch_stats, images=images, normalisation=weights.normalisation
-        )
-    return description, network, params, batch_stats
-
-
-def _load_data(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, preprocessing: Preprocessing, *, resuming: bool
-) -> DividedData:
-    """The images, divided; writes `split.csv` and what identifies the images that the model sees."""
-    source = sources.open_source(
-        config.data.source,
-        directory=config.data.dir,
-        phantoms_per_class=tuple(config.data.phantoms_per_class),
-        seed=config.seed,
-    )
-    for warning in source.warnings:
-        say(f"warning: {warning}")
-    if source.notice:
-        say(f"warning: {source.notice}")
-    data = divide(
-        source,
-        preprocessing=preprocessing,
-        folds=config.data.folds,
-        fold=config.data.fold,
-        max_unreadable=config.data.max_unreadable,
-        warn=lambda line: say(f"warning: {line}"),
-        probe=config.data.probe,
-    )
-    workdir.write_split(folder, data.table, resuming=resuming)
-    seen_images.write(folder, (data.training, data.validation))
-    return data
 
 
 def _in_words(settings: dict[str, Any]) -> str:

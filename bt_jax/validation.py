@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping
 
-import jax.numpy as jnp
 import numpy as np
 
-from bt_jax import inference, metrics
+from bt_jax import metrics
 from bt_jax.calibration import softmax
 from bt_jax.errors import UsageError
+from bt_jax.evaluation import OutputsOf
 from bt_jax.features import Cut, FeatureCache
-from bt_jax.models.registry import Network
 from bt_jax.stages import Stage
 from bt_jax.steps import TrainState
 
@@ -24,10 +23,8 @@ class Validation:
       images: [N, S, S] uint8, preprocessed.
       labels: [N] int32.
       class_names: of the labels.
-      outputs_of: (params, batch_stats, images=[N, S, S] uint8) -> logits [N, classes] and more, of the whole network.
-      network: the same.
-      dtype: of the computation.
-      batch_size: images in a step.
+      outputs_of: of the whole network, see `evaluation.make_outputs`.
+      upper_outputs_of: start=name of a segment -> the same from there up, see `evaluation.make_upper_outputs`.
       cuts: where stages start from features, by `Stage.program_segment`: so do their evaluations.
       cache: of the features of these images, each as it is.
       advice: what to do about outputs that are not finite.
@@ -39,20 +36,16 @@ class Validation:
         labels: np.ndarray,
         *,
         class_names: tuple[str, ...],
-        outputs_of: Callable[..., tuple[np.ndarray, ...]],
-        network: Network,
-        dtype: jnp.dtype,
-        batch_size: int,
+        outputs_of: OutputsOf,
+        upper_outputs_of: Callable[..., OutputsOf],
         cuts: Mapping[int, Cut],
         cache: FeatureCache,
         advice: str,
     ):
         self._images, self._labels, self._class_names = images, labels, class_names
-        self._outputs_of, self._batch_size, self._advice = outputs_of, batch_size, advice
+        self._outputs_of, self._advice = outputs_of, advice
         self._cuts, self._cache = cuts, cache
-        self._forwards = {
-            number: inference.make_upper_forward(network, start=cut.name, dtype=dtype) for number, cut in cuts.items()
-        }
+        self._upper_outputs_of = {number: upper_outputs_of(start=cut.name) for number, cut in cuts.items()}
         self._held: tuple[Cut, np.ndarray] | None = None  # features of the cut that was used last
 
     def __call__(self, stage: Stage, state: TrainState) -> dict[str, float]:
@@ -81,9 +74,7 @@ class Validation:
         if cut is None:
             self._held = None
             return self._outputs_of(*arguments, images=self._images)[0]
-        forward = self._forwards[cut.segment]
-        features = self._features(cut, state)
-        return inference.outputs_of(forward, *arguments, images=features, batch_size=self._batch_size)[0]
+        return self._upper_outputs_of[cut.segment](*arguments, images=self._features(cut, state))[0]
 
     def _features(self, cut: Cut, state: TrainState) -> np.ndarray:
         """[N, *cut.shape] float32, of layers that no stage has trained so far."""

@@ -10,28 +10,47 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 
-from bt_jax import files
+from bt_jax import files, hosts, mirror
 from bt_jax.errors import UsageError
 
 SCHEMA = 1
 # Fields that cannot change the result of a run: how often it logs and saves, and how it loads.
-FREE_FIELDS = ("checkpoint.every_steps", "data.workers", "data.threads", "data.dir", "data.source")
+FREE_FIELDS = (
+    "checkpoint.every_steps",
+    "data.dir",
+    "data.memory_gb",
+    "data.source",
+    "data.threads",
+    "data.workers",
+    "mesh.sharded",
+    "mesh.sharded_from",
+    "profile",
+    "train.slow_step",
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "scikit-learn")
 
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps a second process from training in the same folder; the lock ends with the process, however that ends.
+    """Keeps another run from training in the same folder; the lock ends with the process, however that ends.
+
+    Of several processes the first one holds it.
 
     Raises:
-      UsageError: another process holds it.
+      UsageError: another process holds it, or it is another folder than that of the first process.
     """
     workdir.mkdir(parents=True, exist_ok=True)
+    if not hosts.is_first():
+        hosts.wait_for_all(f"the lock of {workdir.name}")
+        if not (workdir / "lock").exists() and not mirror.bucket_of(workdir):
+            raise UsageError(f"{workdir} is not the same folder on all hosts: use one that they share, or a gs:// path")
+        yield
+        return
     with (workdir / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,6 +58,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
             raise UsageError(
                 f"another process is training in {workdir}: wait for it or use another --workdir"
             ) from None
+        hosts.wait_for_all(f"the lock of {workdir.name}")
         yield
 
 
@@ -67,7 +87,8 @@ def write_config(workdir: pathlib.Path, config: Mapping[str, Any], *, resuming: 
                 f"{workdir} holds a run with another configuration: {different}. "
                 f"Use another --workdir, or the same fields to resume it"
             )
-    files.write_json(path, {"schema": SCHEMA, "config": dict(config)})
+    if hosts.is_first():
+        files.write_json(path, {"schema": SCHEMA, "config": dict(config)})
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str]) -> str:
@@ -79,7 +100,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Coll
     )
 
 
-def write_split(workdir: pathlib.Path, rows: list[list[Any]], *, resuming: bool) -> None:
+def write_split(workdir: pathlib.Path, rows: Iterable[list[Any]], *, resuming: bool) -> None:
     """Writes `split.csv`; where a run is resumed, only if the images and their split are those it began with.
 
     Raises:
@@ -88,7 +109,8 @@ def write_split(workdir: pathlib.Path, rows: list[list[Any]], *, resuming: bool)
     path = workdir / "split.csv"
     content = files.csv_text(("path", "label", "group", "fold", "role", "fingerprint"), rows)
     if not resuming or not path.exists():
-        files.write_text(path, content)
+        if hosts.is_first():
+            files.write_text(path, content)
     elif content.encode() != path.read_bytes():
         raise UsageError(f"the images differ from those that {path} lists: use another --workdir, or the same data")
 
@@ -158,7 +180,9 @@ class RunRecord:
             self.add_seconds(phase, time.monotonic() - begin)
 
     def save(self) -> None:
-        """Replaces `run.json`."""
+        """Replaces `run.json`; the first process does."""
+        if not hosts.is_first():
+            return
         rounded = {
             kind: {name: round(seconds, 3) for name, seconds in self.content[kind].items()}
             for kind in ("seconds", "seconds_by_stage")

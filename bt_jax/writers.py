@@ -58,3 +58,19 @@ class MetricsWriter:
         """Writes out what is buffered."""
         self._file.close()
         self._events.close()
+
+
+class NoWriter(MetricsWriter):
+    """Of the processes that leave writing to the first one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, *, step: int, epoch: float, stage: int, **scalars: float) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # The modules that see a configuration; below them there are plain arguments.
 DEFAULTS = ROOT / "bt_jax" / "defaults.py"
-READERS = (ROOT / "bt_jax" / "main.py", ROOT / "bt_jax" / "train.py")
+READERS = tuple(ROOT / "bt_jax" / name for name in ("main.py", "starting.py", "train.py"))
 
 
 @functools.cache

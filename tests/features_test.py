@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bt_jax import feature_store, features, stages, steps
+from bt_jax import feature_store, features, sharding, stages, steps
 from bt_jax.data import augment
 from bt_jax.errors import UsageError
 from bt_jax.models import normalise, registry
@@ -29,7 +29,7 @@ def network():
     batch_stats = steps.calibrated_statistics(
         made, params, batch_stats, images=augment.to_float(IMAGES), normalisation=normalise.LITE
     )
-    return made, *jax.device_put((params, batch_stats), steps.replicated(steps.make_mesh()))
+    return made, *jax.device_put((params, batch_stats), sharding.replicated(sharding.make_mesh()))
 
 
 NAMES = network()[0].segment_names
@@ -47,7 +47,7 @@ def cache(folder, **changes):
         network=network()[0],
         normalisation=normalise.LITE,
         dtype=jnp.dtype("float32"),
-        mesh=steps.make_mesh(),
+        mesh=sharding.make_mesh(),
         images=IMAGES,
         settings=SETTINGS,
         seed=3,

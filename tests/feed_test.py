@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt_jax import stages, steps
+from bt_jax import sharding, stages, steps
 from bt_jax.data import augment, pipeline
 from bt_jax.data.order import Order
 from bt_jax.features import FeatureCache
@@ -48,13 +48,13 @@ def optimizer():
 def fresh_state():
     copied = jax.tree.map(jnp.copy, network()[1:])
     state = steps.initial_state(*copied, optimizer(), averaging=True)
-    return jax.device_put(state, steps.replicated(steps.make_mesh()))
+    return jax.device_put(state, sharding.replicated(sharding.make_mesh()))
 
 
 @functools.cache
 def step_of(program_segment):
     return steps.make_train_step(
-        network()[0], optimizer(), mesh=steps.make_mesh(), normalisation=normalise.LITE,
+        network()[0], optimizer(), mesh=sharding.make_mesh(), normalisation=normalise.LITE,
         weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
         dtype=jnp.dtype("float32"), seed=0, program_segment=program_segment,
     )  # fmt: skip
@@ -72,11 +72,11 @@ def feed(folder, *, lowest_segment="", opened=None, weights=None):
         return open_images(start_step=start_step)
 
     cache = FeatureCache(
-        network=network()[0], normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=steps.make_mesh(),
+        network=network()[0], normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=sharding.make_mesh(),
         images=IMAGES, settings=SETTINGS, seed=ORDER.seed, views=VIEWS, threads=1, limit=10**9, folder=folder,
     )  # fmt: skip
     cuts = cache.cuts(PLAN, *network()[1:], lowest_segment=lowest_segment, steps_per_epoch=ORDER.steps_per_epoch)
-    transfer = functools.partial(jax.device_put, device=steps.by_row(steps.make_mesh()))
+    transfer = functools.partial(jax.device_put, device=sharding.by_row(sharding.make_mesh()))
     return Feed(open_images=noted, labels=LABELS, order=ORDER, cache=cache, cuts=cuts, transfer=transfer,
                 timed=contextlib.nullcontext, weights=weights)  # fmt: skip
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bt_jax import input_throughput, steps
+from bt_jax import input_throughput, sharding
 from bt_jax.data import pipeline, sources
 from bt_jax.data.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
@@ -40,7 +40,7 @@ def test_a_turn_takes_its_batches_after_the_waiting_ones(images, monkeypatch):
 
     monkeypatch.setattr(input_throughput.pipeline, "training_batches", counted)
     with input_throughput.flow(
-        images, batch=4, augmentation=SETTINGS, workers=0, threads=1, sharding=steps.by_row(steps.make_mesh())
+        images, batch=4, augmentation=SETTINGS, workers=0, threads=1, sharding=sharding.by_row(sharding.make_mesh())
     ) as turn:
         assert turn() > 0
         first = len(given)

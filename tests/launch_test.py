@@ -92,7 +92,8 @@ def test_help(machine: Machine, word: str) -> None:
     done = machine.launch(word)
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: ./launch.sh COMMAND")
-    assert "  demo " in done.stdout and "  test " in done.stdout
+    for command in ("demo", "test", "install", "multihost", "tpu", "gke", "slurm"):
+        assert f"\n  {command} " in done.stdout
     assert done.stderr == ""
     assert machine.calls() == []
 
@@ -180,6 +181,44 @@ def test_the_tests_installation_serves_the_demo_but_not_the_other_way_round(mach
     assert machine.installations() == []
     machine.launch("test", "tests")
     assert machine.installations() == []
+
+
+@pytest.mark.parametrize("extra", ["cuda", "tpu"])
+def test_an_extra_is_installed_once_and_serves_the_demo(machine: Machine, extra: str) -> None:
+    machine.launch("install", extra)
+    assert machine.installations()[0].endswith(f"|-e|.[{extra}]")
+    machine.launch("install", extra)
+    assert machine.installations() == []
+    machine.launch("demo")
+    assert machine.installations() == []
+    machine.launch("install", "test")
+    assert len(machine.installations()) == 1
+
+
+def test_processes_on_this_machine_run_in_what_is_installed(machine: Machine) -> None:
+    done = machine.launch("multihost", "2", "--config=configs/cnn.py:demo")
+    assert done.returncode == 0, done.stderr
+    assert len(machine.installations()) == 1
+    assert machine.calls()[-1] == "python|-m|bt_jax.launch.multihost|2|--config=configs/cnn.py:demo"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tpu", "run", "a name"],
+        ["gke", "print"],
+        ["slurm"],
+        ["multihost", "2", "--dry-run"],
+        ["multihost", "--help"],
+    ],
+)
+def test_what_runs_elsewhere_or_not_at_all_installs_nothing(machine: Machine, arguments: list[str]) -> None:
+    done = machine.launch(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert machine.calls() == ["|".join(["python3", "-m", f"bt_jax.launch.{arguments[0]}", *arguments[1:]])]
+    machine.launch("demo")
+    machine.launch(*arguments, FAILING="bt_jax.launch")
+    assert machine.calls()[-1].startswith("python|-m|bt_jax.launch")
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])

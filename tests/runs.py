@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from bt_jax import checkpoint
 from bt_jax.writers import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,11 +86,14 @@ def assert_same_result(a: pathlib.Path, b: pathlib.Path) -> None:
         "report/testing/predictions.csv",
     ):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    # The latest and the best; the one before the latest may be one that an interruption left.
     kept = [
-        sorted(path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()) for folder in (a, b)
-    ]
+        {max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()),
+         checkpoint.best_metadata(folder)[0]}
+        for folder in (a, b)
+    ]  # fmt: skip
     assert kept[0] == kept[1]
-    for step in kept[0]:
+    for step in map(str, kept[0]):
         # Everything in it: weights, averages, optimiser states, step.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sharding info not provided")  # read where it was written

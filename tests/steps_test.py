@@ -11,7 +11,7 @@ import optax
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from bt_jax import steps
+from bt_jax import sharding, steps
 from bt_jax.errors import UsageError
 from bt_jax.models import normalise, registry
 
@@ -48,7 +48,7 @@ def step_of(program_segment):
     return steps.make_train_step(
         network()[0],
         optimizer(),
-        mesh=steps.make_mesh(),
+        mesh=sharding.make_mesh(),
         normalisation=normalise.LITE,
         weights=np.ones(CLASSES, np.float32),
         label_smoothing=0.1,
@@ -176,7 +176,7 @@ def dense_loss(weights, **options):
         made.segment_names, name="adam", weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=CLIP_NORM
     )
     step = steps.make_train_step(
-        made, plain, mesh=steps.make_mesh(), normalisation=normalise.LITE, weights=np.array(weights, np.float32),
+        made, plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE, weights=np.array(weights, np.float32),
         label_smoothing=0.1, average_decay=0.0, dtype=jnp.dtype("float32"), seed=0, program_segment=0, **options,
     )  # fmt: skip
 
@@ -303,9 +303,9 @@ import sys, jax, numpy as np
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 sys.path.insert(0, sys.argv[2])
 from tests import steps_test as t
-state = jax.device_put(t.fresh_state(), t.steps.replicated(t.steps.make_mesh()))
+state = jax.device_put(t.fresh_state(), t.sharding.replicated(t.sharding.make_mesh()))
 for i in range(3):
-    data = jax.device_put(t.batch(seed=i), t.steps.by_row(t.steps.make_mesh()))
+    data = jax.device_put(t.batch(seed=i), t.sharding.by_row(t.sharding.make_mesh()))
     state, metrics = t.step_of(2)(state, data, np.float32(1e-3), np.int32(2))
     print(float(metrics["loss"]), float(metrics["gradient_norm"]))
 """
@@ -340,7 +340,7 @@ def test_networks_without_statistics_train_like_any_other(name, options):
     settings = {"name": "adamw", "weight_decay": 0.1, "b1": 0.9, "b2": 0.999, "clip_norm": CLIP_NORM}
     plain = steps.make_optimizer(made.segment_names, **settings)
     step = steps.make_train_step(
-        made, plain, mesh=steps.make_mesh(), normalisation=normalise.LITE, weights=np.ones(CLASSES, np.float32),
+        made, plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE, weights=np.ones(CLASSES, np.float32),
         label_smoothing=0.1, average_decay=0.9, dtype=jnp.dtype("float32"), seed=0, program_segment=0,
     )  # fmt: skip
     kept = jax.tree.map(np.asarray, params)

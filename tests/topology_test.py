@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from bt_jax import steps, topology
+from bt_jax import sharding, topology
 from bt_jax.errors import UsageError
 from bt_jax.models import registry
 from bt_jax.topology import Measured
@@ -96,7 +96,7 @@ def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
 
 def brighten(*, mesh):
     """Not a training step, but one as to its arguments, and compiled in a moment."""
-    one, many = steps.replicated(mesh), steps.by_row(mesh)
+    one, many = sharding.replicated(mesh), sharding.by_row(mesh)
     return jax.jit(
         lambda state, batch, rate, segment: (state + batch["image"].mean() + segment, batch["image"] * rate),
         in_shardings=(one, many, one, one),

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from bt_jax import inference, labels, run_weights, train, workdir
+from bt_jax import checkpoint, inference, labels, run_weights, train, workdir
 from bt_jax.calibration import softmax
 from bt_jax.data import decode, phantom
 from bt_jax.errors import UsageError
@@ -170,6 +170,35 @@ def test_a_run_that_dies_goes_on_to_the_same_bits(finished, tmp_path, monkeypatc
         train.train_and_evaluate(runs.config(), tmp_path / "run")
     assert train.train_and_evaluate(runs.config(), tmp_path / "run") == 0
     runs.assert_same_result(finished, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_whose_latest_checkpoint_is_damaged_goes_on_from_the_one_before(finished, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        _killed_after(27, patch)
+        train.train_and_evaluate(runs.config(), tmp_path / "run")
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    before, latest = (int(path.name) for path in checkpoints[-2:])
+    data = max((checkpoints[-1] / "training").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[::-1])
+    capsys.readouterr()
+    assert train.train_and_evaluate(runs.config(), tmp_path / "run") == 0
+    output = capsys.readouterr().out
+    assert f"warning: the checkpoint of step {latest} is damaged (training/" in output
+    assert f"resuming from step {before}, " in output
+    runs.assert_same_result(finished, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_whose_best_checkpoint_is_lost_chooses_anew(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    best, _ = checkpoint.best_metadata(finished)
+    latest = max(int(path.name) for path in (finished / "checkpoints").iterdir())
+    assert best != latest, "the test needs another fixture"
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(best))
+    assert train.train_and_evaluate(runs.config(), tmp_path / "run") == 0
+    assert f"warning: the checkpoint of the best step, {best}, is lost" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "calibration.json").read_text())["step"] == latest
 
 
 # Every operation on, styles of other sources, mixed images, sources that count alike, cached features, a probe.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt_jax import features, inference, metrics, stages, steps
+from bt_jax import evaluation, features, metrics, sharding, stages, steps
 from bt_jax.calibration import softmax
 from bt_jax.data import augment
 from bt_jax.errors import UsageError
@@ -47,20 +47,21 @@ def state_after(change=1.0):
 def validation(folder, *, lowest_segment="block_02"):
     made, params, batch_stats = network()
     cache = features.FeatureCache(
-        network=made, normalisation=normalise.LITE, dtype=FLOAT32, mesh=steps.make_mesh(),
+        network=made, normalisation=normalise.LITE, dtype=FLOAT32, mesh=sharding.make_mesh(),
         images=np.zeros((5, 32, 32), np.uint8), settings=augment.Augmentation(rotation=0.5), seed=1, views=3,
         threads=1, limit=10**9, folder=folder,
     )  # fmt: skip
     cuts = cache.cuts(PLAN, params, batch_stats, lowest_segment=lowest_segment, steps_per_epoch=4)
-    forward = inference.make_forward(made, normalisation=normalise.LITE, dtype=FLOAT32)
     return Validation(
         IMAGES,
         LABELS,
         class_names=CLASSES,
-        outputs_of=functools.partial(inference.outputs_of, forward, batch_size=8),
-        network=made,
-        dtype=FLOAT32,
-        batch_size=8,
+        outputs_of=evaluation.make_outputs(
+            made, normalisation=normalise.LITE, dtype=FLOAT32, mesh=sharding.make_mesh(), batch_size=8
+        ),
+        upper_outputs_of=functools.partial(
+            evaluation.make_upper_outputs, made, dtype=FLOAT32, mesh=sharding.make_mesh(), batch_size=8
+        ),
         cuts=cuts,
         cache=cache.of_plain(IMAGES),
         advice="try something else",

@@ -11,8 +11,9 @@ from bt_jax.errors import UsageError
 
 CONFIG = {
     "seed": 0,
+    "profile": "",
     "model": {"name": "cnn", "hidden": (256, 128)},
-    "data": {"fold": 0, "dir": "a.zip", "source": "auto", "workers": 0, "threads": 2},
+    "data": {"fold": 0, "dir": "a.zip", "source": "auto", "workers": 0, "threads": 2, "memory_gb": 4.0},
     "checkpoint": {"every_steps": 100},
     "eval": {"batch_size": 32},
     "train": {"batch_size": 32},
@@ -88,6 +89,7 @@ def test_fields_that_cannot_change_the_result_may_differ(tmp_path):
     workdir.write_config(tmp_path, CONFIG, resuming=False)
     other = changed(
         checkpoint__every_steps=7, data__workers=3, data__threads=1, data__dir="b", data__source="folder",
+        data__memory_gb=1.0, profile="1:2",
     )  # fmt: skip
     workdir.write_config(tmp_path, other, resuming=True)
     assert written(tmp_path)["config"]["data"]["dir"] == "b"

@@ -3,15 +3,18 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 
-from bt_jax.data import fingerprints
+from bt_jax.data import fingerprints, splits
 from bt_jax.data.decode import ImageError, decode_image
+from bt_jax.data.lazy_images import LazyImages
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.data.sources import Record, Source
+from bt_jax.data.records import Index, Record, Records, Source
 from bt_jax.errors import UsageError
 
 _NAMED = 10  # files named in a message, the rest counted
@@ -27,17 +30,19 @@ class Dataset:
 
     Attributes:
       records: path, label and split.
-      images: [N, S, S] uint8, preprocessed.
+      images: [N, S, S] uint8, preprocessed: an array, or `LazyImages`, which are read when they are asked for.
       fingerprints: [N] hexadecimal hashes of the decoded pixels.
-      thumbnails: [N, 2, 64, 64] uint8, for finding twins.
+      thumbnails: [N, 2, 64, 64] uint8, for finding twins; [0, 2, 64, 64] where the images are too many for that.
       sizes: [N, 2] int32, width and height of the decoded image.
+      index: of lazy images, what their source knows of them.
     """
 
-    records: tuple[Record, ...]
+    records: Records
     images: np.ndarray
-    fingerprints: tuple[str, ...]
+    fingerprints: Sequence[str]
     thumbnails: np.ndarray
     sizes: np.ndarray
+    index: Index | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -45,27 +50,29 @@ class Dataset:
     @property
     def labels(self) -> np.ndarray:
         """[N] int32."""
-        return np.array([record.label for record in self.records], np.int32)
+        return np.asarray(self.records.labels, np.int32)
 
     @property
     def paths(self) -> list[str]:
         """[N], relative to the data folder."""
-        return [record.path for record in self.records]
+        return list(self.records.paths)
 
     def select(self, rows: np.ndarray) -> "Dataset":
         """The rows given by number or by a mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if self.index is not None:
+            return _of_index(self.index[rows], cast(LazyImages, self.images).select(rows))
         return Dataset(
-            records=tuple(self.records[i] for i in rows),
+            records=self.records[rows],
             images=self.images[rows],
-            fingerprints=tuple(self.fingerprints[i] for i in rows),
+            fingerprints=tuple(self.fingerprints[i] for i in rows.tolist()),
             thumbnails=self.thumbnails[rows],
             sizes=self.sizes[rows],
         )
 
     def of_split(self, split: str) -> "Dataset":
         """The rows of `Training` or `Testing`."""
-        return self.select(np.array([record.split == split for record in self.records], bool))
+        return self.select(self.records.of_split(split))
 
 
 @contextlib.contextmanager
@@ -89,8 +96,11 @@ def load(
     max_unreadable: int,
     warn: Callable[[str], None],
     threads: int | None = None,
+    memory: float = math.inf,
 ) -> Dataset:
     """Reads, decodes and preprocesses all images of a source, in parallel.
+
+    Where they are too many for that, and the source has an index, they are read when they are asked for.
 
     Args:
       source: where they are.
@@ -98,11 +108,23 @@ def load(
       max_unreadable: files that may be left out because they are not readable images.
       warn: called with one line for each file left out.
       threads: None is one per core.
+      memory: bytes that the preprocessed images may take, if they can be read later.
 
     Raises:
       UsageError: more unreadable files than allowed; names the first ones.
     """
-    key = (source.description, source.class_names, source.records, preprocessing)
+    if source.index is not None:
+        count, size = len(source.records), preprocessing.size
+        if count > splits.MOST_COMPARED or count * size * size > memory:
+            images = LazyImages(
+                source.read,
+                source.index.records.paths,
+                fingerprints=source.index.fingerprints,
+                preprocessing=preprocessing,
+                threads=threads,
+            )
+            return _of_index(source.index, images)
+    key = (source.description, source.class_names, tuple(source.records), preprocessing)
     if _memory is None:
         dataset, unreadable = _decode(source, preprocessing=preprocessing, threads=threads)
     else:
@@ -120,6 +142,17 @@ def load(
     for line in unreadable:
         warn(f"left out: {line}")
     return dataset
+
+
+def _of_index(index: Index, images: LazyImages) -> Dataset:
+    return Dataset(
+        records=index.records,
+        images=cast(np.ndarray, images),  # of which it does what is asked of one here
+        fingerprints=index.fingerprints,
+        thumbnails=index.thumbnails,
+        sizes=index.sizes,
+        index=index,
+    )
 
 
 def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None) -> "tuple[Dataset, list[str]]":
@@ -148,7 +181,7 @@ def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None
             hashes.append(result[1])
             kept.append(record)
     dataset = Dataset(
-        records=tuple(kept),
+        records=Records.of(kept),
         images=images[: len(kept)],
         fingerprints=tuple(hashes),
         thumbnails=small[: len(kept)],

@@ -1,8 +1,8 @@
 """The images of a run, divided: training, validation by patient, and testing."""
 
 import dataclasses
-import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from bt_jax.data import known_patients, manifest, splits
 from bt_jax.data.dataset import Dataset, load
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.probe import Probe
-from bt_jax.data.sources import Source
+from bt_jax.data.records import Source
+from bt_jax.data.split_table import SplitTable
 from bt_jax.errors import UsageError
 
 
@@ -25,7 +26,7 @@ class DividedData:
       validation: whole patients kept apart, to choose by.
       testing: the source's Testing folder, looked at once at the end; may be empty.
       grouping: in words, what says which images belong together.
-      table: the rows of `split.csv`: path, label, group, fold, role, fingerprint.
+      table: the rows of `split.csv`.
       shifted: the images of the probe, kept from training and validation; without a probe there are none.
       probe: what they are.
       training_sources: [N] integers, the collection of each training image, see `known_patients.sources`.
@@ -36,15 +37,14 @@ class DividedData:
     validation: Dataset
     testing: Dataset
     grouping: str
-    table: list[list[Any]]
+    table: SplitTable
     shifted: Dataset
     probe: Probe | None
     training_sources: np.ndarray
 
     def groups_of(self, part: Dataset) -> list[str]:
         """The patient or other group of each image of a part; empty for those of testing."""
-        group_of = {row[0]: row[2] for row in self.table}
-        return [group_of[path] for path in part.paths]
+        return self.table.groups_of(part.paths)
 
     @property
     def training_kinds(self) -> np.ndarray:
@@ -76,7 +76,7 @@ class DividedData:
     @property
     def sha256(self) -> str:
         """Of the split: which images, by their pixels, and what each is for."""
-        return hashlib.sha256("\n".join("\t".join(map(str, row)) for row in self.table).encode()).hexdigest()
+        return self.table.sha256
 
     @property
     def is_kaggle_set(self) -> bool:
@@ -94,11 +94,12 @@ def divide(
     max_unreadable: int,
     warn: Callable[[str], None],
     probe: str = "",
+    memory: float = math.inf,
 ) -> DividedData:
     """Loads a source and divides its Training images by patient; `fold` is the one to validate on.
 
     With a probe the folds are those without it, less its images and all others of their groups, which might be nearly
-    the same; the latter are set aside and not scored.
+    the same; the latter are set aside and not scored. `memory` is that of `dataset.load`.
 
     Raises:
       UsageError: too many unreadable files, a fold that is not there, or a probe that leaves nothing to train or to
@@ -106,19 +107,14 @@ def divide(
     """
     if not 0 <= fold < folds:
         raise UsageError(f"config.data.fold is {fold}: use 0 to {folds - 1}, or -1 for all")
-    dataset = load(source, preprocessing=preprocessing, max_unreadable=max_unreadable, warn=warn)
+    dataset = load(source, preprocessing=preprocessing, max_unreadable=max_unreadable, warn=warn, memory=memory)
     trainable, testing = dataset.of_split("Training"), dataset.of_split("Testing")
-    if source.groups and not any(path in source.groups for path in trainable.paths):
+    if source.groups and not any(path in source.groups for path in trainable.records.paths):
         warn(
             "groups.csv names none of the images: its paths must be relative to its folder, as Training/<class>/<image>"
         )
-    groups, grouping = splits.group_images(
-        paths=trainable.paths,
-        fingerprints=trainable.fingerprints,
-        thumbnails=trainable.thumbnails,
-        table=source.groups,
-    )
-    fold_of = splits.assign_folds(labels=trainable.labels, groups=groups, folds=folds, class_names=source.class_names)
+    groups, ranks, grouping = _groups(trainable, source)
+    fold_of = splits.assign_folds(labels=trainable.labels, groups=ranks, folds=folds, class_names=source.class_names)
     patients = known_patients.keys_of(trainable, source.patients)
     role = np.where(fold_of == fold, "validation", "training").astype("<U10")  # [N], in words
     chosen = Probe.parse(probe, class_names=source.class_names) if probe else None
@@ -127,32 +123,41 @@ def divide(
         role[np.isin(groups, np.asarray(groups)[rows])] = "set aside"
         role[rows] = "probe"
         _check_class(trainable.labels, role, label=source.class_names.index(chosen.class_name), probe=chosen)
-    table: list[list[Any]] = [
-        [record.path, source.class_names[record.label], group, number, part, fingerprint]
-        for record, group, number, part, fingerprint in zip(
-            trainable.records,
-            groups,
-            fold_of,
-            role.tolist(),
-            trainable.fingerprints,
-            strict=True,
-        )
-    ]
-    table += [
-        [record.path, source.class_names[record.label], "", "", "testing", fingerprint]
-        for record, fingerprint in zip(testing.records, testing.fingerprints, strict=True)
-    ]
     return DividedData(
         source=source,
         training=trainable.select(role == "training"),
         validation=trainable.select(role == "validation"),
         testing=testing,
         grouping=grouping,
-        table=table,
+        table=SplitTable(
+            class_names=source.class_names,
+            trainable=trainable.records,
+            groups=groups,
+            folds=fold_of,
+            roles=role,
+            fingerprints=trainable.fingerprints,
+            testing=testing.records,
+            testing_fingerprints=testing.fingerprints,
+        ),
         shifted=trainable.select(role == "probe"),
         probe=chosen,
         training_sources=known_patients.sources(patients)[role == "training"],
     )
+
+
+def _groups(trainable: Dataset, source: Source) -> tuple[list[str], Sequence[str] | np.ndarray, str]:
+    """The group of each image, the same or numbers in the order of their names, and in words where they come from."""
+    index = trainable.index
+    if index is not None:
+        names = list(index.group_names)
+        return [names[number] for number in index.groups.tolist()], index.group_ranks, index.grouping
+    groups, grouping = splits.group_images(
+        paths=trainable.paths,
+        fingerprints=trainable.fingerprints,
+        thumbnails=trainable.thumbnails,
+        table=source.groups,
+    )
+    return groups, groups, grouping
 
 
 def _check_class(labels: np.ndarray, role: np.ndarray, *, label: int, probe: Probe) -> None:

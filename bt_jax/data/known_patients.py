@@ -12,12 +12,18 @@ from bt_jax.data.dataset import Dataset
 def groups_of(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], str] | None:
     """A group for every image, and in words where the groups come from; None where no image's patient is known.
 
-    Images without a known patient are grouped with those that look nearly the same.
+    Images without a known patient are grouped with those that look nearly the same, if they are not too many for that.
 
     Args:
       dataset: the images.
       table: path -> patient, of the data's own `groups.csv`; may be empty or lack images.
     """
+    if dataset.index is not None:
+        if not (dataset.index.patients >= 0).any():
+            return None
+        keys = dataset.index.patient_keys
+        alone = [key or f"image-{row}" for row, key in enumerate(keys)]
+        return alone, f"{sum(map(bool, keys))} images by their patients, the others each alone"
     known = manifest.groups()
     if not any(path in table for path in dataset.paths) and not any(print_ in known for print_ in dataset.fingerprints):
         return None
@@ -33,6 +39,8 @@ def keys_of(dataset: Dataset, table: Mapping[str, str]) -> list[str]:
       dataset: the images.
       table: path -> key, of the data's own `groups.csv`; may be empty or lack images.
     """
+    if dataset.index is not None:
+        return dataset.index.patient_keys
     known = manifest.patients()
     return [
         table.get(path, known.get(fingerprint, ""))
@@ -47,7 +55,8 @@ def sources(keys: Sequence[str]) -> np.ndarray:
     with, since hospitals number in ways of their own: in the Kaggle set `MR048994` and `101017`, and every patient of
     the first kind has a glioma.
     """
-    names = ["?" if not key else re.match(r"[A-Za-z]*", key)[0] for key in keys]  # type: ignore[index]
+    of_key = {key: re.match(r"[A-Za-z]*", key)[0] if key else "?" for key in set(keys)}  # type: ignore[index]
+    names = [of_key[key] for key in keys]
     return np.unique(names, return_inverse=True)[1].astype(np.int64) if names else np.zeros(0, np.int64)
 
 

@@ -63,7 +63,7 @@ def render(index: int, *, label: str, seed: int) -> Phantom:
     frame = _Frame.draw(shared)
     slice_ = anatomy.draw(shared, plane=plane, label=label, depth=depth)
     image, lesion = frame.expose(slice_.intensity, slice_.lesion, own)
-    return Phantom(image=image, lesion=lesion, plane=plane, patient=_patient(label, index))
+    return Phantom(image=image, lesion=lesion, plane=plane, patient=patient_of(label, index))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,19 +81,31 @@ def entries(*, training_per_class: int, testing_per_class: int) -> list[Entry]:
 
     No patient is in both splits.
     """
+    found = []
+    for split, count in (("Testing", testing_per_class), ("Training", training_per_class)):
+        start = first_index(split, training_per_class=training_per_class)
+        for label in BRAIN_TUMOR_CLASSES:
+            for number in range(count):
+                path = path_of(split, label, number, count=count)
+                found.append(Entry(path, label, start + number, patient_of(label, start + number)))
+    return found
+
+
+def path_of(split: str, label: str, number: int, *, count: int) -> str:
+    """Where the phantom of a number, from 0, stands among `count` of its class; the paths' order is the numbers'."""
+    return f"{split}/{label}/phantom_{number + 1:0{max(4, len(str(count)))}d}.png"
+
+
+def first_index(split: str, *, training_per_class: int) -> int:
+    """What the first phantom of a class in a split is drawn from."""
     # Testing goes on with the first patient that Training has not begun.
-    first_testing = math.ceil(training_per_class / SLICES_PER_PATIENT) * SLICES_PER_PATIENT
-    return [
-        Entry(
-            path=f"{split}/{label}/phantom_{number + 1:04d}.png",
-            label=label,
-            index=start + number,
-            patient=_patient(label, start + number),
-        )
-        for split, start, count in (("Testing", first_testing, testing_per_class), ("Training", 0, training_per_class))
-        for label in BRAIN_TUMOR_CLASSES
-        for number in range(count)
-    ]
+    return 0 if split == "Training" else math.ceil(training_per_class / SLICES_PER_PATIENT) * SLICES_PER_PATIENT
+
+
+def index_of(split: str, name: str, *, training_per_class: int) -> int:
+    """What the phantom of a file's name in a split is drawn from."""
+    number = int(name.removeprefix("phantom_").removesuffix(".png")) - 1
+    return first_index(split, training_per_class=training_per_class) + number
 
 
 def write_folder(
@@ -113,7 +125,8 @@ def write_folder(
     files.write_csv(directory / "groups.csv", ("path", "label", "group"), sorted(rows))
 
 
-def _patient(label: str, index: int) -> str:
+def patient_of(label: str, index: int) -> str:
+    """Who a phantom is a slice of."""
     return f"{label}-{index // SLICES_PER_PATIENT:04d}"
 
 

@@ -4,18 +4,24 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Generator
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import threading
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import grain
 import numpy as np
 
-from bt_jax.data import augment
+from bt_jax.data import augment, slow_records
 from bt_jax.data.order import Order
 from bt_jax.data.views import Views
 from bt_jax.errors import UsageError
 
 Batch = dict[str, np.ndarray]
+_FAILED = "cannot augment "
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 
@@ -29,12 +35,19 @@ class _Load:
     weights: np.ndarray | None  # [N] float32
     order: Order
     views: int
+    names: Sequence[str] | None  # [N]
 
     def __call__(self, position: int) -> dict[str, Any]:
         example = self.order(position)
         view = example.epoch % self.views if self.views else example.epoch
         weight = {} if self.weights is None else {"weight": self.weights[example.record]}
-        image = self.view(view=view, record=example.record)
+        name = f"image {example.record}" if self.names is None else self.names[example.record]
+        with slow_records.loading(f"{name}, for step {position // self.order.batch_size + 1}"):
+            try:
+                image = self.view(view=view, record=example.record)
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise UsageError(f"{_FAILED}{name}, view {view}: {reason}") from error
         return {"image": image, "label": self.labels[example.record], **weight}
 
 
@@ -52,7 +65,8 @@ def training_batches(
     workers: int = 0,
     threads: int = 2,
     buffered: int = 4,
-    shard: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | np.ndarray | None = None,
+    names: Sequence[str] | None = None,
 ) -> Generator[Batch]:
     """Augmented batches of the steps `start_step` to `stop_step`, the same for any number of workers and threads.
 
@@ -69,37 +83,55 @@ def training_batches(
       workers: processes that load; 0 loads in threads of this process, which is faster on few cores.
       threads: threads per process.
       buffered: batches held ready.
-      shard: number of this host, and how many there are; a host yields its rows of each batch.
+      rows: of each batch that this host loads, R numbers in ascending order; None: all.
+      names: [N] of the images, for messages about one that fails or takes long; None: their numbers.
 
     Yields:
-      `image` [B / hosts, S, S] float32 in [0, 1], `label` [B / hosts] int32 and, where images have weights, `weight`
-      [B / hosts] float32.
+      `image` [R, S, S] float32 in [0, 1], `label` [R] int32 and, where images have weights, `weight` [R] float32.
 
     Raises:
-      UsageError: at the first batch; a number below 0, or a batch that cannot be divided among the hosts.
+      UsageError: at the first batch, a number below 0; later, an image that cannot be augmented, by its name.
     """
     for name, value in (("views", views), ("workers", workers), ("threads", threads)):
         if value < 0:
             raise UsageError(f"config.data.{name} is {value}: use 0 or more")
-    host, hosts = shard
-    if order.batch_size % hosts:
-        raise UsageError(f"config.train.batch_size is {order.batch_size}: use a multiple of the {hosts} hosts")
-    rows = order.batch_size // hosts
+    held = np.arange(order.batch_size) if rows is None else np.asarray(rows)
+    count = len(held)
     view = Views(images=images, settings=settings, seed=order.seed, kinds=kinds)
-    load = _Load(view, labels, weights, order, views)
+    load = _Load(view, labels, weights, order, views, names)
     dataset = (
-        grain.MapDataset.range(start_step * rows, stop_step * rows)
-        .map(lambda i: load((i // rows) * order.batch_size + host * rows + i % rows))
-        .batch(rows, drop_remainder=True)
+        grain.MapDataset.range(start_step * count, stop_step * count)
+        .map(lambda i: load((i // count) * order.batch_size + int(held[i % count])))
+        .batch(count, drop_remainder=True)
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered))
     )
     if workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_the_parent)
     iterator = iter(dataset)
     try:
         yield from iterator
+    except Exception as error:  # grain adds lines of its own, and quotes what a worker process raised
+        told = re.search(rf"{_FAILED}.*", str(error))
+        if told is None and not workers:
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(told[0] if told else f"a process that loads images failed: {lines[-1]}") from error
     finally:
         iterator.close()
+
+
+def _end_with_the_parent(number: int, count: int) -> None:
+    """Ends this worker process when the one that started it is gone, which grain's workers would outlive."""
+    del number, count
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def ahead(items: Generator[_T], transfer: Callable[[_T], _U], *, count: int = 2) -> Generator[_U]:

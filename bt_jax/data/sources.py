@@ -1,4 +1,4 @@
-"""Where images come from: a folder, the Kaggle zip, or the built-in phantoms, all seen as rows of labelled files."""
+"""Where images come from: a folder, the Kaggle zip, a prepared set, or phantoms, all seen as rows of labelled files."""
 
 import csv
 import dataclasses
@@ -11,60 +11,15 @@ import zlib
 from collections.abc import Callable
 
 from bt_jax import labels
-from bt_jax.data import decode, phantom
+from bt_jax.data import prepared, splits
+from bt_jax.data.phantom_source import open_phantoms
+from bt_jax.data.records import Record, Source
 from bt_jax.errors import UsageError
 
 SPLITS = {"training": "Training", "train": "Training", "testing": "Testing", "test": "Testing"}
 DEFAULT_DIRECTORY = "data/brain_tumor_mri"
 KAGGLE_DATASET = "sartajbhuvaji/brain-tumor-classification-mri"
-GROUPS_FILE = "groups.csv"
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """An image file: `path` relative to the data folder with forward slashes, class number, `Training` or `Testing`."""
-
-    path: str
-    label: int
-    split: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Labelled files and the way to read them.
-
-    Attributes:
-      description: what this is and where it came from, for reports.
-      class_names: in the order of the labels.
-      records: in the order of their paths.
-      groups: path -> patient or other group, from the data's own `groups.csv`; empty where there is none.
-      read: path -> content of the file.
-      warnings: one line for each thing a person should know.
-      patients: path -> key of the patient, empty where it is unknown: the column `patient` of `groups.csv`, and where
-        there is none, the groups.
-      synthetic: phantoms, not medical images.
-      divided: into Training and Testing; else all images count as Training, and as any part that is to be scored.
-    """
-
-    description: str
-    class_names: tuple[str, ...]
-    records: tuple[Record, ...]
-    groups: dict[str, str]
-    read: Callable[[str], bytes]
-    warnings: tuple[str, ...] = ()
-    patients: dict[str, str] = dataclasses.field(default_factory=dict)
-    synthetic: bool = False
-    divided: bool = True
-
-    def of_split(self, split: str) -> "Source":
-        """The records of `Training` or `Testing`; all of them where the source is not divided."""
-        records = tuple(record for record in self.records if record.split == split or not self.divided)
-        return dataclasses.replace(self, records=records)
-
-    @property
-    def notice(self) -> str | None:
-        """What every report and picture made from this source must say."""
-        return labels.SYNTHETIC_NOTICE if self.synthetic else None
+GROUPS_FILE = prepared.GROUPS_FILE
 
 
 def open_source(
@@ -75,7 +30,7 @@ def open_source(
     Args:
       source: `auto`, `phantoms`, or `folder` (a folder or zip, given by `directory`). `auto` takes `directory`, else
         `$BT_DATA`, else `data/brain_tumor_mri`, else a Kaggle download where that is possible, else the phantoms.
-      directory: path of a folder or zip; named explicitly, it must be there.
+      directory: path of a folder, zip or prepared set; named explicitly, it must be there.
       phantoms_per_class: number of phantoms in Training and Testing.
       seed: of the phantoms.
 
@@ -123,7 +78,7 @@ def _kaggle_download() -> tuple[pathlib.Path | None, str]:
 
 
 def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[str, ...] | None = None) -> Source:
-    """A folder or a zip in the Kaggle layout, or a folder of class folders.
+    """A folder or a zip in the Kaggle layout, a folder of class folders, or what `prepared` made of one of them.
 
     Args:
       path: of the folder or zip.
@@ -132,6 +87,8 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
         takes them from the Training folders, which must then be there and not empty.
     """
     path = pathlib.Path(path).expanduser()
+    if prepared.is_prepared(path):
+        return _open_prepared(path, class_names=class_names)
     if path.is_dir():
         names, folders = _contents(path)
         layout = _Layout.read(names, folders, where=path)
@@ -146,6 +103,31 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
     folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
     layout = _Layout.read(names, folders, where=path)
     return layout.source(functools.partial(_read_from_zip, path), kind="zip", class_names=class_names)
+
+
+def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -> Source:
+    description, index, reader = prepared.open_folder(path)
+    own = tuple(description["class_names"])
+    if class_names is None and not index.records.training.any():
+        raise UsageError(f"{path} has no images of Training: there is nothing to train on")
+    if class_names is not None:
+        number = prepared.numbers_of_classes(own, class_names, where=str(path))
+        records = dataclasses.replace(index.records, labels=number[index.records.labels])
+        index = dataclasses.replace(index, records=records)
+    table, name = b"path,group", path / GROUPS_FILE
+    if name.exists() and len(index) <= splits.MOST_COMPARED:  # of larger sets the index says it
+        table = name.read_bytes()
+    return Source(
+        description=f"{description['description']}, prepared in {path}",
+        class_names=class_names or own,
+        records=index.records,
+        groups=parse_groups(table, name=str(name)),
+        patients=parse_patients(table, name=str(name)),
+        read=reader,
+        synthetic=description["synthetic"],
+        divided=description["divided"],
+        index=index,
+    )
 
 
 def _contents(path: pathlib.Path) -> tuple[list[str], list[str]]:
@@ -298,30 +280,3 @@ def _parse(content: bytes, *, name: str, column: str) -> dict[str, str]:
         return {row["path"]: row[column] or "" for row in table}
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{name} is not a table with the columns path and group: {error}") from None
-
-
-def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
-    """The built-in phantoms as a source, `per_class` in Training and Testing; they are drawn when read."""
-    if len(per_class) != 2 or min(per_class) < 0:
-        raise UsageError(f"config.data.phantoms_per_class is {per_class}: use two numbers, for Training and Testing")
-    if seed < 0:
-        raise UsageError(f"config.seed is {seed}: use 0 or more")
-    entries = phantom.entries(training_per_class=per_class[0], testing_per_class=per_class[1])
-    by_path = {entry.path: entry for entry in entries}
-
-    def read(path: str) -> bytes:
-        entry = by_path[path]
-        return decode.encode_png(phantom.render(entry.index, label=entry.label, seed=seed).image)
-
-    return Source(
-        description=f"built-in phantoms, {per_class[0]} + {per_class[1]} per class, seed {seed}",
-        class_names=labels.BRAIN_TUMOR_CLASSES,
-        records=tuple(
-            Record(entry.path, labels.BRAIN_TUMOR_CLASSES.index(entry.label), entry.path.split("/")[0])
-            for entry in entries
-        ),
-        groups={entry.path: entry.patient for entry in entries},
-        patients={entry.path: entry.patient for entry in entries},
-        read=read,
-        synthetic=True,
-    )

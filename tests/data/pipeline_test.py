@@ -1,5 +1,6 @@
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -113,10 +114,16 @@ def test_seeking_equals_continuing(step):
 def test_shards_of_hosts_make_up_the_whole_batch():
     whole = batches(1, 6)
     for hosts in (2, 3):
-        shards = [batches(1, 6, shard=(host, hosts)) for host in range(hosts)]
+        rows = np.split(np.arange(BATCH), hosts)
+        shards = [batches(1, 6, rows=held) for held in rows]
         assert all(batch["label"].shape == (BATCH // hosts,) for shard in shards for batch in shard)
         assert_same([{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
                      for parts in zip(*shards, strict=True)], whole)  # fmt: skip
+
+
+def test_rows_of_a_host_need_not_stand_together():
+    held = [1, 4, 5]
+    assert_same(batches(2, 5, rows=held), [{key: rows[held] for key, rows in one.items()} for one in batches(2, 5)])
 
 
 def test_bounded_views_repeat_and_unbounded_ones_do_not():
@@ -243,13 +250,85 @@ def test_leaving_early_stops_the_loading(monkeypatch):
     assert BATCH <= loaded == after < 20 * BATCH
 
 
+class BrokenError(RuntimeError):
+    """What an augmentation may raise."""
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_image_that_cannot_be_augmented_is_named(monkeypatch, threads):
+    original = Views.__call__
+
+    def failing(self, *, view, record):
+        if record == 7:
+            raise BrokenError("too dark")
+        return original(self, view=view, record=record)
+
+    monkeypatch.setattr(Views, "__call__", failing)
+    names = [f"Training/image_{record}.png" for record in range(RECORDS)]
+    with pytest.raises(UsageError, match=r"^cannot augment Training/image_7\.png, view 0: BrokenError: too dark$"):
+        batches(0, 3, names=names, threads=threads)
+    with pytest.raises(UsageError, match=r"^cannot augment image 7, view 0"):
+        batches(0, 3, threads=threads)
+
+
+# The worker process imports the module anew, so the failure is in what it loads: an image too small for its labels.
+FAILING_WORKER = WORKERS.replace('content["images"], content["labels"]', 'content["images"], content["labels"][:15]')
+
+
+def test_a_failure_in_a_worker_process_is_one_line_too(tmp_path):
+    np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)
+    (tmp_path / "program.py").write_text(FAILING_WORKER)
+    root = pathlib.Path(pipeline.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "program.py", "in.npz", "out.npz", "1"], cwd=tmp_path, timeout=120, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(root)}, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "bt_jax.errors.UsageError: " in done.stderr.splitlines()[-1]
+
+
+# It names its worker when a batch has come from there, and waits to be killed.
+KILLED = WORKERS.replace("found = list(", "stream = (").replace("stop_step=9", "stop_step=10**6").replace(
+    "    np.savez(", """    next(stream)
+    import multiprocessing, time
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    try:
+        while True:
+            next(stream)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    raise SystemExit
+    np.savez(""",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("victim", ["worker", "main"])
+def test_when_a_worker_is_killed_it_is_told_and_when_the_main_process_is_the_worker_ends(tmp_path, victim):
+    np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)
+    (tmp_path / "program.py").write_text(KILLED)
+    root = pathlib.Path(pipeline.__file__).parents[2]
+    main = subprocess.Popen(
+        [sys.executable, "program.py", "in.npz", "out.npz", "1"], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(root)}, text=True,
+    )  # fmt: skip
+    assert main.stdout is not None
+    worker = int(main.stdout.readline())
+    os.kill(worker if victim == "worker" else main.pid, signal.SIGKILL)
+    output, _ = main.communicate(timeout=60)
+    if victim == "worker":
+        assert output.startswith("UsageError a process that loads images failed: Worker process was terminated")
+    deadline = time.monotonic() + 20
+    while pathlib.Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline, "the worker outlives the process that started it"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"views": -1}, r"config\.data\.views is -1"),
         ({"workers": -1}, r"config\.data\.workers is -1"),
         ({"threads": -1}, r"config\.data\.threads is -1"),
-        ({"shard": (0, 4)}, r"config\.train\.batch_size is 6: use a multiple of the 4 hosts"),
     ],
 )
 def test_impossible_values(options, message):

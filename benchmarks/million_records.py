@@ -1,0 +1,123 @@
+"""A million records that are made when they are read: start-up, memory, and whether the shuffle is exact and resumes.
+
+    python benchmarks/million_records.py --json=benchmarks/million_records.json
+
+Takes the steps of a run's start one by one (phantoms as the source: nothing but their names exists), up to the first
+augmented batch; then draws batches and watches the memory; then opens the stream anew in the middle of an epoch and
+compares. The times count from the start of Python.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+from bt_jax import files, machine, workdir
+from bt_jax.data import folds, pipeline, seen_images, sources
+from bt_jax.data.augment import Augmentation
+from bt_jax.data.order import Order
+from bt_jax.data.preprocess import Preprocessing
+
+BATCH = 64
+
+
+def since_start() -> float:
+    """Seconds since this process began."""
+    ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb() -> float:
+    """Memory that this process holds now."""
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def digest(batch: pipeline.Batch) -> str:
+    """Of all bytes in a batch."""
+    return hashlib.sha256(b"".join(batch[name].tobytes() for name in sorted(batch))).hexdigest()
+
+
+def main() -> None:
+    """Prints each figure as it comes, and writes them all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--size", type=int, default=240, help="side of the images in pixels")
+    parser.add_argument("--steps", type=int, default=60, help="batches to draw in each part")
+    parser.add_argument("--json", help="file to write")
+    options = parser.parse_args()
+    found: dict[str, Any] = {"records": options.records, "size": options.size, "batch": BATCH, "start": {}}
+
+    def note(name: str) -> None:
+        found["start"][name] = {"seconds": round(since_start(), 2), "resident_mb": round(resident_mb())}
+        print(f"{name:28} {found['start'][name]}", flush=True)
+
+    note("imports")
+    per_class = options.records // 4
+    source = sources.open_phantoms(per_class=(per_class - per_class // 5, per_class // 5), seed=0)
+    note("source")
+    preprocessing = Preprocessing(form="head", size=options.size)
+    data = folds.divide(source, preprocessing=preprocessing, folds=5, fold=0, max_unreadable=0, warn=print)
+    note("split by patient")
+    with tempfile.TemporaryDirectory() as folder:
+        workdir.write_split(pathlib.Path(folder), data.table, resuming=False)
+        seen_images.write(folder, (data.training, data.validation))
+    note("split.csv, seen_images.npz")
+    found["sha256_of_the_split"] = data.facts["sha256"]
+    order = Order(records=len(data.training), batch_size=BATCH, seed=0)
+
+    def batches(start: int) -> Any:
+        stream = pipeline.training_batches(
+            data.training.images,
+            data.training.labels,
+            order=order,
+            settings=Augmentation(flip=True, rotation=0.1, noise=0.02),
+            views=0,
+            start_step=start,
+            stop_step=10**9,
+            threads=os.cpu_count() or 1,
+        )
+        return contextlib.closing(stream)
+
+    with batches(0) as stream:
+        next(stream)
+        note("first batch")
+        for _ in range(options.steps // 2):
+            next(stream)
+        before, begin = resident_mb(), time.monotonic()
+        for _ in range(options.steps):
+            next(stream)
+        found["images_per_s"] = round(options.steps * BATCH / (time.monotonic() - begin), 1)
+        found["growth_mb"] = {"after_batches": options.steps, "resident": round(resident_mb() - before, 1)}
+    print(found["growth_mb"], found["images_per_s"], "images/s", flush=True)
+
+    middle = order.steps_per_epoch // 2
+    with batches(middle) as stream:
+        expected = [digest(next(stream)) for _ in range(8)]
+    begin = time.monotonic()
+    with batches(middle + 5) as stream:
+        first = digest(next(stream))
+        found["resume_s"] = round(time.monotonic() - begin, 2)
+        resumed = [first, *(digest(next(stream)) for _ in range(2))]
+    found["resumed_in_the_middle_alike"] = resumed == expected[5:]
+    counts = np.zeros(len(data.training), np.int64)
+    for epoch in range(2):
+        for position in range(epoch * order.steps_per_epoch * BATCH, (epoch + 1) * order.steps_per_epoch * BATCH):
+            counts[order(position).record] += 1
+        left = len(counts) - order.steps_per_epoch * BATCH
+        assert counts.max() <= epoch + 1 and (counts < epoch + 1).sum() <= left * (epoch + 1), "a record came twice"
+    found["each_record_once_an_epoch"] = True
+    found |= {"images": {"training": len(data.training), "validation": len(data.validation)}, **machine.description()}
+    print(json.dumps({name: value for name, value in found.items() if name != "start"}, indent=2))
+    if options.json:
+        files.write_json(options.json, {"schema": 1, **found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Labelled images by name, and as columns: a hundred bytes for what is known of each without reading it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import overload
+
+import numpy as np
+
+from bt_jax import labels
+
+TRAINING, TESTING = "Training", "Testing"
+_CHUNK = 4096  # texts that are worth a list
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """An image file: `path` relative to the data folder with forward slashes, class number, `Training` or `Testing`."""
+
+    path: str
+    label: int
+    split: str
+
+
+class Texts(Sequence[str]):
+    """Texts of about equal length in one array, mapped from a file where they are read from one."""
+
+    def __init__(self, texts: np.ndarray):
+        self.encoded = texts  # [N] bytes, UTF-8
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Texts":
+        """Copies texts; none may end with NUL, which no path does."""
+        encoded = [text.encode() for text in texts]
+        return cls(np.array(encoded, f"S{max(map(len, encoded), default=1) or 1}"))
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: "slice | np.ndarray") -> "Texts": ...
+    def __getitem__(self, row: "int | slice | np.ndarray") -> "str | Texts":
+        if isinstance(row, slice | np.ndarray):
+            return Texts(self.encoded[row])
+        return bytes(self.encoded[row]).decode()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _CHUNK):
+            chunk = self.encoded[start : start + _CHUNK]
+            try:
+                yield from chunk.astype(str).tolist()
+            except UnicodeDecodeError:  # not ASCII alone
+                yield from (text.decode() for text in chunk.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def row_of(self, text: str) -> int | None:
+        """The row of a text, where the texts are in order; None where there is none."""
+        row = int(np.searchsorted(self.encoded, np.bytes_(text.encode())))
+        return row if row < len(self) and self[row] == text else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records(Sequence[Record]):
+    """Records as columns.
+
+    Attributes:
+      paths: [N].
+      labels: [N] int32.
+      training: [N] bool.
+    """
+
+    paths: Texts
+    labels: np.ndarray
+    training: np.ndarray
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "Records":
+        """The columns of some records."""
+        rows = list(records)
+        return cls(
+            Texts.of(record.path for record in rows),
+            np.array([record.label for record in rows], np.int32),
+            np.array([record.split == TRAINING for record in rows], bool),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, row: int) -> Record: ...
+    @overload
+    def __getitem__(self, row: "slice | np.ndarray") -> "Records": ...
+    def __getitem__(self, row: "int | slice | np.ndarray") -> "Record | Records":
+        if isinstance(row, slice | np.ndarray):
+            return Records(self.paths[row], self.labels[row], self.training[row])
+        return Record(self.paths[row], int(self.labels[row]), TRAINING if self.training[row] else TESTING)
+
+    def __iter__(self) -> Iterator[Record]:
+        for path, label, training in zip(self.paths, self.labels.tolist(), self.training.tolist(), strict=True):
+            yield Record(path, label, TRAINING if training else TESTING)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(a == b for a, b in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def of_split(self, split: str) -> np.ndarray:
+        """Which rows are of `Training` or `Testing`: [N] bool."""
+        return self.training == (split == TRAINING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What a source knows of all its images before it reads one. All are readable.
+
+    Attributes:
+      records: in the order of their paths.
+      groups: numbers of the groups that a split keeps together, -1 for images that are in none: [N] int32.
+      group_names: by number.
+      patients: numbers of the patients, -1 where unknown: [N] int32.
+      patient_names: by number.
+      fingerprints: of the decoded pixels, see `fingerprints.fingerprint`: [N].
+      sizes: [N, 2] int32, width and height of the decoded images.
+      thumbnails: [N, 2, S, S] uint8, see `fingerprints.thumbnails`; [0, 2, S, S] where they are not kept.
+      grouping: in words, what says which images belong together.
+    """
+
+    records: Records
+    groups: np.ndarray
+    group_names: Texts
+    patients: np.ndarray
+    patient_names: Texts
+    fingerprints: Texts
+    sizes: np.ndarray
+    thumbnails: np.ndarray
+    grouping: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, rows: np.ndarray) -> "Index":
+        return dataclasses.replace(
+            self,
+            records=self.records[rows],
+            groups=self.groups[rows],
+            patients=self.patients[rows],
+            fingerprints=self.fingerprints[rows],
+            sizes=self.sizes[rows],
+            thumbnails=self.thumbnails[rows] if len(self.thumbnails) else self.thumbnails,
+        )
+
+    @property
+    def patient_keys(self) -> list[str]:
+        """The key of each image's patient, empty where it is unknown."""
+        names = [*self.patient_names, ""]  # which -1 stands for
+        return [names[number] for number in self.patients.tolist()]
+
+    @property
+    def group_ranks(self) -> np.ndarray:
+        """Numbers of the groups in the order of their names: [N] int64; each image must be in one."""
+        ranks = np.empty(len(self.group_names), np.int64)
+        ranks[np.argsort(self.group_names.encoded, kind="stable")] = np.arange(len(ranks))
+        return ranks[self.groups]
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes the columns as `.npy` files, which can be mapped."""
+        folder.mkdir(parents=True)
+        columns = {
+            "paths": self.records.paths.encoded,
+            "labels": self.records.labels,
+            "training": self.records.training,
+            "groups": self.groups,
+            "group_names": self.group_names.encoded,
+            "patients": self.patients,
+            "patient_names": self.patient_names.encoded,
+            "fingerprints": self.fingerprints.encoded,
+            "sizes": self.sizes,
+            "thumbnails": self.thumbnails,
+        }
+        for name, column in columns.items():
+            np.save(folder / f"{name}.npy", column, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: pathlib.Path, *, grouping: str) -> "Index":
+        """Maps what `save` wrote. Raises `OSError` or `ValueError` where that is not all there."""
+
+        def column(name: str) -> np.ndarray:
+            return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+        return cls(
+            records=Records(Texts(column("paths")), column("labels"), column("training")),
+            groups=column("groups"),
+            group_names=Texts(column("group_names")),
+            patients=column("patients"),
+            patient_names=Texts(column("patient_names")),
+            fingerprints=Texts(column("fingerprints")),
+            sizes=column("sizes"),
+            thumbnails=column("thumbnails"),
+            grouping=grouping,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Labelled files and the way to read them.
+
+    Attributes:
+      description: what this is and where it came from, for reports.
+      class_names: in the order of the labels.
+      records: in the order of their paths.
+      groups: path -> patient or other group, from the data's own `groups.csv`; empty where there is none.
+      read: path -> content of the file.
+      warnings: one line for each thing a person should know.
+      patients: path -> key of the patient, empty where it is unknown: the column `patient` of `groups.csv`, and where
+        there is none, the groups.
+      synthetic: phantoms, not medical images.
+      divided: into Training and Testing; else all images count as Training, and as any part that is to be scored.
+      index: what is known of the images without reading them, row by row as in `records`; None: nothing.
+    """
+
+    description: str
+    class_names: tuple[str, ...]
+    records: Sequence[Record]
+    groups: Mapping[str, str]
+    read: Callable[[str], bytes]
+    warnings: tuple[str, ...] = ()
+    patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    synthetic: bool = False
+    divided: bool = True
+    index: Index | None = None
+
+    def of_split(self, split: str) -> "Source":
+        """The records of `Training` or `Testing`; all of them where the source is not divided."""
+        if not self.divided:
+            return self
+        if self.index is not None:
+            index = self.index[np.flatnonzero(self.index.records.of_split(split))]
+            return dataclasses.replace(self, records=index.records, index=index)
+        return dataclasses.replace(self, records=tuple(record for record in self.records if record.split == split))
+
+    @property
+    def notice(self) -> str | None:
+        """What every report and picture made from this source must say."""
+        return labels.SYNTHETIC_NOTICE if self.synthetic else None
+
+
+def numbered(names: Iterable[str]) -> tuple[np.ndarray, Texts]:
+    """Texts as numbers, -1 for empty ones: [N] int32, and the texts by number, in the order of their first row."""
+    number: dict[str, int] = {"": -1}
+    numbers = np.array([number.setdefault(name, len(number) - 1) for name in names], np.int32)
+    return numbers, Texts.of(name for name in number if name)

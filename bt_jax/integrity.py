@@ -1,0 +1,67 @@
+"""Whether a folder holds the files that were written, each to the last byte: a list of checksums beside them."""
+
+import json
+import zlib
+from collections.abc import Collection
+from typing import Any
+
+from etils import epath
+
+FILE = "checksums.json"
+_PART = 2**22  # bytes read at once
+
+
+def seal(folder: epath.Path) -> None:
+    """Lists size and CRC-32 of every file below a folder that is complete. Replaces the list at once."""
+    names = [name for name in _names(folder) if name != FILE]
+    content = {"schema": 1, "files": {name: _checksum(folder / name) for name in sorted(names)}}
+    beside = folder.parent / f".{folder.name}.{FILE}"
+    beside.write_text(json.dumps(content))
+    beside.replace(folder / FILE)
+
+
+def is_sealed(folder: epath.Path) -> bool:
+    """Whether the folder has such a list."""
+    return (folder / FILE).exists()
+
+
+def flaw(folder: epath.Path, *, parts: Collection[str] = ()) -> str | None:
+    """What is wrong with a sealed folder, in words; None if every file is as it was.
+
+    Args:
+      folder: with a list.
+      parts: first parts of the paths to look at; empty: all.
+    """
+    try:
+        listed: dict[str, Any] = json.loads((folder / FILE).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{FILE} cannot be read"
+    for name, expected in listed.items():
+        if parts and name.partition("/")[0] not in parts:
+            continue
+        try:
+            if _checksum(folder / name) != expected:
+                return f"{name} is not what was written"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def _names(folder: epath.Path, prefix: str = "") -> list[str]:
+    found = []
+    for path in folder.iterdir():
+        if path.is_dir():
+            found += _names(path, f"{prefix}{path.name}/")
+        else:
+            found.append(f"{prefix}{path.name}")
+    return found
+
+
+def _checksum(path: epath.Path) -> list[int]:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            size, checksum = size + len(part), zlib.crc32(part, checksum)
+    return [size, checksum]

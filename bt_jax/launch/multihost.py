@@ -1,0 +1,204 @@
+"""Runs bt_jax.main as N processes on this machine, as N hosts would: a rehearsal for many of them.
+
+    ./launch.sh multihost 2 --config=configs/cnn.py:demo --workdir=runs/two
+    ./launch.sh multihost 4 --dry-run --config=configs/cnn.py:demo
+
+They compute on the CPU, unless $JAX_PLATFORMS says otherwise. The first one speaks as usual, lines of the others begin
+with their number. When one fails, the others are stopped; Ctrl-C and SIGTERM go to all of them, which save and leave,
+and the same command goes on from there.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import math
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from bt_jax.launch import commands
+
+Process: TypeAlias = "subprocess.Popen[bytes]"
+
+MOST = 64  # processes: each takes gigabytes
+_POLL_SECONDS = 0.05
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Starts the processes and returns their status."""
+    own, flags = commands.split_flags(arguments)
+    parser = commands.Options(__doc__ or "", command="multihost")
+    parser.add_argument("processes", type=_count, metavar="N", help="processes to start")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="for the others to leave when one did",
+    )
+    options = parser.parse_args(own)
+    commands.require_config(flags)
+    lines = [
+        [sys.executable, "-m", "bt_jax.main", *flags, *addresses]
+        for addresses in explicit_addresses(options.processes, port=free_port())
+    ]
+    if options.dry_run:
+        for line in lines:
+            print(f"+ {shlex.join(line)}")
+        return 0
+    return supervise(lines, grace=options.grace, environment={"JAX_PLATFORMS": "cpu"} | os.environ)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a number of processes from 1 to {MOST}")
+    return int(text)
+
+
+def explicit_addresses(processes: int, *, port: int) -> list[list[str]]:
+    """The flags of bt_jax.main that tell each process where the first one listens, and which one it is."""
+    return [
+        [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
+        for process in range(processes)
+    ]
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def supervise(lines: Sequence[Sequence[str]], *, grace: float, environment: Mapping[str, str]) -> int:
+    """Runs commands side by side until all have ended; none outlives this process.
+
+    Args:
+      lines: the commands. The first has this process's output; lines of the others begin with their number.
+      grace: seconds that the others have to leave after one failed, or left on a signal.
+      environment: of all of them.
+
+    Returns:
+      0 if all ended well, else the status of the first that did not, 128 + the number of a signal.
+    """
+    processes: list[Process] = []
+    with _collected_signals() as received:
+        try:
+            for number, line in enumerate(lines):
+                processes.append(_start(line, environment=environment, piped=number > 0))
+            threads = [
+                threading.Thread(target=_relay, args=(number, process), daemon=True)
+                for number, process in enumerate(processes[1:], 1)
+            ]
+            for thread in threads:
+                thread.start()
+            status = _wait(processes, received, grace=grace)
+            for thread in threads:
+                thread.join(timeout=5)
+            return status
+        finally:
+            for process in processes:
+                if process.poll() is None:  # the number of one that ended before may be another's by now
+                    _end(process)
+
+
+def _wait(processes: Sequence[Process], received: list[int], *, grace: float) -> int:
+    """Passes signals on, and stops all when one fails, until none is left."""
+    left = dict(enumerate(processes))
+    status, told, deadline = 0, False, math.inf
+    while left:
+        while received:
+            _signal(left.values(), received.pop(0))
+            told = True
+        for number, process in list(left.items()):
+            if process.poll() is None:
+                continue
+            del left[number]
+            ended = _end(process)
+            if not ended or status:
+                continue
+            status, deadline = ended, time.monotonic() + grace
+            if left and not told:
+                line = f"process {number} of {len(processes)} ended with status {ended}: stopping the others"
+                print(line, file=sys.stderr, flush=True)
+                _signal(left.values(), signal.SIGTERM)
+                told = True
+        if time.monotonic() > deadline:
+            _signal(left.values(), signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+    return status
+
+
+@contextlib.contextmanager
+def _collected_signals() -> Iterator[list[int]]:
+    received: list[int] = []
+
+    def receive(number: int, frame: types.FrameType | None) -> None:
+        del frame
+        # A terminal that is closed is no reason to lose what was not saved.
+        received.append(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(line: Sequence[str], *, environment: Mapping[str, str], piped: bool) -> Process:
+    parent = os.getpid()
+    # Looked up before the fork: afterwards a lock might be held by a thread that is not there.
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def die_with_parent() -> None:
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:  # it died before the call
+                os._exit(1)
+
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if piped else {}
+    return subprocess.Popen(
+        line,
+        cwd=commands.ROOT,
+        env={**environment},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches it once, from here; its own children can be ended with it
+        preexec_fn=die_with_parent,
+        **output,
+    )
+
+
+def _relay(number: int, process: Process) -> None:
+    assert process.stdout is not None
+    with process.stdout as output:
+        for line in output:
+            # Of a progress bar, what it came to.
+            text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
+            print(f"[{number}] {text}", file=sys.stderr, flush=True)
+
+
+def _signal(processes: Iterable[Process], number: int) -> None:
+    for process in processes:
+        process.send_signal(number)
+
+
+def _end(process: Process) -> int:
+    """Its status; what is left of it, and of what it started, is killed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    code = process.wait()
+    return 128 - code if code < 0 else code
+
+
+if __name__ == "__main__":
+    commands.run_launcher(main)

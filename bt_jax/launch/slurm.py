@@ -1,0 +1,120 @@
+"""Runs bt_jax.main on the nodes of a SLURM cluster that share this checkout.
+
+    ./launch.sh slurm --nodes=2 --gpus-per-node=4 --time=12:00:00 --config=configs/effnet.py --workdir=runs/first
+    ./launch.sh slurm --nodes=4 --sbatch=--partition=cpu --dry-run --config=configs/cnn.py --workdir=runs/cnn
+
+Installs the checkout here, prints the script and hands it to sbatch. There is a process for each GPU, or for each node
+without one, and JAX finds the others through SLURM's environment. Some time before the limit, or before a job of a
+higher priority takes over, the processes get SIGTERM: they save, the job queues up again, and goes on from there.
+"""
+
+import shlex
+from collections.abc import Sequence
+
+from bt_jax.errors import UsageError
+from bt_jax.launch import commands
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Submits the job."""
+    own, flags = commands.split_flags(arguments)
+    parser = commands.Options(__doc__ or "", command="slurm")
+    parser.add_argument("--nodes", type=int, default=1, help="default 1")
+    parser.add_argument("--gpus-per-node", type=int, default=0, help="default 0: on CPUs")
+    parser.add_argument("--time", default="24:00:00", help="limit of each start, as SLURM writes it; default 24:00:00")
+    parser.add_argument("--name", default="bt_jax", help="of the job")
+    parser.add_argument("--grace", type=int, default=120, metavar="SECONDS", help="for the last save; default 120")
+    parser.add_argument(
+        "--sbatch", action="append", default=[], metavar="OPTION", help="another option, such as --sbatch=--account=A"
+    )
+    options = parser.parse_args(own)
+    commands.require_config(flags)
+    if not commands.value_of(flags, "--workdir"):
+        raise UsageError("--workdir is missing: name a folder that all nodes see")
+    for name, value, least in (
+        ("nodes", options.nodes, 1),
+        ("gpus-per-node", options.gpus_per_node, 0),
+        ("grace", options.grace, 1),
+    ):
+        if value < least:
+            raise UsageError(f"--{name} is {value}: use {least} or more")
+    for option in options.sbatch:
+        if not option.startswith("-") or any(character.isspace() for character in option):
+            raise UsageError(f"--sbatch is {option!r}: write it as --sbatch=--OPTION=VALUE")
+    text = script(
+        flags,
+        name=options.name,
+        nodes=options.nodes,
+        gpus_per_node=options.gpus_per_node,
+        time=options.time,
+        grace=options.grace,
+        others=options.sbatch,
+    )
+    shell = commands.Shell(dry_run=options.dry_run)
+    shell.run("./launch.sh", "install", *(["cuda"] if options.gpus_per_node else []))
+    shell.say(text)
+    shell.run("sbatch", stdin=text)  # without a file it reads the script from there
+    return 0
+
+
+def script(
+    flags: Sequence[str],
+    *,
+    name: str,
+    nodes: int,
+    gpus_per_node: int,
+    time: str,
+    grace: int,
+    others: Sequence[str] = (),
+) -> str:
+    """The batch script.
+
+    Args:
+      flags: of bt_jax.main.
+      name: of the job.
+      nodes: on which it runs.
+      gpus_per_node: 0 is a process for each node, on its CPUs.
+      time: limit of each start.
+      grace: seconds between SIGTERM and the limit.
+      others: more options of sbatch.
+    """
+    options = [
+        f"--job-name={name}",
+        f"--nodes={nodes}",
+        # JAX takes one GPU for each process, by its number on the node.
+        f"--ntasks-per-node={max(1, gpus_per_node)}",
+        *([f"--gpus-per-node={gpus_per_node}"] if gpus_per_node else []),
+        f"--time={time}",
+        f"--chdir={commands.ROOT}",
+        "--output=slurm-%j.log",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=TERM@{grace}",
+        *others,
+    ]
+    directives = "\n".join(f"#SBATCH {_directive(option)}" for option in options)
+    return f"""\
+#!/usr/bin/env bash
+{directives}
+set -uo pipefail
+
+# The signal before the limit goes to the processes, not to this script. They save and leave with the status 143.
+# One that fails takes the others with it.
+status=0
+srun --kill-on-bad-exit=1 --label \\
+  .venv/bin/python -m bt_jax.main {shlex.join(flags)} || status=$?
+if ((status == 143)); then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+
+def _directive(option: str) -> str:
+    """An option as it stands in a script: quoted as a whole where its value holds spaces."""
+    name, _, value = option.partition("=")
+    return f'{name}="{value}"' if any(character.isspace() for character in value) else option
+
+
+if __name__ == "__main__":
+    commands.run_launcher(main)

@@ -1,0 +1,57 @@
+"""Makes a data set of tensorflow-datasets (ArrayRecord) of a folder or zip of images, for fast random access.
+
+    python -m bt_jax.prepare --data=archive.zip --out=data/prepared
+    python -m bt_jax.prepare --data=phantoms --phantoms_per_class=10000,1000 --out=data/phantoms
+    python -m bt_jax.main --config=configs/effnet.py --config.data.dir=data/prepared
+
+Images keep the bytes of their files; patients or groups, sizes and hashes go with them. Training and scoring read it as
+they read the folder, to the same records, and a set too large for memory while it trains. A start after a kill goes on;
+the folder is there when it is complete. Needs no TensorFlow.
+"""
+
+import pathlib
+
+from absl import flags
+
+from bt_jax import commandline
+from bt_jax.errors import UsageError
+
+_DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders, or the word phantoms.")
+_OUT = flags.DEFINE_string("out", "", "Folder to make.")
+_MAX_UNREADABLE = flags.DEFINE_integer("max_unreadable", 10, "Unreadable files to leave out; more is an error.", 0)
+_PHANTOMS = flags.DEFINE_list("phantoms_per_class", ["80", "20"], "Phantoms in Training and Testing.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the phantoms.", 0)
+
+
+def main() -> None:
+    """Prepares, and says what there is."""
+    for flag in (_DATA, _OUT):
+        if not flag.value:
+            raise UsageError(f"--{flag.name} is missing: see --help")
+    import tqdm  # after the flags, so that --help need not wait
+
+    from bt_jax.data import prepared, sources
+
+    if _DATA.value == "phantoms":
+        if len(_PHANTOMS.value) != 2 or not all(number.isdecimal() for number in _PHANTOMS.value):
+            raise UsageError(f"--phantoms_per_class is {','.join(_PHANTOMS.value)!r}: use two numbers, such as 80,20")
+        training, testing = map(int, _PHANTOMS.value)
+        source = sources.open_phantoms(per_class=(training, testing), seed=_SEED.value)
+    else:
+        source = sources.open_path(_DATA.value, field="--data")
+    for warning in source.warnings:
+        print(f"warning: {warning}")
+    with tqdm.tqdm(total=len(source.records), unit=" images", dynamic_ncols=True, mininterval=0.5) as bar:
+        made = prepared.prepare(
+            source,
+            pathlib.Path(_OUT.value),
+            max_unreadable=_MAX_UNREADABLE.value,
+            warn=lambda line: bar.write(f"warning: {line}"),
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+    print(f"{made['images']:,} images of {len(made['class_names'])} classes; {made['grouping']}")
+    print(f"prepared: {_OUT.value}")
+
+
+if __name__ == "__main__":
+    commandline.run(main)

@@ -1,0 +1,86 @@
+"""Reports a training step that takes many times as long as usual, while it still does, and where the threads are."""
+
+import collections
+import faulthandler
+import pathlib
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+FILE = "stacks.txt"
+_LEAST_SECONDS = 30.0  # so long a step may always take: a laptop that sleeps, a disk that wakes up
+
+
+class Watchdog:
+    """Watches steps from a thread of its own; costs a step microseconds.
+
+    A step's end says little where devices work on while the host goes ahead. What counts is the time between one fetch
+    of results and the next, and how many steps lie between: their median is the usual length of a step.
+
+    Args:
+      times: as many usual steps a step may take; 0 is off.
+      folder: where the stacks of all threads are written to.
+      warn: called with a line.
+      least: seconds that are never too long.
+    """
+
+    def __init__(
+        self, *, times: float, folder: pathlib.Path, warn: Callable[[str], None], least: float = _LEAST_SECONDS
+    ):
+        self._times, self._folder, self._warn, self._least = times, folder, warn, least
+        self._usual: collections.deque[float] = collections.deque(maxlen=50)  # seconds of a step, by fetch
+        self._between = (0, 0.0)  # steps and seconds since the last fetch
+        self._now: tuple[int, float] | None = None  # the step under way, and since when
+        self._told = 0.0  # seconds after which the next line about it is due
+        self._over = threading.Event()
+        if times:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """The step of this number is under way: its batch is waited for, it is sent off, results may be fetched."""
+        begin = time.monotonic()
+        self._told, self._now = 0.0, (number, begin)
+        try:
+            yield
+        finally:
+            self._now = None
+            steps, seconds = self._between
+            self._between = steps + 1, seconds + time.monotonic() - begin
+
+    def fetched(self) -> None:
+        """The results of all steps so far are on the host."""
+        steps, seconds = self._between
+        if steps:
+            self._usual.append(seconds / steps)
+        self._between = 0, 0.0
+
+    def overdue(self) -> str | None:
+        """A line about the step under way if it takes too long; again when it has taken twice as long."""
+        now = self._now
+        if now is None or not self._usual or not self._times:
+            return None
+        number, begin = now
+        seconds, usual = time.monotonic() - begin, statistics.median(self._usual)
+        if seconds <= max(self._least, self._times * usual, self._told):
+            return None
+        self._told = 2 * seconds
+        return (
+            f"warning: step {number} has been under way for {seconds:.0f} s, {seconds / max(usual, 1e-9):.0f} times "
+            f"the usual {usual:.3g} s: where all threads are stands in {self._folder / FILE}"
+        )
+
+    def close(self) -> None:
+        """Ends the watching."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._least / 4)):
+            if line := self.overdue():
+                with (self._folder / FILE).open("w") as file:
+                    file.write(f"{line}\n\n")
+                    file.flush()
+                    faulthandler.dump_traceback(file, all_threads=True)
+                self._warn(line)

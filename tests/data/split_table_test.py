@@ -1,0 +1,48 @@
+import hashlib
+
+import numpy as np
+
+from bt_jax.data.records import Record, Records
+from bt_jax.data.split_table import SplitTable
+
+ROWS = [
+    ["Training/a/1.png", "a", "g1", 1, "training", "f1"],
+    ["Training/b/2.png", "b", "g2", 0, "validation", "f2"],
+    ["Testing/b/3.png", "b", "", "", "testing", "f3"],
+]
+
+
+def table() -> SplitTable:
+    return SplitTable(
+        class_names=("a", "b"),
+        trainable=Records.of([Record("Training/a/1.png", 0, "Training"), Record("Training/b/2.png", 1, "Training")]),
+        groups=["g1", "g2"],
+        folds=np.array([1, 0]),
+        roles=np.array(["training", "validation"]),
+        fingerprints=("f1", "f2"),
+        testing=Records.of([Record("Testing/b/3.png", 1, "Testing")]),
+        testing_fingerprints=("f3",),
+    )
+
+
+def test_rows() -> None:
+    assert list(table()) == ROWS and len(table()) == 3
+    assert table() == table() == ROWS and table() != ROWS[:2] and table() != [*ROWS[:2], ROWS[0]]
+    assert ROWS[1] in table() and ["x"] not in table()
+    assert all(type(row[3]) in (int, str) for row in table())
+
+
+def test_groups_by_path() -> None:
+    paths = ["Testing/b/3.png", "Training/b/2.png", "Training/a/1.png"]
+    assert table().groups_of(paths) == ["", "g2", "g1"]
+
+
+def test_the_hash_is_that_of_all_rows() -> None:
+    joined = "\n".join("\t".join(map(str, row)) for row in ROWS)
+    assert table().sha256 == hashlib.sha256(joined.encode()).hexdigest()
+
+
+def test_nothing() -> None:
+    none = Records.of(())
+    empty = SplitTable((), none, [], np.zeros(0, int), np.zeros(0, str), (), none, ())
+    assert list(empty) == [] and empty.sha256 == hashlib.sha256(b"").hexdigest()

@@ -1,0 +1,107 @@
+"""The same few steps of training on meshes of several sizes, in one process with simulated devices; prints JSON.
+
+    JAX_NUM_CPU_DEVICES=8 python -m tests.layouts MODEL STEPS DEVICES,DEVICES,... [FIELD=VALUE ...]
+
+With dropout, augmentation, class weights and averages on. Fields: sharded, accumulate, mixup, and segment, the lowest
+one that trains, counted from the end if negative.
+"""
+
+import contextlib
+import functools
+import json
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import AxisType, Mesh
+
+from bt_jax import commandline, evaluation, hlo, sharding, steps
+from bt_jax.data import pipeline
+from bt_jax.data.augment import Augmentation
+from bt_jax.data.order import Order
+from bt_jax.models import normalise, registry
+
+CLASSES, SIZE, BATCH, RECORDS = 4, 32, 16, 40
+OPTIONS: dict[str, dict[str, Any]] = {
+    "efficientnet_nano": {"hidden": (8,), "dropout_rate": 0.3},
+    "mlp": {"hidden": (64, 32), "dropout_rate": 0.3},
+}
+
+
+@functools.cache
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """[N, S, S] uint8 and labels [N] int32."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, CLASSES, RECORDS).astype(np.int32)
+    noise = generator.integers(0, 128, (RECORDS, SIZE, SIZE))
+    return (noise + 32 * labels[:, None, None]).astype(np.uint8), labels
+
+
+def train(
+    model: str, mesh: Mesh, *, count: int, sharded: str = "", accumulate: int = 1, mixup: float = 0.0, segment: int = 0
+) -> dict[str, Any]:
+    """Losses and gradient norms of each step, the collectives of the compiled step, bytes of the state on a device."""
+    network, params, batch_stats = registry.create(model, classes=CLASSES, size=SIZE, seed=1, **OPTIONS[model])
+    segment %= len(network.segment_names)
+    optimizer = steps.make_optimizer(
+        network.segment_names, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0
+    )
+    state = steps.initial_state(params, batch_stats, optimizer, averaging=True)
+    shardings = sharding.Rules(pattern=sharded, least=256).of(state, mesh)
+    state = sharding.place(state, shardings)
+    step = steps.make_train_step(
+        network, optimizer, mesh=mesh, normalisation=normalise.LITE, weights=np.array([1, 2, 1, 0.5], np.float32),
+        label_smoothing=0.1, average_decay=0.9, dtype=jnp.dtype("float32"), seed=0, program_segment=segment,
+        mixup=mixup, accumulate=accumulate, state_shardings=shardings if sharded else None,
+    )  # fmt: skip
+    pixels, labels = images()
+    batches = pipeline.ahead(
+        pipeline.training_batches(
+            pixels, labels, order=Order(records=RECORDS, batch_size=BATCH, seed=3),
+            settings=Augmentation(flip=True, rotation=0.1, noise=0.05), views=0, start_step=0, stop_step=count,
+            rows=sharding.rows_of_host(mesh, BATCH),
+        ),
+        sharding.to_devices(mesh),
+    )  # fmt: skip
+    found: dict[str, Any] = {"losses": [], "norms": [], "parameters": registry.parameter_count(params)}
+    compiled = None
+    with contextlib.closing(batches):
+        for batch in batches:
+            arguments = state, batch, np.float32(1e-3), np.int32(segment)
+            compiled = compiled or step.lower(*arguments).compile()
+            state, metrics = compiled(*arguments)
+            found["losses"].append(float(metrics["loss"]))
+            found["norms"].append(float(metrics["gradient_norm"]))
+    assert compiled is not None
+    text = compiled.as_text()
+    found["collectives"] = hlo.collectives(text)
+    found["held"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    outputs_of = evaluation.make_outputs(
+        network, normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=mesh, batch_size=6
+    )
+    weights = state.for_evaluation()
+    # 19 images in batches of 6 or, on 4 and 8 devices, 8: the last one is filled up.
+    logits, _ = outputs_of(weights["params"], weights["batch_stats"], images=pixels[:19])
+    found["logits"] = logits.tolist()
+    return found
+
+
+def main() -> None:
+    model, count, sizes, *fields = sys.argv[1:]
+    flags.FLAGS(sys.argv[:1])
+    commandline.prepare_to_compute()
+    options = {name: json.loads(value) for name, _, value in (field.partition("=") for field in fields)}
+    print(json.dumps({
+        size: train(
+            model, Mesh(np.array(jax.devices()[: int(size)]), (sharding.DATA_AXIS,), axis_types=(AxisType.Auto,)),
+            count=int(count), **options,
+        )
+        for size in sizes.split(",")
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
