@@ -26,6 +26,7 @@ LAYERS = (
         "peers",
         "ranking",
         "roofline",
+        "sentences",
         "significance",
     ),
     (
