@@ -33,10 +33,12 @@ class Prepared:
     Attributes:
       images: [S, S] uint8 for each of the predictor's ways of preprocessing.
       warnings: sentences that do not depend on what the models say.
+      origin: [H, W] uint8 or uint16, the slice as it was read, where it is kept for an explanation.
     """
 
     images: tuple[np.ndarray, ...]
     warnings: tuple[str, ...]
+    origin: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

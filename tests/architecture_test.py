@@ -48,7 +48,7 @@ LAYERS = (
     ("checkpoint", "model_file"),
     ("inference",),
     ("gradcam", "inputs", "onnx_graph", "predictor"),
-    ("conversion", "prediction_stream"),
+    ("conversion", "explanations", "prediction_stream"),
     ("stages", "steps"),
     ("input_throughput", "throughput"),
     ("features", "interrupts", "programs", "progress", "topology", "workdir", "writers"),
