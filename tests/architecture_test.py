@@ -56,15 +56,21 @@ LAYERS = (
     ("comparison_tables", "cross_validation", "loop", "run_report", "run_weights"),
     ("comparison", "measurements", "train"),
     ("study",),
-    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "sweep"),
+    ("serve.settings", "serve.counters", "serve.batching", "serve.language"),
+    ("serve.engine", "serve.model_page", "serve.server"),
+    ("serve.api",),
+    ("serve.app",),
+    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "serve.__main__", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
 OWNERS = {
+    "flask": {"serve.app"},
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},
     "matplotlib": {"diagram", "figures", "plots", "run_curves", "training_curves"},
     "keras": {"peers.keras_tensorflow"},
+    "markdown_it": {"serve.model_page"},
     "nibabel": {"data.nifti"},
     "ml_collections": {"benchmark", "defaults", "main", "study", "sweep", "train"},
     "onnx": {"onnx_graph"},
@@ -76,10 +82,12 @@ OWNERS = {
     "tensorboardX": {"writers"},
     "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
     "torch": {"peers.onnx_runtime", "peers.pytorch_timm"},
+    "waitress": {"serve.server"},
+    "werkzeug": {"serve.app"},
 }
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.
-LIGHT = ("inference", "predict", "prediction_stream")
+LIGHT = ("inference", "predict", "prediction_stream", "serve.__main__", "serve.app")
 HEAVY = {"optax", "grain", "sklearn", "matplotlib", "tensorflow", "tensorboardX", "ml_collections"}
 TRAINING = {"bt_jax.train", "bt_jax.loop", "bt_jax.steps", "bt_jax.stages", "bt_jax.data.pipeline"}
 
