@@ -54,6 +54,8 @@ class ModelPage:
         parser.add_render_rule("image", self._image_rule(card.parent))
         parser.add_render_rule("table_open", _table_open)
         parser.add_render_rule("table_close", _table_close)
+        for kind in ("th_open", "td_open"):
+            parser.add_render_rule(kind, _cell)
         parser.add_render_rule("heading_open", _heading)
         parser.add_render_rule("heading_close", _heading)
         return Markup(parser.render(source))
@@ -121,6 +123,12 @@ def _table_open(*_: Any) -> str:
 
 def _table_close(*_: Any) -> str:
     return "</table></div>"
+
+
+def _cell(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:
+    """Numbers stand on the right; by a class, since the page allows no styles of its elements' own."""
+    token = tokens[index]
+    return f'<{token.tag} class="number">' if "right" in str(token.attrGet("style")) else f"<{token.tag}>"
 
 
 def _heading(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:

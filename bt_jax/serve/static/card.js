@@ -111,7 +111,7 @@ export class Card {
   body() {
     const note = this.sample ? make("p", { className: "note" }, text("sample_note")) : null;
     if (this.state === "done") {
-      return [note, make("div", { className: "columns" }, this.picture(), this.answer())].filter(Boolean);
+      return [note, make("div", { className: this.record.heat_map ? "columns wider" : "columns" }, this.picture(), this.answer())].filter(Boolean);
     }
     if (this.state === "error") {
       return [make("p", { className: "error" }, make("strong", {}, text("error")), ": ", this.reason(this.records[0]))];
@@ -125,16 +125,19 @@ export class Card {
     return told(record.error, record);
   }
 
+  // The slice, and where there is a heat map a second time with that over it.
   picture() {
     const record = this.record;
-    const frame = make("div", { className: "frame" });
-    if (record.picture) frame.append(make("img", { src: record.picture, alt: text("picture_of", { name: record.path }) }));
+    const image = () => make("img", { src: record.picture, alt: text("picture_of", { name: record.path }) });
+    const frames = [make("div", { className: "frame" }, record.picture ? image() : null)];
     if (record.heat_map) {
-      const heat = make("img", { src: record.heat_map.picture, alt: "", className: "heat" });
+      const heat = make("img", { src: record.heat_map.picture, alt: text("heat_of", { label: className(record.heat_map.class) }),
+                                 className: "heat" });
       heat.style.opacity = this.opacity;
-      frame.append(heat);
+      frames.push(make("div", { className: "frame" }, image(), heat));
     }
-    return make("figure", {}, frame, this.slices(), ...this.explanation());
+    return make("figure", { className: record.heat_map ? "both" : "" },
+      make("div", { className: "frames" }, ...frames), this.slices(), ...this.explanation());
   }
 
   slices() {
