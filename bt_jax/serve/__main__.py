@@ -39,15 +39,17 @@ def main() -> int:
     """Serves; 0 is returned after a stop."""
     if not _MODEL.value:
         raise UsageError("--model is missing: name the workdir of a run or an exported file (see --help)")
-    # After the flags, so that --help need not wait for JAX.
-    from bt_jax.data import reading
-    from bt_jax.predictor import Predictor
-    from bt_jax.serve import app, server
-    from bt_jax.serve.engine import Engine
-    from bt_jax.serve.model_page import ModelPage
-    from bt_jax.serve.settings import Settings
+    # After the flags, so that --help need not wait for JAX, nor a port that is taken.
+    from bt_jax.serve import server
 
     with interrupts.caught() as stop, server.bind(_HOST.value, _PORT.value) as listener:
+        from bt_jax.data import reading
+        from bt_jax.predictor import Predictor
+        from bt_jax.serve import app
+        from bt_jax.serve.engine import Engine
+        from bt_jax.serve.model_page import ModelPage
+        from bt_jax.serve.settings import Settings
+
         commandline.prepare_to_compute()
         reading.silence_parsers()
         predictor = Predictor.load(_MODEL.value, batch_size=_BATCH_SIZE.value)

@@ -164,6 +164,7 @@ class Api:
             made["heat_map"] = {
                 "class": found.label,
                 "method": found.method,
+                "empty": not found.heat.any(),
                 "picture": _png(Image.fromarray(heat_map.layer(small))),
             }
         return made

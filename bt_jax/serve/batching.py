@@ -124,7 +124,7 @@ class Batcher(Generic[Work, Result]):
         """What goes into the next step; nothing when there will be none any more."""
         with self._changed:
             while True:
-                batch = []
+                batch = list[tuple[Work, concurrent.futures.Future[Result]]]()
                 most = max(1, self._most())
                 while self._waiting and len(batch) < most:
                     piece = self._waiting.popleft()

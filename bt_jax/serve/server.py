@@ -86,7 +86,7 @@ class Server:
             asyncore_loop_timeout=1,
         )
         assert isinstance(server, TcpWSGIServer)
-        self._server, bodies = server, _Bodies(max(total_bytes, request_bytes + _SLACK))
+        self._server, self.bodies = server, Bodies(max(total_bytes, request_bytes + _SLACK))
 
         class Parser(_Parser):
             pass
@@ -94,7 +94,7 @@ class Server:
         class Channel(HTTPChannel):
             parser_class = Parser
 
-        Parser.bodies = bodies
+        Parser.bodies = self.bodies
         server.channel_class = Channel
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -121,31 +121,32 @@ class Server:
         return any(channel.requests or channel.request or channel.total_outbufs_len for channel in channels)
 
 
-class _Bodies:
+class Bodies:
     """How many bytes of requests are in memory."""
 
     def __init__(self, limit: int):
-        self._limit, self._held, self._turn = limit, 0, threading.Lock()
+        self._limit, self.held, self._turn = limit, 0, threading.Lock()
 
     def take(self, count: int) -> bool:
         """Whether there is room for so many more; they are counted then."""
         with self._turn:
-            if self._held + count > self._limit:
+            if self.held + count > self._limit:
                 return False
-            self._held += count
+            self.held += count
             return True
 
     def give(self, count: int) -> None:
         """So many are gone."""
         with self._turn:
-            self._held -= count
+            self.held -= count
 
 
 class _Parser(parser.HTTPRequestParser):
     """Counts what it holds, and refuses in the form of the interface."""
 
-    bodies: _Bodies
+    bodies: Bodies
     held = 0
+    error: Any
 
     def received(self, data: bytes) -> int:
         """As in the base."""

@@ -175,7 +175,7 @@ export class Card {
     const method = make("select", { onchange: () => this.show(this.index, method.value) },
       ...limits.methods.map((name) => make("option", { value: name, selected: name === heat.asked }, text(name))));
     method.dataset.key = "explain";
-    const caption = make("figcaption", {}, text("heat_caption", { label: className(heat.class) }),
+    const caption = make("figcaption", {}, text(heat.empty ? "no_heat" : "heat_caption", { label: className(heat.class) }),
       make("span", { className: "scale" }, make("span", {}, text("less")), make("span", { className: "ramp" }), make("span", {}, text("more"))));
     return [...problem, make("label", { className: "control" }, make("span", {}, text("opacity")), slider),
             make("label", { className: "control" }, make("span", {}, text("method")), method), caption];

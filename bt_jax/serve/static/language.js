@@ -18,6 +18,7 @@ export function className(name) {
 
 export function percent(share) {
   const digits = share > 0.999 || share < 0.001 ? 2 : share > 0.99 || share < 0.01 ? 1 : 0;
+  if (share < 0.0001) return `< ${(0.0001).toLocaleString(current, { style: "percent", maximumFractionDigits: 2 })}`;
   // Never 100 %: no network is that sure.
   const shown = share < 1 ? Math.min(share, 0.9999) : 0.9999;
   return shown.toLocaleString(current, { style: "percent", maximumFractionDigits: digits });
