@@ -1,7 +1,6 @@
 """The real server, in this process: connections, limits, what it writes, how it ends."""
 
 import contextlib
-import http.client
 import json
 import os
 import socket
@@ -13,41 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 from bt_jax.errors import UsageError
-from bt_jax.serve.server import Server, bind
+from bt_jax.serve.server import bind
 from tests import hostile_inputs, multipart
+from tests.serve.serving import Running
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-
-
-class Running:
-    """A server in a thread."""
-
-    def __init__(self, application, **options):
-        self.listener = bind("127.0.0.1", 0)
-        self.port = self.listener.getsockname()[1]
-        self.server = Server(application, self.listener, **{"request_bytes": 2**20, **options})
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-
-    def run(self) -> None:
-        self.server.run(self.stop.is_set)
-        self.server.close()
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-
-    def post(self, files) -> tuple[int, dict]:
-        with contextlib.closing(self.connect()) as connection:
-            headers = {"Content-Type": multipart.CONTENT_TYPE}
-            connection.request("POST", "/api/predict", multipart.encoded(files), headers)
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-
-    def close(self) -> None:
-        self.stop.set()
-        self.thread.join(30)
-        assert not self.thread.is_alive()
 
 
 @pytest.fixture
