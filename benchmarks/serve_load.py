@@ -14,7 +14,6 @@ import asyncio
 import collections
 import datetime
 import json
-import os
 import pathlib
 import platform
 import re
@@ -26,12 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import commandline, files, prediction_stream
+from bt_jax import commandline, files, machine, prediction_stream
 from bt_jax.data import phantom
 from bt_jax.data.decode import IMAGE_SUFFIXES, encode_png
 from bt_jax.inputs import Input
 from bt_jax.labels import BRAIN_TUMOR_CLASSES
-from bt_jax.machine import processor
 from bt_jax.predictor import Predictor
 
 _BOUNDARY = "load-test"
@@ -242,7 +240,7 @@ def main() -> None:
     result = {
         "schema": 1,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "machine": machine.description(),
         "python": platform.python_version(),
         "model": predictor.models[0].description.name,
         "images": f"{len(contents)} files, {sum(map(len, contents)) / len(contents) / 1000:.0f} kB on average",

@@ -78,7 +78,6 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
     app = flask.Flask(__name__, static_folder=None)
     app.request_class = _Request
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.config.update(
         MAX_CONTENT_LENGTH=settings.request_bytes,
         MAX_FORM_PARTS=settings.files + len(_FIELDS),
@@ -251,8 +250,7 @@ def _guard(app: flask.Flask, settings: Settings, counters: Counters) -> None:
     @app.before_request
     def begin() -> None:
         flask.g.begin = time.monotonic()
-        host = urllib.parse.urlsplit(f"//{flask.request.host}").hostname
-        if settings.hosts is not None and host not in settings.hosts:
+        if settings.hosts is not None and _host() not in settings.hosts:
             raise RefusedError(421, _PROBLEMS[421])
         # Browsers say where a request comes from; programs do not.
         if flask.request.method == "POST" and flask.request.headers.get("Sec-Fetch-Site") in (
@@ -269,6 +267,14 @@ def _guard(app: flask.Flask, settings: Settings, counters: Counters) -> None:
         seconds = time.monotonic() - flask.g.get("begin", time.monotonic())
         counters.request(route=rule.rule if rule else "other", status=response.status_code, seconds=seconds)
         return response
+
+
+def _host() -> str | None:
+    """The name that the request is addressed to, without a port."""
+    try:
+        return urllib.parse.urlsplit(f"//{flask.request.host}").hostname
+    except ValueError:
+        return None
 
 
 def _add_errors(app: flask.Flask, counters: Counters) -> None:

@@ -1,5 +1,6 @@
 """The model behind the server: predictions in common steps, heat maps one by one, programs compiled beside."""
 
+import contextlib
 import threading
 import time
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from bt_jax import explanations
 from bt_jax.data.slices import Slice
 from bt_jax.explanations import HeatMap
 from bt_jax.predictor import Prediction, Predictor, Prepared
-from bt_jax.serve.batching import Batcher
+from bt_jax.serve.batching import Batcher, BusyError
 
 _SECONDS_TO_CLOSE = 2.0
 
@@ -93,7 +94,8 @@ class Engine:
             self._compile(size)
         if self.explains and not self._stopping.is_set():
             label = self.predictor.class_names[0]
-            self.explain(_NOTHING.image, label=label, method="gradcam", deadline=time.monotonic() + 600)
+            with contextlib.suppress(BusyError):  # closed meanwhile
+                self.explain(_NOTHING.image, label=label, method="gradcam", deadline=time.monotonic() + 600)
 
 
 _NOTHING = Slice(np.zeros((64, 64), np.uint8))

@@ -33,8 +33,8 @@ function update() {
 }
 
 async function addSample() {
-  const response = await fetch("/sample.png");
-  add([new File([await response.blob()], "phantom.png", { type: "image/png" })], { sample: true });
+  const content = await fetch("/sample.png").then((response) => response.blob(), () => ""); // the card then tells
+  add([new File([content], "phantom.png", { type: "image/png" })], { sample: true });
 }
 
 at("choose").addEventListener("click", () => at("files").click());

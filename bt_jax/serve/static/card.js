@@ -98,14 +98,17 @@ export class Card {
   }
 
   draw() {
-    const focused = this.node.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const active = document.activeElement;
+    // What was in use stays in use, also when it is gone for the time that the server needs.
+    if (this.node.contains(active)) this.focused = active.dataset.key;
+    else if (active !== document.body) this.focused = null;
     this.node.dataset.state = this.state;
     const remove = make("button", { type: "button", className: "remove", ariaLabel: text("remove", { name: this.file.name }),
                                     onclick: () => this.removed(this) }, "\u00d7");
     remove.dataset.key = "remove";
     const title = make("h3", {}, this.file.name);
     this.node.replaceChildren(make("div", { className: "head" }, title, remove), ...this.body());
-    if (focused) this.node.querySelector(`[data-key="${focused}"]`)?.focus();
+    if (this.focused) this.node.querySelector(`[data-key="${this.focused}"]`)?.focus();
   }
 
   body() {
@@ -149,9 +152,16 @@ export class Card {
     slider.setAttribute("aria-valuetext", text("slice_of", { number: this.record.slice, count }));
     slider.addEventListener("input", () => {
       clearTimeout(this.timer);
-      this.index = Number(slider.value);
-      this.timer = setTimeout(() => (this.record.picture ? this.draw() : this.show(this.index)), 150);
-      label.textContent = `${text("slice")} ${text("slice_of", { number: this.record.slice, count })}`;
+      const number = this.good[slider.value].slice;
+      label.textContent = `${text("slice")} ${text("slice_of", { number, count })}`;
+    });
+    // Drawn anew when the slider is let go; a step by key is one, too.
+    slider.addEventListener("change", () => {
+      this.timer = setTimeout(() => {
+        this.index = Number(slider.value);
+        if (this.record.picture) this.draw();
+        else this.show(this.index);
+      }, 150);
     });
     return make("label", { className: "control" }, label, slider);
   }
