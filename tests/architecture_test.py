@@ -59,13 +59,14 @@ LAYERS = (
     ("serve.settings", "serve.counters", "serve.batching", "serve.language"),
     ("serve.engine", "serve.model_page", "serve.server"),
     ("serve.api",),
+    ("serve.answers",),
     ("serve.app",),
     ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "serve.__main__", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
 OWNERS = {
-    "flask": {"serve.app"},
+    "flask": {"serve.answers", "serve.app"},
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},
     "matplotlib": {"diagram", "figures", "plots", "run_curves", "training_curves"},
@@ -83,7 +84,7 @@ OWNERS = {
     "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
     "torch": {"peers.onnx_runtime", "peers.pytorch_timm"},
     "waitress": {"serve.server"},
-    "werkzeug": {"serve.app"},
+    "werkzeug": {"serve.answers"},
 }
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.

@@ -32,7 +32,7 @@ _HOST_NAME = flags.DEFINE_multi_string("host_name", [], "A name by which others 
 _MEGABYTES = flags.DEFINE_integer("max_megabytes", 64, "Largest request, and so largest file.", 1, 512)
 _SECONDS = flags.DEFINE_float("max_seconds", 60.0, "In which a request is answered, or refused.", 1.0, 600.0)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Slices, of one request or several, in a step.", 1, 256)
-_QUEUE = flags.DEFINE_integer("queue", 256, "Slices that may wait; further requests are told to try again.", 16, 65536)
+_QUEUE = flags.DEFINE_integer("queue", 128, "Requests at the same time; further ones are told to try again.", 1, 1024)
 
 
 def main() -> int:
@@ -53,13 +53,16 @@ def main() -> int:
         commandline.prepare_to_compute()
         reading.silence_parsers()
         predictor = Predictor.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
-        engine = Engine(predictor, batch_size=_BATCH_SIZE.value, capacity=_QUEUE.value)
+        engine = Engine(predictor, batch_size=_BATCH_SIZE.value)
         engine.start()
         settings = Settings(
-            request_bytes=_MEGABYTES.value * 2**20, seconds=_SECONDS.value, hosts=_hosts(listener.getsockname()[0])
+            request_bytes=_MEGABYTES.value * 2**20,
+            requests=_QUEUE.value,
+            seconds=_SECONDS.value,
+            hosts=_hosts(listener.getsockname()[0]),
         )
         application = app.create(engine, settings, ModelPage(predictor, _MODEL.value))
-        serving = server.Server(application, listener, request_bytes=settings.request_bytes)
+        serving = server.Server(application, listener, request_bytes=settings.request_bytes, threads=settings.requests)
         _announce(listener.getsockname(), public=settings.hosts is None)
         serving.run(lambda: bool(stop))
         serving.close()

@@ -78,7 +78,7 @@ class Batcher(Generic[Work, Result]):
         if late and not any(future.exception() for future in done if not future.cancelled()):
             for future in late:
                 future.cancel()
-            raise self._busy()
+            raise self.busy()
         return [future.result() for future in futures]
 
     def close(self, *, seconds: float | None = None) -> None:
@@ -96,13 +96,14 @@ class Batcher(Generic[Work, Result]):
             while self._closed or len(self._waiting) + len(work) > self.capacity:
                 left = deadline - time.monotonic()
                 if self._closed or not patient or left <= 0:
-                    raise self._busy()
+                    raise self.busy()
                 self._changed.wait(left)
             self._waiting.extend(zip(work, futures, strict=True))
             self._changed.notify_all()
         return futures
 
-    def _busy(self) -> BusyError:
+    def busy(self) -> BusyError:
+        """What to tell whoever comes when there is too much to do: to come back when what waits now will be done."""
         return BusyError(min(_LONGEST_WAIT, 1 + math.ceil(len(self._waiting) * self._seconds)))
 
     def _work(self) -> None:

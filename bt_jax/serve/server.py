@@ -18,7 +18,7 @@ from bt_jax.errors import UsageError
 
 Application = Callable[..., Any]
 
-_THREADS = 48  # most of them wait for a step; fewer could not fill one
+_SPARE_THREADS = 16  # that tell others to come back, and whoever asks that the server is well
 _CONNECTIONS = 512
 _SILENCE = 30  # seconds after which a connection is closed that says nothing
 _SLACK = 2**23  # bytes beyond the limit that are still read, so that the answer is too
@@ -59,18 +59,25 @@ class Server:
       application: to serve.
       listener: from `bind`.
       request_bytes: of the body of a request.
+      threads: requests that the application answers at the same time, before it refuses any.
       total_bytes: of the bodies of all requests together.
     """
 
     def __init__(
-        self, application: Application, listener: socket.socket, *, request_bytes: int, total_bytes: int = 2**29
+        self,
+        application: Application,
+        listener: socket.socket,
+        *,
+        request_bytes: int,
+        threads: int = 32,
+        total_bytes: int = 2**29,
     ):
         for name in ("waitress", "waitress.queue"):
             logging.getLogger(name).setLevel(logging.ERROR)
         server = waitress.create_server(
             application,
             sockets=[listener],
-            threads=_THREADS,
+            threads=threads + _SPARE_THREADS,
             connection_limit=_CONNECTIONS,
             channel_timeout=_SILENCE,
             cleanup_interval=5,

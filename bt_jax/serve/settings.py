@@ -15,6 +15,7 @@ class Settings:
       pixels: of an image or slice.
       slices: of a file.
       unpacked_bytes: what a compressed file may become.
+      requests: with files that are answered at the same time, waiting included.
       seconds: in which a request is answered, from the time it has arrived.
       hosts: names that requests may be addressed to; None are all.
     """
@@ -24,6 +25,7 @@ class Settings:
     pixels: int = 30_000_000
     slices: int = 512
     unpacked_bytes: int = 2**28
+    requests: int = 128
     seconds: float = 60.0
     hosts: frozenset[str] | None = None
 

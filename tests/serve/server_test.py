@@ -1,5 +1,6 @@
 """The real server, in this process: connections, limits, what it writes, how it ends."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -12,7 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from bt_jax.errors import UsageError
+from bt_jax.serve import app
+from bt_jax.serve.model_page import ModelPage
 from bt_jax.serve.server import bind
+from bt_jax.serve.settings import Settings
 from tests import hostile_inputs, multipart
 from tests.serve.serving import Running
 
@@ -97,6 +101,36 @@ def test_all_requests_together_have_a_limit(application):
         running.close()
 
 
+def test_too_many_at_once_are_refused_and_the_others_answered(engine, workdir, monkeypatch):
+    """Even while every request of those that are let in is waiting, the server says that it is well."""
+    let, answer = threading.Event(), type(engine).predict
+
+    def slow(self, slices, **options):
+        assert let.wait(20)
+        return answer(self, slices, **options)
+
+    monkeypatch.setattr(type(engine), "predict", slow)
+    application = app.create(engine, Settings(requests=3), ModelPage(engine.predictor, [str(workdir)]))
+    running, files = Running(application, threads=3), [("a.png", hostile_inputs.image())]
+    try:
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            answers = [pool.submit(running.post, files) for _ in range(12)]
+            end = time.monotonic() + 20
+            while sum(one.done() for one in answers) < 9:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            with contextlib.closing(running.connect()) as connection:
+                connection.request("GET", "/healthz")
+                assert connection.getresponse().status == 200
+            let.set()
+            statuses = sorted(one.result()[0] for one in answers)
+        assert statuses == [200] * 3 + [503] * 9
+        assert running.post(files)[0] == 200
+    finally:
+        let.set()
+        running.close()
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -157,8 +191,7 @@ def test_the_port_is_free_again_and_one_that_is_taken_is_said():
     bind("127.0.0.1", port).close()
 
 
-@pytest.mark.parametrize("host", ["no such host", "256.1.1.1", "", "a" * 300])
+@pytest.mark.parametrize("host", ["no such host", "256.1.1.1", "a" * 300])
 def test_addresses_that_are_none(host):
-    if host:
-        with pytest.raises(UsageError, match="--host"):
-            bind(host, 0)
+    with pytest.raises(UsageError, match="--host"):
+        bind(host, 0)
