@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -78,8 +79,14 @@ class Browser:
         return [element.text for element in self.all(selector)]
 
     def until(self, condition: Callable[[], Any]) -> Any:
+        def found_now() -> Any:
+            try:
+                return condition()
+            except StaleElementReferenceException:  # drawn anew in this moment
+                return None
+
         end = time.monotonic() + 30
-        while not (found := condition()):
+        while not (found := found_now()):
             assert time.monotonic() < end, self.driver.find_element(By.TAG_NAME, "body").text
             time.sleep(0.02)
         return found
