@@ -54,7 +54,7 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
     app.config.update(
         MAX_CONTENT_LENGTH=settings.request_bytes,
         MAX_FORM_PARTS=settings.files + len(_FIELDS),
-        MAX_FORM_MEMORY_SIZE=2**16,
+        MAX_FORM_MEMORY_SIZE=2**18,  # of fields; and of werkzeug's buffer for files, which holds 64 KiB and a bit
     )
     counters = Counters()
     app.extensions["bt_jax"] = counters

@@ -102,7 +102,7 @@ def test_wrong_fields(client, description, fields, code):
         ({"data": b"--x\r\n", "content_type": "multipart/form-data; boundary=x"}, 400),
         ({"data": b"rubbish", "content_type": "multipart/form-data"}, 400),
         ({"data": {"file": "text"}, "content_type": "multipart/form-data"}, 400),
-        ({"data": {"lang": "x" * 2**17}, "content_type": "multipart/form-data"}, 413),
+        ({"data": multipart.encoded([], {"lang": "x" * 2**19}), "content_type": multipart.CONTENT_TYPE}, 413),
         ({"data": {f"f{k}": "1" for k in range(40)}, "content_type": "multipart/form-data"}, 413),
         ({"data": multipart.encoded([("a", bytes(2**20))]), "content_type": multipart.CONTENT_TYPE}, 413),
         ({"data": multipart.encoded([("a", b"a")] * 7), "content_type": multipart.CONTENT_TYPE}, 400),
@@ -112,6 +112,16 @@ def test_requests_that_are_none(client, description, arguments, status):
     response = client.post("/api/predict", **arguments)
     assert response.status_code == status
     fits(response, description)
+
+
+@pytest.mark.parametrize("content", [b"\r\n", b"\r", b"\n", b"--", b"\r\n--", b"\r\n" + b"-" * 60, b"\0"])
+def test_files_of_any_bytes_arrive_whole(client, content):
+    """Also those that look like the ends of parts, wherever the parser's chunks end."""
+    file = SCAN + (content * 2**20)[:700_001]
+    (record,) = post(client, [("a.png", file)]).get_json()["records"]
+    assert "prediction" in record
+    (record,) = post(client, [("a.png", file[len(SCAN) :])]).get_json()["records"]
+    assert record["code"] == "unknown_format"
 
 
 def test_names_are_only_said_again(client):

@@ -299,7 +299,7 @@ def test_what_is_unlike_the_training_images_is_no_class(browser):
     browser.drop(("cat.png", SCAN))
     browser.settled(1)
     assert browser.one(".verdict").text == "Not recognised as a brain MRI slice"
-    assert "3.4 of the normal limit" in browser.one(".doubt").text
+    assert "3.4 times the normal limit" in browser.one(".doubt").text
     browser.one("[data-language=es]").click()
     assert "están 3,4 veces más lejos" in browser.one(".warnings").text
     assert browser.violations() == []

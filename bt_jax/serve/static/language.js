@@ -25,7 +25,7 @@ export function percent(share) {
 }
 
 export function decimal(value) {
-  return value.toLocaleString(current, { maximumFractionDigits: value < 10 ? 2 : 0 });
+  return value.toLocaleString(current, { maximumFractionDigits: value < 10 ? 1 : 0 });
 }
 
 // What the server said in English, with its code and values, in the language of the page.
