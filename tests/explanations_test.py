@@ -21,7 +21,7 @@ from tests import hostile_inputs, small_models, untrained
 def predictor(tmp_path_factory) -> Predictor:
     """A small network with maps, and a dense one that sees the whole frame."""
     folder = tmp_path_factory.mktemp("explanations")
-    small_models.write(folder / "net.safetensors", "efficientnet_nano", size=32)
+    small_models.write(folder / "net.safetensors", "cnn", size=32, filters=(4, 6), hidden=(5,), plain=True)
     return Predictor([inference.load(folder / "net.safetensors", batch_size=4)])
 
 
