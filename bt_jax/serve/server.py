@@ -159,19 +159,17 @@ class _Parser(parser.HTTPRequestParser):
         """As in the base."""
         consumed: int = super().received(data)
         grown = self.body_bytes_received - self.held
-        if grown > 0 and not self.error:
-            if self.bodies.take(grown):
-                self.held += grown
-            else:
-                self.error, self.completed = (
-                    _RefusedError(503, "Service Unavailable", "busy", "the server has too much to do: try again soon"),
-                    True,
-                )
-        elif isinstance(self.error, Error) and self.error.code == 413:
-            self.error = _RefusedError(
-                413, "Content Too Large", "request_too_large", "the request is larger than the server takes"
-            )
+        if grown > 0 and self.bodies.take(grown):
+            self.held += grown
+        elif grown > 0:
+            self._refuse(503, "Service Unavailable", "busy", "the server has too much to do: try again soon")
+        if isinstance(self.error, Error) and self.error.code == 413:
+            self._refuse(413, "Content Too Large", "request_too_large", "the request is larger than the server takes")
         return consumed
+
+    def _refuse(self, *reason: Any) -> None:
+        self.error, self.completed = _RefusedError(*reason), True
+        self.expect_continue = False  # or the client would be told to go on
 
     def __del__(self) -> None:
         if self.held:

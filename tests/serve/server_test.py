@@ -65,12 +65,14 @@ def test_nothing_is_written_even_of_large_files(application):
     assert opened == [os.devnull]
 
 
-def test_a_request_that_is_too_large_is_told_so(running):
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+def test_a_request_that_is_too_large_is_told_so(running, expect):
     status, answer = running.post([("a.png", bytes(2**20))])
     assert status == 413 and answer["code"] == "request_too_large"
     # Far too large: it is not even read. The answer is there before a byte of the body.
     with socket.create_connection(("127.0.0.1", running.port), 20) as connection:
-        connection.sendall(b"POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+        head = b"POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n" + expect
+        connection.sendall(head + b"\r\n")
         head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 413 ") and json.loads(body)["code"] == "request_too_large"
 
