@@ -81,19 +81,23 @@ def agree(a: dict[str, list[float]], b: dict[str, list[float]]) -> None:
         np.testing.assert_allclose(a[name], b[name], atol=1e-4, err_msg=name)
 
 
-def test_interface_and_exported_files(folder, model):
-    one = by_interface(folder / "model.safetensors")
-    assert len(one) == len(images())
-    agree(one, by_interface(folder / "model.stablehlo"))
-    agree(one, by_onnx(folder / "model.onnx", model))
+@pytest.fixture(scope="module")
+def answers(folder) -> dict[str, list[float]]:
+    """Of the interface, with the safetensors file."""
+    return by_interface(folder / "model.safetensors")
+
+
+def test_interface_and_exported_files(folder, model, answers):
+    assert len(answers) == len(images())
+    agree(answers, by_interface(folder / "model.stablehlo"))
+    agree(answers, by_onnx(folder / "model.onnx", model))
     # That something is compared at all: the images are told apart.
-    assert np.ptp(list(one.values()), axis=0).max() > 0.01
+    assert np.ptp(list(answers.values()), axis=0).max() > 0.01
 
 
-def test_dicom_and_png_of_the_same_slice(folder):
-    found = by_interface(folder / "model.safetensors")
+def test_dicom_and_png_of_the_same_slice(answers):
     for number in range(5):
-        np.testing.assert_allclose(found[f"{number}.png"], found[f"{number}.dcm"], atol=1e-4)
+        np.testing.assert_allclose(answers[f"{number}.png"], answers[f"{number}.dcm"], atol=1e-4)
 
 
 @pytest.mark.slow
