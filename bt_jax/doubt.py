@@ -21,6 +21,7 @@ import numpy as np
 
 from bt_jax import files
 from bt_jax.errors import UsageError
+from bt_jax.sentences import Sentence
 
 FILE = "doubt.npz"
 SCHEMA = 1
@@ -29,11 +30,6 @@ SHRINKAGE = 0.1  # of the mean variance, added to all: likewise from .01 to 1
 PERCENTILE = 99.0
 # Training images whose features are looked at; more cost time at the end of a run and hardly change the distances.
 MOST_IMAGES = 1000
-# What is said of an image with a score above 1.
-WARNING = (
-    "this does not look like the images that the model learned from, so no class means anything here: its features "
-    "lie {score:.1f} times as far from theirs as is normal at most"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +135,16 @@ def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: i
         step=step,
     )
     return dataclasses.replace(found, threshold=float(np.percentile(found.score(validation), PERCENTILE)))
+
+
+def warning(score: float) -> Sentence:
+    """What is said of an image with a score above 1."""
+    return Sentence(
+        "unlike_training",
+        "This does not look like the images that the model learned from, so no class means anything here: its features "
+        "lie {score} times as far from theirs as is normal at most.",
+        score=score,
+    )
 
 
 def rows_to_keep(count: int) -> np.ndarray:

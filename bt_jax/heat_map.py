@@ -22,6 +22,7 @@ _ANCHORS = np.array(
     np.float32,
 )
 STRENGTH = 0.65  # of the colour where the heat is 1
+_ROWS = 256  # that are coloured at a time: a picture at the limit of pixels would take gigabytes at once
 
 
 def coloured(heat: np.ndarray) -> np.ndarray:
@@ -44,16 +45,38 @@ def overlaid(image: np.ndarray, heat: np.ndarray, *, strength: float = STRENGTH)
     """
     if image.shape != heat.shape or image.ndim != 2:
         raise ValueError(f"image {image.shape} and heat {heat.shape} must be [H, W] alike")
-    grey = np.asarray(image, np.float32)
-    if image.dtype == np.uint16:
-        low, high = float(grey.min()), float(grey.max())
-        grey = (grey - low) * (255 / max(high - low, 1.0))
-    share = strength * np.clip(np.nan_to_num(heat), 0, 1)[..., None]  # [H, W, 1]
-    return ((1 - share) * grey[..., None] + share * coloured(heat)).round().astype(np.uint8)
+    low, factor = _range_of(image)
+    result = np.empty((*image.shape, 3), np.uint8)
+    for start in range(0, len(image), _ROWS):
+        rows = slice(start, start + _ROWS)
+        grey = (image[rows].astype(np.float32) - low) * factor
+        share = strength * np.clip(np.nan_to_num(heat[rows]), 0, 1)[..., None]  # [h, W, 1]
+        result[rows] = ((1 - share) * grey[..., None] + share * coloured(heat[rows])).round()
+    return result
+
+
+def layer(heat: np.ndarray) -> np.ndarray:
+    """The heat alone, to be laid over an image: [H, W] in [0, 1] -> [H, W, 4] uint8, whose opacity is the heat."""
+    opacity = np.rint(np.clip(np.nan_to_num(heat), 0, 1) * 255).astype(np.uint8)
+    return np.concatenate([coloured(heat), opacity[..., None]], axis=-1)
+
+
+def on_screen(image: np.ndarray) -> np.ndarray:
+    """[H, W] uint8, or uint16, whose range is stretched to what a screen shows -> [H, W] uint8."""
+    low, factor = _range_of(image)
+    return image if image.dtype == np.uint8 else ((image.astype(np.float32) - low) * factor).round().astype(np.uint8)
+
+
+def _range_of(image: np.ndarray) -> tuple[float, float]:
+    """What is black, and the factor from there to 255 as white."""
+    if image.dtype == np.uint8:
+        return 0.0, 1.0
+    low, high = float(image.min()), float(image.max())
+    return low, 255 / max(high - low, 1.0)
 
 
 def png(picture: np.ndarray) -> bytes:
-    """The PNG file of a colour picture [H, W, 3] uint8."""
+    """The PNG file of a picture [H, W] of greys, [H, W, 3] of colours or [H, W, 4] with opacity, uint8."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", optimize=False)
     return buffer.getvalue()

@@ -4,10 +4,14 @@
     python -m bt_jax.predict --model=runs/effnet_cpu series/ 'scans/**/*.dcm' volume.nii.gz
     python -m bt_jax.predict --model=runs/effnet_cpu --format=csv --out=predictions.csv archive.zip
     python -m bt_jax.predict --model=runs/first --model=exported.stablehlo --views=8 scan.png
+    python -m bt_jax.predict --model=runs/first --gradcam=heat_maps --method=layercam scan.png
 
 Folders are searched with all that is below them. Slices of a multi-frame file or volume are told apart as
 path#number. A file that cannot be read gets a record with `error`; the others are done, and the exit status is 1.
 Several models, or the folds of a cross-validation, answer with the mean of their probabilities.
+
+--gradcam=DIR writes, for each image or slice, where the model looked for the class it names: a PNG over the image and
+the values as .npy, both on the image's own pixels; DIR/index.csv tells which belong to which record.
 
 This is a research tool, not a medical device: nothing it says may guide a patient's care.
 """
@@ -31,7 +35,12 @@ _FORMAT = flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv"], "JSON lines, or
 _OUT = flags.DEFINE_string("out", "", "File for the records, complete or not there at all; else they are printed.")
 _VIEWS = flags.DEFINE_integer("views", 1, "Views of each slice, slightly turned, shifted and mirrored.", 1, 64)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Slices in a step.", 1, 4096)
+_GRADCAM = flags.DEFINE_string("gradcam", "", "Folder for heat maps of where the model looked.")
+_METHOD = flags.DEFINE_enum(
+    "method", None, ["gradcam", "layercam", "integrated_gradients"], "Of the heat maps; gradcam is the fastest."
+)
 _MAX_BYTES = flags.DEFINE_integer("max_bytes", 2**29, "Largest file that is read.", 1)
+_MOST_KEPT = 8
 
 
 def main(paths: list[str]) -> int:
@@ -40,20 +49,28 @@ def main(paths: list[str]) -> int:
         raise UsageError("--model is missing: name the workdir of a run or an exported file (see --help)")
     if not paths:
         raise UsageError("nothing to predict: name images, folders, DICOM or NIfTI files (see --help)")
+    if _METHOD.value and not _GRADCAM.value:
+        raise UsageError("--method is for heat maps: name a folder for them as --gradcam")
     # After the flags, so that --help need not wait for JAX.
-    from bt_jax import inputs, prediction_stream
+    from bt_jax import explanations, inputs, prediction_stream
     from bt_jax.data import reading
     from bt_jax.data.slices import Limits
     from bt_jax.predictor import Predictor
 
     commandline.prepare_to_compute()
     reading.silence_parsers()
-    predictor = Predictor.load(_MODEL.value, views=_VIEWS.value, batch_size=_BATCH_SIZE.value)
+    # Images are kept until their heat maps are written.
+    batch_size = min(_BATCH_SIZE.value, _MOST_KEPT) if _GRADCAM.value else _BATCH_SIZE.value
+    predictor = Predictor.load(_MODEL.value, views=_VIEWS.value, batch_size=batch_size)
+    heat_maps = None
+    if _GRADCAM.value:
+        heat_maps = explanations.HeatMapFiles(_GRADCAM.value, predictor, method=_METHOD.value or "gradcam")
     records = prediction_stream.predict(
         inputs.expand(paths, left_out=lambda line: print(f"warning: {line}", file=sys.stderr)),
         predictor,
-        batch_size=_BATCH_SIZE.value,
+        batch_size=batch_size,
         limits=Limits(file_bytes=_MAX_BYTES.value),
+        listener=heat_maps.write if heat_maps else None,
     )
     count = failed = 0
     with _output(_OUT.value) as out:
@@ -69,6 +86,8 @@ def main(paths: list[str]) -> int:
             out.flush()
             count += len(batch)
             failed += sum(record.failed for record in batch)
+    if heat_maps:
+        heat_maps.write_index()
     if failed:
         print(f"warning: {failed} of {count} records are errors", file=sys.stderr)
     return 1 if failed else 0

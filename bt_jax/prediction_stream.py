@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from bt_jax.data import reading
@@ -68,6 +68,8 @@ def csv_header(class_names: Iterable[str]) -> list[str]:
 
 # What comes out of a file in the order of its slices.
 _Item = tuple[str, Prepared | str]
+# Is told of every prediction: path, slice, answer.
+Listener = Callable[[str, Prepared, Prediction], None]
 
 
 def predict(
@@ -77,6 +79,7 @@ def predict(
     batch_size: int = 32,
     threads: int | None = None,
     limits: Limits | None = None,
+    listener: Listener | None = None,
 ) -> Iterator[list[Record]]:
     """Records of files, in their order; those of a batch come together, as soon as it is computed.
 
@@ -86,29 +89,35 @@ def predict(
       batch_size: slices that are computed in one step; a few slices are not filled up to so many.
       threads: that read and preprocess; None is one per core.
       limits: on what a file may claim.
+      listener: is called for every slice before its record is given; the slices then keep their `origin`.
     """
     rows, batch, slices = 0, list[_Item](), 0
     threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
-    with contextlib.closing(_items(inputs, predictor, threads=threads, limits=limits or Limits())) as items:
+    reader = _Reader(predictor, limits or Limits(), keeps_origin=listener is not None)
+    with contextlib.closing(_items(inputs, reader, threads=threads)) as items:
         for item in items:
             batch.append(item)
             slices += not isinstance(item[1], str)
             if slices == batch_size or len(batch) == _MOST_RECORDS * batch_size:
                 rows = batch_size
-                yield _records(batch, predictor, rows)
+                yield _records(batch, predictor, rows, listener)
                 batch, slices = [], 0
     if batch:
-        yield _records(batch, predictor, rows or rows_for(slices, batch_size=batch_size))
+        yield _records(batch, predictor, rows or rows_for(slices, batch_size=batch_size), listener)
 
 
-def _records(batch: list[_Item], predictor: Predictor, rows: int) -> list[Record]:
+def _records(batch: list[_Item], predictor: Predictor, rows: int, listener: Listener | None) -> list[Record]:
     predictions = iter(predictor.predict([content for _, content in batch if not isinstance(content, str)], rows=rows))
-    return [Record(path, content if isinstance(content, str) else next(predictions)) for path, content in batch]
+    records = []
+    for path, content in batch:
+        outcome = content if isinstance(content, str) else next(predictions)
+        if listener and not isinstance(content, str) and not isinstance(outcome, str):
+            listener(path, content, outcome)
+        records.append(Record(path, outcome))
+    return records
 
 
-def _items(
-    inputs: Iterable[Input], predictor: Predictor, *, threads: int, limits: Limits
-) -> Generator[_Item, None, None]:
+def _items(inputs: Iterable[Input], reader: "_Reader", *, threads: int) -> Generator[_Item, None, None]:
     """The slices of all files, in their order, prepared ahead by threads."""
     waiting: collections.deque[concurrent.futures.Future[Iterator[_Item]] | Iterator[_Item]] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(threads)
@@ -118,9 +127,9 @@ def _items(
                 if not waiting:
                     return
             elif file.size > _EAGER_BYTES:
-                waiting.append(_of_file(file, predictor, limits))
+                waiting.append(reader.slices_of(file))
             else:
-                waiting.append(pool.submit(_begun, file, predictor, limits))
+                waiting.append(pool.submit(reader.begun, file))
             if file is None or len(waiting) >= threads * _IN_FLIGHT:
                 first = waiting.popleft()
                 yield from first.result() if isinstance(first, concurrent.futures.Future) else first
@@ -128,32 +137,42 @@ def _items(
         pool.shutdown(cancel_futures=True)
 
 
-def _begun(file: Input, predictor: Predictor, limits: Limits) -> Iterator[_Item]:
-    """The slices of a file, the first of them prepared already where that takes little memory."""
-    try:
-        content = file.read(limits.file_bytes + 1)
-    except (OSError, UnreadableError) as error:
-        return iter([(file.name, reason_of(error))])
-    items = _of_content(file.name, content, predictor, limits)
-    if reading.unpacks(content):
-        return items
-    return itertools.chain(list(itertools.islice(items, _EAGER_SLICES)), items)
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """From a file to its slices, prepared."""
 
+    predictor: Predictor
+    limits: Limits
+    keeps_origin: bool
 
-def _of_file(file: Input, predictor: Predictor, limits: Limits) -> Iterator[_Item]:
-    try:
-        content = file.read(limits.file_bytes + 1)
-    except (OSError, UnreadableError) as error:
-        yield file.name, reason_of(error)
-    else:
-        yield from _of_content(file.name, content, predictor, limits)
+    def begun(self, file: Input) -> Iterator[_Item]:
+        """The slices of a file, the first of them prepared already where that takes little memory."""
+        try:
+            content = file.read(self.limits.file_bytes + 1)
+        except (OSError, UnreadableError) as error:
+            return iter([(file.name, reason_of(error))])
+        items = self._of_content(file.name, content)
+        if reading.unpacks(content):
+            return items
+        return itertools.chain(list(itertools.islice(items, _EAGER_SLICES)), items)
 
+    def slices_of(self, file: Input) -> Iterator[_Item]:
+        """The slices of a file, each read and prepared when it is asked for."""
+        try:
+            content = file.read(self.limits.file_bytes + 1)
+        except (OSError, UnreadableError) as error:
+            yield file.name, reason_of(error)
+        else:
+            yield from self._of_content(file.name, content)
 
-def _of_content(name: str, content: bytes, predictor: Predictor, limits: Limits) -> Iterator[_Item]:
-    try:
-        for slice_ in reading.read_slices(content, limits=limits):
-            yield (name if slice_.number is None else f"{name}#{slice_.number}"), predictor.prepare(slice_)
-    except UnreadableError as error:
-        yield name, str(error)
-    except MemoryError:
-        yield name, "it needs more memory than there is"
+    def _of_content(self, name: str, content: bytes) -> Iterator[_Item]:
+        try:
+            for slice_ in reading.read_slices(content, limits=self.limits):
+                prepared = self.predictor.prepare(slice_)
+                if self.keeps_origin:
+                    prepared = dataclasses.replace(prepared, origin=slice_.image)
+                yield (name if slice_.number is None else f"{name}#{slice_.number}"), prepared
+        except UnreadableError as error:
+            yield name, str(error)
+        except MemoryError:
+            yield name, "it needs more memory than there is"

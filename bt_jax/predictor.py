@@ -10,6 +10,8 @@ from bt_jax.data.augment import Augmentation, augment, generator_for
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.slices import Slice
 from bt_jax.errors import UsageError
+from bt_jax.labels import SYNTHETIC_NOTICE
+from bt_jax.sentences import Sentence
 
 # What differs between views of a slice for test-time augmentation: little, so that each is still a likely slice.
 VIEWS = Augmentation(flip=True, rotation=0.02, zoom=0.05, shift=0.02)
@@ -19,6 +21,10 @@ _SMALL = 64  # pixels; shorter sides are those of icons and thumbnails
 _FLAT = 8 / 255  # of the range of 8 bits; less is compression noise
 _UNSURE = 0.5
 
+_NO_MAJORITY = Sentence("no_majority", "No class is more likely than all others together.")
+_SYNTHETIC = Sentence("synthetic_model", "The model was trained on " + SYNTHETIC_NOTICE + ".")
+_UNCALIBRATED = Sentence("uncalibrated", "The confidence is not calibrated.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -27,10 +33,12 @@ class Prepared:
     Attributes:
       images: [S, S] uint8 for each of the predictor's ways of preprocessing.
       warnings: sentences that do not depend on what the models say.
+      origin: [H, W] uint8 or uint16, the slice as it was read, where it is kept for an explanation.
     """
 
     images: tuple[np.ndarray, ...]
     warnings: tuple[str, ...]
+    origin: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +124,8 @@ class Predictor:
 
     def warnings_for(self, prepared: Prepared, probabilities: np.ndarray, score: float | None) -> tuple[str, ...]:
         """All that a person should be told beside the probabilities [classes] of a slice; first that it may be none."""
-        unlike = (_sentence(doubt.WARNING.format(score=score)),) if score is not None and score > 1 else ()
-        unsure = ("No class is more likely than all others together.",) if probabilities.max() <= _UNSURE else ()
+        unlike = (doubt.warning(score),) if score is not None and score > 1 else ()
+        unsure = (_NO_MAJORITY,) if probabilities.max() <= _UNSURE else ()
         return (*unlike, *self._always, *prepared.warnings, *unsure)
 
     def _answers(self, slices: Sequence[Prepared], rows: int) -> tuple[np.ndarray, list[float | None]]:
@@ -141,10 +149,6 @@ class Predictor:
         return total[:count] / (len(self.models) * self.views), doubts
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
-
-
 def _view(image: np.ndarray, view: int) -> np.ndarray:
     """A view [S, S] uint8 of a preprocessed image: 0 is the image itself, the others are the same for all images."""
     if not view:
@@ -155,19 +159,19 @@ def _view(image: np.ndarray, view: int) -> np.ndarray:
 
 def _about_models(models: Sequence[inference.Model]) -> tuple[str, ...]:
     """What must be said of every answer of these models."""
-    notices = dict.fromkeys(f"The model was trained on {m.notice}." for m in models if m.notice)
-    uncalibrated = any(model.temperature is None for model in models)
-    return (*notices, *(("The confidence is not calibrated.",) if uncalibrated else ()))
+    synthetic, uncalibrated = any(m.notice for m in models), any(model.temperature is None for model in models)
+    return (*((_SYNTHETIC,) if synthetic else ()), *((_UNCALIBRATED,) if uncalibrated else ()))
 
 
 def _about_image(image: np.ndarray) -> tuple[str, ...]:
     """What is odd about a decoded image [H, W] uint8 or uint16."""
-    found = []
+    found: list[str] = []
     height, width = image.shape
     if min(height, width) < _SMALL:
-        found.append(f"The image is small ({width}x{height} pixels): finer signs of a tumour cannot be seen.")
+        text = "The image is small ({size} pixels): finer signs of a tumour cannot be seen."
+        found.append(Sentence("small", text, size=f"{width}x{height}"))
     if image.max() == image.min() or (image.dtype == np.uint8 and np.ptp(image) <= _FLAT * 255):
-        found.append("The image is blank: its class means nothing.")
+        found.append(Sentence("blank", "The image is blank: its class means nothing."))
     return tuple(found)
 
 

@@ -27,6 +27,7 @@ LAYERS = (
         "peers",
         "ranking",
         "roofline",
+        "sentences",
         "significance",
         "watchdog",
     ),
@@ -51,7 +52,7 @@ LAYERS = (
     ("checkpoint", "model_file"),
     ("inference",),
     ("gradcam", "inputs", "onnx_graph", "predictor"),
-    ("conversion", "prediction_stream"),
+    ("conversion", "explanations", "prediction_stream"),
     ("accumulation", "evaluation", "stages"),
     ("steps",),
     ("input_throughput", "throughput"),
@@ -62,16 +63,23 @@ LAYERS = (
     ("starting",),
     ("comparison", "measurements", "train"),
     ("study",),
+    ("serve.settings", "serve.counters", "serve.batching", "serve.language"),
+    ("serve.engine", "serve.model_page", "serve.server"),
+    ("serve.api",),
+    ("serve.answers",),
+    ("serve.app",),
     ("launch",),
-    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "prepare", "sweep"),
+    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "prepare", "serve.__main__", "sweep"),
 )
 
 # The modules that know a library; no other imports it.
 OWNERS = {
+    "flask": {"serve.answers", "serve.app"},
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},
     "matplotlib": {"diagram", "figures", "plots", "run_curves", "training_curves"},
     "keras": {"peers.keras_tensorflow"},
+    "markdown_it": {"serve.model_page"},
     "nibabel": {"data.nifti"},
     "ml_collections": {"benchmark", "defaults", "main", "starting", "study", "sweep", "train"},
     "onnx": {"onnx_graph"},
@@ -84,10 +92,12 @@ OWNERS = {
     "tensorflow_datasets": {"data.prepared"},
     "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
     "torch": {"peers.onnx_runtime", "peers.pytorch_timm"},
+    "waitress": {"serve.server"},
+    "werkzeug": {"serve.answers"},
 }
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.
-LIGHT = ("inference", "predict", "prediction_stream")
+LIGHT = ("inference", "predict", "prediction_stream", "serve.__main__", "serve.app")
 HEAVY = {"optax", "grain", "sklearn", "matplotlib", "tensorflow", "tensorboardX", "ml_collections"}
 TRAINING = {"bt_jax.train", "bt_jax.loop", "bt_jax.steps", "bt_jax.stages", "bt_jax.data.pipeline"}
 

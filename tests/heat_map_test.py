@@ -50,6 +50,36 @@ def test_sixteen_bits_are_stretched():
     np.testing.assert_array_equal(heat_map.overlaid(image, np.zeros((1, 2)))[0], [[0] * 3, [255] * 3])
 
 
+def test_large_pictures_are_the_same_as_their_parts():
+    generator = np.random.default_rng(0)
+    image, heat = generator.integers(500, 60000, (600, 5)).astype(np.uint16), generator.random((600, 5))
+    image[0, 0], image[599, 4] = 0, 65535
+    whole = heat_map.overlaid(image, heat)
+    grey = heat_map.on_screen(image)
+    np.testing.assert_allclose(whole[300:320], heat_map.overlaid(grey[300:320], heat[300:320]), atol=1)
+
+
+def test_the_layer_over_the_image_is_the_overlay():
+    """As a browser lays it: colours by their opacity, times that of the whole layer."""
+    generator = np.random.default_rng(1)
+    image, heat = generator.integers(0, 256, (9, 7)).astype(np.uint8), generator.random((9, 7))
+    over = heat_map.layer(heat)
+    assert over.shape == (9, 7, 4) and over.dtype == np.uint8
+    share = heat_map.STRENGTH * over[..., 3:] / 255
+    np.testing.assert_allclose(
+        (1 - share) * image[..., None] + share * over[..., :3], heat_map.overlaid(image, heat), atol=1.1
+    )
+    with Image.open(io.BytesIO(heat_map.png(over))) as picture:
+        assert picture.mode == "RGBA"
+
+
+def test_what_a_screen_shows():
+    image = np.array([[3, 200]], np.uint8)
+    assert heat_map.on_screen(image) is image
+    np.testing.assert_array_equal(heat_map.on_screen(np.array([[1000, 3000]], np.uint16)), [[0, 255]])
+    np.testing.assert_array_equal(heat_map.on_screen(np.full((1, 2), 7, np.uint16)), [[0, 0]])
+
+
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="alike"):
         heat_map.overlaid(np.zeros((3, 4), np.uint8), np.zeros((4, 3)))

@@ -90,10 +90,29 @@ def test_csv_into_a_file(model, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
+def test_heat_maps_beside_the_records(model, tmp_path):
+    (tmp_path / "a.png").write_bytes(hostile_inputs.image())
+    (tmp_path / "b.png").write_bytes(b"broken")
+    (tmp_path / "c.dcm").write_bytes(medical_files.dicom(np.stack([hostile_inputs.scan()] * 2), frames=2))
+    names = [tmp_path / name for name in ("a.png", "b.png", "c.dcm")]
+    plain = runs.run(command(f"--model={model}", *names))
+    ended = runs.run(command(f"--model={model}", f"--gradcam={tmp_path}/maps", *names))
+    assert (ended.returncode, ended.stdout) == (1, plain.stdout), ended.stderr
+    with (tmp_path / "maps" / "index.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(tmp_path / name) for name in ("a.png", "c.dcm#1", "c.dcm#2")]
+    assert {row["method"] for row in rows} == {"integrated_gradients"}  # all that a dense network has
+    assert len(list((tmp_path / "maps").iterdir())) == 2 * len(rows) + 1
+    for row in rows:
+        assert np.load(tmp_path / "maps" / row["array"]).shape == hostile_inputs.scan().shape
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["x.png"], "--model is missing"),
+        (["--model=M", "--method=layercam", "x.png"], "--method is for heat maps"),
+        (["--model=M", "--gradcam=maps", "--method=other", "x.png"], "--method"),
         (["--model=M"], "nothing to predict"),
         (["--model=nowhere", "x.png"], "'nowhere' holds no checkpoint"),
         (["--model=M", "--format=xml", "x.png"], "--format"),

@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageOps
 
+from bt_jax.sentences import Sentence
+
 # Suffixes, in lower case, that count as images by name.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
 
@@ -21,7 +23,16 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 class ImageError(ValueError):
-    """Content that is not a readable image. The message is one line: the name and the reason."""
+    """Content that is not a readable image. The message is one line: the name and the reason.
+
+    Args:
+      name: what the content is called.
+      reason: what is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: Sentence):
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
 
 
 def decode_image(content: bytes, *, name: str) -> np.ndarray:
@@ -47,15 +58,17 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
     """As `decode_image`, with a limit of one's own; also whether the file has more frames than this one."""
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     if not content:
-        raise ImageError(f"{name}: the file is empty")
+        raise ImageError(name, Sentence("empty", "the file is empty"))
     # Pillow's parsers let nearly any exception through on damaged input: struct.error, KeyError, SyntaxError, ...
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
             if width * height <= 0:
-                raise ImageError(f"{name}: the image has no pixels ({width}x{height})")
+                raise ImageError(
+                    name, Sentence("no_pixels_at", "the image has no pixels ({size})", size=f"{width}x{height}")
+                )
             if width * height > limit:
-                raise ImageError(f"{name}: {width}x{height} pixels are more than the limit of {limit:,}")
+                raise ImageError(name, too_many_pixels(width, height, limit))
             if image.format == "JPEG":
                 image.draft("L", None)  # type: ignore[arg-type]
             image.load()
@@ -64,12 +77,21 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image in a known format") from None
+        raise ImageError(name, Sentence("unknown_format", "not an image in a known format")) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ImageError(f"{name}: the image has more pixels than the limit of {limit:,}") from None
+        raise ImageError(
+            name, Sentence("more_pixels", "the image has more pixels than the limit of {limit}", limit=limit)
+        ) from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: cannot be decoded: {reason}") from error
+        raise ImageError(name, Sentence("undecodable", "cannot be decoded: {reason}", reason=reason)) from error
+
+
+def too_many_pixels(width: int, height: int, limit: int) -> Sentence:
+    """What is said of a picture beyond a limit."""
+    return Sentence(
+        "too_many_pixels", "{size} pixels are more than the limit of {limit}", size=f"{width}x{height}", limit=limit
+    )
 
 
 def encode_png(image: np.ndarray) -> bytes:

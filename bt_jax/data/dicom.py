@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bt_jax.data import dicom_remarks
 from bt_jax.data.slices import Limits, Slice, UnreadableError, check_size, grey_of, inflated
+from bt_jax.sentences import Sentence
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
@@ -56,12 +58,7 @@ _COMPRESSIONS = {
     "1.2.840.10008.1.2.4.203": ("high-throughput JPEG 2000", ""),
     "1.2.840.10008.1.2.5": ("run lengths", ""),
 }
-_MODALITIES = {
-    "CT": "CT", "CR": "an X-ray", "DX": "an X-ray", "XA": "an X-ray angiography", "RF": "a fluoroscopy",
-    "MG": "a mammography", "US": "an ultrasound", "NM": "a scintigraphy", "PT": "PET", "OP": "a photograph of the eye",
-    "XC": "a photograph", "SM": "microscopy", "ES": "an endoscopy",
-}  # fmt: skip
-_HEAD = ("BRAIN", "HEAD", "SKULL", "CRANI", "NEURO", "PITUIT", "SELLA", "CEREB")
+_ODD_DEFLATED = Sentence("dicom_deflated", "a deflated DICOM file with an unusual header is not read")
 
 
 @functools.cache
@@ -70,7 +67,13 @@ def _library() -> ModuleType:
     try:
         import pydicom
     except ImportError:
-        raise UnreadableError("DICOM files need the extra `medical`: .venv/bin/pip install -e '.[medical]'") from None
+        raise UnreadableError(
+            Sentence(
+                "dicom_extra",
+                "DICOM files need the extra `medical`: {command}",
+                command=".venv/bin/pip install -e '.[medical]'",
+            )
+        ) from None
     import pydicom.pixels
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -111,9 +114,11 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
     try:
         dataset = _parse(library, content, limits=limits)
         if not any(name in dataset for name in _PIXELS) and _PIXEL_TAG in content:
-            raise UnreadableError("the DICOM file is cut off or damaged: its pixels have no end")
+            raise UnreadableError(
+                Sentence("dicom_no_end", "the DICOM file is cut off or damaged: its pixels have no end")
+            )
         count = _checked(library, dataset, limits=limits)
-        remarks = _remarks(dataset)
+        remarks = dicom_remarks.about(str(dataset.get("Modality", "")), str(dataset.get("BodyPartExamined") or ""))
         frames = library.pixels.iter_pixels(dataset)
         done = 0
         for done, pixels in enumerate(itertools.islice(frames, count), 1):
@@ -122,9 +127,18 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
     except UnreadableError:
         raise
     except Exception as error:
-        raise UnreadableError(f"the DICOM file is damaged or unusual ({type(error).__name__})") from None
+        raise UnreadableError(
+            Sentence("dicom_damaged", "the DICOM file is damaged or unusual ({kind})", kind=type(error).__name__)
+        ) from None
     if done < count:
-        raise UnreadableError(f"the DICOM file is cut off: {done} of {count} frames are there")
+        raise UnreadableError(
+            Sentence(
+                "dicom_frames_missing",
+                "the DICOM file is cut off: {there} of {needed} frames are there",
+                there=done,
+                needed=count,
+            )
+        )
 
 
 def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
@@ -133,7 +147,9 @@ def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
     dataset = library.dcmread(_Bounded(content), force=True, specific_tags=list(_TAGS))
     for name in _SEQUENCES:  # those of a known length are not taken apart before they are asked for
         if name in dataset and (dataset.get_item(name).length or 0) % _UNDEFINED > _MOST_SEQUENCE_BYTES:
-            raise UnreadableError("the DICOM file has more to say about its frames than is read")
+            raise UnreadableError(
+                Sentence("dicom_sequences", "the DICOM file has more to say about its frames than is read")
+            )
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         uid = library.uid
@@ -153,7 +169,7 @@ class _Bounded(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         if self.reads > _MOST_READS:
-            raise UnreadableError("the DICOM file has more data elements than are read")
+            raise UnreadableError(Sentence("dicom_elements", "the DICOM file has more data elements than are read"))
         return super().read(size)
 
 
@@ -161,11 +177,11 @@ def _unpacked(content: bytes, *, limits: Limits) -> bytes:
     """The same file with its data elements inflated; pydicom would inflate them without a limit."""
     end = 144 + struct.unpack("<I", content[140:144])[0] if content[132:138] == b"\x02\x00\x00\x00UL" else 0
     if content.count(_DEFLATED) != 1 or _DEFLATED not in content[:end]:
-        raise UnreadableError("a deflated DICOM file with an unusual header is not read")
+        raise UnreadableError(_ODD_DEFLATED)
     plain = b"1.2.840.10008.1.2.1".ljust(len(_DEFLATED), b"\x00")
     body = inflated(content, window_bits=-15, limits=limits, start=end)
     if _DEFLATED in body:
-        raise UnreadableError("a deflated DICOM file with an unusual header is not read")
+        raise UnreadableError(_ODD_DEFLATED)
     return content[:end].replace(_DEFLATED, plain) + body
 
 
@@ -173,25 +189,34 @@ def _checked(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
     """The number of frames of a file whose header makes sense."""
     kind = next((name for name in _PIXELS if name in dataset), None)
     if kind is None:
-        raise UnreadableError("the DICOM file holds no image (perhaps a report, a plan or a directory)")
+        raise UnreadableError(
+            Sentence("dicom_no_image", "the DICOM file holds no image (perhaps a report, a plan or a directory)")
+        )
     rows, columns = (_whole(dataset.get(name)) for name in ("Rows", "Columns"))
     count = _whole(dataset.get("NumberOfFrames") or 1)
     bits, samples = _whole(dataset.get("BitsAllocated")), _whole(dataset.get("SamplesPerPixel") or 1)
     check_size(width=columns, height=rows, slices=count, limits=limits)
     if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
-        raise UnreadableError(f"DICOM pixels of {samples} samples with {bits} bits are not read")
+        raise UnreadableError(
+            Sentence(
+                "dicom_samples",
+                "DICOM pixels of {samples} samples with {bits} bits are not read",
+                samples=samples,
+                bits=bits,
+            )
+        )
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated:
         name, package = _COMPRESSIONS.get(str(syntax), ("", ""))
         if not name:
             raise UnreadableError(
-                "its pixels are compressed in a way that is not read: store it uncompressed, or as JPEG 2000"
+                Sentence(
+                    "dicom_compression",
+                    "its pixels are compressed in a way that is not read: store it uncompressed, or as JPEG 2000",
+                )
             )
         if not library.pixels.get_decoder(syntax).is_available:
-            hint = f"install {package}, or " if package else ""
-            raise UnreadableError(
-                f"its pixels are compressed as {name}, which is not read: {hint}store it uncompressed"
-            )
+            raise UnreadableError(_undecodable(name, package))
     else:
         needed, there = -(-rows * columns * samples * bits * count // 8), len(dataset[kind].value or b"")
         if there < needed and "422" not in str(dataset.get("PhotometricInterpretation")):
@@ -199,16 +224,14 @@ def _checked(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
     return count
 
 
-def _remarks(dataset: Any) -> tuple[str, ...]:
-    """What is odd about a file as a slice of a brain MRI."""
-    found = []
-    modality = _MODALITIES.get(str(dataset.get("Modality", "")).strip().upper())
-    if modality:
-        found.append(f"The file says that it is {modality}, not MRI: the model knows MRI alone.")
-    part = str(dataset.get("BodyPartExamined") or "").upper()
-    if part.strip() and not any(name in part for name in _HEAD):
-        found.append("The file names another part of the body than the head.")
-    return tuple(found)
+def _undecodable(name: str, package: str) -> Sentence:
+    """What to do about pixels that are compressed in a way for which a package is missing, if there is one."""
+    if package:
+        text = "its pixels are compressed as {name}, which is not read: install {package}, or store it uncompressed"
+        return Sentence("dicom_package", text, name=name, package=package)
+    return Sentence(
+        "dicom_decoder", "its pixels are compressed as {name}, which is not read: store it uncompressed", name=name
+    )
 
 
 class _Frame:
@@ -277,7 +300,7 @@ def _rescaled(pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]
     slope = frame.number("RescaleSlope", group="PixelValueTransformationSequence")
     intercept = frame.number("RescaleIntercept", group="PixelValueTransformationSequence")
     if slope == 0:
-        return pixels, ["The rescale slope in the file is 0 and was not used."]
+        return pixels, [Sentence("slope_of_zero", "The rescale slope in the file is 0 and was not used.")]
     if (slope is None or slope == 1) and not intercept:
         return pixels, []
     return pixels.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0), []
@@ -285,7 +308,12 @@ def _rescaled(pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]
 
 def _windowed(values: np.ndarray, frame: _Frame) -> tuple[np.ndarray | None, list[str]]:
     """Measured values [H, W] as a viewer shows them, uint8; None where no window of the file changes the picture."""
-    unusable = ["The window in the file shows nothing of the image, so its whole range of values was used."]
+    unusable: list[str] = [
+        Sentence(
+            "useless_window",
+            "The window in the file shows nothing of the image, so its whole range of values was used.",
+        )
+    ]
     table = frame.get("VOILUTSequence", group="FrameVOILUTSequence")
     if table:
         chosen, bits = _through(table[0], np.rint(values), frame.dataset)
@@ -328,7 +356,7 @@ def _through(item: Any, values: np.ndarray, dataset: Any) -> tuple[np.ndarray, i
         data = np.frombuffer(data, "u1" if narrow else "<u2" if dataset.original_encoding[1] else ">u2")
     table = np.asarray(data, np.float64)[:length]
     if not table.size or not 1 <= bits <= 16:
-        raise UnreadableError("a table of grey values in the DICOM file makes no sense")
+        raise UnreadableError(Sentence("dicom_table", "a table of grey values in the DICOM file makes no sense"))
     index = np.clip(np.asarray(values, np.float64) - first, 0, table.size - 1)
     return table[np.nan_to_num(index).astype(np.int64)], bits
 

@@ -10,12 +10,13 @@ from types import ModuleType
 import numpy as np
 
 from bt_jax.data.slices import Limits, Slice, UnreadableError, check_size, grey_of
+from bt_jax.sentences import Sentence
 
 # Spacing of one axis over that of the others, from which it counts as the one across the slices.
 _THICK = 1.2
 _AXIAL = 2  # the axis from the feet to the head
-_FIRST_VOLUME = "The file holds several volumes, of which the first was read."
-_NO_ORIENTATION = "The file does not say how the head lies in it, so slices may be turned."
+_FIRST_VOLUME = Sentence("first_volume", "The file holds several volumes, of which the first was read.")
+_NO_ORIENTATION = Sentence("no_orientation", "The file does not say how the head lies in it, so slices may be turned.")
 
 
 @functools.cache
@@ -25,7 +26,13 @@ def _library() -> ModuleType:
         import nibabel
         import nibabel.imageglobals
     except ImportError:
-        raise UnreadableError("NIfTI volumes need the extra `medical`: .venv/bin/pip install -e '.[medical]'") from None
+        raise UnreadableError(
+            Sentence(
+                "nifti_extra",
+                "NIfTI volumes need the extra `medical`: {command}",
+                command=".venv/bin/pip install -e '.[medical]'",
+            )
+        ) from None
     logging.getLogger("nibabel").setLevel(logging.CRITICAL + 1)
     nibabel.imageglobals.logger.setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"nibabel(\..*)?|bt_jax\.data\.nifti")
@@ -60,12 +67,16 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
     except UnreadableError:
         raise
     except Exception as error:
-        raise UnreadableError(f"the NIfTI file is damaged or unusual ({type(error).__name__})") from None
+        raise UnreadableError(
+            Sentence("nifti_damaged", "the NIfTI file is damaged or unusual ({kind})", kind=type(error).__name__)
+        ) from None
 
 
 def _slices(library: ModuleType, content: bytes, *, limits: Limits) -> Iterator[Slice]:
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
-        raise UnreadableError("NIfTI in two files (.hdr and .img) is not read: store it as one .nii file")
+        raise UnreadableError(
+            Sentence("nifti_pair", "NIfTI in two files (.hdr and .img) is not read: store it as one .nii file")
+        )
     kind = library.Nifti2Image if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else library.Nifti1Image
     volume = kind.from_bytes(content)
     shape = tuple(int(length) for length in volume.shape)
@@ -90,13 +101,22 @@ def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Li
     """Raises `UnreadableError` for values that are no grey values, and for a header that claims too much."""
     dtype = np.dtype(volume.get_data_dtype())  # type: ignore[attr-defined]
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise UnreadableError("NIfTI volumes of colours, complex or very long numbers are not read")
+        raise UnreadableError(
+            Sentence("nifti_kind", "NIfTI volumes of colours, complex or very long numbers are not read")
+        )
     if not 2 <= len(shape) <= 7 or min(shape) <= 0:
-        raise UnreadableError("the NIfTI file has no slices")
+        raise UnreadableError(Sentence("nifti_empty", "the NIfTI file has no slices"))
     needed = math.prod(shape) * dtype.itemsize
     there = max(0, len(content) - int(volume.dataobj.offset))  # type: ignore[attr-defined]
     if there < needed:
-        raise UnreadableError(f"the NIfTI file is cut off: {there:,} of {needed:,} bytes of values are there")
+        raise UnreadableError(
+            Sentence(
+                "nifti_cut_off",
+                "the NIfTI file is cut off: {there} of {needed} bytes of values are there",
+                there=there,
+                needed=needed,
+            )
+        )
     if len(shape) == 2:
         check_size(width=shape[0], height=shape[1], slices=1, limits=limits)
 

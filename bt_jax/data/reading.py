@@ -7,6 +7,7 @@ from PIL import Image
 
 from bt_jax.data import decode, dicom, nifti
 from bt_jax.data.slices import Limits, Slice, UnreadableError, compact, inflated
+from bt_jax.sentences import Sentence
 
 # Suffixes, in lower case, of the files of a folder that are read; content decides what they are.
 SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .nii.gz
@@ -14,21 +15,35 @@ SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .ni
 START = 1024
 
 _GZIP = b"\x1f\x8b"
-_MORE_FRAMES = "The file has several frames, of which the first was read."
+_MORE_FRAMES = Sentence("more_frames", "The file has several frames, of which the first was read.")
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"RIFF", b"P4", b"P5", b"P6")
 # What people take for images, and what to do about it.
 _OTHERS = (
-    (0, b"%PDF", "a PDF document: export its pictures as PNG"),
-    (0, b"PK\x03\x04", "a zip archive inside of which nothing is looked for: unpack it"),
-    (0, b"\x37\x7a\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
-    (0, b"Rar!", "a RAR archive: unpack it"),
-    (0, b"<", "a text (HTML, XML or SVG): export the picture as PNG"),
-    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image outside of DICOM: convert it to PNG"),
-    (4, b"ftyp", "a video, or an image of the kind HEIC or AVIF: convert it to PNG or JPEG"),
-    (0, b"\x93NUMPY", "an array of NumPy: save it as PNG or NIfTI"),
-    (0, b"\x89HDF", "an HDF5 or MATLAB file: save its images as PNG or NIfTI"),
-    (0, b"MATLAB", "a MATLAB file: save its images as PNG or NIfTI"),
-    (0, b"8BPS", "a Photoshop document: export it as PNG"),
+    (0, b"%PDF", Sentence("pdf", "not an image but a PDF document: export its pictures as PNG")),
+    (
+        0,
+        b"PK\x03\x04",
+        Sentence("zip", "not an image but a zip archive inside of which nothing is looked for: unpack it"),
+    ),
+    (0, b"\x37\x7a\xbc\xaf\x27\x1c", Sentence("7z", "not an image but a 7z archive: unpack it")),
+    (0, b"Rar!", Sentence("rar", "not an image but a RAR archive: unpack it")),
+    (0, b"<", Sentence("markup", "not an image but a text (HTML, XML or SVG): export the picture as PNG")),
+    (
+        0,
+        b"\x00\x00\x00\x0cjP  ",
+        Sentence("jpeg_2000", "not an image but a JPEG 2000 image outside of DICOM: convert it to PNG"),
+    ),
+    (
+        4,
+        b"ftyp",
+        Sentence(
+            "video_or_heic", "not an image but a video, or an image of the kind HEIC or AVIF: convert it to PNG or JPEG"
+        ),
+    ),
+    (0, b"\x93NUMPY", Sentence("numpy", "not an image but an array of NumPy: save it as PNG or NIfTI")),
+    (0, b"\x89HDF", Sentence("hdf5", "not an image but an HDF5 or MATLAB file: save its images as PNG or NIfTI")),
+    (0, b"MATLAB", Sentence("matlab", "not an image but a MATLAB file: save its images as PNG or NIfTI")),
+    (0, b"8BPS", Sentence("photoshop", "not an image but a Photoshop document: export it as PNG")),
 )
 
 
@@ -60,14 +75,21 @@ def read_slices(content: bytes, *, limits: Limits | None = None) -> Iterator[Sli
     """
     limits = limits or Limits()
     if not content:
-        raise UnreadableError("the file is empty")
+        raise UnreadableError(Sentence("empty", "the file is empty"))
     if len(content) > limits.file_bytes:
-        raise UnreadableError(f"{len(content):,} bytes are more than the limit of {limits.file_bytes:,}")
+        raise UnreadableError(
+            Sentence(
+                "too_many_bytes",
+                "{count} bytes are more than the limit of {limit}",
+                count=len(content),
+                limit=limits.file_bytes,
+            )
+        )
     start = content[:START]
     if content[:2] == _GZIP:
         content = inflated(content, window_bits=31, limits=limits)
         if not nifti.looks_like(content[:START]):
-            raise UnreadableError("compressed by gzip, but not a NIfTI volume: unpack it")
+            raise UnreadableError(Sentence("gzip", "compressed by gzip, but not a NIfTI volume: unpack it"))
         return nifti.read(content, limits=limits)
     if nifti.looks_like(start):
         return nifti.read(content, limits=limits)
@@ -82,6 +104,6 @@ def _image(content: bytes, *, limits: Limits) -> Slice:
     except decode.ImageError as error:
         for place, magic, what in _OTHERS:
             if content[place : place + len(magic)] == magic:
-                raise UnreadableError(f"not an image but {what}") from None
-        raise UnreadableError(str(error).removeprefix(": ")) from None
+                raise UnreadableError(what) from None
+        raise UnreadableError(error.reason) from None
     return Slice(compact(image), None, (_MORE_FRAMES,) if more else ())

@@ -5,7 +5,8 @@ import zlib
 
 import numpy as np
 
-from bt_jax.data.decode import MAX_PIXELS, scaled_to_uint16
+from bt_jax.data.decode import MAX_PIXELS, scaled_to_uint16, too_many_pixels
+from bt_jax.sentences import Sentence
 
 # Values beyond this are no measurements; differences of larger ones overflow.
 _LARGEST = 1e30
@@ -44,17 +45,32 @@ class Slice:
 
 
 class UnreadableError(ValueError):
-    """What cannot be read as images. The message is one sentence without the file's name, and nothing of its text."""
+    """What cannot be read as images.
+
+    Args:
+      reason: one sentence without the file's name, and nothing of its text; a `Sentence` can be told in any language.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
 
 
 def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
     """Raises `UnreadableError` for a header that claims nothing, or more than the limits."""
     if width <= 0 or height <= 0 or slices <= 0:
-        raise UnreadableError("the image has no pixels")
+        raise UnreadableError(Sentence("no_pixels", "the image has no pixels"))
     if width * height > limits.pixels:
-        raise UnreadableError(f"{width}x{height} pixels are more than the limit of {limits.pixels:,}")
+        raise UnreadableError(too_many_pixels(width, height, limits.pixels))
     if slices > limits.slices:
-        raise UnreadableError(f"{slices:,} slices are more than the limit of {limits.slices:,}")
+        raise UnreadableError(
+            Sentence(
+                "too_many_slices",
+                "{count} slices are more than the limit of {limit}",
+                count=slices,
+                limit=limits.slices,
+            )
+        )
 
 
 def inflated(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0) -> bytes:
@@ -63,11 +79,17 @@ def inflated(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0)
     try:
         content = unpacker.decompress(memoryview(packed)[start:], limits.unpacked_bytes + 1)
     except zlib.error:
-        raise UnreadableError("the compressed content is damaged") from None
+        raise UnreadableError(Sentence("packed_damaged", "the compressed content is damaged")) from None
     if len(content) > limits.unpacked_bytes:
-        raise UnreadableError(f"it unpacks to more than the limit of {limits.unpacked_bytes:,} bytes")
+        raise UnreadableError(
+            Sentence(
+                "unpacks_to_too_much",
+                "it unpacks to more than the limit of {limit} bytes",
+                limit=limits.unpacked_bytes,
+            )
+        )
     if not unpacker.eof:
-        raise UnreadableError("the compressed content is cut off")
+        raise UnreadableError(Sentence("packed_cut_off", "the compressed content is cut off"))
     return content
 
 

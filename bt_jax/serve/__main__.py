@@ -1,0 +1,92 @@
+"""Serves a trained model: a web page to drop images on, and an interface for programs.
+
+    python -m bt_jax.serve --model=runs/first
+    python -m bt_jax.serve --model=model.safetensors --port=8080
+    python -m bt_jax.serve --model=runs/first --host=0.0.0.0 --host_name=scans.example.org
+
+The page is at http://127.0.0.1:5000/, and programs send files to the same place, as described at /openapi.json:
+
+    curl -F file=@scan.png http://127.0.0.1:5000/api/predict
+
+Images, DICOM files and NIfTI volumes stay in memory while they are computed, and are kept nowhere. Only this machine
+can reach the server unless --host says otherwise; it asks nobody for a password. Ctrl-C or SIGTERM stops it, after what
+has arrived is answered.
+
+This is a research tool, not a medical device: nothing it says may guide a patient's care.
+"""
+
+import ipaddress
+import sys
+
+from absl import flags
+
+from bt_jax import commandline, interrupts
+from bt_jax.errors import UsageError
+
+_MODEL = flags.DEFINE_multi_string(
+    "model", [], "Workdir of a run or cross-validation, or an exported file; several are an ensemble."
+)
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is every address of this machine.")
+_PORT = flags.DEFINE_integer("port", 5000, "To listen at; 0 is any that is free.", 0, 65535)
+_HOST_NAME = flags.DEFINE_multi_string("host_name", [], "A name by which others call this server, as behind a proxy.")
+_MEGABYTES = flags.DEFINE_integer("max_megabytes", 64, "Largest request, and so largest file.", 1, 512)
+_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "In which a request is answered, or refused.", 1.0, 600.0)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Slices, of one request or several, in a step.", 1, 256)
+_QUEUE = flags.DEFINE_integer("queue", 128, "Requests at the same time; further ones are told to try again.", 1, 1024)
+
+
+def main() -> int:
+    """Serves; 0 is returned after a stop."""
+    if not _MODEL.value:
+        raise UsageError("--model is missing: name the workdir of a run or an exported file (see --help)")
+    # After the flags, so that --help need not wait for JAX, nor a port that is taken.
+    from bt_jax.serve import server
+
+    with interrupts.caught() as stop, server.bind(_HOST.value, _PORT.value) as listener:
+        from bt_jax.data import reading
+        from bt_jax.predictor import Predictor
+        from bt_jax.serve import app
+        from bt_jax.serve.engine import Engine
+        from bt_jax.serve.model_page import ModelPage
+        from bt_jax.serve.settings import Settings
+
+        commandline.prepare_to_compute()
+        reading.silence_parsers()
+        predictor = Predictor.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
+        engine = Engine(predictor, batch_size=_BATCH_SIZE.value)
+        engine.start()
+        settings = Settings(
+            request_bytes=_MEGABYTES.value * 2**20,
+            requests=_QUEUE.value,
+            seconds=_SECONDS.value,
+            hosts=_hosts(listener.getsockname()[0]),
+        )
+        application = app.create(engine, settings, ModelPage(predictor, _MODEL.value))
+        serving = server.Server(application, listener, request_bytes=settings.request_bytes, threads=settings.requests)
+        _announce(listener.getsockname(), public=settings.hosts is None)
+        serving.run(lambda: bool(stop))
+        serving.close()
+        engine.close()
+    print("stopped", flush=True)
+    return 0
+
+
+def _hosts(address: str) -> frozenset[str] | None:
+    """The names that requests may use. Of a server for this machine alone only its own: pages of other sites could
+    have theirs point here.
+    """
+    if not ipaddress.ip_address(address).is_loopback:
+        return frozenset(_HOST_NAME.value) or None
+    return frozenset({"localhost", "127.0.0.1", "::1", address, *_HOST_NAME.value})
+
+
+def _announce(address: tuple[str, int], *, public: bool) -> None:
+    host, port = address[:2]
+    if public:
+        print(f"warning: whoever can reach {host} can use this server: it asks for no password", file=sys.stderr)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{', '.join(_MODEL.value)} at http://{shown}:{port}/ (Ctrl-C stops it)", flush=True)
+
+
+if __name__ == "__main__":
+    commandline.run(main)

@@ -1,0 +1,101 @@
+"""The model behind the server: predictions in common steps, heat maps one by one, programs compiled beside."""
+
+import contextlib
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from bt_jax import explanations
+from bt_jax.data.slices import Slice
+from bt_jax.explanations import HeatMap
+from bt_jax.predictor import Prediction, Predictor, Prepared
+from bt_jax.serve.batching import Batcher, BusyError
+
+_SECONDS_TO_CLOSE = 2.0
+
+
+class _Question(NamedTuple):
+    """What a heat map is asked for."""
+
+    image: np.ndarray
+    label: str
+    method: str
+
+
+class Engine:
+    """What answers requests, from any number of threads.
+
+    Args:
+      predictor: loaded with `batch_size`.
+      batch_size: slices in the largest step.
+      capacity: slices that may wait.
+    """
+
+    def __init__(self, predictor: Predictor, *, batch_size: int = 16, capacity: int = 256):
+        self.predictor = predictor
+        self.explains = all(model.networks for model in predictor.models)
+        # Sizes of steps; those whose programs are compiled are in use, the first of them from the start.
+        self._sizes = [1 << k for k in range(batch_size.bit_length()) if 1 << k < batch_size] + [batch_size]
+        self._ready: list[int] = []
+        self._stopping = threading.Event()
+        self._warming = threading.Thread(target=self._warm_up, name="warm-up")
+        self.predictions: Batcher[Prepared, Prediction] = Batcher(
+            self._predict, most=lambda: max(self._ready, default=1), capacity=capacity, name="predictions"
+        )
+        self.heat_maps: Batcher[_Question, HeatMap] = Batcher(
+            self._explain, most=lambda: 1, capacity=max(1, capacity // 8), name="heat maps"
+        )
+
+    def start(self) -> None:
+        """Compiles what one slice needs; the rest follows in the background."""
+        self._compile(self._sizes[0])
+        self._warming.start()
+
+    @property
+    def warm(self) -> bool:
+        """Whether all programs are compiled."""
+        return len(self._ready) == len(self._sizes) and not self._warming.is_alive()
+
+    def predict(self, slices: list[Prepared], *, deadline: float, patient: bool = False) -> list[Prediction]:
+        """Predictions, one for each slice; see `Batcher.submit`."""
+        return self.predictions.submit(slices, deadline=deadline, patient=patient)
+
+    def explain(self, image: np.ndarray, *, label: str, method: str, deadline: float) -> HeatMap:
+        """The heat map of an image [H, W] uint8 or uint16."""
+        return self.heat_maps.submit([_Question(image, label, method)], deadline=deadline)[0]
+
+    def close(self) -> None:
+        """Answers what waits and ends the threads, but waits only briefly for the compiler, which cannot be stopped."""
+        self._stopping.set()
+        self.predictions.close(seconds=_SECONDS_TO_CLOSE)
+        self.heat_maps.close(seconds=_SECONDS_TO_CLOSE)
+
+    def _predict(self, slices: list[Prepared]) -> list[Prediction]:
+        rows = next((size for size in self._ready if size >= len(slices)), len(slices))
+        return self.predictor.predict(slices, rows=rows)
+
+    def _explain(self, questions: list[_Question]) -> list[HeatMap]:
+        return [
+            explanations.of_image(self.predictor, image, label=label, method=method)
+            for image, label, method in questions
+        ]
+
+    def _compile(self, size: int) -> None:
+        nothing = self.predictor.prepare(_NOTHING)
+        self.predictor.predict([nothing] * size, rows=size)
+        self._ready.append(size)
+
+    def _warm_up(self) -> None:
+        for size in self._sizes[1:]:
+            if self._stopping.is_set():
+                return
+            self._compile(size)
+        if self.explains and not self._stopping.is_set():
+            label = self.predictor.class_names[0]
+            with contextlib.suppress(BusyError):  # closed meanwhile
+                self.explain(_NOTHING.image, label=label, method="gradcam", deadline=time.monotonic() + 600)
+
+
+_NOTHING = Slice(np.zeros((64, 64), np.uint8))
