@@ -53,6 +53,7 @@ def defaults() -> ml_collections.ConfigDict:
     augment.elastic = 0.0  # farthest that points of a coarse grid move, as a fraction of the side
     augment.fourier = 0.0  # largest share of coarse amplitudes of an image from another source; every second image
     augment.histogram = 0.0  # largest share of grey values spread as in an image from another source; every second one
+    augment.network = 0.0  # largest share of what a small random network makes; every second image
     augment.convolution = 0.0  # largest share of what a small random kernel makes; every second image
     augment.bias_field = 0.0  # uneven brightness within 1 / (1 + bias_field) .. 1 + bias_field
     augment.sharpness = 0.0  # largest strength of an unsharp mask

