@@ -97,17 +97,22 @@ def _safetensors(model: Model) -> bytes:
 def _stablehlo(model: Model) -> bytes:
     shape = jax.export.symbolic_shape(f"batch, {model.preprocessing.size}, {model.preprocessing.size}")
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    exported = jax.export.export(jax.jit(functools.partial(_program, model)), platforms=PLATFORMS)(images)
-    return model_file.stablehlo_bytes(_stored(model), bytes(exported.serialize()))
+    stored = _stored(model)
+    weights = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+        for name, array in model_file.weights_by_name(stored.networks).items()
+    }
+    exported = jax.export.export(jax.jit(functools.partial(_program, model)), platforms=PLATFORMS)(weights, images)
+    return model_file.stablehlo_bytes(stored, bytes(exported.serialize()))
 
 
-def _program(model: Model, images: jax.Array) -> dict[str, jax.Array]:
+def _program(model: Model, weights: dict[str, jax.Array], images: jax.Array) -> dict[str, jax.Array]:
     """What `model_file` says a program computes."""
     outputs = [
         inference.make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))(
-            member.params, member.batch_stats, images
+            trees["params"], trees["batch_stats"], images
         )
-        for member in model.networks
+        for member, trees in zip(model.networks, model_file.networks_of(weights), strict=True)
     ]
     logits, features = (jnp.stack(arrays, axis=1) for arrays in zip(*outputs, strict=True))
     by = model.temperature.value if model.temperature else 1.0

@@ -67,20 +67,33 @@ def test_a_program_runs_without_this_package(model, stablehlo):
 
     with zipfile.ZipFile(stablehlo) as archive:
         exported = jax.export.deserialize(bytearray(archive.read("program.jax_export")))
+        weights = safetensors.numpy.load(archive.read("weights.safetensors"))
         notes = json.loads(archive.read("model.json"))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert notes["class_names"] == list(model.class_names)
     for count in (1, 5):
         images = small_models.images(count, 16, seed=count)
-        outputs = exported.call(images.astype(np.float32) / 255)
+        outputs = exported.call(weights, images.astype(np.float32) / 255)
         np.testing.assert_allclose(outputs["probabilities"], model.probabilities(images), atol=1e-5)
         assert outputs["logits"].shape == (count, 1, 4)
+
+
+def test_no_weight_is_a_constant_of_the_program(model, stablehlo):
+    import jax.export
+
+    with zipfile.ZipFile(stablehlo) as archive:
+        weights = safetensors.numpy.load(archive.read("weights.safetensors"))
+        text = jax.export.deserialize(bytearray(archive.read("program.jax_export"))).mlir_module()
+    constants = [line for line in text.splitlines() if "stablehlo.constant" in line]
+    shapes = {"x".join(map(str, array.shape)) for array in weights.values() if array.ndim > 1}
+    assert constants and shapes
+    assert not [line for line in constants for shape in shapes if f"tensor<{shape}xf32>" in line]
 
 
 def test_the_same_model_gives_the_same_bytes(model, stablehlo, tmp_path):
     conversion.write(tmp_path / "again", model, form="stablehlo", images=small_models.images(3, 16))
     with zipfile.ZipFile(stablehlo) as one, zipfile.ZipFile(tmp_path / "again") as other:
-        for name in ("model.json", "doubts.safetensors"):
+        for name in ("model.json", "doubts.safetensors", "weights.safetensors"):
             assert one.read(name) == other.read(name)
 
 
