@@ -24,10 +24,11 @@ def test_links_lead_to_files():
 
 
 def test_every_command_is_known():
-    """`launch.sh` is tested in launch_test; the rest runs below."""
+    """`launch.sh` is tested in launch_test, and its `multihost` in launch/multihost_test; the rest runs below."""
     others = [line.split("#")[0].strip() for line in COMMANDS if line not in PYTHON_COMMANDS]
-    assert others == ["./launch.sh demo", "./launch.sh test"]
-    assert len(PYTHON_COMMANDS) == 11
+    rehearsal = "./launch.sh multihost 2 --config=configs/cnn.py:demo --workdir=runs/two"
+    assert others == ["./launch.sh demo", "./launch.sh test", rehearsal]
+    assert len(PYTHON_COMMANDS) == 13
 
 
 def test_configurations_in_the_table_exist():
@@ -49,7 +50,7 @@ def test_the_commands_run_in_their_order(tmp_path: pathlib.Path):
     small |= {"stages.count": 1, "data.folds": 2}
     for line in PYTHON_COMMANDS:
         placed = re.sub(
-            r"([ =])(archive\.zip|audit$|runs/|scores|benchmarks)",
+            r"([ =])(archive\.zip|audit$|runs/|data/|scores|benchmarks)",
             lambda found: f"{found[1]}{tmp_path}/{found[2]}",
             line,
         )
@@ -70,3 +71,5 @@ def test_the_commands_run_in_their_order(tmp_path: pathlib.Path):
     assert (tmp_path / "runs" / "study" / "comparison" / "curves.png").exists()
     assert "name=mlp" in (tmp_path / "runs" / "comparison" / "comparison.md").read_text()
     assert (tmp_path / "runs" / "effnet.svg").exists()
+    assert len(list((tmp_path / "runs" / "maps").glob("*.png"))) == 116
+    assert list((tmp_path / "data" / "prepared").rglob("*.array_record*"))

@@ -162,11 +162,7 @@ def test_the_command_line_ends_with_one_line() -> None:
     assert done.stderr.startswith("error: --config is missing") and done.stderr.count("\n") == 1
 
 
-TAKES_ADDRESSES = "coordinator" in (ROOT / "bt_jax" / "main.py").read_text()
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not TAKES_ADDRESSES, reason="bt_jax.main has no flags for addresses yet")
 def test_two_processes_train(tmp_path: pathlib.Path) -> None:
     """Once interrupted, once to the end; one report, from one of them."""
     command = [*runs.command(tmp_path / "run"), "--config.train.batch_size=8"]
