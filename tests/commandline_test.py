@@ -162,6 +162,10 @@ def test_help_of_the_training_command(outcomes):
     flags_part = output.partition("\nFlags:")[2]
     assert [line.split(":")[0].strip() for line in flags_part.splitlines() if line.startswith("  --")] == [
         "--config",
+        "--coordinator",
+        "--heartbeat",
+        "--process",
+        "--processes",
         "--summary",
         "--workdir",
     ]

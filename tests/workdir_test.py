@@ -16,7 +16,8 @@ CONFIG = {
     "data": {"fold": 0, "dir": "a.zip", "source": "auto", "workers": 0, "threads": 2, "memory_gb": 4.0},
     "checkpoint": {"every_steps": 100},
     "eval": {"batch_size": 32},
-    "train": {"batch_size": 32},
+    "train": {"batch_size": 32, "slow_step": 30.0},
+    "mesh": {"sharded": "", "sharded_from": 16384},
 }
 ROWS = [["Training/a/1.png", "a", "p", 0, "training", "f1"], ["Testing/a/2.png", "a", "", "", "testing", "f2"]]
 
@@ -89,7 +90,7 @@ def test_fields_that_cannot_change_the_result_may_differ(tmp_path):
     workdir.write_config(tmp_path, CONFIG, resuming=False)
     other = changed(
         checkpoint__every_steps=7, data__workers=3, data__threads=1, data__dir="b", data__source="folder",
-        data__memory_gb=1.0, profile="1:2",
+        data__memory_gb=1.0, profile="1:2", mesh__sharded=".", mesh__sharded_from=8, train__slow_step=5.0,
     )  # fmt: skip
     workdir.write_config(tmp_path, other, resuming=True)
     assert written(tmp_path)["config"]["data"]["dir"] == "b"

@@ -10,7 +10,6 @@ and the same command goes on from there.
 
 import argparse
 import contextlib
-import ctypes
 import math
 import os
 import shlex
@@ -30,7 +29,16 @@ Process: TypeAlias = "subprocess.Popen[bytes]"
 
 MOST = 64  # processes: each takes gigabytes
 _POLL_SECONDS = 0.05
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+# Becomes a process that is killed when its parent dies, in an interpreter of its own: done between fork and exec it
+# could meet a lock that is held by a thread which is not there. 1 is PR_SET_PDEATHSIG of linux/prctl.h.
+_BOUND = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(sys.argv[1]):  # it died before the call
+        sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -156,24 +164,13 @@ def _collected_signals() -> Iterator[list[int]]:
 
 
 def _start(line: Sequence[str], *, environment: Mapping[str, str], piped: bool) -> Process:
-    parent = os.getpid()
-    # Looked up before the fork: afterwards a lock might be held by a thread that is not there.
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-    def die_with_parent() -> None:
-        if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:  # it died before the call
-                os._exit(1)
-
     output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if piped else {}
     return subprocess.Popen(
-        line,
+        [sys.executable, "-c", _BOUND, str(os.getpid()), *line],
         cwd=commands.ROOT,
         env={**environment},
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches it once, from here; its own children can be ended with it
-        preexec_fn=die_with_parent,
         **output,
     )
 

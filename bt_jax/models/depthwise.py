@@ -7,9 +7,13 @@ right. `jax.lax.platform_dependent` picks inside one program, so the same progra
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bt_jax.models.platform import materialised
 
@@ -84,7 +88,7 @@ def _backward(stride: int, padding: Padding, saved: tuple, gradient: jax.Array) 
     origin = margins[0][0], margins[1][0]
     return (
         _input_gradient(surrounded, kernel, origin=origin, stride=stride, padding=padding, lengths=lengths),
-        _kernel_gradient(padded, surrounded, origin=origin, shape=gradient.shape, stride=stride, size=size),
+        _kernel_gradient(origin, gradient.shape[1:], stride, size)(padded, surrounded),
     )
 
 
@@ -142,12 +146,12 @@ def _margins(low: int, size: int, stride: int, *, outputs: int, inputs: int) -> 
 STRIP_BYTES = 65_536
 
 
-def _kernel_gradient(
+def _strip_by_strip(
     padded: jax.Array,
     surrounded: jax.Array,
     *,
     origin: tuple[int, int],
-    shape: tuple[int, ...],
+    shape: tuple[int, int, int],
     stride: int,
     size: int,
 ) -> jax.Array:  # [B, H + padding, W + padding, C], [B, H' + margins, W' + margins, C] -> [K, K, C]
@@ -156,7 +160,7 @@ def _kernel_gradient(
     As a plain reduction XLA reads the whole of both arrays once per tap with a strided scalar loop. At stride 1 columns
     and channels are one axis, along which a tap is a shift: the inner loops are long, also where channels are few.
     """
-    batch, rows, columns, channels = shape
+    batch, (rows, columns, channels) = padded.shape[0], shape
     dtype = jnp.promote_types(surrounded.dtype, jnp.float32)
     rows_in_strip = STRIP_BYTES // (columns * channels * dtype.itemsize) if stride == 1 else 1
     strip = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= max(1, rows_in_strip))
@@ -181,6 +185,49 @@ def _kernel_gradient(
     sums = jax.lax.fori_loop(0, batch * strips, add_strip, zeros)
     totals = jnp.stack([total.reshape(-1, channels).sum(0) for total in sums])
     return totals.reshape(size, size, channels).astype(surrounded.dtype)
+
+
+@functools.lru_cache
+def _kernel_gradient(
+    origin: tuple[int, int], shape: tuple[int, int, int], stride: int, size: int
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`_strip_by_strip` where each device walks over its own images; XLA would give all images to all for the loop."""
+
+    def walk(padded: jax.Array, surrounded: jax.Array) -> jax.Array:
+        return _strip_by_strip(padded, surrounded, origin=origin, shape=shape, stride=stride, size=size)
+
+    def by_device(
+        mesh: Mesh, arguments: tuple[jax.ShapeDtypeStruct, ...], result: jax.ShapeDtypeStruct
+    ) -> tuple[Mesh, Callable[..., jax.Array], NamedSharding, tuple[NamedSharding, ...]]:
+        del result
+        axes = arguments[0].sharding.spec[0]
+        by_image = NamedSharding(mesh, PartitionSpec(axes))
+
+        def of_device(padded: jax.Array, surrounded: jax.Array) -> jax.Array:
+            gradient = walk(padded, surrounded)
+            return jax.lax.psum(gradient, axes) if axes else gradient
+
+        return mesh, of_device, NamedSharding(mesh, PartitionSpec()), (by_image, by_image)
+
+    divided = custom_partitioning(walk)
+    divided.def_partition(partition=by_device, sharding_rule="b h w c, b i j d -> k l e", reduction_factors=("b",))
+
+    # What is divided so has neither rules for `vmap` nor derivatives of its own.
+    mapped = jax.custom_batching.custom_vmap(divided)
+
+    @mapped.def_vmap
+    def _(count: int, batched: list[bool], *arrays: jax.Array) -> tuple[jax.Array, bool]:
+        del count
+        return jax.vmap(walk, in_axes=[0 if each else None for each in batched])(*arrays), True
+
+    bilinear = jax.custom_jvp(mapped)
+
+    @bilinear.defjvp
+    def _(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        (padded, surrounded), (of_padded, of_surrounded) = primals, tangents
+        return bilinear(padded, surrounded), walk(of_padded, surrounded) + walk(padded, of_surrounded)
+
+    return bilinear
 
 
 def _rows(array: jax.Array, image: jax.Array, row: jax.Array, count: int) -> jax.Array:  # [B, H, ...] -> [count, ...]

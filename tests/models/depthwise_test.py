@@ -98,3 +98,20 @@ def test_one_program_for_all_platforms() -> None:
     np.testing.assert_allclose(exported.call(x, kernel), run(x, kernel), rtol=1e-6)
     text = exported.mlir_module()
     assert "feature_group_count = 2" in text  # the branch of the accelerators
+
+
+def test_mapped_and_second_derivatives_agree_with_the_native_form():
+    """What is written for several devices must not cost what a plain function can do."""
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.normal(size=(3, 2, 6, 6, 4)), jnp.float32)
+    kernel = jnp.asarray(generator.normal(size=(3, 3, 4)), jnp.float32)
+
+    def loss(form, kernel, x):
+        return (form(x, kernel, stride=1, padding=((1, 1), (1, 1))) ** 2).sum()
+
+    ours, native = (functools.partial(loss, form) for form in (depthwise.shift_and_add, depthwise.native))
+    for argument in (0, 1):
+        found, expected = (jax.vmap(jax.grad(each, argnums=argument), (None, 0))(kernel, x) for each in (ours, native))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    found, expected = (jax.hessian(each)(kernel, x[0]) for each in (ours, native))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
