@@ -61,6 +61,7 @@ class Checkpoints:
         )
         self._kept = _Kept({step: _best_step(self._folder / str(step)) for step in _steps_in(self._folder)})
         self._saving: int | None = None
+        self._response: Any = None
         self._sealing: tuple[int, threading.Thread] | None = None
         self._failure: BaseException | None = None
         self._checkpointer = ocp.training.Checkpointer(
@@ -103,7 +104,9 @@ class Checkpoints:
             content = _copied({EVALUATION: evaluation, TRAINING: _by_path(training)})
             self._saving = step
             with self._one_line_errors():
-                self._checkpointer.save_checkpointables_async(step, content, custom_metadata=metadata, force=True)
+                self._response = self._checkpointer.save_checkpointables_async(
+                    step, content, custom_metadata=metadata, force=True
+                )
 
     def seal_if_complete(self) -> None:
         """Called after every step: seals the checkpoint being saved as soon as it is there, and returns at once."""
@@ -133,6 +136,9 @@ class Checkpoints:
     def _wait(self) -> None:
         with self._one_line_errors():
             self._checkpointer.wait()
+            if self._response is not None:  # whose thread, with three files open, ends when it is asked for the result
+                self._response.result()
+                self._response = None
         if self._saving is not None:
             self._seal()
         if self._sealing is not None:

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -70,6 +71,19 @@ def copied(run, tmp_path) -> pathlib.Path:
     """A copy of it, to damage."""
     shutil.copytree(run, tmp_path / "copy")
     return tmp_path / "copy"
+
+
+def test_saves_leave_no_threads_behind(tmp_path):
+    """Each would keep three files open: a long run has hundreds of saves."""
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1, best=1)
+    assert checkpoints.latest_step == 1
+    before = threading.active_count()
+    for step in range(2, 6):
+        save(checkpoints, step, best=1)
+        assert checkpoints.latest_step == step
+    assert threading.active_count() <= before
+    checkpoints.close()
 
 
 def test_round_trip(run):
