@@ -25,7 +25,7 @@ from jax.sharding import AxisType, Mesh
 
 from bt_jax import hlo, throughput
 from bt_jax.errors import UsageError
-from bt_jax.roofline import CHIPS, roofline
+from bt_jax.roofline import CHIPS, roofline, scaling
 from bt_jax.sharding import DATA_AXIS
 from bt_jax.steps import TrainState
 from bt_jax.throughput import Workload
@@ -120,6 +120,14 @@ def report(
             f"a step with {batch_per_chip} images per chip does not fit into the memory of {topology}: "
             "use a smaller batch"
         )
+    bound = chip and roofline(
+        chip,
+        flops=measured.flops,
+        bytes_accessed=measured.bytes,
+        main_memory_bytes=measured.main_memory_bytes,
+        images=batch_per_chip,
+    )
+    reduced = measured.collectives["all-reduce"]["bytes"]
     result = {
         "topology": topology,
         "kind": kind,
@@ -140,14 +148,10 @@ def report(
         "flops_per_image": measured.flops / batch_per_chip,
         "bytes_per_image": measured.bytes / batch_per_chip,
         "collectives": measured.collectives,
-        "roofline": chip
-        and roofline(
-            chip,
-            flops=measured.flops,
-            bytes_accessed=measured.bytes,
-            main_memory_bytes=measured.main_memory_bytes,
-            images=batch_per_chip,
-        ),
+        "roofline": bound,
+        "scaling": scaling(chip, bound=bound, reduced_bytes=reduced, images=batch_per_chip)
+        if chip and bound and chips > 1
+        else None,
         "largest_batch_per_chip": None,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
     }
@@ -343,6 +347,11 @@ def in_words(result: dict[str, Any]) -> list[str]:
         ]
     else:
         lines.append(f"no figures for {result['kind']} in the table of chips: no bound on the speed")
+    lines += [
+        f"on {row['chips']} chips: {row['images_per_s_accessed']:,.0f} to {row['images_per_s']:,.0f} images/s, "
+        f"{row['all_reduce_s'] * 1e3:.2f} ms of a step for the gradients"
+        for row in result["scaling"] or []
+    ]
     largest = result["largest_batch_per_chip"] or {}
     for how in ("compiled", "extrapolated"):
         if largest.get(how):

@@ -1,6 +1,6 @@
 import pytest
 
-from bt_jax.roofline import CHIPS, roofline
+from bt_jax.roofline import CHIPS, COUNTS, roofline, scaling
 
 
 def test_the_slower_side_bounds_the_speed():
@@ -17,14 +17,30 @@ def test_the_slower_side_bounds_the_speed():
 
 
 def test_the_table_of_chips():
-    # Peak of bfloat16 in TFLOP/s, GB/s, GiB: as published for v4, v5e, v5p and v6e.
+    # Peak of bfloat16 in TFLOP/s, GB/s, GB/s over the links, GiB: as published for v4, v5e, v5p and v6e.
     assert {
-        chip.name: (chip.flops_per_s / 1e12, chip.bytes_per_s / 1e9, chip.memory / 2**30) for chip in CHIPS.values()
+        chip.name: (chip.flops_per_s / 1e12, chip.bytes_per_s / 1e9, chip.interconnect / 1e9, chip.memory / 2**30)
+        for chip in CHIPS.values()
     } == {
-        "v4": (275, 1228, 32),
-        "v5e": (197, 819, 16),
-        "v5p": (459, 2765, 95),
-        "v6e": (918, 1640, 32),
+        "v4": (275, 1228, 300, 32),
+        "v5e": (197, 819, 200, 16),
+        "v5p": (459, 2765, 600, 95),
+        "v6e": (918, 1640, 400, 32),
     }
     for chip in CHIPS.values():
         assert 0.95 < chip.usable / chip.memory < 1.01
+
+
+def test_more_chips_pay_for_the_all_reduce_alone():
+    chip = CHIPS["TPU v5 lite"]
+    bound = roofline(chip, flops=1e11, bytes_accessed=819e8, main_memory_bytes=819e7, images=100)
+    rows = scaling(chip, bound=bound, reduced_bytes=1e8, images=100)
+    assert [row["chips"] for row in rows] == list(COUNTS)
+    assert rows[0]["all_reduce_s"] == 0 and rows[0]["efficiency"] == 1
+    assert rows[0]["images_per_s"] == pytest.approx(10_000)  # 10 ms of main memory
+    assert rows[0]["images_per_s_accessed"] == pytest.approx(1000)
+    # Two chips send all of it once, more of them nearly twice, at 100 GB/s.
+    assert rows[1]["all_reduce_s"] == pytest.approx(1.5e-3)
+    assert rows[-1]["all_reduce_s"] == pytest.approx(2e-3, rel=0.01)
+    assert rows[1]["images_per_s"] == pytest.approx(4 * 100 / 11.5e-3)
+    assert rows[-1]["efficiency"] == pytest.approx(10 / 12, rel=0.01)
