@@ -282,6 +282,7 @@ def _broken_dicom() -> dict[str, bytes]:
     }  # fmt: skip
     made = {f"{name}.dcm": dicom(grey, **tags) for name, tags in changes.items()}
     intact_file = dicom(grey)
+    endless_jp2 = image(kind="JPEG2000").replace(b"\0\0\0\x14ftyp", bytes(4) + b"ftyp")
     empty_table = Dataset()
     empty_table.add_new("LUTDescriptor", "US", [0, 0, 99])
     empty_table.add_new("LUTData", "OW", b"")
@@ -295,6 +296,7 @@ def _broken_dicom() -> dict[str, bytes]:
         "jpeg_ls.dcm": _encapsulated(grey, "1.2.840.10008.1.2.4.80", b"\xff\xd8??"),
         "broken_jpeg.dcm": _encapsulated(grey, "1.2.840.10008.1.2.4.50", b"\xff\xd8??"),
         "broken_jpeg_2000.dcm": _encapsulated(grey, "1.2.840.10008.1.2.4.90", b"\0\0\0\x0cjP  ??"),
+        "box_without_end.dcm": _encapsulated(grey, "1.2.840.10008.1.2.4.90", endless_jp2),
         "broken_run_lengths.dcm": _encapsulated(grey, "1.2.840.10008.1.2.5", bytes(64) + b"\x7f"),
         "other_jpeg.dcm": _encapsulated(grey, "1.2.840.10008.1.2.4.50", image(Image.new("L", (9, 9)), "JPEG")),
         "no_items.dcm": _encapsulated(grey, "1.2.840.10008.1.2.4.50", None),

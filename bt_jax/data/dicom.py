@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bt_jax.data import dicom_remarks
+from bt_jax.data import dicom_compression, dicom_remarks
 from bt_jax.data.slices import Limits, Slice, UnreadableError, check_size, grey_of, inflated
 from bt_jax.sentences import Sentence
 
@@ -43,21 +43,6 @@ _UNDEFINED = 2**32 - 1
 # Ten thousand frames with a hundred elements each stay below both.
 _MOST_READS, _MOST_SEQUENCE_BYTES = 3_000_000, 2**25
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-# How pixels may be compressed, by the transfer syntax, and the packages that then decode them besides Pillow.
-_COMPRESSIONS = {
-    "1.2.840.10008.1.2.4.50": ("JPEG", ""),
-    "1.2.840.10008.1.2.4.51": ("JPEG with 12 bits", "python-gdcm"),
-    "1.2.840.10008.1.2.4.57": ("lossless JPEG", "python-gdcm"),
-    "1.2.840.10008.1.2.4.70": ("lossless JPEG", "python-gdcm"),
-    "1.2.840.10008.1.2.4.80": ("JPEG-LS", "pyjpegls"),
-    "1.2.840.10008.1.2.4.81": ("JPEG-LS", "pyjpegls"),
-    "1.2.840.10008.1.2.4.90": ("JPEG 2000", "python-gdcm"),
-    "1.2.840.10008.1.2.4.91": ("JPEG 2000", "python-gdcm"),
-    "1.2.840.10008.1.2.4.201": ("high-throughput JPEG 2000", ""),
-    "1.2.840.10008.1.2.4.202": ("high-throughput JPEG 2000", ""),
-    "1.2.840.10008.1.2.4.203": ("high-throughput JPEG 2000", ""),
-    "1.2.840.10008.1.2.5": ("run lengths", ""),
-}
 _ODD_DEFLATED = Sentence("dicom_deflated", "a deflated DICOM file with an unusual header is not read")
 
 
@@ -205,33 +190,13 @@ def _checked(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
                 bits=bits,
             )
         )
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
-        name, package = _COMPRESSIONS.get(str(syntax), ("", ""))
-        if not name:
-            raise UnreadableError(
-                Sentence(
-                    "dicom_compression",
-                    "its pixels are compressed in a way that is not read: store it uncompressed, or as JPEG 2000",
-                )
-            )
-        if not library.pixels.get_decoder(syntax).is_available:
-            raise UnreadableError(_undecodable(name, package))
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        dicom_compression.check(library, dataset, count)
     else:
         needed, there = -(-rows * columns * samples * bits * count // 8), len(dataset[kind].value or b"")
         if there < needed and "422" not in str(dataset.get("PhotometricInterpretation")):
             raise UnreadableError(f"the DICOM file is cut off: {there:,} of {needed:,} bytes of pixels are there")
     return count
-
-
-def _undecodable(name: str, package: str) -> Sentence:
-    """What to do about pixels that are compressed in a way for which a package is missing, if there is one."""
-    if package:
-        text = "its pixels are compressed as {name}, which is not read: install {package}, or store it uncompressed"
-        return Sentence("dicom_package", text, name=name, package=package)
-    return Sentence(
-        "dicom_decoder", "its pixels are compressed as {name}, which is not read: store it uncompressed", name=name
-    )
 
 
 class _Frame:
