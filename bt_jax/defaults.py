@@ -91,7 +91,7 @@ def defaults() -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 64  # images in a step, over all devices
     train.accumulate = 1  # parts of a batch that follow one another in a step, for batches beyond the memory
-    train.dtype = "auto"  # of the computation: float32, bfloat16, or auto (float32 on a CPU)
+    train.dtype = "auto"  # of the computation: float32, bfloat16, auto (float32 on a CPU), or float64, to compare
     train.mixup = 0.0  # images mixed in pairs by shares of a Beta distribution with this parameter; 0 is off
     train.average_decay = 0.999  # moving average of the weights, which is evaluated and kept; 0 is off
     train.log_every = 10  # steps between rows of metrics.jsonl

@@ -64,11 +64,13 @@ class TrainState:
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """`float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it faster."""
+    """`float32`, `bfloat16`, `auto` (bfloat16 where the hardware multiplies it faster), or, to compare, `float64`."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if name not in ("float32", "bfloat16"):
-        raise UsageError(f"config.train.dtype is {name!r}: use auto, float32 or bfloat16")
+    if name not in ("float32", "bfloat16", "float64"):
+        raise UsageError(f"config.train.dtype is {name!r}: use auto, float32, bfloat16 or float64")
+    if name == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UsageError("config.train.dtype is 'float64', which needs the environment variable JAX_ENABLE_X64=1")
     return jnp.dtype(name)
 
 
@@ -286,6 +288,8 @@ def make_train_step(
         (loss, (batch_stats, accuracy)), gradients = gradients_of(
             state.params, state.batch_stats, batch, key, first_segment
         )
+        # Layers that compute in float64 may give gradients in it; parameters and moments stay as they are.
+        gradients = jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), gradients, state.params)
         trained = dict(zip(names, trained_flags(first_segment), strict=True))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, trained=trained)
         # What is frozen here was never trained before, so it is its own average, and need not be touched.
