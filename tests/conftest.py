@@ -1,11 +1,13 @@
 """For all tests: compiled programs are kept for the session, in a folder of its own, and shared with subprocesses."""
 
 import os
+import pathlib
 from collections.abc import Iterator
 
 import pytest
 
-from bt_jax import commandline
+from bt_jax import commandline, train
+from tests import runs
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,3 +22,11 @@ def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setitem(os.environ, "BT_CACHE", str(cache))
         commandline.prepare_to_compute()
         yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A small run, never interrupted."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert train.train_and_evaluate(runs.config(), folder) == 0
+    return folder

@@ -280,6 +280,8 @@ def test_wrong_names():
         optimizer(name="sgd")
     with pytest.raises(UsageError, match=r"config\.train\.dtype"):
         steps.compute_dtype("float16")
+    with pytest.raises(UsageError, match="JAX_ENABLE_X64=1"):
+        steps.compute_dtype("float64")
     assert steps.compute_dtype("auto") == (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
