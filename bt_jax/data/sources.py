@@ -2,18 +2,17 @@
 
 import csv
 import dataclasses
-import functools
 import io
 import os
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Callable
 
 from bt_jax import labels
 from bt_jax.data import prepared, splits
 from bt_jax.data.phantom_source import open_phantoms
 from bt_jax.data.records import Record, Source
+from bt_jax.data.zip_files import ZipReader
 from bt_jax.errors import UsageError
 
 SPLITS = {"training": "Training", "train": "Training", "testing": "Testing", "test": "Testing"}
@@ -102,7 +101,7 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
     names = [entry.filename for entry in entries if not entry.is_dir()]
     folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
     layout = _Layout.read(names, folders, where=path)
-    return layout.source(functools.partial(_read_from_zip, path), kind="zip", class_names=class_names)
+    return layout.source(ZipReader(path), kind="zip", class_names=class_names)
 
 
 def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -> Source:
@@ -139,16 +138,6 @@ def _contents(path: pathlib.Path) -> tuple[list[str], list[str]]:
         folders += [(here / name).as_posix() for name in below]
         names += [(here / name).as_posix() for name in inside]
     return names, folders
-
-
-def _read_from_zip(path: pathlib.Path, name: str) -> bytes:
-    try:
-        # Opened for each file: a shared ZipFile is not safe in threads, and its directory is read in milliseconds.
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-    # Damaged, encrypted or compressed in a way that zipfile does not know: as unreadable as a file can be.
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise OSError(f"{name}: cannot be read from the zip: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
