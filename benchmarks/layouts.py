@@ -80,12 +80,15 @@ def main() -> int:
     parser.add_argument("--devices", default="2,4,8", help="of one process")
     parser.add_argument("--processes", default="2,4")
     parser.add_argument("--dtypes", default=",".join(TOLERANCES))
+    parser.add_argument("--once", action="store_true", help="without a repetition of the run on one device")
     parser.add_argument("--json", type=pathlib.Path, help="file to write")
     options = parser.parse_args()
     flags = [f"--config.preprocess.size={options.size}"]
     if options.model:
         flags += [f"--config.model.name={options.model}", "--config.model.weights=none"]
-    layouts: dict[str, dict[str, int]] = {"1 device": {}, "1 device again": {}}
+    layouts: dict[str, dict[str, int]] = {"1 device": {}}
+    if not options.once:
+        layouts["1 device again"] = {}
     for kind, numbers in (("devices", options.devices), ("processes", options.processes)):
         layouts |= {f"{number} {kind}": {kind: int(number)} for number in filter(None, numbers.split(","))}
     found: dict[str, Any] = {"config": options.config, "size": options.size, "steps": options.steps}
