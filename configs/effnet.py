@@ -28,7 +28,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         "efficientnet_lite1"  # taken where there are no ImageNet weights for `name`; empty: that is an error
     )
     model.hidden = ()  # sizes of Dense-BatchNorm-ReLU-Dropout blocks in the head, of which the published system has
-    # some, such as (256,); none holds up better on images from elsewhere: benchmarks/source_shift
+    # some, such as (256,); a head without holds up better on images from elsewhere: benchmarks/source_shift
     model.dropout = 0.5  # of the head
     model.batch_statistics = False  # backbone's BatchNorm in training: by the batch, or as its weights came
 

@@ -74,4 +74,4 @@ def test_an_input_without_end_is_broken(monkeypatch):
     monkeypatch.setattr(fuzzing, "LONGEST", 0.2)
     with pytest.raises(fuzzing.BrokenRuleError, match=r"took over 0\.2 s"):
         fuzzing.check(b"content")
-    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
