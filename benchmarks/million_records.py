@@ -66,7 +66,7 @@ def main() -> None:
     data = folds.divide(source, preprocessing=preprocessing, folds=5, fold=0, max_unreadable=0, warn=print)
     note("split by patient")
     with tempfile.TemporaryDirectory() as folder:
-        workdir.write_split(pathlib.Path(folder), data.table, resuming=False)
+        workdir.write_split(pathlib.Path(folder), data.table.csv(), resuming=False)
         seen_images.write(folder, (data.training, data.validation))
     note("split.csv, seen_images.npz")
     found["sha256_of_the_split"] = data.facts["sha256"]

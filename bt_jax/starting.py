@@ -137,7 +137,7 @@ def load_data(
         probe=config.data.probe,
         memory=config.data.memory_gb * 1e9,
     )
-    workdir.write_split(folder, data.table, resuming=resuming)
+    workdir.write_split(folder, data.table.csv(), resuming=resuming)
     if hosts.is_first():
         seen_images.write(folder, (data.training, data.validation))
     return data

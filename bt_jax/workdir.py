@@ -10,7 +10,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -100,18 +100,22 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Coll
     )
 
 
-def write_split(workdir: pathlib.Path, rows: Iterable[list[Any]], *, resuming: bool) -> None:
+def write_split(workdir: pathlib.Path, content: bytes, *, resuming: bool) -> None:
     """Writes `split.csv`; where a run is resumed, only if the images and their split are those it began with.
+
+    Args:
+      workdir: of the run.
+      content: of the file, see `split_table.SplitTable.csv`.
+      resuming: whether the run has begun before.
 
     Raises:
       UsageError: they are not.
     """
     path = workdir / "split.csv"
-    content = files.csv_text(("path", "label", "group", "fold", "role", "fingerprint"), rows)
     if not resuming or not path.exists():
         if hosts.is_first():
-            files.write_text(path, content)
-    elif content.encode() != path.read_bytes():
+            files.write_bytes(path, content)
+    elif content != path.read_bytes():
         raise UsageError(f"the images differ from those that {path} lists: use another --workdir, or the same data")
 
 

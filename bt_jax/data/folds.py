@@ -11,7 +11,7 @@ from bt_jax.data import known_patients, manifest, splits
 from bt_jax.data.dataset import Dataset, load
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.probe import Probe
-from bt_jax.data.records import Source
+from bt_jax.data.records import Source, Texts
 from bt_jax.data.split_table import SplitTable
 from bt_jax.errors import UsageError
 
@@ -120,7 +120,7 @@ def divide(
     chosen = Probe.parse(probe, class_names=source.class_names) if probe else None
     if chosen:
         rows = chosen.rows(trainable, class_names=source.class_names, patients=patients)
-        role[np.isin(groups, np.asarray(groups)[rows])] = "set aside"
+        role[np.isin(ranks, np.asarray(ranks)[rows])] = "set aside"
         role[rows] = "probe"
         _check_class(trainable.labels, role, label=source.class_names.index(chosen.class_name), probe=chosen)
     return DividedData(
@@ -141,16 +141,15 @@ def divide(
         ),
         shifted=trainable.select(role == "probe"),
         probe=chosen,
-        training_sources=known_patients.sources(patients)[role == "training"],
+        training_sources=known_patients.sources_of(trainable, patients)[role == "training"],
     )
 
 
-def _groups(trainable: Dataset, source: Source) -> tuple[list[str], Sequence[str] | np.ndarray, str]:
+def _groups(trainable: Dataset, source: Source) -> tuple[Sequence[str], Sequence[str] | np.ndarray, str]:
     """The group of each image, the same or numbers in the order of their names, and in words where they come from."""
     index = trainable.index
     if index is not None:
-        names = list(index.group_names)
-        return [names[number] for number in index.groups.tolist()], index.group_ranks, index.grouping
+        return Texts(index.group_names.encoded[index.groups]), index.group_ranks, index.grouping
     groups, grouping = splits.group_images(
         paths=trainable.paths,
         fingerprints=trainable.fingerprints,

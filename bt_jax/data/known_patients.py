@@ -1,12 +1,15 @@
 """The patients of images, where they are known, and what their keys say about where an image is from."""
 
-import re
+import string
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bt_jax.data import manifest, splits
 from bt_jax.data.dataset import Dataset
+from bt_jax.data.records import Texts
+
+_IS_LETTER = np.isin(np.arange(256), list(string.ascii_letters.encode()))
 
 
 def groups_of(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], str] | None:
@@ -48,6 +51,14 @@ def keys_of(dataset: Dataset, table: Mapping[str, str]) -> list[str]:
     ]
 
 
+def sources_of(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
+    """`sources` of the keys that `keys_of` gives; where the data has an index, from a key for each patient."""
+    if dataset.index is None:
+        return sources(keys)
+    of_patient = sources([*dataset.index.patient_names, ""])  # whose last row -1 stands for
+    return np.unique(of_patient[dataset.index.patients], return_inverse=True)[1].astype(np.int64)
+
+
 def sources(keys: Sequence[str]) -> np.ndarray:
     """What collection each image is from, as numbers from 0: [N] int64.
 
@@ -55,9 +66,12 @@ def sources(keys: Sequence[str]) -> np.ndarray:
     with, since hospitals number in ways of their own: in the Kaggle set `MR048994` and `101017`, and every patient of
     the first kind has a glioma.
     """
-    of_key = {key: re.match(r"[A-Za-z]*", key)[0] if key else "?" for key in set(keys)}  # type: ignore[index]
-    names = [of_key[key] for key in keys]
-    return np.unique(names, return_inverse=True)[1].astype(np.int64) if names else np.zeros(0, np.int64)
+    encoded = Texts.of(keys).encoded  # [N] bytes
+    characters = encoded.view(np.uint8).reshape(len(encoded), encoded.itemsize)  # [N, length of the longest]
+    beginning = np.logical_and.accumulate(_IS_LETTER[characters], axis=1)
+    letters = np.where(beginning, characters, np.uint8(0)).view(encoded.dtype)[:, 0]
+    letters[encoded == b""] = b"?"
+    return np.unique(letters, return_inverse=True)[1].astype(np.int64)
 
 
 def balancing_weights(sources: np.ndarray, labels: np.ndarray, *, largest: float = 5.0) -> np.ndarray:

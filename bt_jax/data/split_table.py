@@ -1,4 +1,4 @@
-"""What each image of a run is for: the rows of `split.csv`, made one by one from columns."""
+"""What each image of a run is for: the rows of `split.csv`, from columns, as there may be a million of them."""
 
 import dataclasses
 import hashlib
@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax.data.records import Records
+from bt_jax import files
+from bt_jax.data.records import Records, Texts
+
+FIELDS = ("path", "label", "group", "fold", "role", "fingerprint")
+_CHUNK = 1 << 15
+_SPECIAL = np.isin(np.arange(256), list(b'",\r\n'))  # letters for which CSV has quotes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitTable(Collection[list[Any]]):
-    """Rows of path, label, group, fold, role, fingerprint: first those of Training, then those of Testing.
+    """Rows of the `FIELDS`: first those of Training, then those of Testing.
 
     Attributes:
       class_names: in the order of the labels.
@@ -39,7 +44,6 @@ class SplitTable(Collection[list[Any]]):
         return len(self.trainable) + len(self.testing)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        # Without a step in Python for each row, of which there may be a million.
         trainable = zip(
             self.trainable.paths,
             self._names(self.trainable),
@@ -81,12 +85,54 @@ class SplitTable(Collection[list[Any]]):
     @property
     def sha256(self) -> str:
         """Of all rows: which images, by their pixels, and what each is for."""
-        digest = hashlib.sha256()
-        rows, between = iter(self), b""
-        while lines := ["\t".join(map(str, row)) for row in itertools.islice(rows, 4096)]:
-            digest.update(between + "\n".join(lines).encode())
+        digest, between = hashlib.sha256(), b""
+        for columns in self._chunks():
+            digest.update(between + _lines(columns, separator=b"\t")[:-1])
             between = b"\n"
         return digest.hexdigest()
+
+    def csv(self) -> bytes:
+        """The content of `split.csv`."""
+        parts = [files.csv_text(FIELDS, ()).encode()]
+        for columns in self._chunks():
+            if any(_SPECIAL[column.view(np.uint8)].any() for column in columns):
+                first, *others = zip(*(Texts(column) for column in columns), strict=True)
+                parts.append(files.csv_text(first, others).encode())
+            else:
+                parts.append(_lines(columns, separator=b","))
+        return b"".join(parts)
+
+    def _chunks(self) -> Iterator[list[np.ndarray]]:
+        """Some thousand rows at a time: a column of bytes for each field."""
+        folds, roles = (np.asarray(column).astype("S") for column in (self.folds, self.roles))
+        for start in range(0, len(self.trainable), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            columns = (self.trainable.paths[part], self._class_of(self.trainable.labels[part]), self.groups[part])
+            yield [*map(_encoded, columns), folds[part], roles[part], _encoded(self.fingerprints[part])]
+        for start in range(0, len(self.testing), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            paths, labels = self.testing.paths[part], self._class_of(self.testing.labels[part])
+            nothing, role = np.zeros(len(paths), "S1"), np.repeat(b"testing", len(paths))
+            fingerprints = _encoded(self.testing_fingerprints[part])
+            yield [_encoded(paths), _encoded(labels), nothing, nothing, role, fingerprints]
+
+    def _class_of(self, labels: np.ndarray) -> Texts:
+        return Texts(_encoded(self.class_names)[labels])
+
+
+def _encoded(texts: Sequence[str]) -> np.ndarray:
+    """Texts as an array of bytes."""
+    return np.ascontiguousarray((texts if isinstance(texts, Texts) else Texts.of(texts)).encoded)
+
+
+def _lines(columns: Sequence[np.ndarray], *, separator: bytes) -> bytes:
+    """The rows of columns of bytes, each with its end of line. Arrays fill up texts with NUL, which is left out."""
+    count = len(columns[0])
+    letters = list[np.ndarray]()
+    for column, after in zip(columns, [separator] * (len(columns) - 1) + [b"\n"], strict=True):
+        letters += [column.view(np.uint8).reshape(count, -1), np.full((count, 1), after[0], np.uint8)]
+    joined = np.concatenate(letters, axis=1)  # [rows, letters of the longest]
+    return joined[joined != 0].tobytes()
 
 
 def _each(texts: np.ndarray) -> Iterable[str]:

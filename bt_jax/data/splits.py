@@ -3,15 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from bt_jax.data import dealing, duplicates, manifest
 from bt_jax.errors import UsageError
 
 # Images; above, near duplicates are not looked for among those without a known patient: the time grows with the square.
 MOST_COMPARED = 50_000
-# Groups; above, the folds are dealt out by `dealing`, since scikit-learn takes a third of a millisecond for each.
-_MANY_GROUPS = 10_000
 
 
 def group_images(
@@ -85,7 +82,7 @@ def assign_folds(
     y = np.asarray(labels)
     if not len(y):
         raise UsageError("there are no readable images to train on")
-    present, g = np.unique(np.asarray(groups), return_inverse=True)
+    g = np.unique(np.asarray(groups), return_inverse=True)[1]
     for label in np.unique(y):
         of_class = len(np.unique(g[y == label]))
         if of_class < folds:
@@ -94,8 +91,10 @@ def assign_folds(
                 f"groups: use fewer folds or more data"
             )
     of_label, dense = np.unique(y, return_inverse=True)
-    if len(present) > _MANY_GROUPS and len(of_label) <= dealing.MOST_CLASSES:
+    if 1 < len(of_label) <= dealing.MOST_CLASSES:
         return dealing.deal(dense, g, folds=folds)
+    from sklearn.model_selection import StratifiedGroupKFold  # a second, which hardly any run needs to spend
+
     fold = np.empty(len(y), np.int64)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
     for number, (_, validation) in enumerate(splitter.split(np.zeros(len(y)), y, g)):

@@ -57,14 +57,12 @@ def test_more_classes_are_refused() -> None:
         dealing.deal(np.arange(8), np.arange(8), folds=2)
 
 
-def test_many_groups_are_dealt_out_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("classes", [1, 4, 9])
+def test_any_number_of_classes_is_divided_alike(classes: int) -> None:
+    """Those that are not dealt out here are given to scikit-learn."""
     generator = np.random.default_rng(0)
     groups = generator.integers(0, 60, 500)
-    names = [f"patient {group}" for group in groups]
-    labels = generator.integers(3, 7, 500)
-    assigned = [
-        splits.assign_folds(labels=labels, groups=names, folds=5, class_names="abcdefg"),
-    ]
-    monkeypatch.setattr(splits, "_MANY_GROUPS", 10)
-    assigned.append(splits.assign_folds(labels=labels, groups=names, folds=5, class_names="abcdefg"))
-    np.testing.assert_array_equal(*assigned)
+    names = [f"patient {group:02d}" for group in groups]
+    labels = generator.integers(3, 3 + classes, 500)
+    found = splits.assign_folds(labels=labels, groups=names, folds=5, class_names="abcdefghijkl")
+    np.testing.assert_array_equal(found, reference(dense(labels), dense(groups), 5))

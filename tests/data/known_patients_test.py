@@ -1,4 +1,6 @@
 import dataclasses
+import re
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from bt_jax.data import dataset, known_patients, manifest
 from bt_jax.data.dataset import Dataset
 from bt_jax.data.preprocess import Preprocessing
+from bt_jax.data.records import Texts
 from tests.data.conftest import Folder
 
 
@@ -59,6 +62,22 @@ def test_collections_are_told_by_how_hospitals_number() -> None:
     assert numbers[0] == numbers[3] != numbers[2] == numbers[4] != numbers[1] == numbers[5]
     assert sorted(set(numbers.tolist())) == [0, 1, 2]
     assert known_patients.sources([]).shape == (0,)
+
+
+@given(keys=st.lists(st.text("aZ7é", max_size=4), max_size=9))
+def test_collections_are_told_by_the_first_letters(keys: list[str]) -> None:
+    first = [re.match("[A-Za-z]*", key)[0] if key else "?" for key in keys]  # type: ignore[index]
+    numbers = known_patients.sources(keys)
+    assert numbers.tolist() == [sorted(set(first)).index(one) for one in first]
+
+
+def test_an_index_tells_the_same_collections() -> None:
+    names = ["A1", "none of these", "MR2", "7", "A3"]
+    patients = np.array([2, 0, -1, 4, 3, 0], np.int32)
+    index = types.SimpleNamespace(patient_names=Texts.of(names), patients=patients)
+    keys = [names[number] if number >= 0 else "" for number in patients]
+    found = known_patients.sources_of(types.SimpleNamespace(index=index), keys)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, known_patients.sources(keys))
 
 
 @settings(deadline=None)

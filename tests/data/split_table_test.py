@@ -1,7 +1,12 @@
 import hashlib
+import unittest.mock
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bt_jax import files
+from bt_jax.data import split_table
 from bt_jax.data.records import Record, Records
 from bt_jax.data.split_table import SplitTable
 
@@ -42,7 +47,36 @@ def test_the_hash_is_that_of_all_rows() -> None:
     assert table().sha256 == hashlib.sha256(joined.encode()).hexdigest()
 
 
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@given(rows=st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=8), training=st.integers(0, 8))
+def test_the_file_and_the_hash_are_those_of_the_rows(rows: list[tuple[str, str, str]], training: int) -> None:
+    """Whatever is in the names, and however many rows are written at a time."""
+    paths, groups, fingerprints = ([row[place] for row in rows] for place in range(3))
+    records = Records.of(
+        Record(path, number % 2, "Training" if number < training else "Testing") for number, path in enumerate(paths)
+    )
+    count = min(training, len(rows))
+    made = SplitTable(
+        class_names=('a, "b"', "ü"),
+        trainable=records[:count],
+        groups=groups[:count],
+        folds=np.arange(count) + 9,
+        roles=np.array(["set aside"] * count, str),
+        fingerprints=fingerprints[:count],
+        testing=records[count:],
+        testing_fingerprints=fingerprints[count:],
+    )
+    joined = "\n".join("\t".join(map(str, row)) for row in made)
+    for chunk in (3, 1 << 15):
+        with unittest.mock.patch.object(split_table, "_CHUNK", chunk):
+            assert made.csv().decode() == files.csv_text(split_table.FIELDS, made)
+            assert made.sha256 == hashlib.sha256(joined.encode()).hexdigest()
+
+
 def test_nothing() -> None:
     none = Records.of(())
     empty = SplitTable((), none, [], np.zeros(0, int), np.zeros(0, str), (), none, ())
-    assert list(empty) == [] and empty.sha256 == hashlib.sha256(b"").hexdigest()
+    assert list(empty) == [] and empty.csv() == b"path,label,group,fold,role,fingerprint\n"
+    assert empty.sha256 == hashlib.sha256(b"").hexdigest()
