@@ -1,14 +1,17 @@
 """Whether explanations point at what decides: on phantoms, where the place of the lesion is known.
 
-    python benchmarks/pointing.py --model=runs/demo --json=benchmarks/pointing.json
+    python -m bt_jax.main --config=configs/effnet.py:demo --workdir=runs/phantoms --config.preprocess.size=240 \\
+        '--config.model.hidden=()' --config.stages.epochs=4.0 --config.stages.learning_rate=5e-4 \\
+        --config.stages.final_learning_rate=2e-4
+    python benchmarks/pointing.py --model=runs/phantoms --json=benchmarks/pointing.json
 
-The model must be one that was trained on phantoms. Others are drawn (`--seed`), with a lesion each, and explained for
-their true class; those that the model gets right are counted, and heat outside of the head is not. A hit has its
-hottest pixel in the lesion, a near hit no farther from it than a tenth of the head's height; chance is what a point
-thrown anywhere on the head would hit. `share_inside` is the heat in the lesion, and `area` the lesion as a fraction of
-the head. `after_randomising` is the rank correlation of the maps with those of the same network whose head, or all of
-whose segments, have random weights: near 0 where a map shows what was learned, near 1 where it shows the image alone
-(https://arxiv.org/abs/1810.03292).
+The model must be one that was trained on phantoms, on larger images than those of the demo, where Grad-CAM's map has 3x3
+cells. Others are drawn (`--seed`), with a lesion each, and explained for their true class; those that the model gets
+right are counted, and heat outside of the head is not. A hit has its hottest pixel in the lesion, a near hit no farther
+from it than a tenth of the head's height; chance is what a point thrown anywhere on the head would hit. `share_inside`
+is the heat in the lesion, and `area` the lesion as a fraction of the head. `after_randomising` is the rank correlation
+of the maps with those of the same network whose head, or all of whose segments, have random weights: near 0 where a map
+shows what was learned, near 1 where it shows the image alone (https://arxiv.org/abs/1810.03292).
 """
 
 import argparse
