@@ -5,8 +5,8 @@
         --config.stages.final_learning_rate=2e-4
     python benchmarks/pointing.py --model=runs/phantoms --json=benchmarks/pointing.json
 
-The model must be one that was trained on phantoms, on larger images than those of the demo, where Grad-CAM's map has 3x3
-cells. Others are drawn (`--seed`), with a lesion each, and explained for their true class; those that the model gets
+The model must be one that was trained on phantoms, on larger images than the demo's, whose Grad-CAM has 3x3 cells.
+Others are drawn (`--seed`), with a lesion each, and explained for their true class; those that the model gets
 right are counted, and heat outside of the head is not. A hit has its hottest pixel in the lesion, a near hit no farther
 from it than a tenth of the head's height; chance is what a point thrown anywhere on the head would hit. `share_inside`
 is the heat in the lesion, and `area` the lesion as a fraction of the head. `after_randomising` is the rank correlation
