@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bt_jax import files, workdir
+from bt_jax.data import split_table
 from bt_jax.errors import UsageError
 
 CONFIG = {
@@ -105,12 +106,15 @@ def test_only_a_run_that_is_resumed_is_bound(tmp_path):
     assert written(tmp_path)["config"]["seed"] == 5
 
 
+def table(rows):
+    """The content of a `split.csv`."""
+    return files.csv_text(split_table.FIELDS, rows).encode()
+
+
 def test_split_table(tmp_path):
-    workdir.write_split(tmp_path, ROWS, resuming=False)
-    assert (tmp_path / "split.csv").read_text() == (
-        "path,label,group,fold,role,fingerprint\nTraining/a/1.png,a,p,0,training,f1\nTesting/a/2.png,a,,,testing,f2\n"
-    )
-    workdir.write_split(tmp_path, ROWS, resuming=True)
+    workdir.write_split(tmp_path, table(ROWS), resuming=False)
+    assert (tmp_path / "split.csv").read_bytes() == table(ROWS)
+    workdir.write_split(tmp_path, table(ROWS), resuming=True)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +123,12 @@ def test_split_table(tmp_path):
     ids=["fewer", "more", "other pixels", "other order"],
 )
 def test_changed_images_are_refused_when_resuming(tmp_path, rows):
-    workdir.write_split(tmp_path, ROWS, resuming=False)
+    workdir.write_split(tmp_path, table(ROWS), resuming=False)
     before = (tmp_path / "split.csv").read_bytes()
     with pytest.raises(UsageError, match=r"the images differ from those that .*split\.csv lists"):
-        workdir.write_split(tmp_path, rows, resuming=True)
+        workdir.write_split(tmp_path, table(rows), resuming=True)
     assert (tmp_path / "split.csv").read_bytes() == before
-    workdir.write_split(tmp_path, rows, resuming=False)
+    workdir.write_split(tmp_path, table(rows), resuming=False)
     assert (tmp_path / "split.csv").read_bytes() != before
 
 
