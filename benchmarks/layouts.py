@@ -5,10 +5,10 @@
 
 All of EfficientNet-Lite1 trains (or of another configuration's model), on phantoms, with dropout, stochastic depth,
 augmentation, clipped gradients and the statistics of the batch in BatchNorm. Devices are simulated in one process;
-processes have one each and find each other as hosts would. Sums in another order round otherwise, and training with
-Adam multiplies that by ten in a step or two: in float32 the first losses alone can tell. Therefore all is done in
-float64 as well, where what is left of rounding stays small for all steps and anything else would not. Differences are
-relative to the loss on one device; a repetition of that run has to differ by nothing.
+processes have one each and find each other as hosts would. Sums in another order round otherwise, and in float32 that
+grows by ten in a step or two: there the first losses alone can tell. Therefore the network computes in float64 as well;
+parameters, gradients and logits stay float32 even then. Differences are relative to the loss on one device; a
+repetition of that run has to differ by nothing.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m bt_jax.main --config=configs/effnet.py:demo --workdir=runs/phantoms --config.preprocess.size=240 \\
         '--config.model.hidden=()' --config.stages.epochs=4.0 --config.stages.learning_rate=5e-4 \\
         --config.stages.final_learning_rate=2e-4
-    python benchmarks/pointing.py --model=runs/phantoms --json=benchmarks/pointing.json
+    python benchmarks/pointing.py --model=runs/phantoms --methods=gradcam,layercam --json=benchmarks/pointing.json
 
 The model must be one that was trained on phantoms, on larger images than the demo's, whose Grad-CAM has 3x3 cells.
 Others are drawn (`--seed`), with a lesion each, and explained for their true class; those that the model gets
