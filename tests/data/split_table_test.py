@@ -37,6 +37,13 @@ def test_rows() -> None:
     assert all(type(row[3]) in (int, str) for row in table())
 
 
+def test_the_file() -> None:
+    assert table().csv().decode() == (
+        "path,label,group,fold,role,fingerprint\nTraining/a/1.png,a,g1,1,training,f1\n"
+        "Training/b/2.png,b,g2,0,validation,f2\nTesting/b/3.png,b,,,testing,f3\n"
+    )
+
+
 def test_groups_by_path() -> None:
     paths = ["Testing/b/3.png", "Training/b/2.png", "Training/a/1.png"]
     assert table().groups_of(paths) == ["", "g2", "g1"]
