@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax import commandline
-from bt_jax.models import batch_norm, convolution, depthwise, layers, pointwise
+from bt_jax.common import cli
+from bt_jax.models import layers
+from bt_jax.ops import batch_norm, convolution, depthwise, pointwise
 
 Form = Callable[..., jax.Array]
 
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="images (16)")
     parser.add_argument("--repeats", type=int, default=9, help="measurements of each form (9)")
     arguments = parser.parse_args()
-    commandline.prepare_to_compute()
+    cli.prepare_to_compute()
     rows = [
         depthwise_row(120, 32, 3, 1),
         depthwise_row(120, 96, 3, 2),

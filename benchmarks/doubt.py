@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import commandline, files, inference
-from bt_jax.data import other_pictures, phantom
-from bt_jax.data.decode import IMAGE_SUFFIXES, ImageError, decode_image
-from bt_jax.inference import Model
-from bt_jax.labels import BRAIN_TUMOR_CLASSES
+from bt_jax.common import cli, files
+from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
+from bt_jax.data.io.decode import IMAGE_SUFFIXES, ImageError, decode_image
+from bt_jax.data.phantoms import ood_images, phantom
+from bt_jax.inference import trained_model
+from bt_jax.inference.trained_model import Model
 
 _PACKAGES = {"sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
 
@@ -69,8 +70,8 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=20, help="drawn pictures of each kind")
     parser.add_argument("--json", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
-    commandline.prepare_to_compute()
-    model = inference.load(arguments.model)
+    cli.prepare_to_compute()
+    model = trained_model.load(arguments.model)
     result: dict[str, Any] = {"model": model.description.name, "threshold_on": model.doubts[0].fitted_on}
     by_role = collections.defaultdict(list)
     with (arguments.model / "split.csv").open(newline="") as file:
@@ -83,8 +84,8 @@ def main() -> None:
     named = photographs(arguments.photographs)
     result["photographs"], scores = told(model, [model.preprocessing(image) for image in named.values()])
     result["photographs"]["passed"] = [name for name, score in zip(named, scores, strict=True) if score <= 1]
-    drawn = other_pictures.draw(each=arguments.each, seed=1)
-    for kind in other_pictures.KINDS:
+    drawn = ood_images.draw(each=arguments.each, seed=1)
+    for kind in ood_images.KINDS:
         of_kind = [model.preprocessing(picture.image) for picture in drawn if picture.kind == kind]
         result[f"drawn: {kind}"], _ = told(model, of_kind)
     result["drawn"], _ = told(model, [model.preprocessing(picture.image) for picture in drawn])

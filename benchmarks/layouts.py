@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import files, machine
+from bt_jax.benchmark import machine
+from bt_jax.common import files
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIELDS = {

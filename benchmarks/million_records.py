@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import files, machine, workdir
-from bt_jax.data import folds, pipeline, seen_images, sources
-from bt_jax.data.augment import Augmentation
-from bt_jax.data.order import Order
+from bt_jax.benchmark import machine
+from bt_jax.common import files
+from bt_jax.data import leakage, partition, pipeline, sources
+from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
+from bt_jax.data.sampler import Order
+from bt_jax.workdir import run_folder
 
 BATCH = 64
 
@@ -63,11 +65,11 @@ def main() -> None:
     source = sources.open_phantoms(per_class=(per_class - per_class // 5, per_class // 5), seed=0)
     note("source")
     preprocessing = Preprocessing(form="head", size=options.size)
-    data = folds.divide(source, preprocessing=preprocessing, folds=5, fold=0, max_unreadable=0, warn=print)
+    data = partition.divide(source, preprocessing=preprocessing, folds=5, fold=0, max_unreadable=0, warn=print)
     note("split by patient")
     with tempfile.TemporaryDirectory() as folder:
-        workdir.write_split(pathlib.Path(folder), data.table.csv(), resuming=False)
-        seen_images.write(folder, (data.training, data.validation))
+        run_folder.write_split(pathlib.Path(folder), data.table.csv(), resuming=False)
+        leakage.write(folder, (data.training, data.validation))
     note("split.csv, seen_images.npz")
     found["sha256_of_the_split"] = data.facts["sha256"]
     order = Order(records=len(data.training), batch_size=BATCH, seed=0)

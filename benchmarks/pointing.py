@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import commandline, files, gradcam, heat_map, inference
-from bt_jax.data import phantom
-from bt_jax.data.placement import Placement
-from bt_jax.inference import Model
-from bt_jax.labels import BRAIN_TUMOR_CLASSES
+from bt_jax.common import cli, files
+from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
+from bt_jax.data.letterbox import Placement
+from bt_jax.data.phantoms import phantom
+from bt_jax.inference import attribution, heat_map, trained_model
+from bt_jax.inference.trained_model import Model
 
 NEAR = 0.1  # of the head's height
 
@@ -61,7 +62,7 @@ def cases_of(model: Model, *, each: int, seed: int) -> tuple[list[Case], int]:
 def score(model: Model, cases: list[Case], method: str) -> dict[str, Any]:
     """Hits, shares and areas of a method."""
     images, labels = np.stack([case.square for case in cases]), np.array([case.label for case in cases])
-    explained = gradcam.explain(model, images, classes=labels, method=method)
+    explained = attribution.explain(model, images, classes=labels, method=method)
     hits, near, chance, shares, areas = [], [], [], [], []
     for case, heat in zip(cases, explained.heat, strict=True):
         on_image = case.placement.onto_image(heat) * case.head
@@ -101,7 +102,7 @@ def _after_randomising(
     found = {}
     for what, params in {"head": {**member.params, last: random[last]}, "all": random}.items():
         other = dataclasses.replace(model, networks=(dataclasses.replace(member, params=params),))
-        changed = gradcam.explain(other, images, classes=labels, method=method).heat
+        changed = attribution.explain(other, images, classes=labels, method=method).heat
         alike = [_rank_correlation(one, another) for one, another in zip(heat, changed, strict=True)]
         found[what] = float(np.mean([value for value in alike if np.isfinite(value)]))
     return found
@@ -123,10 +124,10 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, required=True)
     parser.add_argument("--each", type=int, default=40, help="patients of each tumour")
     parser.add_argument("--seed", type=int, default=1234, help="of the phantoms; not that of the run")
-    parser.add_argument("--methods", default=",".join(gradcam.METHODS))
+    parser.add_argument("--methods", default=",".join(attribution.METHODS))
     arguments = parser.parse_args()
-    commandline.prepare_to_compute()
-    model = inference.load(arguments.model)
+    cli.prepare_to_compute()
+    model = trained_model.load(arguments.model)
     if not model.description.synthetic:
         sys.exit("error: --model must be the workdir of a run on phantoms: only their lesions have a known place")
     cases, drawn = cases_of(model, each=arguments.each, seed=arguments.seed)

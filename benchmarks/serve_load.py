@@ -25,12 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import commandline, files, machine, prediction_stream
-from bt_jax.data import phantom
-from bt_jax.data.decode import IMAGE_SUFFIXES, encode_png
-from bt_jax.inputs import Input
-from bt_jax.labels import BRAIN_TUMOR_CLASSES
-from bt_jax.predictor import Predictor
+from bt_jax.benchmark import machine
+from bt_jax.common import cli, files
+from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
+from bt_jax.data.io.decode import IMAGE_SUFFIXES, encode_png
+from bt_jax.data.phantoms import phantom
+from bt_jax.inference import stream
+from bt_jax.inference.inputs import Input
+from bt_jax.inference.predictor import Predictor
 
 _BOUNDARY = "load-test"
 _TIMEOUT = 120.0
@@ -57,7 +59,7 @@ def ceiling(predictor: Predictor, contents: list[bytes], *, seconds: float, batc
                 yield Input("a", len(content), lambda most, content=content: content)
 
     done, begin = 0, 0.0
-    for batch in prediction_stream.predict(endless(), predictor, batch_size=batch_size):
+    for batch in stream.predict(endless(), predictor, batch_size=batch_size):
         begin = begin or time.monotonic()  # the first batch may compile
         done += len(batch)
     return (done - batch_size) / (time.monotonic() - begin)
@@ -199,7 +201,7 @@ def main() -> None:
     parser.add_argument("--json", default="")
     arguments = parser.parse_args()
     contents = images(arguments.data, arguments.images)
-    commandline.prepare_to_compute()
+    cli.prepare_to_compute()
     predictor = Predictor.load([arguments.model], batch_size=arguments.batch_size)
     seconds, batch_size = arguments.seconds, arguments.batch_size
     ceiling(predictor, contents, seconds=1, batch_size=batch_size)

@@ -13,8 +13,8 @@ import pathlib
 
 from absl import flags
 
-from bt_jax import commandline
-from bt_jax.errors import UsageError
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
 
 _OUT = flags.DEFINE_string("out", "", "Folder for comparison.md, comparison.csv and curves.png.")
 _REFERENCE = flags.DEFINE_string("reference", "", "Name of the row to test the others against. Default: the first.")
@@ -26,7 +26,7 @@ def main(directories: list[str]) -> None:
         raise UsageError("--out is missing: see --help")
     if not directories:
         raise UsageError("no run is named: give the workdirs of runs, such as runs/mlp runs/cnn")
-    from bt_jax import comparison  # after the flags, so that --help need not wait for JAX
+    from bt_jax.experiments import comparison  # after the flags, so that --help need not wait for JAX
 
     comparison.write(
         [pathlib.Path(directory) for directory in directories],
@@ -36,4 +36,4 @@ def main(directories: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main, takes_arguments=True)
+    cli.run(main, takes_arguments=True)

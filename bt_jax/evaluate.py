@@ -12,8 +12,8 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from bt_jax import commandline
-from bt_jax.errors import UsageError
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_string(
     "model", "", "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file."
@@ -31,13 +31,14 @@ def main() -> None:
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
     # After the flags, so that --help need not wait for JAX.
-    from bt_jax import inference, report, score_text
-    from bt_jax.calibration import Change
-    from bt_jax.data import dataset, known_patients, seen_images, sources
-    from bt_jax.patients import Patients
+    from bt_jax.data import dataset, leakage, patient_groups, sources
+    from bt_jax.inference import trained_model
+    from bt_jax.metrics.by_patient import Patients
+    from bt_jax.metrics.calibration import Change
+    from bt_jax.reports import score_text, split_report
 
-    commandline.prepare_to_compute()
-    model = inference.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
+    cli.prepare_to_compute()
+    model = trained_model.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
     source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
     for warning in source.warnings:
         print(f"warning: {warning}")
@@ -53,14 +54,14 @@ def main() -> None:
         print(f"warning: {_MODEL.value} does not say which images it was trained on: leaked ones are not told apart")
     leaked = np.zeros(len(images), bool)
     for folder in model.folders:
-        leaked |= seen_images.has_twin(images, *seen_images.read(folder))
-    groups = known_patients.groups_of(images, source.groups)
+        leaked |= leakage.has_twin(images, *leakage.read(folder))
+    groups = patient_groups.groups_of(images, source.groups)
     logits, doubts = model.answers(images.images)
     if doubts is not None and (doubts > 1).any():
         print(f"warning: {(doubts > 1).sum()} of {len(images)} images do not look like those the model learned from")
     temperature = model.temperature
     out = pathlib.Path(_OUT.value)
-    result = report.write_split_report(
+    result = split_report.write_split_report(
         out,
         split=_SPLIT.value.lower(),
         paths=images.paths,
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    cli.run(main)

@@ -17,12 +17,12 @@ import typing
 import numpy as np
 from absl import flags
 
-from bt_jax import commandline
-from bt_jax.errors import UsageError
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
 
 if typing.TYPE_CHECKING:
     from bt_jax.data.sources import Source
-    from bt_jax.inference import Model
+    from bt_jax.inference.trained_model import Model
 
 _MODEL = flags.DEFINE_string("model", "", "Workdir of a run or of a cross-validation, or a safetensors file.")
 _FORMAT = flags.DEFINE_enum("format", None, ["stablehlo", "onnx", "safetensors"], "Kind of file.")
@@ -38,15 +38,15 @@ def main() -> None:
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
     # After the flags, so that --help need not wait for JAX.
-    from bt_jax import conversion, inference
+    from bt_jax.inference import convert, trained_model
 
-    commandline.prepare_to_compute()
+    cli.prepare_to_compute()
     out = pathlib.Path(_OUT.value)
     if out.is_dir():
         raise UsageError(f"--out is {_OUT.value!r}, a folder: name a file")
-    model = inference.load(_MODEL.value, batch_size=_COMPARED)
+    model = trained_model.load(_MODEL.value, batch_size=_COMPARED)
     images, origin = _images_to_compare(model)
-    difference = conversion.write(out, model, form=form, images=images)
+    difference = convert.write(out, model, form=form, images=images)
     print(
         f"compared on {origin}: probabilities differ by {difference.probabilities:.1e}, "
         f"logits by {difference.logits:.1e} of the largest"
@@ -59,7 +59,7 @@ def main() -> None:
 def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
     """Preprocessed images [N, S, S] uint8 spread over the data, and in words what they are."""
     from bt_jax.data import sources
-    from bt_jax.data.decode import ImageError, decode_image
+    from bt_jax.data.io.decode import ImageError, decode_image
 
     instead = ""
     if _DATA.value:
@@ -104,4 +104,4 @@ def _data_of_run(model: "Model") -> "Source":
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    cli.run(main)

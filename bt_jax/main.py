@@ -20,8 +20,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from bt_jax import commandline
-from bt_jax.errors import UsageError
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
@@ -50,40 +50,43 @@ def main() -> int | None:
         raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
     if _SUMMARY.value is not None:
         return _summarise(_CONFIG.value, pathlib.Path(_SUMMARY.value))
-    from bt_jax import hosts  # after the flags: --help need not wait for JAX
+    from bt_jax.distributed import processes  # after the flags: --help need not wait for JAX
 
-    commandline.prepare_to_compute()
-    hosts.join(
+    cli.prepare_to_compute()
+    processes.join(
         coordinator=_COORDINATOR.value,
         processes=_PROCESSES.value,
         process=_PROCESS.value,
         heartbeat=_HEARTBEAT.value,
     )
-    return hosts.run_as_one(functools.partial(_train, _CONFIG.value, _WORKDIR.value or _default_workdir()))
+    return processes.run_as_one(functools.partial(_train, _CONFIG.value, _WORKDIR.value or _default_workdir()))
 
 
 def _train(config: ml_collections.ConfigDict, place: str) -> int:
-    from bt_jax import hosts, mirror, train  # after the flags: grain defines flags of its own
+    from bt_jax.distributed import processes
+    from bt_jax.training import train
+    from bt_jax.workdir import remote  # after the flags: grain defines flags of its own
 
-    run = functools.partial(train.train_and_evaluate, config, began=commandline.BEGAN)
-    if not mirror.is_remote(place):
+    run = functools.partial(train.train_and_evaluate, config, began=cli.BEGAN)
+    if not remote.is_remote(place):
         return run(pathlib.Path(place))
-    copy = mirror.Mirror(place, process=hosts.number())
-    return run(copy.pull(), publish=copy.push if hosts.is_first() else lambda: None)
+    copy = remote.Mirror(place, process=processes.number())
+    return run(copy.pull(), publish=copy.push if processes.is_first() else lambda: None)
 
 
 def _summarise(config: ml_collections.ConfigDict, picture: pathlib.Path) -> int:
-    from bt_jax import diagram, labels, summary
+    from bt_jax.data import class_labels
     from bt_jax.defaults import constructor_options
-    from bt_jax.models import registry
+    from bt_jax.models import registry, summary
+    from bt_jax.reports import model_diagram
 
-    diagram.check(picture)
+    model_diagram.check(picture)
     size = config.preprocess.size or registry.native_size(config.model.name)
-    classes = len(labels.BRAIN_TUMOR_CLASSES)
+    classes = len(class_labels.BRAIN_TUMOR_CLASSES)
     network = registry.create(config.model.name, classes=classes, size=size, **constructor_options({**config.model}))
     segments = summary.segments(*network, size=size)
     print(summary.table(segments))
-    diagram.draw(picture, segments, title=f"{config.model.name}, {classes} classes", size=size)
+    model_diagram.draw(picture, segments, title=f"{config.model.name}, {classes} classes", size=size)
     print(f"picture: {picture}")
     return 0
 
@@ -94,4 +97,4 @@ def _default_workdir() -> str:
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    cli.run(main)

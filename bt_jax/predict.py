@@ -25,8 +25,8 @@ from typing import IO
 
 from absl import flags
 
-from bt_jax import commandline, files
-from bt_jax.errors import UsageError
+from bt_jax.common import cli, files
+from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_multi_string(
     "model", [], "Workdir of a run or cross-validation, or an exported file; several are an ensemble."
@@ -52,20 +52,20 @@ def main(paths: list[str]) -> int:
     if _METHOD.value and not _GRADCAM.value:
         raise UsageError("--method is for heat maps: name a folder for them as --gradcam")
     # After the flags, so that --help need not wait for JAX.
-    from bt_jax import explanations, inputs, prediction_stream
-    from bt_jax.data import reading
-    from bt_jax.data.slices import Limits
-    from bt_jax.predictor import Predictor
+    from bt_jax.data.io import file_reader
+    from bt_jax.data.io.slices import Limits
+    from bt_jax.inference import heat_map_files, inputs, stream
+    from bt_jax.inference.predictor import Predictor
 
-    commandline.prepare_to_compute()
-    reading.silence_parsers()
+    cli.prepare_to_compute()
+    file_reader.silence_parsers()
     # Images are kept until their heat maps are written.
     batch_size = min(_BATCH_SIZE.value, _MOST_KEPT) if _GRADCAM.value else _BATCH_SIZE.value
     predictor = Predictor.load(_MODEL.value, views=_VIEWS.value, batch_size=batch_size)
     heat_maps = None
     if _GRADCAM.value:
-        heat_maps = explanations.HeatMapFiles(_GRADCAM.value, predictor, method=_METHOD.value or "gradcam")
-    records = prediction_stream.predict(
+        heat_maps = heat_map_files.HeatMapFiles(_GRADCAM.value, predictor, method=_METHOD.value or "gradcam")
+    records = stream.predict(
         inputs.expand(paths, left_out=lambda line: print(f"warning: {line}", file=sys.stderr)),
         predictor,
         batch_size=batch_size,
@@ -75,7 +75,7 @@ def main(paths: list[str]) -> int:
     count = failed = 0
     with _output(_OUT.value) as out:
         if _FORMAT.value == "csv":
-            out.write(_text(files.csv_text(prediction_stream.csv_header(predictor.class_names), [])))
+            out.write(_text(files.csv_text(stream.csv_header(predictor.class_names), [])))
         for batch in records:
             if _FORMAT.value == "csv":
                 first, *others = (record.to_row(predictor.class_names) for record in batch)
@@ -114,4 +114,4 @@ def _text(text: str) -> bytes:
 
 
 if __name__ == "__main__":
-    commandline.run(main, takes_arguments=True)
+    cli.run(main, takes_arguments=True)

@@ -13,8 +13,8 @@ import pathlib
 
 from absl import flags
 
-from bt_jax import commandline
-from bt_jax.errors import UsageError
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
 
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders, or the word phantoms.")
 _OUT = flags.DEFINE_string("out", "", "Folder to make.")
@@ -30,7 +30,7 @@ def main() -> None:
             raise UsageError(f"--{flag.name} is missing: see --help")
     import tqdm  # after the flags, so that --help need not wait
 
-    from bt_jax.data import prepared, sources
+    from bt_jax.data import array_record, sources
 
     if _DATA.value == "phantoms":
         if len(_PHANTOMS.value) != 2 or not all(number.isdecimal() for number in _PHANTOMS.value):
@@ -42,7 +42,7 @@ def main() -> None:
     for warning in source.warnings:
         print(f"warning: {warning}")
     with tqdm.tqdm(total=len(source.records), unit=" images", dynamic_ncols=True, mininterval=0.5) as bar:
-        made = prepared.prepare(
+        made = array_record.prepare(
             source,
             pathlib.Path(_OUT.value),
             max_unreadable=_MAX_UNREADABLE.value,
@@ -54,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    cli.run(main)

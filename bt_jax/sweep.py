@@ -20,8 +20,9 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from bt_jax import commandline, grid
-from bt_jax.errors import UsageError
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
+from bt_jax.experiments import grid
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
@@ -46,14 +47,15 @@ def main() -> int:
             raise UsageError(f"--grid names {field} twice: give all its values in one, as {field}=A,B")
         values[field] = found
     # After the flags: grain defines flags of its own, and --help need not wait for JAX.
-    from bt_jax import starting, study, train
+    from bt_jax.experiments import runner
     from bt_jax.models import registry
+    from bt_jax.training import setup, train
 
-    for config in study.plan(base, values=values, seeds=_SEEDS.value).values():
-        starting.check(config)
+    for config in runner.plan(base, values=values, seeds=_SEEDS.value).values():
+        setup.check(config)
         registry.native_size(config.model.name)  # refuses one that is not there
-    commandline.prepare_to_compute()
-    return study.run(
+    cli.prepare_to_compute()
+    return runner.run(
         base,
         pathlib.Path(_WORKDIR.value),
         values=values,
@@ -72,4 +74,4 @@ def _fields(tree: dict, prefix: str = "") -> dict:
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    cli.run(main)

@@ -12,94 +12,70 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "bt_jax"
 
-# Lowest first, without `bt_jax.`. A module imports only from lines below its own. The entries of one line know nothing
-# of each other; a package stands for all in it that has no line of its own, and its modules may know each other.
-LAYERS = (
-    (
-        "confusion",
-        "defaults",
-        "errors",
-        "files",
-        "heat_map",
-        "hlo",
-        "integrity",
-        "labels",
-        "peers",
-        "ranking",
-        "roofline",
-        "sentences",
-        "significance",
-        "watchdog",
+# Each room, and the rooms that it may import from: only ones that stand above it, so imports point one way.
+ROOMS = {
+    "common": (),
+    "defaults": (),
+    "ops": (),
+    "metrics": ("common",),
+    "data": ("common",),
+    "distributed": ("common",),
+    "models": ("common", "ops"),
+    "models.pretrained": ("common", "models"),
+    "workdir": ("common", "distributed"),
+    "inference": ("common", "ops", "metrics", "data", "models", "models.pretrained", "workdir"),
+    "reports": ("common", "metrics", "data", "models", "workdir", "inference"),
+    "training": (
+        "common", "defaults", "metrics", "data", "distributed", "models", "models.pretrained", "workdir", "inference",
+        "reports",
     ),
-    ("mirror", "sharding"),
-    ("hosts",),
-    (
-        "benchmark_tables",
-        "calibration",
-        "commandline",
-        "data",
-        "doubt",
-        "grid",
-        "machine",
-        "models",
-        "patients",
-        "yardsticks",
+    "experiments": ("common", "metrics", "data", "models", "workdir", "inference", "reports"),
+    "audit": ("common", "data"),
+    "benchmark": ("common", "defaults", "data", "distributed", "models", "workdir", "inference", "training"),
+    "serve": ("common", "data", "inference"),
+    "launch": ("common",),
+    "commands": (
+        "common", "defaults", "metrics", "data", "distributed", "models", "workdir", "inference", "reports", "training",
+        "experiments",
     ),
-    ("models.pretrained",),
-    ("figures", "findings", "limits", "metrics", "summary"),
-    ("audit_files", "diagram", "plots", "run_curves", "score_text", "training_curves"),
-    ("audit_page", "model_card", "report"),
-    ("checkpoint", "model_file"),
-    ("inference",),
-    ("gradcam", "inputs", "onnx_graph", "predictor"),
-    ("conversion", "explanations", "prediction_stream"),
-    ("accumulation", "evaluation", "stages"),
-    ("steps",),
-    ("input_throughput", "throughput"),
-    ("feature_store", "interrupts", "profiling", "programs", "progress", "topology", "workdir", "writers"),
-    ("features",),
-    ("feed", "finished_runs", "validation"),
-    ("comparison_tables", "cross_validation", "loop", "run_report", "run_weights"),
-    ("starting",),
-    ("comparison", "measurements", "train"),
-    ("study",),
-    ("serve.settings", "serve.counters", "serve.batching", "serve.language"),
-    ("serve.engine", "serve.model_page", "serve.server"),
-    ("serve.api",),
-    ("serve.answers",),
-    ("serve.app",),
-    ("launch",),
-    ("audit", "benchmark", "compare", "evaluate", "export", "main", "predict", "prepare", "serve.__main__", "sweep"),
-)
+}  # fmt: skip
 
 # The modules that know a library; no other imports it.
 OWNERS = {
-    "flask": {"serve.answers", "serve.app"},
+    "flask": {"serve.app", "serve.middleware"},
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},
-    "matplotlib": {"diagram", "figures", "plots", "run_curves", "training_curves"},
-    "keras": {"peers.keras_tensorflow"},
+    "keras": {"benchmark.peers.keras_tensorflow"},
     "markdown_it": {"serve.model_page"},
-    "nibabel": {"data.nifti"},
-    "ml_collections": {"benchmark", "defaults", "main", "starting", "study", "sweep", "train"},
-    "onnx": {"onnx_graph"},
-    "onnxruntime": {"onnx_graph", "peers.onnx_runtime"},
-    "optax": {"steps"},
-    "orbax": {"checkpoint"},
-    "pydicom": {"data.dicom"},
-    "sklearn": {"data.shortcuts", "data.splits"},
-    "tensorboardX": {"writers"},
-    "tensorflow_datasets": {"data.prepared"},
-    "timm": {"peers.onnx_runtime", "peers.pytorch_timm"},
-    "torch": {"peers.onnx_runtime", "peers.pytorch_timm"},
+    "matplotlib": {
+        "reports.figure_style", "reports.model_diagram", "reports.plots", "reports.run_curves",
+        "reports.training_curves",
+    },
+    "ml_collections": {
+        "benchmark.__main__", "defaults", "experiments.runner", "main", "sweep", "training.setup", "training.train",
+    },
+    "nibabel": {"data.io.nifti"},
+    "onnx": {"inference.onnx_graph"},
+    "onnxruntime": {"benchmark.peers.onnx_runtime", "inference.onnx_graph"},
+    "optax": {"training.train_step"},
+    "orbax": {"workdir.checkpoint"},
+    "pydicom": {"data.io.dicom"},
+    "sklearn": {"audit.shortcuts", "data.splits"},
+    "tensorboardX": {"workdir.metric_log"},
+    "tensorflow_datasets": {"data.array_record"},
+    "timm": {"benchmark.peers.onnx_runtime", "benchmark.peers.pytorch_timm"},
+    "torch": {"benchmark.peers.onnx_runtime", "benchmark.peers.pytorch_timm"},
     "waitress": {"serve.server"},
-    "werkzeug": {"serve.answers"},
-}
+    "werkzeug": {"serve.middleware"},
+}  # fmt: skip
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.
-LIGHT = ("inference", "predict", "prediction_stream", "serve.__main__", "serve.app")
+LIGHT = ("inference.trained_model", "inference.stream", "predict", "serve.__main__", "serve.app")
 HEAVY = {"optax", "grain", "sklearn", "matplotlib", "tensorflow", "tensorboardX", "ml_collections"}
-TRAINING = {"bt_jax.train", "bt_jax.loop", "bt_jax.steps", "bt_jax.stages", "bt_jax.data.pipeline"}
+TRAINING = {
+    "bt_jax.data.pipeline", "bt_jax.training.loop", "bt_jax.training.stages", "bt_jax.training.train",
+    "bt_jax.training.train_step",
+}  # fmt: skip
 
 MOST_LINES = 400
 
@@ -132,27 +108,21 @@ def _imports_of(path: pathlib.Path, modules: Iterable[str]) -> set[str]:
     return {name if name.split(".")[0] == PACKAGE else name.split(".")[0] for name in found}
 
 
-def place(module: str, layers: tuple[tuple[str, ...], ...] = LAYERS) -> tuple[int, str] | None:
-    """Number of a module's layer and the entry that stands for it, the longest one that fits."""
+def room_of(module: str) -> str:
+    """The room of a module: the longest entry of `ROOMS` that it lies in, `commands` for those at the top level."""
     name = module.removeprefix(f"{PACKAGE}.")
-    fitting = [
-        (len(entry), number, entry)
-        for number, layer in enumerate(layers)
-        for entry in layer
-        if f"{name}.".startswith(f"{entry}.")
+    fitting = [room for room in ROOMS if f"{name}.".startswith(f"{room}.")]
+    return max(fitting, key=len, default=name if "." in name else "commands")
+
+
+def wrong_way(imports: Imports) -> list[str]:
+    """Imports from rooms that a module's own may not know, one line each."""
+    return [
+        f"{module} imports {other}, and {room_of(module)} may not import from {room_of(other)}"
+        for module, imported in sorted(imports.items())
+        for other in sorted(imported & imports.keys())
+        if room_of(module) != room_of(other) and room_of(other) not in ROOMS.get(room_of(module), ())
     ]
-    return max(fitting)[1:] if fitting else None
-
-
-def wrong_way(imports: Imports, layers: tuple[tuple[str, ...], ...] = LAYERS) -> list[str]:
-    """Imports that do not point down, one line each."""
-    wrong = []
-    for module, imported in sorted(imports.items()):
-        for other in sorted(imported & imports.keys()):
-            own, others = place(module, layers), place(other, layers)
-            if own and others and own != others and own[0] <= others[0]:
-                wrong.append(f"{module} imports {other}, which is not below it")
-    return wrong
 
 
 def cycles(imports: Imports) -> list[str]:
@@ -191,21 +161,26 @@ def imports() -> dict[str, set[str]]:
     return read_imports(ROOT)
 
 
-def test_every_module_has_its_layer(imports: Imports) -> None:
-    homeless = [module for module in imports if place(module) is None]
-    assert not homeless, f"add {homeless} to LAYERS in {pathlib.Path(__file__).name}, above all that they import"
+def test_every_module_has_its_room(imports: Imports) -> None:
+    homeless = [module for module in imports if room_of(module) not in ROOMS]
+    assert not homeless, f"add the room of {homeless} to ROOMS in {pathlib.Path(__file__).name}"
 
 
-def test_every_entry_of_the_tables_exists(imports: Imports) -> None:
+def test_rooms_stand_below_what_they_import() -> None:
+    order = list(ROOMS)
+    assert [(room, other) for room in ROOMS for other in ROOMS[room] if order.index(other) >= order.index(room)] == []
+
+
+def test_every_entry_of_the_tables_is_needed(imports: Imports) -> None:
+    used = {(room_of(module), room_of(other)) for module in imports for other in imports[module] & imports.keys()}
+    gone = {f"{room} -> {other}" for room in ROOMS for other in ROOMS[room] if (room, other) not in used}
     names = {module.removeprefix(f"{PACKAGE}.") for module in imports}
-    entries = {entry for layer in LAYERS for entry in layer}
-    gone = {entry for entry in entries if not any(f"{name}.".startswith(f"{entry}.") for name in names)}
     gone |= set().union(*OWNERS.values()) - names
     gone |= {name for name in TRAINING if name not in imports}
     assert not gone, f"remove {sorted(gone)} from the tables in {pathlib.Path(__file__).name}"
 
 
-def test_imports_point_down(imports: Imports) -> None:
+def test_imports_point_one_way(imports: Imports) -> None:
     assert wrong_way(imports) == []
 
 
@@ -283,35 +258,40 @@ def tree(root: pathlib.Path, **sources: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     "source",
     [
-        "from bt_jax import train",
-        "import bt_jax.train",
-        "from bt_jax.train import train_and_evaluate",
-        "def later():\n    from bt_jax import files, train",
+        "from bt_jax.training import train",
+        "import bt_jax.training.train",
+        "from bt_jax.training.train import train_and_evaluate",
+        "def later():\n    from bt_jax.training import train",
     ],
 )
 def test_an_import_upwards_is_found_in_every_form(tmp_path: pathlib.Path, source: str) -> None:
-    found = tree(tmp_path, train="", files="", inference=source)
-    assert wrong_way(found) == ["bt_jax.inference imports bt_jax.train, which is not below it"]
-    assert "bt_jax.train" in reached(found, "bt_jax.inference")
+    found = tree(tmp_path, training__train="", common__files="", inference__stream=source)
+    assert wrong_way(found) == [
+        "bt_jax.inference.stream imports bt_jax.training.train, and inference may not import from training"
+    ]
+    assert "bt_jax.training.train" in reached(found, "bt_jax.inference.stream")
 
 
 def test_data_and_models_know_nothing_of_each_other(tmp_path: pathlib.Path) -> None:
     found = tree(
         tmp_path,
-        data__decode="from bt_jax.models.registry import Network",
-        data__sources="from bt_jax.data import decode",
-        models__registry="from bt_jax.data.decode import decode_image",
+        data__io__decode="from bt_jax.models.registry import Network",
+        data__sources="from bt_jax.data.io import decode",
+        models__registry="from bt_jax.data.io.decode import decode_image",
     )
     assert wrong_way(found) == [
-        "bt_jax.data.decode imports bt_jax.models.registry, which is not below it",
-        "bt_jax.models.registry imports bt_jax.data.decode, which is not below it",
+        "bt_jax.data.io.decode imports bt_jax.models.registry, and data may not import from models",
+        "bt_jax.models.registry imports bt_jax.data.io.decode, and models may not import from data",
     ]
 
 
 def test_networks_do_not_know_where_weights_come_from(tmp_path: pathlib.Path) -> None:
     upwards = "from bt_jax.models.pretrained import names"
     found = tree(tmp_path, models__registry=upwards, models__pretrained__names="from bt_jax.models import layers")
-    assert wrong_way(found) == ["bt_jax.models.registry imports bt_jax.models.pretrained.names, which is not below it"]
+    (line,) = wrong_way(found)
+    assert line.endswith(
+        "registry imports bt_jax.models.pretrained.names, and models may not import from models.pretrained"
+    )
 
 
 def test_a_circle_is_found(tmp_path: pathlib.Path) -> None:
@@ -328,25 +308,27 @@ def test_a_circle_is_found(tmp_path: pathlib.Path) -> None:
 
 def test_a_stranger_is_found(tmp_path: pathlib.Path) -> None:
     found = tree(
-        tmp_path, metrics="from sklearn.metrics import f1_score", data__splits="import sklearn.model_selection"
+        tmp_path, metrics__curves="from sklearn.metrics import f1_score", data__splits="import sklearn.model_selection"
     )
-    assert strangers(found) == ["bt_jax.metrics imports sklearn, which only data.shortcuts, data.splits may know"]
+    assert strangers(found) == [
+        "bt_jax.metrics.curves imports sklearn, which only audit.shortcuts, data.splits may know"
+    ]
 
 
 def test_a_way_round_is_found(tmp_path: pathlib.Path) -> None:
     found = tree(
         tmp_path,
-        inference="from bt_jax import checkpoint",
-        checkpoint="from bt_jax.data import order",
-        data__order="from bt_jax.data import pipeline",
+        inference__predictor="from bt_jax.workdir import checkpoint",
+        workdir__checkpoint="from bt_jax.data import sampler",
+        data__sampler="from bt_jax.data import pipeline",
         data__pipeline="import grain.python",
     )
-    assert reached(found, "bt_jax.inference") >= {"grain", "bt_jax.data.pipeline"}
+    assert reached(found, "bt_jax.inference.predictor") >= {"grain", "bt_jax.data.pipeline"}
 
 
-def test_a_new_module_without_a_layer_is_found(tmp_path: pathlib.Path) -> None:
-    found = tree(tmp_path, utils="", data__new="")
-    assert [module for module in found if place(module) is None] == ["bt_jax.utils"]
+def test_a_room_without_a_line_is_found(tmp_path: pathlib.Path) -> None:
+    found = tree(tmp_path, attic__box="", data__new="")
+    assert [module for module in found if room_of(module) not in ROOMS] == ["bt_jax.attic.box"]
 
 
 @pytest.mark.parametrize("source", ["from . import files", "from .files import write_json"])

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bt_jax import commandline, train
+from bt_jax.common import cli
+from bt_jax.training import train
 from tests import runs
 
 
@@ -20,7 +21,7 @@ def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "BT_CACHE", str(cache))
-        commandline.prepare_to_compute()
+        cli.prepare_to_compute()
         yield
 
 

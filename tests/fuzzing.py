@@ -21,8 +21,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bt_jax.data import reading
-from bt_jax.data.slices import Limits, UnreadableError
+from bt_jax.data.io import file_reader
+from bt_jax.data.io.slices import Limits, UnreadableError
 from tests import hostile_inputs, medical_files
 
 # So small that an honest reader is quick about anything that keeps to them.
@@ -75,7 +75,7 @@ def check(content: bytes) -> bool:
 def _has_slices(content: bytes) -> bool:
     said, count = [], 0
     try:
-        for slice_ in reading.read_slices(content, limits=LIMITS):
+        for slice_ in file_reader.read_slices(content, limits=LIMITS):
             count += 1
             said += slice_.warnings
             image = slice_.image

@@ -6,8 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from bt_jax.data import reading
-from bt_jax.data.slices import Slice, UnreadableError
+from bt_jax.data.io import file_reader
+from bt_jax.data.io.slices import Slice, UnreadableError
 from tests import fuzzing, hostile_inputs, medical_files
 
 SEEDS = ("grey.png", "grey.jpeg", "palette.gif", "deep.tif", "plain.dcm", "enhanced.dcm", "volume.nii")
@@ -54,7 +54,7 @@ def test_rules(monkeypatch, tmp_path, result, said):
             raise result
         yield Slice(np.zeros((1, 1), np.uint8)) if content == b"seed" else result
 
-    monkeypatch.setattr(reading, "read_slices", broken)
+    monkeypatch.setattr(file_reader, "read_slices", broken)
     with pytest.raises(fuzzing.BrokenRuleError, match=said):
         list(fuzzing.fuzz([b"seed"], seconds=60, folder=tmp_path))
     (kept,) = tmp_path.glob("broken-*")
@@ -70,7 +70,7 @@ def test_an_input_without_end_is_broken(monkeypatch):
                 sum(content)
         yield
 
-    monkeypatch.setattr(reading, "read_slices", endless)
+    monkeypatch.setattr(file_reader, "read_slices", endless)
     monkeypatch.setattr(fuzzing, "LONGEST", 0.2)
     with pytest.raises(fuzzing.BrokenRuleError, match=r"took over 0\.2 s"):
         fuzzing.check(b"content")

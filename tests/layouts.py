@@ -18,11 +18,14 @@ import numpy as np
 from absl import flags
 from jax.sharding import AxisType, Mesh
 
-from bt_jax import commandline, evaluation, hlo, sharding, steps
+from bt_jax.benchmark import hlo
+from bt_jax.common import cli
 from bt_jax.data import pipeline
-from bt_jax.data.augment import Augmentation
-from bt_jax.data.order import Order
+from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.sampler import Order
+from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
+from bt_jax.training import sharded_forward, train_step
 
 CLASSES, SIZE, BATCH, RECORDS = 4, 32, 16, 40
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -46,13 +49,13 @@ def train(
     """Losses and gradient norms of each step, the collectives of the compiled step, bytes of the state on a device."""
     network, params, batch_stats = registry.create(model, classes=CLASSES, size=SIZE, seed=1, **OPTIONS[model])
     segment %= len(network.segment_names)
-    optimizer = steps.make_optimizer(
+    optimizer = train_step.make_optimizer(
         network.segment_names, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0
     )
-    state = steps.initial_state(params, batch_stats, optimizer, averaging=True)
+    state = train_step.initial_state(params, batch_stats, optimizer, averaging=True)
     shardings = sharding.Rules(pattern=sharded, least=256).of(state, mesh)
     state = sharding.place(state, shardings)
-    step = steps.make_train_step(
+    step = train_step.make_train_step(
         network, optimizer, mesh=mesh, normalisation=normalise.LITE, weights=np.array([1, 2, 1, 0.5], np.float32),
         label_smoothing=0.1, average_decay=0.9, dtype=jnp.dtype("float32"), seed=0, program_segment=segment,
         mixup=mixup, accumulate=accumulate, state_shardings=shardings if sharded else None,
@@ -79,7 +82,7 @@ def train(
     text = compiled.as_text()
     found["collectives"] = hlo.collectives(text)
     found["held"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    outputs_of = evaluation.make_outputs(
+    outputs_of = sharded_forward.make_outputs(
         network, normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=mesh, batch_size=6
     )
     weights = state.for_evaluation()
@@ -92,7 +95,7 @@ def train(
 def main() -> None:
     model, count, sizes, *fields = sys.argv[1:]
     flags.FLAGS(sys.argv[:1])
-    commandline.prepare_to_compute()
+    cli.prepare_to_compute()
     options = {name: json.loads(value) for name, _, value in (field.partition("=") for field in fields)}
     print(json.dumps({
         size: train(

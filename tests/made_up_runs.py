@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import files, metrics
+from bt_jax.common import files
+from bt_jax.metrics import classification
 
 CLASSES = ("glioma_tumor", "no_tumor")
 BASE: dict[str, Any] = {
@@ -86,7 +87,7 @@ def write(
         return folder
     predictions = np.where(right, labels, 1 - labels)
     probabilities = np.eye(2)[predictions] * 0.8 + 0.1
-    scores = metrics.score(split="validation", labels=labels, probabilities=probabilities, class_names=CLASSES)
+    scores = classification.score(split="validation", labels=labels, probabilities=probabilities, class_names=CLASSES)
     files.write_json(folder / "report" / "validation" / "metrics.json", scores)
     table = [
         [path, CLASSES[label], CLASSES[prediction], *row]

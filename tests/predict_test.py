@@ -12,9 +12,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from bt_jax import train
-from bt_jax.data import phantom
-from bt_jax.data.decode import encode_png
+from bt_jax.data.io.decode import encode_png
+from bt_jax.data.phantoms import phantom
+from bt_jax.training import train
 from tests import hostile_inputs, medical_files, runs, untrained
 
 

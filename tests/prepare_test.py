@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bt_jax.data import phantom
+from bt_jax.data.phantoms import phantom
 from tests import runs
 
 

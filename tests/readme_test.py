@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from bt_jax.data import phantom
+from bt_jax.data.phantoms import phantom
 from tests import runs
 
 TEXT = (runs.ROOT / "README.md").read_text()

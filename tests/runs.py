@@ -14,8 +14,8 @@ import ml_collections
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from bt_jax import checkpoint
-from bt_jax.writers import read_metrics
+from bt_jax.workdir import checkpoint
+from bt_jax.workdir.metric_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from bt_jax import doubt, inference, model_file
-from bt_jax.calibration import Temperature
+from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.inference import Model, ModelDescription
-from bt_jax.labels import BRAIN_TUMOR_CLASSES
+from bt_jax.inference import model_file, ood, trained_model
+from bt_jax.inference.trained_model import Model, ModelDescription
+from bt_jax.metrics.calibration import Temperature
 from bt_jax.models.normalise import IMAGENET
 
 TEMPERATURE = Temperature(value=1.7, fitted_on="the 20 validation images", images=20, step=3)
@@ -52,12 +52,12 @@ def write(path: pathlib.Path, name: str, *, size: int, members: int = 1, plain: 
     )
     path.write_bytes(model_file.safetensors_bytes(stored))
     if plain:
-        return inference.load(path, batch_size=4)
-    features = inference.load(path, batch_size=4).compute(images(30, size, seed=1))[1]
-    doubts = [doubt.fit(one[:20], one[20:], fitted_on="the 10 validation images", step=3) for one in features]
+        return trained_model.load(path, batch_size=4)
+    features = trained_model.load(path, batch_size=4).compute(images(30, size, seed=1))[1]
+    doubts = [ood.fit(one[:20], one[20:], fitted_on="the 10 validation images", step=3) for one in features]
     stored = dataclasses.replace(stored, temperature=TEMPERATURE, doubts=[one for one in doubts if one])
     path.write_bytes(model_file.safetensors_bytes(stored))
-    return inference.load(path, batch_size=4)
+    return trained_model.load(path, batch_size=4)
 
 
 def _varied(tree: Any, seed: int) -> Any:

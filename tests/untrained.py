@@ -5,12 +5,13 @@ import pathlib
 
 import numpy as np
 
-from bt_jax import calibration, inference
-from bt_jax.calibration import Temperature
-from bt_jax.checkpoint import Checkpoints
+from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.labels import BRAIN_TUMOR_CLASSES
+from bt_jax.inference import trained_model
+from bt_jax.metrics import calibration
+from bt_jax.metrics.calibration import Temperature
 from bt_jax.models.normalise import LITE
+from bt_jax.workdir.checkpoint import Checkpoints
 
 
 def write(
@@ -24,7 +25,7 @@ def write(
     temperature: float | None = 1.5,
 ) -> pathlib.Path:
     """A dense network with random weights as the best checkpoint of a run."""
-    description = inference.ModelDescription(
+    description = trained_model.ModelDescription(
         name="mlp", options={"hidden": (16,), "channels": 1}, class_names=class_names,
         preprocessing=Preprocessing(form=form, size=size).to_dict(), normalisation=dataclasses.asdict(LITE),
         weights="random weights", weights_sha256=None, synthetic=synthetic,

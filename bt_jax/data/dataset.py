@@ -10,12 +10,12 @@ from typing import cast
 
 import numpy as np
 
+from bt_jax.common.errors import UsageError
 from bt_jax.data import fingerprints, splits
-from bt_jax.data.decode import ImageError, decode_image
+from bt_jax.data.io.decode import ImageError, decode_image
 from bt_jax.data.lazy_images import LazyImages
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.records import Index, Record, Records, Source
-from bt_jax.errors import UsageError
 
 _NAMED = 10  # files named in a message, the rest counted
 

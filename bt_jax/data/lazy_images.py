@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bt_jax.data.decode import ImageError, decode_image
+from bt_jax.data.io.decode import ImageError, decode_image
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.records import Texts
 

@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from bt_jax import labels
-from bt_jax.data import decode, phantom, splits
+from bt_jax.common.errors import UsageError
+from bt_jax.data import class_labels, splits
 from bt_jax.data.fingerprints import THUMBNAIL_SIZE
+from bt_jax.data.io import decode
+from bt_jax.data.phantoms import phantom
 from bt_jax.data.records import Index, Record, Records, Source, Texts
-from bt_jax.errors import UsageError
 
 
 def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
@@ -23,19 +24,20 @@ def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
         raise UsageError(f"config.seed is {seed}: use 0 or more")
     plain = Source(
         description=f"built-in phantoms, {per_class[0]} + {per_class[1]} per class, seed {seed}",
-        class_names=labels.BRAIN_TUMOR_CLASSES,
+        class_names=class_labels.BRAIN_TUMOR_CLASSES,
         records=(),
         groups={},
         read=Reader(training_per_class=per_class[0], seed=seed),
         synthetic=True,
     )
-    if sum(per_class) * len(labels.BRAIN_TUMOR_CLASSES) > splits.MOST_COMPARED:
+    if sum(per_class) * len(class_labels.BRAIN_TUMOR_CLASSES) > splits.MOST_COMPARED:
         index = _index(training_per_class=per_class[0], testing_per_class=per_class[1], seed=seed)
         return dataclasses.replace(plain, records=index.records, index=index)
     entries = phantom.entries(training_per_class=per_class[0], testing_per_class=per_class[1])
     patients = {entry.path: entry.patient for entry in entries}
     records = tuple(
-        Record(entry.path, labels.BRAIN_TUMOR_CLASSES.index(entry.label), entry.path.split("/")[0]) for entry in entries
+        Record(entry.path, class_labels.BRAIN_TUMOR_CLASSES.index(entry.label), entry.path.split("/")[0])
+        for entry in entries
     )
     return dataclasses.replace(plain, records=records, groups=patients, patients=patients)
 
@@ -59,17 +61,17 @@ def _index(*, training_per_class: int, testing_per_class: int, seed: int) -> Ind
     paths, kinds, places = [], [], []
     for split, count in (("Testing", testing_per_class), ("Training", training_per_class)):
         first = phantom.first_index(split, training_per_class=training_per_class)
-        for kind, label in enumerate(labels.BRAIN_TUMOR_CLASSES):
+        for kind, label in enumerate(class_labels.BRAIN_TUMOR_CLASSES):
             paths.append(_paths(split, label, count))
             kinds.append(np.full(count, kind, np.int32))
             places.append(first + np.arange(count, dtype=np.int64))
     numbers, indices = np.concatenate(kinds), np.concatenate(places)  # [N] classes, and what each is drawn from
-    training = np.arange(len(numbers)) >= testing_per_class * len(labels.BRAIN_TUMOR_CLASSES)
+    training = np.arange(len(numbers)) >= testing_per_class * len(class_labels.BRAIN_TUMOR_CLASSES)
     of_class = int(indices.max()) // phantom.SLICES_PER_PATIENT + 1
     patients = (numbers * of_class + indices // phantom.SLICES_PER_PATIENT).astype(np.int32)
     names = Texts.of(
         phantom.patient_of(label, number * phantom.SLICES_PER_PATIENT)
-        for label in labels.BRAIN_TUMOR_CLASSES
+        for label in class_labels.BRAIN_TUMOR_CLASSES
         for number in range(of_class)
     )
     drawn_from = np.stack([(seed % 2**32 << 8) + numbers.astype(np.int64), indices], axis=1)  # [N, 2]

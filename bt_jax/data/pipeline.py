@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import grain
 import numpy as np
 
-from bt_jax.data import augment, slow_records
-from bt_jax.data.order import Order
-from bt_jax.data.views import Views
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
+from bt_jax.data import slow_records
+from bt_jax.data.augment import augment
+from bt_jax.data.augment.views import Views
+from bt_jax.data.sampler import Order
 
 Batch = dict[str, np.ndarray]
 _FAILED = "cannot augment "

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bt_jax.data.placement import Placement
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
+from bt_jax.data.letterbox import Placement
 
 FORMS = ("head", "stretch")
 

@@ -7,7 +7,7 @@ from typing import overload
 
 import numpy as np
 
-from bt_jax import labels
+from bt_jax.data import class_labels
 
 TRAINING, TESTING = "Training", "Testing"
 _CHUNK = 4096  # texts that are worth a list
@@ -251,7 +251,7 @@ class Source:
     @property
     def notice(self) -> str | None:
         """What every report and picture made from this source must say."""
-        return labels.SYNTHETIC_NOTICE if self.synthetic else None
+        return class_labels.SYNTHETIC_NOTICE if self.synthetic else None
 
 
 def numbered(names: Iterable[str]) -> tuple[np.ndarray, Texts]:

@@ -8,17 +8,16 @@ import pathlib
 import zipfile
 from collections.abc import Callable
 
-from bt_jax import labels
-from bt_jax.data import prepared, splits
+from bt_jax.common.errors import UsageError
+from bt_jax.data import array_record, class_labels, splits
+from bt_jax.data.io.zip_files import ZipReader
 from bt_jax.data.phantom_source import open_phantoms
 from bt_jax.data.records import Record, Source
-from bt_jax.data.zip_files import ZipReader
-from bt_jax.errors import UsageError
 
 SPLITS = {"training": "Training", "train": "Training", "testing": "Testing", "test": "Testing"}
 DEFAULT_DIRECTORY = "data/brain_tumor_mri"
 KAGGLE_DATASET = "sartajbhuvaji/brain-tumor-classification-mri"
-GROUPS_FILE = prepared.GROUPS_FILE
+GROUPS_FILE = array_record.GROUPS_FILE
 
 
 def open_source(
@@ -86,7 +85,7 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
         takes them from the Training folders, which must then be there and not empty.
     """
     path = pathlib.Path(path).expanduser()
-    if prepared.is_prepared(path):
+    if array_record.is_prepared(path):
         return _open_prepared(path, class_names=class_names)
     if path.is_dir():
         names, folders = _contents(path)
@@ -105,12 +104,12 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
 
 
 def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -> Source:
-    description, index, reader = prepared.open_folder(path)
+    description, index, reader = array_record.open_folder(path)
     own = tuple(description["class_names"])
     if class_names is None and not index.records.training.any():
         raise UsageError(f"{path} has no images of Training: there is nothing to train on")
     if class_names is not None:
-        number = prepared.numbers_of_classes(own, class_names, where=str(path))
+        number = array_record.numbers_of_classes(own, class_names, where=str(path))
         records = dataclasses.replace(index.records, labels=number[index.records.labels])
         index = dataclasses.replace(index, records=records)
     table, name = b"path,group", path / GROUPS_FILE
@@ -204,7 +203,7 @@ class _Layout:
         training = {folder for split, folder, _ in self.images if split == "Training"}
         if not training:
             raise UsageError(f"{self.where} has no images in Training/<class>/: there is nothing to train on")
-        return labels.classes_of_folders(training)
+        return class_labels.classes_of_folders(training)
 
     def _numbered(self, number: dict[str, int], class_names: tuple[str, ...]) -> dict[str, int]:
         """The class of every folder, those of Testing under an alias included."""
@@ -212,9 +211,9 @@ class _Layout:
         number = dict(number)
         for _, folder, path in self.images:
             if folder not in number:
-                if labels.canonical(folder) not in known:
+                if class_labels.canonical(folder) not in known:
                     raise UsageError(f"{self.where / path}: {folder!r} is none of the classes {', '.join(known)}")
-                number[folder] = known[labels.canonical(folder)]
+                number[folder] = known[class_labels.canonical(folder)]
         return number
 
 

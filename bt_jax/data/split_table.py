@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import files
+from bt_jax.common import files
 from bt_jax.data.records import Records, Texts
 
 FIELDS = ("path", "label", "group", "fold", "role", "fingerprint")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent  # of the checkout
 # After these a launcher's options are flags of bt_jax.main.

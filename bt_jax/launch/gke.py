@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.launch import commands
 
 # Label of the nodes, and most chips of a machine: https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus

@@ -11,7 +11,7 @@ higher priority takes over, the processes get SIGTERM: they save, the job queues
 import shlex
 from collections.abc import Sequence
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.launch import commands
 
 

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.launch import commands
 
 # Of a worker's home folder.

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models.layers import Convolution, Dense, Trained, dropout
-from bt_jax.models.pooling import WINDOW, max_pool
 from bt_jax.models.segments import Grid
+from bt_jax.ops.pooling import WINDOW, max_pool
 
 
 def flattened(x: jax.Array, features: int) -> jax.Array:

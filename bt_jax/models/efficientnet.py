@@ -19,8 +19,8 @@ from bt_jax.models.layers import (
     dropout,
     normed_convolution,
 )
-from bt_jax.models.pointwise import gated_pointwise, pointwise
 from bt_jax.models.segments import Grid, SegmentedModel
+from bt_jax.ops.pointwise import gated_pointwise, pointwise
 
 
 class BlockGroup(NamedTuple):

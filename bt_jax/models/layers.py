@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bt_jax.models import batch_norm, depthwise
-from bt_jax.models.batch_norm import Activation
-from bt_jax.models.convolution import convolution
-from bt_jax.models.pointwise import pointwise
+from bt_jax.ops import batch_norm, depthwise
+from bt_jax.ops.batch_norm import Activation
+from bt_jax.ops.convolution import convolution
+from bt_jax.ops.pointwise import pointwise
 
 Trained = bool | jax.Array
 

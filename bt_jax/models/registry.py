@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models import cnn, efficientnet, mlp, vgg
 from bt_jax.models.layers import BatchStat, Head, Trained
 from bt_jax.models.segments import Grid, SegmentedModel

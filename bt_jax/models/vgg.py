@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models.blocks import ConvolutionBlock, flattened, pooled_size
 from bt_jax.models.layers import Dense, Head, Trained, dropout
 from bt_jax.models.segments import SegmentedModel

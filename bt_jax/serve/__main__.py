@@ -20,8 +20,8 @@ import sys
 
 from absl import flags
 
-from bt_jax import commandline, interrupts
-from bt_jax.errors import UsageError
+from bt_jax.common import cli, signals
+from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_multi_string(
     "model", [], "Workdir of a run or cross-validation, or an exported file; several are an ensemble."
@@ -42,16 +42,16 @@ def main() -> int:
     # After the flags, so that --help need not wait for JAX, nor a port that is taken.
     from bt_jax.serve import server
 
-    with interrupts.caught() as stop, server.bind(_HOST.value, _PORT.value) as listener:
-        from bt_jax.data import reading
-        from bt_jax.predictor import Predictor
+    with signals.caught() as stop, server.bind(_HOST.value, _PORT.value) as listener:
+        from bt_jax.data.io import file_reader
+        from bt_jax.inference.predictor import Predictor
         from bt_jax.serve import app
         from bt_jax.serve.engine import Engine
         from bt_jax.serve.model_page import ModelPage
         from bt_jax.serve.settings import Settings
 
-        commandline.prepare_to_compute()
-        reading.silence_parsers()
+        cli.prepare_to_compute()
+        file_reader.silence_parsers()
         predictor = Predictor.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
         engine = Engine(predictor, batch_size=_BATCH_SIZE.value)
         engine.start()
@@ -89,4 +89,4 @@ def _announce(address: tuple[str, int], *, public: bool) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    cli.run(main)

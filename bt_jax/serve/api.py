@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bt_jax import heat_map
-from bt_jax.data import reading
-from bt_jax.data.slices import UnreadableError
-from bt_jax.predictor import Prediction, Prepared
-from bt_jax.sentences import Sentence
-from bt_jax.serve import language
+from bt_jax.common.messages import Sentence
+from bt_jax.data.io import file_reader
+from bt_jax.data.io.slices import UnreadableError
+from bt_jax.inference import heat_map
+from bt_jax.inference.predictor import Prediction, Prepared
+from bt_jax.serve import i18n
 from bt_jax.serve.batching import BusyError
 from bt_jax.serve.engine import Engine
 from bt_jax.serve.settings import Settings
@@ -116,7 +116,7 @@ class Api:
         """The slices of a file that are wanted."""
         name, count = upload.name, 0
         try:
-            for count, slice_ in enumerate(reading.read_slices(upload.content, limits=self._limits), 1):
+            for count, slice_ in enumerate(file_reader.read_slices(upload.content, limits=self._limits), 1):
                 if wishes.number not in (None, count):
                     continue
                 prepared = self._engine.predictor.prepare(slice_)
@@ -178,16 +178,16 @@ def record_of(path: str, number: int | None, prediction: Prediction, spoken: str
         "prediction": prediction.label,
         "confidence": prediction.confidence,
         "probabilities": prediction.probabilities,
-        "warnings": [language.told(warning, spoken) for warning in prediction.warnings],
+        "warnings": [i18n.told(warning, spoken) for warning in prediction.warnings],
         "slice": number,
         "doubt": None if doubt is None else min(doubt, _MOST_DOUBT) if doubt == doubt else _MOST_DOUBT,
-        "codes": [language.parts(warning) for warning in prediction.warnings],
+        "codes": [i18n.parts(warning) for warning in prediction.warnings],
     }
 
 
 def failure_of(path: str, reason: str, spoken: str) -> dict[str, Any]:
     """The record of a file that cannot be read."""
-    return {"path": path, "error": language.told(reason, spoken), **language.parts(reason)}
+    return {"path": path, "error": i18n.told(reason, spoken), **i18n.parts(reason)}
 
 
 def _reduced(picture: Image.Image) -> Image.Image:

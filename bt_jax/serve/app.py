@@ -10,15 +10,15 @@ from typing import IO, Any
 
 import flask
 
-from bt_jax import gradcam
-from bt_jax.data import phantom
-from bt_jax.data.decode import encode_png
-from bt_jax.sentences import Sentence
-from bt_jax.serve import language
-from bt_jax.serve.answers import Found, PackageFile, add_errors, guard, spoken
+from bt_jax.common.messages import Sentence
+from bt_jax.data.io.decode import encode_png
+from bt_jax.data.phantoms import phantom
+from bt_jax.inference import attribution
+from bt_jax.serve import i18n
 from bt_jax.serve.api import Api, RefusedError, Upload, Wishes
 from bt_jax.serve.counters import Counters
 from bt_jax.serve.engine import Engine
+from bt_jax.serve.middleware import Found, PackageFile, add_errors, guard, spoken
 from bt_jax.serve.model_page import ModelPage
 from bt_jax.serve.settings import Settings
 
@@ -121,7 +121,7 @@ def _wishes(engine: Engine) -> Wishes:
                 400,
                 Sentence("unknown_field", "there is no such field: use {known}", known=", ".join(("file", *_FIELDS))),
             )
-    explain = _choice("explain", gradcam.METHODS)
+    explain = _choice("explain", attribution.METHODS)
     if explain and not engine.explains:
         raise RefusedError(
             400, Sentence("no_heat_maps", "the model is a StableHLO file, for which there are no heat maps")
@@ -130,7 +130,7 @@ def _wishes(engine: Engine) -> Wishes:
     if number is not None and not (number.isascii() and number.isdecimal() and 1 <= int(number[:9]) < 10**8):
         raise RefusedError(400, Sentence("bad_slice", "`slice` is a whole number from 1"))
     return Wishes(
-        language=_choice("lang", language.LANGUAGES) or spoken(),
+        language=_choice("lang", i18n.LANGUAGES) or spoken(),
         number=int(number) if number else None,
         picture=_choice("picture", ("0", "1")) == "1",
         explain=explain,
@@ -149,16 +149,16 @@ def _choice(field: str, allowed: tuple[str, ...]) -> str | None:
 def _add_pages(app: flask.Flask, engine: Engine, settings: Settings, model_page: ModelPage) -> None:
     static = {path.name: PackageFile.read(path) for path in sorted((_FOLDER / "static").iterdir()) if path.is_file()}
     openapi = PackageFile.read(_FOLDER / "openapi.json")
-    tables = {name: language.table(name) for name in language.LANGUAGES}
+    tables = {name: i18n.table(name) for name in i18n.LANGUAGES}
     facts = {
         "classes": engine.predictor.class_names,
         "explains": engine.explains,
-        "methods": gradcam.METHODS,
+        "methods": attribution.METHODS,
         "requestBytes": settings.request_bytes,
     }
 
     def page(template: str, name: str, **values: Any) -> str:
-        return flask.render_template(template, lang=name, texts=language.table(name)["page"], **values)
+        return flask.render_template(template, lang=name, texts=i18n.table(name)["page"], **values)
 
     @app.get("/")
     def index() -> str:

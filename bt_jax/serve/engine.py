@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bt_jax import explanations
-from bt_jax.data.slices import Slice
-from bt_jax.explanations import HeatMap
-from bt_jax.predictor import Prediction, Predictor, Prepared
+from bt_jax.data.io.slices import Slice
+from bt_jax.inference import heat_map_files
+from bt_jax.inference.heat_map_files import HeatMap
+from bt_jax.inference.predictor import Prediction, Predictor, Prepared
 from bt_jax.serve.batching import Batcher, BusyError
 
 _SECONDS_TO_CLOSE = 2.0
@@ -78,7 +78,7 @@ class Engine:
 
     def _explain(self, questions: list[_Question]) -> list[HeatMap]:
         return [
-            explanations.of_image(self.predictor, image, label=label, method=method)
+            heat_map_files.of_image(self.predictor, image, label=label, method=method)
             for image, label, method in questions
         ]
 

@@ -9,9 +9,9 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
-from bt_jax.inference import Model
-from bt_jax.predictor import Predictor
-from bt_jax.serve import language
+from bt_jax.inference.predictor import Predictor
+from bt_jax.inference.trained_model import Model
+from bt_jax.serve import i18n
 
 _CARD = "model_card.md"
 _LARGEST_CARD, _LARGEST_PICTURE = 2**20, 2**23  # bytes
@@ -41,7 +41,7 @@ class ModelPage:
     def facts(self, spoken: str) -> list[tuple[str, list[tuple[str, str]]]]:
         """For each model its name and rows of what and value, in a language."""
         return [
-            (pathlib.Path(name).name or name, _facts_of(model, language.table(spoken)))
+            (pathlib.Path(name).name or name, _facts_of(model, i18n.table(spoken)))
             for model, name in zip(self._predictor.models, self._names, strict=True)
         ]
 

@@ -14,7 +14,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.utilities import Error
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 
 Application = Callable[..., Any]
 

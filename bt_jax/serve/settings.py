@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bt_jax.data.slices import Limits
+from bt_jax.data.io.slices import Limits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

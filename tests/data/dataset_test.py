@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bt_jax.common.errors import UsageError
 from bt_jax.data import dataset, fingerprints
-from bt_jax.data.decode import encode_png
+from bt_jax.data.io.decode import encode_png
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.errors import UsageError
 
 PREPROCESSING = Preprocessing(form="stretch", size=16)
 

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax.data import decode, duplicates, fingerprints, phantom
+from bt_jax.data import fingerprints
+from bt_jax.data.dedup import near_duplicates
+from bt_jax.data.io import decode
+from bt_jax.data.phantoms import phantom
 
 
 def reencoded(image: np.ndarray, image_format: str, **options) -> np.ndarray:
@@ -61,7 +64,7 @@ def test_thumbnails_of_any_size(shape):
 
 def test_thumbnails_of_16_bits_are_those_of_8(slices):
     deep = slices[0].astype(np.uint16) * 257
-    correlation = duplicates.standardised(fingerprints.thumbnails(deep)) * duplicates.standardised(
+    correlation = near_duplicates.standardised(fingerprints.thumbnails(deep)) * near_duplicates.standardised(
         fingerprints.thumbnails(slices[0])
     )
     assert correlation.sum(1).min() > 0.999
@@ -82,4 +85,4 @@ def test_thumbnails_of_16_bits_are_those_of_8(slices):
 def test_changed_copies_are_near_twins_of_their_originals_alone(slices, change):
     originals = np.stack([fingerprints.thumbnails(image) for image in slices])
     copies = np.stack([fingerprints.thumbnails(change(image)) for image in slices])
-    assert duplicates.near_pairs(copies, originals).tolist() == [[i, i] for i in range(len(slices))]
+    assert near_duplicates.near_pairs(copies, originals).tolist() == [[i, i] for i in range(len(slices))]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bt_jax.data import dataset, folds, known_patients, pipeline, prepared, seen_images, sources, splits
-from bt_jax.data.augment import Augmentation
+from bt_jax.data import array_record, dataset, leakage, partition, patient_groups, pipeline, sources, splits
+from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.lazy_images import LazyImages
-from bt_jax.data.order import Order
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.records import Source
+from bt_jax.data.sampler import Order
 from tests.data.conftest import Folder, picture
 
 PREPROCESSING = Preprocessing(form="head", size=24)
@@ -28,7 +28,7 @@ def source(kaggle: Folder, tmp_path: pathlib.Path) -> Source:
     kaggle.write("Training/glioma_tumor/copy.png", picture(3))
     kaggle.write("Training/no_tumor/deep.png", picture(50).astype(np.uint16) * 99)
     kaggle.write("groups.csv", "path,group,patient\nTraining/glioma_tumor/image (5).png,g,MR7\n")
-    prepared.prepare(
+    array_record.prepare(
         kaggle.open(), tmp_path / "out", max_unreadable=0, warn=pytest.fail, progress=lambda done, total: None
     )
     return sources.open_path(tmp_path / "out", field="config.data.dir")
@@ -66,7 +66,7 @@ def test_what_tells_the_pixels(source: Source) -> None:
 @pytest.mark.parametrize("fold", [0, 1])
 def test_a_run_has_the_same_images_split_and_batches(source: Source, fold: int, tmp_path: pathlib.Path) -> None:
     lazy, eager = (
-        folds.divide(source, folds=2, fold=fold, memory=memory, **SETTINGS) for memory in (0.0, float("inf"))
+        partition.divide(source, folds=2, fold=fold, memory=memory, **SETTINGS) for memory in (0.0, float("inf"))
     )
     assert isinstance(lazy.training.images, LazyImages) and isinstance(eager.training.images, np.ndarray)
     assert list(lazy.table) == list(eager.table) and lazy.table == eager.table
@@ -97,11 +97,9 @@ def test_a_run_has_the_same_images_split_and_batches(source: Source, fold: int, 
     for a, b in zip(*batches, strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])
         np.testing.assert_array_equal(a["label"], b["label"])
-    seen_images.write(tmp_path, (lazy.training, lazy.validation))
-    written = seen_images.read(tmp_path)
-    np.testing.assert_array_equal(
-        seen_images.has_twin(lazy.testing, *written), seen_images.has_twin(eager.testing, *written)
-    )
+    leakage.write(tmp_path, (lazy.training, lazy.validation))
+    written = leakage.read(tmp_path)
+    np.testing.assert_array_equal(leakage.has_twin(lazy.testing, *written), leakage.has_twin(eager.testing, *written))
 
 
 def test_phantoms_too_many_for_memory_are_the_same_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +111,7 @@ def test_phantoms_too_many_for_memory_are_the_same_phantoms(monkeypatch: pytest.
     assert list(lazy.records) == list(eager.records)
     for record in eager.records[::7]:
         assert lazy.read(record.path) == eager.read(record.path)
-    a, b = (folds.divide(source, folds=2, fold=1, **SETTINGS) for source in (lazy, eager))
+    a, b = (partition.divide(source, folds=2, fold=1, **SETTINGS) for source in (lazy, eager))
     assert isinstance(a.training.images, LazyImages)
     assert [row[:5] for row in a.table] == [row[:5] for row in b.table]  # but for the fingerprints
     assert a.grouping == b.grouping
@@ -138,7 +136,7 @@ def test_many_phantoms_stand_in_the_order_of_their_paths(monkeypatch: pytest.Mon
 
 def test_patients_of_lazy_images(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     lazy = dataset.load(source, memory=0, **SETTINGS)
-    found = known_patients.groups_of(lazy, source.groups)
+    found = patient_groups.groups_of(lazy, source.groups)
     assert found is not None
     groups, words = found
     assert groups[lazy.paths.index("Training/glioma_tumor/image (5).png")] == "MR7"

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bt_jax.data import augment, pipeline
-from bt_jax.data.augment import Augmentation
-from bt_jax.data.order import Order
-from bt_jax.data.views import Views
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
+from bt_jax.data import pipeline
+from bt_jax.data.augment import augment
+from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.augment.views import Views
+from bt_jax.data.sampler import Order
 
 RECORDS, SIZE, BATCH = 22, 24, 6
 STEPS_PER_EPOCH = RECORDS // BATCH
@@ -162,8 +163,8 @@ import sys
 import numpy as np
 from absl import flags
 from bt_jax.data import pipeline
-from bt_jax.data.augment import Augmentation
-from bt_jax.data.order import Order
+from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.sampler import Order
 
 if __name__ == "__main__":
     flags.FLAGS(sys.argv[:1])

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bt_jax.data.decode import decode_image
-from bt_jax.data.phantom import render
+from bt_jax.common.errors import UsageError
+from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
+from bt_jax.data.io.decode import decode_image
+from bt_jax.data.phantoms.phantom import render
 from bt_jax.data.preprocess import Preprocessing, find_head
-from bt_jax.errors import UsageError
-from bt_jax.labels import BRAIN_TUMOR_CLASSES
 
 HEAD = Preprocessing(size=96)
 

@@ -6,9 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from bt_jax import labels
-from bt_jax.data import decode, phantom, sources
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
+from bt_jax.data import class_labels, sources
+from bt_jax.data.io import decode
+from bt_jax.data.phantoms import phantom
 
 
 def contents(source: sources.Source) -> dict[sources.Record, bytes]:
@@ -40,7 +41,7 @@ def closed_environment(monkeypatch: pytest.MonkeyPatch, directory: pathlib.Path)
 
 def test_folder_in_the_kaggle_layout(kaggle):
     source = kaggle.open()
-    assert source.class_names == labels.BRAIN_TUMOR_CLASSES
+    assert source.class_names == class_labels.BRAIN_TUMOR_CLASSES
     assert [record.path for record in source.records] == sorted(record.path for record in source.records)
     assert len(source.records) == 11
     assert source.divided and not source.synthetic and source.notice is None
@@ -120,7 +121,7 @@ def test_aliases_are_the_classes_of_the_set(folder):
         folder.add(f"training/{name}")
     folder.add("test/glioma_tumor").add("test/healthy")
     source = folder.open()
-    assert source.class_names == labels.BRAIN_TUMOR_CLASSES
+    assert source.class_names == class_labels.BRAIN_TUMOR_CLASSES
     found = {
         record.path.rsplit("/", 1)[0]: (source.class_names[record.label], record.split) for record in source.records
     }
@@ -199,8 +200,8 @@ def test_no_training_images_is_an_error(folder):
 def test_testing_alone_can_be_scored_against_the_classes_of_a_model(folder, wrapper):
     folder.add("Testing/pituitary").add("Testing/no_tumor", images=1)
     path = zipped(folder.path, wrapper=wrapper)
-    source = sources.open_path(path, field="--data", class_names=labels.BRAIN_TUMOR_CLASSES)
-    assert source.class_names == labels.BRAIN_TUMOR_CLASSES
+    source = sources.open_path(path, field="--data", class_names=class_labels.BRAIN_TUMOR_CLASSES)
+    assert source.class_names == class_labels.BRAIN_TUMOR_CLASSES
     assert [(record.path.split("/")[1], record.label) for record in source.of_split("Testing").records] == [
         ("no_tumor", 2), ("pituitary", 3), ("pituitary", 3)
     ]  # fmt: skip
@@ -275,8 +276,8 @@ def test_broken_groups_csv(kaggle, content):
 
 def test_phantoms_are_a_divided_source_of_readable_images_with_a_notice():
     source = sources.open_source("phantoms", directory=None, phantoms_per_class=(5, 2), seed=3)
-    assert source.synthetic and source.notice == labels.SYNTHETIC_NOTICE
-    assert source.class_names == labels.BRAIN_TUMOR_CLASSES
+    assert source.synthetic and source.notice == class_labels.SYNTHETIC_NOTICE
+    assert source.class_names == class_labels.BRAIN_TUMOR_CLASSES
     counts = {split: len(source.of_split(split).records) for split in ("Training", "Testing")}
     assert counts == {"Training": 20, "Testing": 8}
     assert source.groups.keys() == {record.path for record in source.records}

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bt_jax import files
+from bt_jax.common import files
 from bt_jax.data import split_table
 from bt_jax.data.records import Record, Records
 from bt_jax.data.split_table import SplitTable

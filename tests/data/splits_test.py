@@ -6,9 +6,10 @@ import pytest
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from bt_jax.data import duplicates, manifest, splits
+from bt_jax.common.errors import UsageError
+from bt_jax.data import kaggle_patients, splits
 from bt_jax.data.dataset import Dataset
-from bt_jax.errors import UsageError
+from bt_jax.data.dedup import near_duplicates
 
 NAMES = ("a", "b", "c", "d")
 
@@ -72,7 +73,7 @@ def test_near_duplicates_do_not_join_known_patients():
 
 def test_patients_known_by_the_content_of_their_images(monkeypatch):
     monkeypatch.setattr(
-        manifest, "groups", lambda: {"fingerprint 1": "17", "fingerprint 2": "17", "fingerprint 3": "4"}
+        kaggle_patients, "groups", lambda: {"fingerprint 1": "17", "fingerprint 2": "17", "fingerprint 3": "4"}
     )
     groups, origin = grouped(5, {3: "p"})
     assert partition(groups) == [0, 1, 1, 3, 4]
@@ -174,7 +175,7 @@ def test_real_images_that_nobody_knows_join_near_duplicates(real_source, real_da
     known, _ = of_real(training, real_source.groups)
     # One of each pair of pixel-distinct twins among the healthy is taken out of the manifest.
     healthy = np.flatnonzero(training.labels == real_source.class_names.index("no_tumor"))
-    twins = duplicates.find_twins(training.thumbnails[healthy])
+    twins = near_duplicates.find_twins(training.thumbnails[healthy])
     distinct = {
         known[i]: i
         for i, j in zip(healthy[twins.first].tolist(), healthy[twins.second].tolist(), strict=True)
@@ -183,8 +184,8 @@ def test_real_images_that_nobody_knows_join_near_duplicates(real_source, real_da
     left_out = sorted(distinct.values())
     assert len(left_out) >= 15
     unknown = {training.fingerprints[i] for i in left_out}
-    rest = {fingerprint: group for fingerprint, group in manifest.groups().items() if fingerprint not in unknown}
-    monkeypatch.setattr(manifest, "groups", lambda: rest)
+    rest = {fingerprint: group for fingerprint, group in kaggle_patients.groups().items() if fingerprint not in unknown}
+    monkeypatch.setattr(kaggle_patients, "groups", lambda: rest)
     groups, origin = of_real(training, {})
     assert "by near duplicates alone, their patients unknown" in origin
     before, after = partition(known), partition(groups)

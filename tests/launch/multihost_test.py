@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.launch import multihost
 from tests import runs
 

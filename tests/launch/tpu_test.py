@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.launch import commands, tpu
 from tests.launch.clouds import Cloud
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models import registry, vgg
 
 CONVOLUTIONS = 14_714_688  # parameters of the 13, as Keras counts them without the classifier

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax import conversion, inference
-from bt_jax.data import phantom
-from bt_jax.data.augment import to_float
-from bt_jax.data.decode import decode_image, encode_png
-from bt_jax.inference import Model
-from bt_jax.predictor import Predictor
+from bt_jax.data.augment.augment import to_float
+from bt_jax.data.io.decode import decode_image, encode_png
+from bt_jax.data.phantoms import phantom
+from bt_jax.inference import convert, trained_model
+from bt_jax.inference.predictor import Predictor
+from bt_jax.inference.trained_model import Model
 from bt_jax.serve.api import Api, Upload, Wishes
 from bt_jax.serve.engine import Engine
 from bt_jax.serve.settings import Settings
@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("agreement")
     model = small_models.write(folder / "model.safetensors", "cnn", size=32, filters=(6, 8), hidden=(8,), members=2)
     for form in FORMS[1:]:
-        conversion.write(folder / f"model.{form}", model, form=form, images=small_models.images(4, 32))
+        convert.write(folder / f"model.{form}", model, form=form, images=small_models.images(4, 32))
     for name, content in images().items():
         (folder / name).write_bytes(content)
     return folder
@@ -52,7 +52,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def model(folder) -> Model:
-    return inference.load(folder / "model.safetensors", batch_size=4)
+    return trained_model.load(folder / "model.safetensors", batch_size=4)
 
 
 def by_interface(path: pathlib.Path) -> dict[str, list[float]]:

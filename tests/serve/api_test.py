@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax.predictor import Prediction
-from bt_jax.sentences import Sentence
+from bt_jax.common.messages import Sentence
+from bt_jax.inference.predictor import Prediction
 from bt_jax.serve import api
 from bt_jax.serve.api import Api, Upload, Wishes
 from bt_jax.serve.batching import BusyError

@@ -7,7 +7,7 @@ import flask
 import pytest
 from flask.testing import FlaskClient
 
-from bt_jax.predictor import Predictor
+from bt_jax.inference.predictor import Predictor
 from bt_jax.serve import app
 from bt_jax.serve.engine import Engine
 from bt_jax.serve.model_page import ModelPage

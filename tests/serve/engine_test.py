@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from bt_jax.data.slices import Slice
-from bt_jax.predictor import Predictor
+from bt_jax.data.io.slices import Slice
+from bt_jax.inference.predictor import Predictor
 from bt_jax.serve.engine import Engine
 from tests import hostile_inputs
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bt_jax.predictor import Predictor
+from bt_jax.inference.predictor import Predictor
 from bt_jax.serve.model_page import ModelPage
 from tests import hostile_inputs, small_models, untrained
 

@@ -23,8 +23,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from bt_jax.data import phantom
-from bt_jax.data.decode import encode_png
+from bt_jax.data.io.decode import encode_png
+from bt_jax.data.phantoms import phantom
 from tests import hostile_inputs, medical_files
 from tests.serve.serving import Running
 

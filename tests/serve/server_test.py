@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.serve import app
 from bt_jax.serve.model_page import ModelPage
 from bt_jax.serve.server import bind

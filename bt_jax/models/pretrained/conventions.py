@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models.layers import PADDINGS
 from bt_jax.models.normalise import IMAGENET, LITE, Normalisation
 from bt_jax.models.pretrained import efficientnet_names, vgg_names

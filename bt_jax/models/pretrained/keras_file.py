@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
-from bt_jax.errors import UsageError
-from bt_jax.files import Path
+from bt_jax.common.errors import UsageError
+from bt_jax.common.files import Path
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

@@ -6,8 +6,8 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy)
 import numpy as np
 import safetensors
 
-from bt_jax.errors import UsageError
-from bt_jax.files import Path
+from bt_jax.common.errors import UsageError
+from bt_jax.common.files import Path
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import files
-from bt_jax.errors import UsageError
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
 from bt_jax.models.normalise import LITE, Normalisation
 from bt_jax.models.pretrained import conventions, formats, keras_file, loading, safetensors_file, torch_file
 from bt_jax.models.registry import Network, Tree

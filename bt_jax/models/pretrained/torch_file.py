@@ -17,8 +17,8 @@ from typing import IO, Any, NoReturn
 import ml_dtypes
 import numpy as np
 
-from bt_jax.errors import UsageError
-from bt_jax.files import Path
+from bt_jax.common.errors import UsageError
+from bt_jax.common.files import Path
 
 # The format of PyTorch before 1.6 opens with these two pickles.
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

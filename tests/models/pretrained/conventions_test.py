@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models.normalise import IMAGENET, LITE, Normalisation
 from bt_jax.models.pretrained import conventions, efficientnet_names, names, vgg_names
 

@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models.pretrained import keras_file
 
 LAYERS = ["rescaling", "normalization", "rescaling_1", "stem_conv", "stem_bn"]

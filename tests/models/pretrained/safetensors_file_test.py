@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models.pretrained import safetensors_file
 
 

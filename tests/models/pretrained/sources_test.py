@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bt_jax import files
-from bt_jax.errors import UsageError
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
 from bt_jax.models import registry, vgg
 from bt_jax.models.normalise import LITE
 from bt_jax.models.pretrained import efficientnet_names, keras_file, sources

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bt_jax.errors import UsageError
+from bt_jax.common.errors import UsageError
 from bt_jax.models import registry, vgg
 from bt_jax.models.pretrained import formats, loading, names, vgg_names
 

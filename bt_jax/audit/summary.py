@@ -1,0 +1,192 @@
+"""What an audit found, as files: `audit.json` and `duplicates.csv`; and in a few lines for the terminal."""
+
+import collections
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from bt_jax.audit.findings import KINDS, Findings
+from bt_jax.audit.inspection import CUES, ODDITIES
+from bt_jax.audit.shortcuts import Shortcuts
+from bt_jax.common import files
+from bt_jax.data.dedup.near_duplicates import NEAR_DUPLICATE, TWIN_CORRELATION, TWIN_DETAIL
+
+SCHEMA = 1
+COLUMNS = ("path_a", "path_b", "kind", "similarity", "label_a", "label_b")
+NOT_COVERED = (
+    "Twins are found in eight orientations. Upright, most copies that were also cropped by up to a tenth of a side or "
+    "turned by up to ten degrees are found, not all. Not covered: larger crops and angles, crops and angles of "
+    "mirrored copies, an inverted or strongly bent grey scale, drawings over the picture, and slices of one patient "
+    "that are not the same slice."
+)
+
+
+def write(folder: pathlib.Path, findings: Findings) -> None:
+    """Writes `audit.json` and `duplicates.csv`."""
+    files.write_json(folder / "audit.json", content(findings))
+    paths = [record.path for record in findings.inspection.records]
+    files.write_csv(
+        folder / "duplicates.csv",
+        COLUMNS,
+        [
+            (
+                paths[pair.first],
+                paths[pair.second],
+                pair.kind,
+                f"{pair.similarity:.4f}",
+                findings.label(pair.first),
+                findings.label(pair.second),
+            )
+            for pair in findings.pairs
+        ],
+    )
+
+
+def content(findings: Findings) -> dict[str, Any]:
+    """`audit.json` as nested dicts and lists."""
+    inspection, source = findings.inspection, findings.source
+    paths = [record.path for record in inspection.records]
+    sizes = collections.Counter(findings.groups)
+    return {
+        "schema": SCHEMA,
+        "source": source.description,
+        "notice": source.notice,
+        "warnings": list(source.warnings),
+        "classes": list(source.class_names),
+        "images": class_counts(findings),
+        "unreadable": [{"path": record.path, "reason": reason} for record, reason in inspection.unreadable],
+        "odd": {
+            kind: {"meaning": ODDITIES[kind], "count": len(rows), "paths": [paths[row] for row in rows]}
+            for kind, rows in findings.odd().items()
+        },
+        "duplicates": {
+            "across_splits": findings.count_pairs(across=True),
+            "within_splits": findings.count_pairs(across=False),
+            "thresholds": {
+                "near_correlation": NEAR_DUPLICATE,
+                "laid_correlation": TWIN_CORRELATION,
+                "laid_detail": TWIN_DETAIL,
+            },
+            "not_covered": NOT_COVERED,
+            "clusters": [[paths[row] for row in rows] for rows in findings.clusters],
+        },
+        "leaks": leaks(findings),
+        "contradictions": [
+            {
+                "path_a": paths[pair.first],
+                "path_b": paths[pair.second],
+                "kind": pair.kind,
+                "label_a": findings.label(pair.first),
+                "label_b": findings.label(pair.second),
+            }
+            for pair in findings.contradictions
+        ],
+        "groups": {
+            "origin": findings.grouping,
+            "count": len(sizes),
+            "largest": max(sizes.values(), default=0),
+            "of_image": dict(zip(paths, findings.groups, strict=True)),
+        },
+        "shortcuts": _shortcuts(findings.shortcuts),
+        "medians": medians(findings),
+    }
+
+
+def class_counts(findings: Findings) -> dict[str, dict[str, int]]:
+    """Readable images by split and class."""
+    counts = collections.Counter((record.split, record.label) for record in findings.inspection.records)
+    return {
+        split: {name: counts[split, label] for label, name in enumerate(findings.source.class_names)}
+        for split in ("Training", "Testing")
+        if any(counts[split, label] for label in range(len(findings.source.class_names)))
+    }
+
+
+def leaks(findings: Findings) -> dict[str, Any]:
+    """How many Testing images can be looked up in Training, in all and by class."""
+    testing = findings.rows_of("Testing")
+    kinds = collections.Counter(findings.leak_kind.values())
+    same_group = findings.same_group
+    by_class = {}
+    for name in findings.source.class_names:
+        rows = [row for row in testing if findings.label(row) == name]
+        with_twin = sum(row in findings.leak_kind for row in rows)
+        shared = sum(findings.label(row) == name for row in same_group)
+        by_class[name] = {"testing_images": len(rows), "with_twin": with_twin, "same_group": shared}
+    return {
+        "testing_images": len(testing),
+        "with_twin": len(findings.leak_kind),
+        "by_kind": {kind: kinds[kind] for kind in KINDS},
+        "same_group": len(same_group),
+        "clean": len(testing) - len(findings.leak_kind) - len(same_group),
+        "by_class": by_class,
+    }
+
+
+def medians(findings: Findings) -> list[dict[str, Any]]:
+    """Medians of the cues for each split and class, the most common size and the share of images that have it."""
+    rows_of: dict[tuple[str, str], list[int]] = {}
+    for row in range(len(findings.inspection.records)):
+        rows_of.setdefault((findings.split(row), findings.label(row)), []).append(row)
+    result = []
+    for split, name in itertools.product(("Training", "Testing"), findings.source.class_names):
+        if rows := rows_of.get((split, name)):
+            cues = findings.inspection.cues[rows]
+            values = [round(value, 3) for value in np.median(cues, axis=0).astype(float).tolist()]
+            sizes = collections.Counter(tuple(size) for size in cues[:, :2].astype(int).tolist())
+            (width, height), count = max(sizes.items(), key=lambda item: (item[1], item[0]))
+            result.append(
+                {"split": split, "class": name, "images": len(rows), **dict(zip(CUES, values, strict=True))}
+                | {"common_size": f"{width}x{height}", "common_size_share": round(count / len(rows), 3)}
+            )
+    return result
+
+
+def _shortcuts(found: Shortcuts | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"strongest": None, "why_not": found}
+    return {
+        "strongest": found.strongest,
+        "images": found.images,
+        "folds": found.folds,
+        "chance": found.chance,
+        "balanced_accuracy": {"all": found.by_all, **found.by_cue},
+        "rules": [
+            {"cue": rule.cue, "class": rule.class_name, "balanced_accuracy": rule.balanced_accuracy, "rule": rule.words}
+            for rule in found.rules
+        ],
+    }
+
+
+def summary(findings: Findings) -> list[str]:
+    """A few lines for the terminal."""
+    inspection = findings.inspection
+    leaked = leaks(findings)
+    odd = sum(bool(kinds) for kinds in inspection.oddities)
+    lines = [
+        f"{len(inspection.records):,} images, {len(inspection.unreadable)} unreadable files, {odd} odd ones",
+        f"pairs across splits: {_counted(findings.count_pairs(across=True))}",
+        f"pairs within a split: {_counted(findings.count_pairs(across=False))}",
+        f"contradictory labels: {len(findings.contradictions)} pairs",
+        f"groups: {len(set(findings.groups)):,} ({findings.grouping})",
+    ]
+    if leaked["testing_images"]:
+        lines.insert(
+            1,
+            f"Testing: {leaked['with_twin']} of {leaked['testing_images']} images have a twin in Training, "
+            f"{leaked['same_group']} more a patient or group, {leaked['clean']} are clean",
+        )
+    found = findings.shortcuts
+    if isinstance(found, str):
+        return [*lines, f"shortcut: not measured, {found}"]
+    return [
+        *lines,
+        f"shortcut: {found.strongest}; all cues tell {len(findings.source.class_names)} classes with "
+        f"{found.by_all:.2f} where guessing has {found.chance:.2f}",
+    ]
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())

@@ -1,0 +1,141 @@
+"""Measures throughput: training steps, forwards, the input pipeline, or a whole plan of stages.
+
+    python -m bt_jax.benchmark --config=configs/effnet.py --mode=train --batch=16 --json=benchmarks/train.json
+    BT_PEERS_PYTHON=peers/bin/python python -m bt_jax.benchmark --config=configs/effnet.py --mode=infer --peers
+    python -m bt_jax.benchmark --config=configs/effnet.py:cpu --mode=stages --images=2296
+    python -m bt_jax.benchmark --config=configs/effnet.py --mode=train --topology=v5e:2x4 --batch=128
+    python -m bt_jax.benchmark --table=benchmarks
+
+train   a full fine-tuning step as in training, on random images that lie on the device
+infer   the forward of evaluation and prediction, likewise
+input   reading and preprocessing of the configuration's data; augmented batches on their way to the device
+stages  a step of every program of the configuration's plan, and how long the plan takes by that
+
+With --topology the training step is compiled ahead of time for a TPU slice that is not there (v5e:16x16 has 256 chips):
+whether it fits, what it costs, what it communicates, and the bound on its speed. It needs the extra `tpu`.
+
+Every number is the median of repeats that alternate with those of the peers and with the machine's ceilings, so that a
+machine that slows down slows all alike. Peers (timm, Keras on TensorFlow, ONNX Runtime: the extra `peers`) run in the
+interpreter $BT_PEERS_PYTHON, else in this one; those that are not installed there are left out.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
+from bt_jax.defaults import constructor_options
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
+)
+_MODE = flags.DEFINE_enum("mode", None, ["train", "infer", "input", "stages"], "What to measure.")
+_BATCH = flags.DEFINE_integer("batch", None, "Images in a step. Default: of the configuration.", 1)
+_PEERS = flags.DEFINE_bool("peers", False, "Measure other libraries in the same run (train and infer, on a CPU).")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Measurements of each, of which the median counts.", 1)
+_IMAGES = flags.DEFINE_integer("images", 2296, "Training images that `stages` reckons with: a fold of the MRI set.", 1)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "TPU slice to compile for, such as v5e:2x4; --batch is then that of each chip."
+)
+_LARGEST_BATCH = flags.DEFINE_bool(
+    "largest_batch", False, "With --topology: compile up to four times more to find the largest batch that fits."
+)
+_JSON = flags.DEFINE_string("json", None, "File for the numbers.")
+_TABLE = flags.DEFINE_string("table", None, "Prints the JSON files in this folder as a Markdown table, and ends.")
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    if _TABLE.value is not None:
+        from bt_jax.benchmark import tables
+
+        print(tables.markdown(pathlib.Path(_TABLE.value)))
+        return
+    if _CONFIG.value is None:
+        raise UsageError("--config is missing: name a configuration, such as --config=configs/effnet.py")
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not isinstance(_CONFIG.value, ml_collections.ConfigDict):  # ml_collections defers the error to the first use
+        raise UsageError(f"--config: {name} cannot be read")
+    if _MODE.value is None:
+        raise UsageError("--mode is missing: use train, infer, input or stages")
+    if _PEERS.value and _MODE.value not in ("train", "infer"):
+        raise UsageError(f"--peers has no meaning for --mode={_MODE.value}: peers train and infer")
+    if _TOPOLOGY.value is not None:
+        if _MODE.value != "train" or _PEERS.value:
+            raise UsageError("--topology compiles the training step: use it with --mode=train and without --peers")
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: it must not wait for a TPU
+    elif _LARGEST_BATCH.value:
+        raise UsageError("--largest_batch is a question to a compiler: name a slice with --topology")
+    _report(name, _MODE.value, _measurement(_CONFIG.value, _MODE.value)())
+
+
+def _measurement(config: ml_collections.ConfigDict, mode: str) -> Callable[[], dict[str, Any]]:
+    """What the mode measures, with its settings; unpacks the configuration."""
+    from bt_jax.benchmark import (  # after the flags: --help need not wait for JAX
+        measurements,
+        peer_process,
+        step_throughput,
+    )
+
+    # As for all commands that compute, but the cache of compiled programs: compiling is to take as long as at first.
+    cli.keep_freed_memory()
+    section = config.eval if mode == "infer" else config.train
+    workload = step_throughput.Workload(
+        model=config.model.name,
+        options=constructor_options({**config.model}),
+        size=config.preprocess.size,
+        batch=_BATCH.value or section.batch_size,
+        dtype=config.train.dtype,
+        optimizer=config.optimizer.to_dict(),
+        label_smoothing=config.loss.label_smoothing,
+        average_decay=config.train.average_decay,
+    )
+    if mode == "stages":
+        return functools.partial(
+            measurements.of_stages, workload, plan=config.stages.to_dict(), images=_IMAGES.value, repeats=_REPEATS.value
+        )
+    if mode == "input":
+        return functools.partial(
+            measurements.of_input,
+            workload,
+            data=config.data.to_dict(),
+            preprocess=config.preprocess.to_dict(),
+            augment=config.augment.to_dict(),
+            seed=config.seed,
+            repeats=_REPEATS.value,
+        )
+    if _TOPOLOGY.value is not None:
+        from bt_jax.benchmark import topology
+
+        return functools.partial(
+            topology.of_workload, workload, topology=_TOPOLOGY.value, largest_batch=_LARGEST_BATCH.value
+        )
+    python = peer_process.peers_python() if _PEERS.value else None
+    return functools.partial(measurements.of_steps, workload, mode=mode, peers_python=python, repeats=_REPEATS.value)
+
+
+def _report(config: str, mode: str, measured: dict[str, Any]) -> None:
+    from bt_jax.benchmark import measurements, tables
+    from bt_jax.common import files
+
+    result = {"schema": measurements.SCHEMA, "mode": mode, "config": config, **measured}
+    if _TOPOLOGY.value is not None:
+        from bt_jax.benchmark import topology
+
+        print("\n".join(topology.in_words(result)))
+    else:
+        print(tables.describe(result))
+    if _JSON.value:
+        files.write_json(_JSON.value, result)
+        print(f"written: {_JSON.value}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,285 @@
+"""The measurements of the benchmark, from a workload to the fields of its report."""
+
+import contextlib
+import datetime
+import functools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from bt_jax.benchmark import input_throughput, machine, peer_process, step_throughput
+from bt_jax.benchmark.peers import turns
+from bt_jax.benchmark.step_throughput import Program, Workload
+from bt_jax.common.errors import UsageError
+from bt_jax.data import sources
+from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.preprocess import Preprocessing
+from bt_jax.data.sampler import Order
+from bt_jax.distributed import sharding
+from bt_jax.training import stages, train_step
+from bt_jax.workdir import run_folder
+
+SCHEMA = 1
+OURS = "bt_jax"
+_WARM_UP = 2
+_CEILING = "ceiling of "
+
+say = functools.partial(print, flush=True)
+
+
+def of_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats: int) -> dict[str, Any]:
+    """Full fine-tuning steps (`train`) or forwards (`infer`), with the peers of an interpreter.
+
+    Raises:
+      UsageError: peers on anything but a CPU.
+    """
+    if peers_python and jax.default_backend() != "cpu":
+        raise UsageError(f"--peers compares on a CPU, and JAX runs on {jax.default_backend()}: set JAX_PLATFORMS=cpu")
+    say(f"compiling {workload.model}, {workload.size}x{workload.size} pixels, batch {workload.batch}")
+    program = (
+        step_throughput.forward_program(workload)
+        if mode == "infer"
+        else step_throughput.training_programs(workload, program_segments=[0])[0]
+    )
+    peak = _warmed_up([program])
+    with contextlib.ExitStack() as stack:
+        peers: dict[str, peer_process.PeerProcess] = {}
+        missing: dict[str, str] = {}
+        if peers_python:
+            say("starting the peers, which takes some of them minutes")
+            peers, missing = peer_process.start(
+                mode=mode,
+                model=workload.model,
+                batch=workload.batch,
+                size=workload.size,
+                python=peers_python,
+                batch_statistics=workload.batch_statistics,
+            )
+        for peer in peers.values():
+            stack.callback(peer.close)
+        seconds, ceiling, failed = _measured(
+            {OURS: turns.timed(program.run), **{name: peer.turn for name, peer in peers.items()}},
+            workload,
+            repeats=repeats,
+        )
+    ours = statistics.median(seconds[OURS])
+    return {
+        **_described(workload, repeats=repeats),
+        "images_per_s": workload.batch / ours,
+        "step_s": _spread(seconds[OURS]),
+        "compile_s": program.compile_s,
+        **_costs(program.flops, program.bytes_accessed, workload.batch, seconds=ours),
+        "ceiling": ceiling,
+        "peak_memory_bytes": {"program": program.memory_bytes, "process": peak},
+        "peers": {
+            name: {
+                "images_per_s": workload.batch / statistics.median(seconds[name]),
+                "ratio": statistics.median(seconds[name]) / ours,
+                "step_s": _spread(seconds[name]),
+                "ready_s": peer.ready_s,
+                "peak_memory_bytes": peer.peak_memory_bytes,
+                "version": peer.version,
+            }
+            for name, peer in peers.items()
+            if name in seconds
+        },
+        "missing_peers": missing | failed,
+    }
+
+
+def of_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repeats: int) -> dict[str, Any]:
+    """A step of every program of a plan, training all that it can, and by that the time of the whole plan.
+
+    Stages that share a program take the same time for a step, however much of it they freeze. All stages are reckoned
+    with whole images, also those that training runs on cached features, in less time. Evaluations, checkpoints and
+    early stopping are not in it.
+
+    Args:
+      workload: the step.
+      plan: arguments of `stages.make_plan`.
+      images: in the training set.
+      repeats: steps of each program.
+    """
+    names = workload.network()[0].segment_names
+    order = Order(records=images, batch_size=workload.batch, seed=0)
+    made = stages.make_plan(names, steps_per_epoch=order.steps_per_epoch, **plan)
+    segments = list(dict.fromkeys(stage.program_segment for stage in made))
+    say(f"compiling {len(segments)} programs of {workload.model}, batch {workload.batch}")
+    programs = step_throughput.training_programs(workload, segments)
+    peak = _warmed_up(list(programs.values()))
+    seconds, ceiling, _ = _measured(
+        {names[segment]: turns.timed(program.run) for segment, program in programs.items()},
+        workload,
+        repeats=repeats,
+    )
+    step_s = {segment: statistics.median(seconds[names[segment]]) for segment in segments}
+    total = sum(stage.steps * step_s[stage.program_segment] for stage in made)
+    count = made[-1].last_step
+
+    def mean(values: Mapping[int, float | None]) -> float | None:
+        """Over the steps of the plan."""
+        known = [(stage.steps, values[stage.program_segment]) for stage in made]
+        return None if any(v is None for _, v in known) else sum(n * v for n, v in known if v is not None) / count
+
+    return {
+        **_described(workload, repeats=repeats),
+        "images_per_s": count * workload.batch / total,
+        "compile_s": sum(program.compile_s for program in programs.values()),
+        **_costs(
+            mean({segment: program.flops for segment, program in programs.items()}),
+            mean({segment: program.bytes_accessed for segment, program in programs.items()}),
+            workload.batch,
+            seconds=total / count,
+        ),
+        "ceiling": ceiling,
+        "peak_memory_bytes": {
+            "program": max(program.memory_bytes or 0 for program in programs.values()) or None,
+            "process": peak,
+        },
+        "peers": {},
+        "images": images,
+        "plan_s": total,
+        "programs": [
+            {
+                "lowest_segment": names[segment],
+                "images_per_s": workload.batch / step_s[segment],
+                "step_s": _spread(seconds[names[segment]]),
+                "compile_s": program.compile_s,
+            }
+            for segment, program in programs.items()
+        ],
+        "stages": [
+            {
+                "number": stage.number,
+                "first_segment": names[stage.first_segment],
+                "program": names[stage.program_segment],
+                "steps": stage.steps,
+                "seconds": stage.steps * step_s[stage.program_segment],
+            }
+            for stage in made
+        ],
+    }
+
+
+def of_input(
+    workload: Workload,
+    *,
+    data: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    augment: Mapping[str, Any],
+    seed: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """The pipeline alone: files to preprocessed images, then augmented batches to the devices.
+
+    Args:
+      workload: its model's size and its batch.
+      data: fields of the configuration's section.
+      preprocess: fields of the configuration's section.
+      augment: fields of the configuration's section.
+      seed: of phantoms.
+      repeats: turns of each.
+    """
+    source = sources.open_source(
+        data["source"], directory=data["dir"], phantoms_per_class=tuple(data["phantoms_per_class"]), seed=seed
+    )
+    for warning in source.warnings:
+        say(f"warning: {warning}")
+    preprocessing = Preprocessing(**{**preprocess, "size": workload.size})
+    augmentation = Augmentation(**augment)
+    images, decode_images_per_s = input_throughput.decoded(
+        source,
+        preprocessing=preprocessing,
+        max_unreadable=data["max_unreadable"],
+        warn=lambda line: say(f"warning: {line}"),
+    )
+    settings = {"workers": data["workers"], "threads": data["threads"]}
+    # The pipeline by itself: while something else is measured, it would fill its buffer.
+    with input_throughput.flow(
+        images,
+        batch=workload.batch,
+        augmentation=augmentation,
+        sharding=sharding.by_row(sharding.make_mesh()),
+        **settings,
+    ) as turn:
+        turn()
+        flow, _ = peer_process.alternate({OURS: turn}, repeats=repeats)
+    peak = machine.peak_process_bytes()
+    operations, ceiling, _ = _measured(
+        input_throughput.augmentation_turns(images.images, augmentation), workload, repeats=repeats
+    )
+    batch_s = [seconds / input_throughput.BATCHES_PER_TURN for seconds in flow[OURS]]
+    return {
+        **_described(workload, repeats=repeats),
+        "images_per_s": workload.batch / statistics.median(batch_s),
+        "step_s": _spread(batch_s),
+        "compile_s": None,
+        **_costs(None, None, workload.batch, seconds=statistics.median(batch_s)),
+        "ceiling": ceiling,
+        "peak_memory_bytes": {"program": None, "process": peak},
+        "peers": {},
+        "data": source.description,
+        "synthetic": source.synthetic,
+        "images": len(images),
+        **settings,
+        "decode_images_per_s": decode_images_per_s,
+        "augmentation_ms": {name: 1000 * statistics.median(seconds) for name, seconds in operations.items()},
+    }
+
+
+def _warmed_up(programs: Sequence[Program]) -> int:
+    """The process's peak of memory after some runs."""
+    for program in programs:
+        for _ in range(_WARM_UP):
+            program.run()
+    return machine.peak_process_bytes()
+
+
+def _measured(
+    measured: Mapping[str, Callable[[], float]], workload: Workload, *, repeats: int
+) -> tuple[dict[str, list[float]], dict[str, float], dict[str, str]]:
+    """Seconds of what is measured by name, the machine's ceilings measured among them, and what failed."""
+    ceilings = machine.ceilings(train_step.compute_dtype(workload.dtype))
+    seconds, failed = peer_process.alternate(
+        {**measured, **{_CEILING + name: turns.timed(ceiling.run) for name, ceiling in ceilings.items()}},
+        repeats=repeats,
+        pause_s=peer_process.PAUSE_S,
+    )
+    rates = {
+        name: ceiling.amount / statistics.median(seconds.pop(_CEILING + name)) / 1e9
+        for name, ceiling in ceilings.items()
+    }
+    return seconds, {"gflops_per_s": rates["flops"], "gb_per_s": rates["bytes"]}, failed
+
+
+def _described(workload: Workload, *, repeats: int) -> dict[str, Any]:
+    """What was measured, on what, with what, when."""
+    return {
+        "model": workload.model,
+        "batch": workload.batch,
+        "size": workload.size,
+        "batch_statistics": workload.batch_statistics,
+        "dtype": str(train_step.compute_dtype(workload.dtype)),
+        "repeats": repeats,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.description(),
+        "versions": run_folder.versions(),
+    }
+
+
+def _costs(flops: float | None, bytes_accessed: float | None, batch: int, *, seconds: float) -> dict[str, Any]:
+    """As the compiler counts them, for an image; and what of it the machine does in a second."""
+    return {
+        "flops_per_image": None if flops is None else flops / batch,
+        "bytes_per_image": None if bytes_accessed is None else bytes_accessed / batch,
+        "achieved": {
+            "gflops_per_s": None if flops is None else flops / seconds / 1e9,
+            "gb_per_s": None if bytes_accessed is None else bytes_accessed / seconds / 1e9,
+        },
+    }
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}

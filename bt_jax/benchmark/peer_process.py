@@ -1,0 +1,212 @@
+"""Other libraries' networks, each in a process of its own, measured in alternation with ours."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bt_jax.common.errors import UsageError
+
+PYTHON_VARIABLE = "BT_PEERS_PYTHON"
+PEERS_FOLDER = pathlib.Path(__file__).parent / "peers"
+
+# A library's threads spin for a while after their work, in the hope of more; the next one's turn begins after that.
+PAUSE_S = 0.25
+
+# Our models by their names in timm and in keras.applications.
+_NUMBERS = range(8)
+TIMM_NAMES = {
+    **{f"efficientnet_b{i}": f"tf_efficientnet_b{i}" for i in _NUMBERS},
+    **{f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in range(5)},
+    "vgg16": "vgg16",
+}
+KERAS_NAMES = {**{f"efficientnet_b{i}": f"EfficientNetB{i}" for i in _NUMBERS}, "vgg16": "VGG16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A library to compare with.
+
+    Attributes:
+      name: for reports.
+      script: that speaks as `peers/turns.py` does.
+      models: our models -> its own.
+      options: of the script.
+      modes: what it can do.
+    """
+
+    name: str
+    script: pathlib.Path
+    models: Mapping[str, str]
+    options: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("train", "infer")
+
+
+PEERS = (
+    Peer("timm", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES),
+    Peer("timm + torch.compile", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES, ("compile",)),
+    Peer("Keras on TensorFlow", PEERS_FOLDER / "keras_tensorflow.py", KERAS_NAMES),
+    Peer("ONNX Runtime", PEERS_FOLDER / "onnx_runtime.py", TIMM_NAMES, modes=("infer",)),
+)
+
+
+class PeerError(Exception):
+    """A peer that cannot take part, and why, in a line."""
+
+
+class PeerProcess:
+    """A peer at work; `close` ends it.
+
+    Attributes:
+      ready_s: seconds it took to build, compile and warm up.
+      version: of its libraries.
+      peak_memory_bytes: of its process, as of its last turn.
+
+    Raises:
+      PeerError: from the constructor and from `turn`.
+    """
+
+    def __init__(self, peer: Peer, *, python: str, mode: str, model: str, batch: int, size: int):
+        self.peak_memory_bytes: int | None = None
+        with contextlib.ExitStack() as stack:
+            self._errors = stack.enter_context(tempfile.TemporaryFile())
+            arguments = [mode, str(batch), str(size), peer.models[model], *peer.options]
+            self._process = subprocess.Popen(
+                [python, str(peer.script), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+            stack.callback(self._end)
+            answer = self._answer()
+            if "not_installed" in answer:
+                raise PeerError(f"not installed ({answer['not_installed']})")
+            self.ready_s, self.version = float(answer["ready_s"]), str(answer["version"])
+            self._stack = stack.pop_all()
+
+    def turn(self) -> float:
+        """Takes a turn and returns the seconds of a step."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write("turn\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise PeerError(self._why()) from None
+        answer = self._answer()
+        self.peak_memory_bytes = answer.get("peak_memory_bytes")
+        return float(answer["seconds"])
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._stack.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise PeerError(self._why())
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            raise PeerError(f"answered {line.strip()!r}") from None
+        return answer
+
+    def _why(self) -> str:
+        """The exit status and the last line that the process wrote to its standard error."""
+        status = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"ended with status {status}{': ' + said[-1].strip() if said else ''}"
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(OSError):  # what was not yet written has no reader any more
+                stream.close()
+
+
+def peers_python() -> str:
+    """The interpreter that has the peers: `$BT_PEERS_PYTHON`, else this one.
+
+    Raises:
+      UsageError: it is not there.
+    """
+    chosen = os.environ.get(PYTHON_VARIABLE) or sys.executable
+    if shutil.which(chosen) is None:
+        raise UsageError(f"${PYTHON_VARIABLE} is {chosen!r}, which is no program: give the path of a python")
+    return chosen
+
+
+def start(
+    *,
+    mode: str,
+    model: str,
+    batch: int,
+    size: int,
+    python: str,
+    batch_statistics: bool = True,
+    peers: tuple[Peer, ...] = PEERS,
+) -> tuple[dict[str, PeerProcess], dict[str, str]]:
+    """Starts the peers one after the other, for training without `batch_statistics` if ours trains so.
+
+    Returns:
+      Those that are ready, by name, and for the others why they are not.
+    """
+    ready: dict[str, PeerProcess] = {}
+    missing: dict[str, str] = {}
+    try:
+        for peer in peers:
+            if mode == "train" and not batch_statistics:
+                peer = dataclasses.replace(peer, options=(*peer.options, "running_statistics"))
+            if mode not in peer.modes:
+                missing[peer.name] = f"does not {mode}"
+            elif model not in peer.models:
+                missing[peer.name] = f"has no {model}"
+            else:
+                try:
+                    ready[peer.name] = PeerProcess(peer, python=python, mode=mode, model=model, batch=batch, size=size)
+                except PeerError as error:
+                    missing[peer.name] = str(error)
+    except BaseException:
+        for process in ready.values():
+            process.close()
+        raise
+    return ready, missing
+
+
+def alternate(
+    turns: Mapping[str, Callable[[], float]], *, repeats: int, pause_s: float = 0.0
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Measures all in turn, again and again, so that what slows the machine for a while slows all alike.
+
+    Args:
+      turns: functions that do their work once and return its seconds, by name.
+      repeats: turns of each.
+      pause_s: seconds of rest before each turn.
+
+    Returns:
+      The seconds of each name's turns, and for those that failed on the way, and are left out, why.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    failed: dict[str, str] = {}
+    for _ in range(repeats):
+        for name, turn in turns.items():
+            if name in failed:
+                continue
+            time.sleep(pause_s)
+            try:
+                seconds[name].append(turn())
+            except PeerError as error:
+                failed[name] = str(error)
+    return {name: values for name, values in seconds.items() if name not in failed}, failed

@@ -1,0 +1,160 @@
+"""What the benchmark measures of its own: compiled training steps and forwards on random images."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bt_jax.common.errors import UsageError
+from bt_jax.distributed import sharding
+from bt_jax.inference import trained_model
+from bt_jax.models import registry
+from bt_jax.models.normalise import LITE
+from bt_jax.models.registry import Network, Tree
+from bt_jax.training import train_step
+from bt_jax.training.train_step import TrainState
+
+CLASSES = 4
+
+MakeStep = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is measured. Weights and images are random: they change neither time nor memory.
+
+    Attributes:
+      model: name in the registry.
+      options: of the model's constructor.
+      size: side of the images in pixels; 0 is the model's own.
+      batch: images in a step, over all devices.
+      dtype: of the computation, see `train_step.compute_dtype`.
+      optimizer: arguments of `train_step.make_optimizer`.
+      label_smoothing: of the loss.
+      average_decay: of the moving average of the weights; 0 is off.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    size: int
+    batch: int
+    dtype: str
+    optimizer: Mapping[str, Any]
+    label_smoothing: float
+    average_decay: float
+
+    def __post_init__(self) -> None:
+        if self.batch % jax.device_count():
+            raise UsageError(f"--batch is {self.batch}: use a multiple of the {jax.device_count()} devices")
+        object.__setattr__(self, "size", self.size or registry.native_size(self.model))
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether BatchNorm trains on the batch's statistics, as it does unless the model's options say otherwise."""
+        return bool(self.options.get("batch_statistics", True))
+
+    def network(self) -> tuple[Network, Tree, Tree]:
+        """The network with random parameters and statistics."""
+        return registry.create(self.model, classes=CLASSES, size=self.size, **self.options)
+
+    def images(self) -> np.ndarray:
+        """[B, S, S] float32 in [0, 1]."""
+        return np.random.default_rng(0).random((self.batch, self.size, self.size), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program with its inputs on the device.
+
+    Attributes:
+      run: runs it once and returns when the device is done.
+      compile_s: seconds to trace, lower and compile.
+      flops: of one run over all devices, as the compiler counts them.
+      bytes_accessed: by all operations of one run over all devices, likewise; what a cache serves counts too, so a
+        program can seem to move more than the memory can.
+      memory_bytes: that the program needs on one device: inputs, outputs and temporaries.
+    """
+
+    run: Callable[[], None]
+    compile_s: float
+    flops: float | None
+    bytes_accessed: float | None
+    memory_bytes: int | None
+
+
+def forward_program(workload: Workload) -> Program:
+    """The jitted forward that evaluation and prediction use, on one device."""
+    network, params, batch_stats = workload.network()
+    forward = trained_model.make_forward(network, normalisation=LITE, dtype=train_step.compute_dtype(workload.dtype))
+    inputs = jax.device_put((params, batch_stats, workload.images()), jax.devices()[0])
+    compiled, seconds = _compiled(jax.jit(forward), *inputs)
+    return _program(lambda: jax.block_until_ready(compiled(*inputs)), compiled, seconds, devices=1)
+
+
+def training_step(workload: Workload) -> tuple[MakeStep, TrainState]:
+    """`train_step.make_train_step` with all arguments but `mesh` and `program_segment`, and a state for its steps."""
+    network, params, batch_stats = workload.network()
+    optimizer = train_step.make_optimizer(network.segment_names, **workload.optimizer)
+    make_step = functools.partial(
+        train_step.make_train_step,
+        network,
+        optimizer,
+        normalisation=LITE,
+        weights=np.ones(CLASSES, np.float32),
+        label_smoothing=workload.label_smoothing,
+        average_decay=workload.average_decay,
+        dtype=train_step.compute_dtype(workload.dtype),
+        seed=0,
+    )
+    return make_step, train_step.initial_state(params, batch_stats, optimizer, averaging=workload.average_decay > 0)
+
+
+def training_programs(workload: Workload, program_segments: Sequence[int]) -> dict[int, Program]:
+    """The training steps that can train from each of these segments up, training all of that.
+
+    They pass one state around, so that any number of them fits into memory; segment 0 is full fine-tuning.
+    """
+    make_step, state = training_step(workload)
+    mesh = sharding.make_mesh()
+    held = {"state": jax.device_put(state, sharding.replicated(mesh))}
+    labels = np.arange(workload.batch, dtype=np.int32) % CLASSES
+    batch = jax.device_put({"image": workload.images(), "label": labels}, sharding.by_row(mesh))
+    rate = np.float32(1e-4)
+
+    def run(compiled: Callable[..., Any], segment: np.int32) -> None:
+        held["state"], metrics = compiled(held["state"], batch, rate, segment)
+        jax.block_until_ready((held["state"], metrics))
+
+    programs = {}
+    for segment in program_segments:
+        step = make_step(mesh=mesh, program_segment=segment)
+        compiled, seconds = _compiled(step, held["state"], batch, rate, np.int32(segment))
+        one = functools.partial(run, compiled, np.int32(segment))
+        programs[segment] = _program(one, compiled, seconds, devices=mesh.size)
+    return programs
+
+
+def _compiled(function: Any, *arguments: Any) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    return compiled, time.perf_counter() - begin
+
+
+def _program(run: Callable[[], Any], compiled: Any, seconds: float, *, devices: int) -> Program:
+    cost = compiled.cost_analysis() or {}  # of the part of one device
+    memory = compiled.memory_analysis()
+    return Program(
+        run=run,
+        compile_s=seconds,
+        flops=cost["flops"] * devices if "flops" in cost else None,
+        bytes_accessed=cost["bytes accessed"] * devices if "bytes accessed" in cost else None,
+        memory_bytes=memory
+        and memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+    )

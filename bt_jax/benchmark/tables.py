@@ -1,0 +1,153 @@
+"""The results of the benchmark as text: for the terminal, and as a Markdown table of many."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from bt_jax.common.errors import UsageError
+
+_MIB = 2**20
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """A result for the terminal: a table of rates, then what explains them."""
+    lines = [
+        "",
+        f"{result['mode']}, {result['config']}: {result['model']} at {result['size']}x{result['size']} pixels, batch "
+        f"{result['batch']}, {result['dtype']}, median of {result['repeats']}",
+        *(["BatchNorm trains on running statistics, that of the peers too"] if _mode(result) != result["mode"] else []),
+        "",
+    ]
+    if result["mode"] == "stages":
+        lines += _stages(result)
+    else:
+        lines += _rates(result)
+    lines += ["", *_facts(result)]
+    lines += [f"{name}: {reason}" for name, reason in result.get("missing_peers", {}).items()]
+    return "\n".join(lines)
+
+
+def markdown(folder: pathlib.Path) -> str:
+    """The results in a folder, one row each, oldest first; other JSON files are passed over.
+
+    Raises:
+      UsageError: no results there, or a file that is not JSON.
+    """
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise UsageError(f"{path} is not JSON: {error}") from error
+        if isinstance(content, dict) and {"mode", "model", "images_per_s", "machine"} <= content.keys():
+            results.append(content)
+    if not results:
+        raise UsageError(f"{folder} holds no results of the benchmark: make some with --json={folder}/NAME.json")
+    results.sort(key=lambda result: str(result["date"]))
+    rows = [
+        "| mode | model | batch | images/s | ratio to peers | share of the ceiling | machine, date |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        ratios = ", ".join(f"{peer['ratio']:.2f} {name}" for name, peer in result["peers"].items())
+        machine = result["machine"]
+        where = f"{machine['processor']}, {machine['cores']} cores"
+        if machine["device"] != "cpu":
+            where = f"{machine['devices']} x {machine['device']}"
+        rows.append(
+            f"| {_mode(result)} | {result['model']}, {result['size']}x{result['size']}, {result['dtype']} "
+            f"| {result['batch']} | {_number(result['images_per_s'])} | {ratios} | {_shares(result)} "
+            f"| {where}, {str(result['date'])[:10]} |"
+        )
+    return "\n".join(rows)
+
+
+def _mode(result: Mapping[str, Any]) -> str:
+    fixed = result["mode"] == "train" and not result.get("batch_statistics", True)
+    return "train, running statistics" if fixed else str(result["mode"])
+
+
+def _rates(result: Mapping[str, Any]) -> list[str]:
+    step = result["step_s"]
+    lines = [
+        f"{'':<22} {'images/s':>9} {'s a batch':>10} {'min':>8} {'max':>8} {'ours/theirs':>12}",
+        _rate("bt_jax", result["images_per_s"], step, None),
+    ]
+    return lines + [
+        _rate(name, peer["images_per_s"], peer["step_s"], peer["ratio"]) for name, peer in result["peers"].items()
+    ]
+
+
+def _rate(name: str, images_per_s: float, step: Mapping[str, float], ratio: float | None) -> str:
+    compared = "" if ratio is None else f"{ratio:.2f}"
+    return (
+        f"{name:<22} {_number(images_per_s):>9} {step['median']:>10.3f} {step['min']:>8.3f} {step['max']:>8.3f} "
+        f"{compared:>12}"
+    ).rstrip()
+
+
+def _stages(result: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"{'program from':<14} {'images/s':>9} {'s a step':>9} {'compile s':>10} {'stages':>8} {'steps':>7} {'s':>7}"
+    ]
+    for program in result["programs"]:
+        own = [stage for stage in result["stages"] if stage["program"] == program["lowest_segment"]]
+        numbers = sorted(stage["number"] for stage in own)
+        covered = f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+        steps, seconds = sum(stage["steps"] for stage in own), sum(stage["seconds"] for stage in own)
+        lines.append(
+            f"{program['lowest_segment']:<14} {_number(program['images_per_s']):>9} "
+            f"{program['step_s']['median']:>9.3f} {program['compile_s']:>10.1f} {covered:>8} {steps:>7} {seconds:>7.0f}"
+        )
+    minutes, rest = divmod(round(result["plan_s"]), 60)
+    return [
+        *lines,
+        "",
+        f"the plan of {len(result['stages'])} stages on {result['images']} images: {minutes} min {rest} s in steps "
+        f"({_number(result['images_per_s'])} images/s)",
+        "A step costs what its program can train: stages that share a program and freeze more of it cost the same.",
+        "Stages that train on cached features (train.cached_views) take less than this.",
+        "Not in it: evaluations, checkpoints, waiting for the compiler, early stopping.",
+    ]
+
+
+def _facts(result: Mapping[str, Any]) -> list[str]:
+    """Compilation, memory, work and ceilings, or what the pipeline did."""
+    lines = []
+    ceiling, achieved, memory = result["ceiling"], result["achieved"], result["peak_memory_bytes"]
+    if result["mode"] == "input":
+        lines += [
+            f"{result['images']} images of {result['data']}; {'drawn, ' if result['synthetic'] else ''}decoded "
+            f"and preprocessed: {_number(result['decode_images_per_s'])} images/s",
+            "augmentation, ms an image on one thread, each operation alone:",
+            *(f"  {name:<12} {value:>6.2f}" for name, value in result["augmentation_ms"].items()),
+        ]
+    else:
+        lines.append(f"compiled in {result['compile_s']:.1f} s")
+    if result["flops_per_image"] is not None:
+        lines.append(
+            f"an image: {result['flops_per_image'] / 1e9:.3g} GFLOP, {result['bytes_per_image'] / 1e6:.3g} MB moved by "
+            f"its operations; achieved {achieved['gflops_per_s']:.3g} GFLOP/s, {achieved['gb_per_s']:.3g} GB/s"
+        )
+    lines.append(
+        f"the machine's ceiling: {ceiling['gflops_per_s']:.3g} GFLOP/s in a matrix product, {ceiling['gb_per_s']:.3g} "
+        f"GB/s in a copy"
+    )
+    program = "" if memory["program"] is None else f"program {memory['program'] / _MIB:.0f} MiB, "
+    lines.append(f"memory: {program}process at its peak {memory['process'] / _MIB:.0f} MiB")
+    return lines
+
+
+def _shares(result: Mapping[str, Any]) -> str:
+    """Of the arithmetic and of the memory traffic that the machine can do."""
+    shares = [
+        f"{100 * achieved / result['ceiling'][key]:.0f} % {name}"
+        for key, name in (("gflops_per_s", "FLOP/s"), ("gb_per_s", "bytes/s"))
+        if (achieved := result["achieved"][key]) is not None
+    ]
+    return ", ".join(shares)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"

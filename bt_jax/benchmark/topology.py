@@ -1,0 +1,360 @@
+"""A training step compiled ahead of time for a TPU slice that is not there: does it fit, what does it cost.
+
+The TPU's compiler (libtpu, the extra `tpu`) runs on any machine and compiles for a topology given by name. Nothing is
+executed: memory, arithmetic, traffic and collectives are the compiler's figures; the speed is a bound drawn from them.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import AxisType, Mesh
+
+from bt_jax.benchmark import hlo, step_throughput
+from bt_jax.benchmark.roofline import CHIPS, roofline, scaling
+from bt_jax.benchmark.step_throughput import Workload
+from bt_jax.common.errors import UsageError
+from bt_jax.distributed.sharding import DATA_AXIS
+from bt_jax.training.train_step import TrainState
+
+MakeStep = Callable[..., Any]  # steps.make_train_step with all but the mesh
+Say = Callable[[str], None]
+
+
+def check_installed() -> None:
+    """Raises UsageError where the TPU's compiler is missing."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UsageError(
+            "--topology needs libtpu, the TPU's compiler, which is not installed: "
+            "install the extra with .venv/bin/pip install -e '.[tpu]'"
+        )
+
+
+def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> dict[str, Any]:
+    """`report` on the full fine-tuning step of a workload, whose batch is taken for that of one chip.
+
+    `auto` is bfloat16 here, as it is on a TPU. Weights and normalisation do not change what a step costs.
+    """
+    if workload.dtype == "auto":
+        workload = dataclasses.replace(workload, dtype="bfloat16")
+    make_step, state = step_throughput.training_step(workload)
+    found = report(
+        functools.partial(make_step, program_segment=0),
+        state,
+        topology=topology,
+        batch_per_chip=workload.batch,
+        size=workload.size,
+        largest_batch=largest_batch,
+        say=functools.partial(print, flush=True),
+    )
+    return {
+        "model": workload.model,
+        "size": workload.size,
+        "batch_statistics": workload.batch_statistics,
+        "dtype": workload.dtype,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "images_per_s": None,  # nothing ran
+        "peers": {},
+        **found,
+    }
+
+
+def report(
+    make_step: MakeStep,
+    state: TrainState,
+    *,
+    topology: str,
+    batch_per_chip: int,
+    size: int,
+    largest_batch: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Compiles a training step for a topology and says what it needs.
+
+    Call it with `JAX_PLATFORMS=cpu`: JAX itself needs no accelerator here, and must not wait for one.
+
+    Args:
+      make_step: `train_step.make_train_step` with all arguments but the `mesh`, computing in bfloat16.
+      state: shapes and dtypes of the state; arrays serve too, they are not read.
+      topology: kind and layout of the slice, such as `v5e:2x4` or `v5p:2x2x2`.
+      batch_per_chip: images of a step on each chip.
+      size: side of the images in pixels.
+      largest_batch: compile two or three times more to find the largest batch that fits.
+      say: takes a line of progress.
+
+    Returns:
+      For a file of JSON. Memory, `flops_per_step` and `bytes_per_step` are those of one chip; `None` where the table of
+      chips lacks the kind.
+
+    Raises:
+      UsageError: no libtpu, no such topology, or a batch that does not fit or divide.
+    """
+    devices = describe(topology)
+    chips = len({tuple(device.coords) for device in devices})
+    cores = len(devices) // chips  # devices on a chip: 2 where the compiler sees its cores one by one
+    if batch_per_chip < 1 or batch_per_chip % cores:
+        raise UsageError(f"{batch_per_chip} images per chip: use a positive multiple of the chip's {cores} cores")
+    kind = devices[0].device_kind
+    chip = CHIPS.get(kind)
+    say(f"{topology}: {chips} chips of the kind {kind}; compiling, which takes minutes for a large network")
+
+    def measure(per_chip: int) -> "Measured | None":
+        return _measure(make_step, state, devices, cores=cores, batch=per_chip * chips, size=size)
+
+    measured = measure(batch_per_chip)
+    if measured is None:
+        raise UsageError(
+            f"a step with {batch_per_chip} images per chip does not fit into the memory of {topology}: "
+            "use a smaller batch"
+        )
+    bound = chip and roofline(
+        chip,
+        flops=measured.flops,
+        bytes_accessed=measured.bytes,
+        main_memory_bytes=measured.main_memory_bytes,
+        images=batch_per_chip,
+    )
+    reduced = measured.collectives["all-reduce"]["bytes"]
+    result = {
+        "topology": topology,
+        "kind": kind,
+        "chips": chips,
+        "devices_per_chip": cores,
+        "batch": batch_per_chip * chips,
+        "batch_per_chip": batch_per_chip,
+        "compile_s": round(measured.compile_s, 1),
+        "memory_per_chip": {
+            **measured.memory,
+            "needed": measured.needed,
+            "usable": chip and chip.usable,
+            "published": chip and chip.memory,
+        },
+        "flops_per_step": measured.flops,
+        "bytes_per_step": measured.bytes,
+        "main_memory_bytes_per_step": measured.main_memory_bytes,
+        "flops_per_image": measured.flops / batch_per_chip,
+        "bytes_per_image": measured.bytes / batch_per_chip,
+        "collectives": measured.collectives,
+        "roofline": bound,
+        "scaling": scaling(chip, bound=bound, reduced_bytes=reduced, images=batch_per_chip)
+        if chip and bound and chips > 1
+        else None,
+        "largest_batch_per_chip": None,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
+    }
+    if chip:
+        result["largest_batch_per_chip"] = (
+            _verified_largest(measure, measured, batch_per_chip, usable=chip.usable, say=say)
+            if largest_batch
+            else {
+                "extrapolated": extrapolated_batch(measured, batch_per_chip, usable=chip.usable),
+                "compiled": None,
+                "needed": None,
+            }
+        )
+    return result
+
+
+def describe(topology: str) -> list[Any]:
+    """The devices of a topology by name; they compile and do nothing else.
+
+    Raises:
+      UsageError: no libtpu, or it does not know the name.
+    """
+    check_installed()
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",  # else libtpu waits for the metadata server of a cloud
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is touched, so two processes are in no one's way
+        # Any valid values: without them libtpu complains on stderr that it finds no TPU.
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    advice = "use a kind and a layout of chips, such as v5e:2x4, v5e:16x16, v6e:4x4 or v5p:2x2x2"
+    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*){1,2}", topology):  # libtpu has a default for the empty name
+        raise UsageError(f"--topology is {topology!r}: {advice}")
+    layout = [int(length) for length in topology.partition(":")[2].split("x")]
+    # By default a host has 2x2 chips, and a slice of one or two chips is not divisible by that.
+    options = {"chips_per_host_bounds": [*layout, 1][:3]} if math.prod(layout) < 4 else {}
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise UsageError(f"--topology is {topology!r}: {advice} ({' '.join(str(error).split())})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the compiler says of one step, per chip.
+
+    Attributes:
+      compile_s: seconds.
+      memory: bytes of `arguments`, `outputs`, `aliased` (outputs that take the place of arguments), `temporaries` and
+        `program`.
+      flops: operations of a step.
+      bytes: read and written by a step, in the main memory or on the chip.
+      main_memory_bytes: see `hlo.main_memory_bytes`.
+      collectives: see `hlo.collectives`; of one device.
+    """
+
+    compile_s: float
+    memory: dict[str, int]
+    flops: float
+    bytes: float
+    main_memory_bytes: float
+    collectives: dict[str, dict[str, int]]
+
+    @property
+    def needed(self) -> int:
+        """Bytes of memory in all."""
+        return sum(self.memory.values()) - 2 * self.memory["aliased"]
+
+
+def _measure(
+    make_step: MakeStep, state: TrainState, devices: list[Any], *, cores: int, batch: int, size: int
+) -> Measured | None:
+    """Compiles; None where the step does not fit into the memory."""
+    mesh = Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    images = {
+        "image": jax.ShapeDtypeStruct((batch, size, size), np.float32),
+        "label": jax.ShapeDtypeStruct((batch,), np.int32),
+    }
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
+    lowered = make_step(mesh=mesh).lower(shapes, images, *scalars)
+    start = time.perf_counter()
+    try:
+        with _uncached():
+            compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return None
+        raise
+    seconds = time.perf_counter() - start
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    return Measured(
+        compile_s=seconds,
+        memory={
+            "arguments": cores * memory.argument_size_in_bytes,
+            "outputs": cores * memory.output_size_in_bytes,
+            "aliased": cores * memory.alias_size_in_bytes,
+            "temporaries": cores * memory.temp_size_in_bytes,
+            "program": cores * memory.generated_code_size_in_bytes,
+        },
+        flops=cores * cost["flops"],
+        bytes=cores * cost["bytes accessed"],
+        main_memory_bytes=cores * hlo.main_memory_bytes(text),
+        collectives=hlo.collectives(text),
+    )
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Leaves the cache of compiled programs out: it could write such a program, but not read it, having no device."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX decides once whether it uses the cache
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def extrapolated_batch(
+    measured: Measured, images: int, *, usable: float, other: tuple[Measured, int] | None = None
+) -> int | None:
+    """Images per chip that should fit: memory is taken to grow linearly with them. None where it does not grow.
+
+    Args:
+      measured: at `images` per chip.
+      images: per chip.
+      usable: bytes of a chip's memory.
+      other: another measurement and its images; without it the temporaries are taken to be proportional to the images.
+    """
+    if other is None:
+        per_image = measured.memory["temporaries"] / images
+    else:
+        per_image = (measured.needed - other[0].needed) / (images - other[1])
+    if per_image <= 0:
+        return None
+    return max(0, math.floor(images + (usable - measured.needed) / per_image))
+
+
+def _verified_largest(
+    measure: Callable[[int], Measured | None], measured: Measured, images: int, *, usable: float, say: Say
+) -> dict[str, Any]:
+    """Extrapolates from two programs and compiles at the result, and below it as long as that does not fit.
+
+    The second program has twice the images, not half of them, which would show too slow a growth: EfficientNet-B1 on
+    v5e has 2.53 GB of temporaries at 64 images, 3.56 GB at 128.
+    """
+    known, most = measured, images
+    extrapolated = extrapolated_batch(measured, images, usable=usable)
+    if double := measure(2 * images):
+        known, most = double, 2 * images
+        extrapolated = extrapolated_batch(double, most, usable=usable, other=(measured, images))
+    say(f"extrapolated: {extrapolated} images per chip fit; compiling to see")
+    candidate = (extrapolated or 0) // 8 * 8  # whole tiles of the TPU's memory
+    for _ in range(3):
+        if candidate <= most:
+            break
+        if fits := measure(candidate):
+            known, most = fits, candidate
+            break
+        candidate = int(candidate * 0.94) // 8 * 8
+    return {"extrapolated": extrapolated, "compiled": most, "needed": known.needed}
+
+
+def in_words(result: dict[str, Any]) -> list[str]:
+    """What `report` found, line by line."""
+    memory, images = result["memory_per_chip"], result["batch_per_chip"]
+    parts = ", ".join(f"{name} {memory[name] / 1e9:.2f}" for name in ("arguments", "temporaries", "program"))
+    of = f" of {memory['usable'] / 1e9:.2f} GB usable" if memory["usable"] else ""
+    lines = [
+        f"compiles for {result['topology']}: yes, in {result['compile_s']:.0f} s (nothing was executed)",
+        f"chips: {result['chips']}, {images} images a step on each, {result['batch']} in all",
+        f"memory per chip: {memory['needed'] / 1e9:.2f} GB{of} ({parts} GB)",
+        f"per step and chip: {result['flops_per_step']:.3g} flops, {result['bytes_per_step']:.3g} bytes "
+        f"accessed, {result['main_memory_bytes_per_step']:.3g} of them in the main memory",
+        f"per image: {result['flops_per_image']:.3g} flops, {result['bytes_per_image']:.3g} bytes",
+    ]
+    lines += [
+        f"{kind}: {found['count']} per step, {found['bytes'] / 1e6:.2f} MB"
+        for kind, found in result["collectives"].items()
+        if found["count"]
+    ]
+    if bound := result["roofline"]:
+        lines += [
+            f"roofline: {bound['images_per_s_per_chip_main_memory']:.0f} images/s per chip, bound by "
+            f"{bound['bound_by']} (a step's arithmetic takes {bound['arithmetic_s'] * 1e3:.1f} ms, its main memory "
+            f"{bound['main_memory_s'] * 1e3:.1f} ms; communication not counted)",
+            f"were all bytes accessed in the main memory: {bound['images_per_s_per_chip']:.0f} images/s per chip "
+            f"({bound['bytes_accessed_s'] * 1e3:.1f} ms a step)",
+        ]
+    else:
+        lines.append(f"no figures for {result['kind']} in the table of chips: no bound on the speed")
+    lines += [
+        f"on {row['chips']} chips: {row['images_per_s_accessed']:,.0f} to {row['images_per_s']:,.0f} images/s, "
+        f"{row['all_reduce_s'] * 1e3:.2f} ms of a step for the gradients"
+        for row in result["scaling"] or []
+    ]
+    largest = result["largest_batch_per_chip"] or {}
+    for how in ("compiled", "extrapolated"):
+        if largest.get(how):
+            lines.append(f"largest batch per chip: {largest[how]} ({how})")
+            break
+    return lines

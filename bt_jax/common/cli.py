@@ -1,0 +1,145 @@
+"""How every command starts and ends: flags, logging, one clear line for what the user got wrong."""
+
+import ctypes
+import logging
+import mmap
+import os
+import platform
+import re
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import flags
+from absl import logging as absl_logging
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+
+HUGE_PAGE = 2**21  # bytes
+BEGAN = time.monotonic()  # when the command did, but for the tenth of a second that Python takes to get here
+
+
+def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> NoReturn:
+    """Parses the flags, runs `main`, exits: 0 on success, 2 with one line for a wrong flag, field, path or file.
+
+    `--help` prints the docstring of the command's module and its flags.
+
+    Args:
+      main: the command; what it returns is the exit status.
+      takes_arguments: `main` is given the list of what is no flag, which may stand before, between and after flags.
+    """
+    _quiet()
+    try:
+        arguments = _parse(sys.argv, takes_arguments=takes_arguments)
+        status = main(arguments) if takes_arguments else main()
+    except UsageError as error:
+        _fail(str(error))
+    except OSError as error:  # a folder that cannot be written, a full disk
+        _fail(one_line(error))
+    except KeyboardInterrupt:
+        _fail("interrupted", status=130)
+    _leave(status or 0)
+
+
+def prepare_to_compute() -> None:
+    """For commands that compute, before they do: programs are kept, and memory is.
+
+    XLA's compiled programs stay in the cache folder, so that a second start need not compile again.
+    """
+    import jax  # only where a command will compute
+
+    keep_freed_memory()
+    jax.config.update("jax_compilation_cache_dir", str(files.cache_directory() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def keep_freed_memory() -> None:
+    """glibc keeps freed memory for the next step, in huge pages where the kernel gives them on request.
+
+    A training step on a CPU takes gigabytes and gives them back. That the kernel hands each page out anew, zeroed, is a
+    tenth of the step, and small pages cost as much again. All threads share one arena because the others return blocks
+    of more than 64 MiB at once. Other platforms' C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # of malloc.h
+    c_library = ctypes.CDLL(None)
+    c_library.mallopt(m_arena_max, 1)
+    c_library.mallopt(m_mmap_max, 0)
+    c_library.mallopt(m_trim_threshold, -1)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        _ask_for_huge_pages(c_library)
+
+
+def _ask_for_huge_pages(c_library: ctypes.CDLL) -> None:
+    """Marks what the heap will grow into, up to half of the machine's memory, none of which is taken by that."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    c_library.malloc.restype = ctypes.c_void_p
+    start = c_library.malloc(ctypes.c_size_t(size))
+    if start is None:  # a system that promises no memory it does not have
+        return
+    first, end = -(-start // HUGE_PAGE) * HUGE_PAGE, (start + size) // HUGE_PAGE * HUGE_PAGE
+    c_library.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_HUGEPAGE)
+    c_library.free(ctypes.c_void_p(start))
+
+
+def _parse(argv: list[str], *, takes_arguments: bool) -> list[str]:
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+        print(_help())
+        sys.exit(0)
+    flags.FLAGS.set_gnu_getopt(takes_arguments)
+    try:
+        rest = flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # what ml_collections raises for a field that is not there
+        name = str(error).strip("\"'")
+        hint = re.search(r'Did you mean "[^"]*" instead of "[^"]*"\?', name)
+        raise UsageError(
+            hint[0] if hint else f"the configuration has no field {name!r}: its file lists them"
+        ) from error
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+    if len(rest) > 1 and not takes_arguments:
+        raise UsageError(f"unexpected argument {rest[1]!r}: flags are written as --name=value (see --help)")
+    return rest[1:]
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks; of one that quotes a traceback, the traceback's last line."""
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
+
+
+def _help() -> str:
+    module = sys.modules["__main__"]
+    own = flags.FLAGS.module_help(module)
+    return f"{(module.__doc__ or '').strip()}\n\nFlags:{own}"
+
+
+def _fail(message: str, *, status: int = 2) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Exits, without waiting for a thread that cannot be stopped: the compiler, which may take a minute."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        os._exit(status)
+    sys.exit(status)
+
+
+def _quiet() -> None:
+    """Libraries report to a person only what he can act on."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.set_stderrthreshold("warning")
+    for name in ("orbax", "jax", "absl"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="Sharding info not provided when restoring")

@@ -1,0 +1,365 @@
+"""Prepared data sets: images in ArrayRecord files with an index. The only module that knows tensorflow-datasets.
+
+A prepared folder is a data set of tensorflow-datasets, which `tfds.builder_from_directory` opens too: the splits
+`train` and `test`, in each record an image as the bytes of its file, with label, path, group, patient, size and hashes.
+Beside it lie `index/`, the same without the images in arrays that are mapped into memory, `groups.csv` and
+`bt_jax.json`.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+from bt_jax.data import class_labels, fingerprints, kaggle_patients, splits
+from bt_jax.data.io.decode import ImageError, decode_image
+from bt_jax.data.records import Index, Records, Source, Texts, numbered
+
+DESCRIPTION_FILE = "bt_jax.json"
+SCHEMA = 1
+GROUPS_FILE = "groups.csv"
+_BLOCK = 1024  # images whose facts are kept in one file: what a start after a kill looks at again
+_NAME, _VERSION = "images", "1.0.0"
+
+
+class Reader:
+    """Contents of a prepared folder's images, by path or row; safe in threads, and in processes it is sent to."""
+
+    def __init__(self, folder: pathlib.Path, records: Records):
+        self._folder, self._records = folder, records
+        self._lock = threading.Lock()
+        self._sources: dict[bool, Any] = {}
+        # The place of each row in its split.
+        self._places = np.where(records.training, np.cumsum(records.training), np.cumsum(~records.training)) - 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_sources": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def __call__(self, path: str) -> bytes:
+        """The bytes of the image file of a path."""
+        row = self._records.paths.row_of(path)
+        if row is None:
+            raise FileNotFoundError(f"{path} is not in {self._folder}")
+        return self.row(row)
+
+    def row(self, row: int) -> bytes:
+        """The bytes of the image file in a row."""
+        training = bool(self._records.training[row])
+        source = self._sources.get(training)
+        if source is None:
+            with self._lock:
+                source = self._sources.setdefault(training, _data_source(self._folder, training=training))
+        record = source[int(self._places[row])]
+        if record["path"].decode() != self._records.paths[row]:
+            raise OSError(f"{self._folder} is damaged: row {row} is of {record['path'].decode()}: prepare it again")
+        return bytes(record["image"])
+
+
+def _data_source(folder: pathlib.Path, *, training: bool) -> Any:
+    tfds = _tfds()
+    builder = tfds.builder_from_directory(str(folder))
+    # The decoder of tensorflow-datasets wraps 16-bit images modulo 256.
+    return builder.as_data_source("train" if training else "test", decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _tfds() -> Any:
+    import tensorflow_datasets as tfds  # half a second, and only here
+
+    tfds.disable_progress_bar()
+    return tfds
+
+
+def is_prepared(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a prepared data set."""
+    return (folder / DESCRIPTION_FILE).is_file()
+
+
+def open_folder(folder: pathlib.Path) -> tuple[dict[str, Any], Index, Reader]:
+    """Description, index and contents of a prepared folder.
+
+    Raises:
+      UsageError: it is incomplete, or of another version.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text())
+        if description.get("schema") != SCHEMA:
+            raise UsageError(f"{folder} was prepared by another version of bt_jax: prepare it again")
+        index = Index.load(folder / "index", grouping=description["grouping"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder} is damaged ({type(error).__name__}: {error}): prepare it again") from None
+    return description, index, Reader(folder, index.records)
+
+
+def numbers_of_classes(names: Sequence[str], class_names: Sequence[str], *, where: str) -> np.ndarray:
+    """The number among `class_names` of each of a data set's own classes.
+
+    Raises:
+      UsageError: one is none of them.
+    """
+    for name in names:
+        if class_labels.canonical(name) not in class_names:
+            raise UsageError(f"{where}: {name!r} is none of the classes {', '.join(class_names)}")
+    return np.array([class_names.index(class_labels.canonical(name)) for name in names], np.int32)
+
+
+def prepare(
+    source: Source,
+    out: pathlib.Path,
+    *,
+    max_unreadable: int,
+    warn: Callable[[str], None],
+    progress: Callable[[int, int], None],
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Writes a prepared folder, in a place of its own until it is complete.
+
+    A start after a kill goes on with what the killed one knew of the images; the files it had begun are written anew.
+    Where `out` is prepared from images of the same names already, nothing is done.
+
+    Args:
+      source: the images.
+      out: the folder; must not be there, or be empty or prepared from the same images.
+      max_unreadable: files that may be left out because they are not readable images.
+      warn: called with one line for each file left out.
+      progress: called with the images looked at, and of how many.
+      threads: that decode; None is one per core.
+
+    Returns:
+      What `bt_jax.json` says.
+
+    Raises:
+      UsageError: `out` is something else, another process is preparing it, or too many files are unreadable.
+    """
+    made_from = _identity(source)
+    if is_prepared(out):
+        found = open_folder(out)[0]
+        if found["made_from"] == made_from:
+            return found
+        raise UsageError(f"{out} is prepared from other images: remove it, or give another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there and no prepared data set: remove it, or give another --out")
+    making = out.with_name(f".{out.name}.preparing")
+    with _alone(making):
+        looked_at = _look_at_all(making / f"facts-{made_from[:16]}", source, progress=progress, threads=threads)
+        if len(looked_at.unreadable) > max_unreadable:
+            first = "; ".join(looked_at.unreadable[:10])
+            raise UsageError(
+                f"{len(looked_at.unreadable)} of {len(source.records)} files are not readable images, "
+                f"--max_unreadable allows {max_unreadable}: {first}"
+            )
+        for line in looked_at.unreadable:
+            warn(f"left out: {line}")
+        index = _index(looked_at, source, warn=warn)
+        _write_records(making, index, looked_at.hashes, source)
+        data = making / _NAME / _VERSION
+        index.save(data / "index")
+        groups, patients = source.groups, source.patients
+        if groups or patients:
+            rows = [(path, groups.get(path, ""), patients.get(path, "")) for path in sorted({**groups, **patients})]
+            files.write_csv(data / GROUPS_FILE, ("path", "group", "patient"), rows)
+        content = {
+            "schema": SCHEMA,
+            "description": source.description,
+            "class_names": list(source.class_names),
+            "synthetic": source.synthetic,
+            "divided": source.divided,
+            "grouping": index.grouping,
+            "images": len(index),
+            "made_from": made_from,
+        }
+        files.write_json(data / DESCRIPTION_FILE, content)
+        if out.exists():
+            out.rmdir()  # empty: a folder made for it
+        data.rename(out)
+        shutil.rmtree(making)
+    return content
+
+
+def _identity(source: Source) -> str:
+    """What tells these images from others, by their names alone."""
+    digest = hashlib.sha256(json.dumps([SCHEMA, *source.class_names]).encode())
+    for record in source.records:
+        digest.update(f"{record.path}\0{record.label}\0{record.split}\0".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is at work in {folder}: wait for it, or give another --out") from None
+        yield
+
+
+class _LookedAt:
+    """What decoding the images showed: `rows` are those of the readable ones, the columns have an entry for each."""
+
+    def __init__(self, blocks: Sequence[Mapping[str, np.ndarray]]):
+        self.rows, self.prints, self.hashes, self.sizes = (
+            np.concatenate([block[name] for block in blocks]) for name in ("rows", "prints", "hashes", "sizes")
+        )
+        self.thumbnails = [block["thumbnails"] for block in blocks]
+        self.unreadable = [str(line) for block in blocks for line in block["unreadable"].tolist()]
+
+
+def _look_at_all(
+    folder: pathlib.Path, source: Source, *, progress: Callable[[int, int], None], threads: int | None
+) -> _LookedAt:
+    """Decodes each image once; a block of them that an earlier start has looked at is not looked at again."""
+    records = source.records
+    blocks = []
+    size = fingerprints.THUMBNAIL_SIZE
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for start in range(0, len(records), _BLOCK):
+            path = folder / f"{start}.npz"
+            part = [records[row] for row in range(start, min(start + _BLOCK, len(records)))]
+            if not path.exists():
+                found = list(pool.map(lambda record: _look_at(source.read, record.path), part))
+                good = [(start + row, facts) for row, facts in enumerate(found) if not isinstance(facts, str)]
+                block = {
+                    "rows": np.array([row for row, _ in good], np.int64),
+                    "prints": np.array([facts[0] for _, facts in good], "S32"),
+                    "hashes": np.array([facts[1] for _, facts in good], "S64"),
+                    "sizes": np.array([facts[2] for _, facts in good], np.int32).reshape(-1, 2),
+                    "thumbnails": np.array([facts[3] for _, facts in good], np.uint8).reshape(-1, 2, size, size),
+                    "unreadable": np.array([facts for facts in found if isinstance(facts, str)], str),
+                }
+                with files.replacing(path) as temporary:
+                    np.savez(temporary, allow_pickle=False, **block)
+            with np.load(path, allow_pickle=False) as content:
+                blocks.append({name: content[name] for name in content.files})
+            if len(records) > splits.MOST_COMPARED:
+                blocks[-1]["thumbnails"] = blocks[-1]["thumbnails"][:0]
+            progress(min(start + _BLOCK, len(records)), len(records))
+    return _LookedAt(blocks)
+
+
+def _look_at(read: Callable[[str], bytes], path: str) -> tuple[str, str, tuple[int, ...], np.ndarray] | str:
+    try:
+        content = read(path)
+        image = decode_image(content, name=path)
+    except (ImageError, OSError) as error:
+        return str(error)
+    hash_ = hashlib.sha256(content).hexdigest()
+    return fingerprints.fingerprint(image), hash_, image.shape[::-1], fingerprints.thumbnails(image)
+
+
+def _index(looked_at: _LookedAt, source: Source, *, warn: Callable[[str], None]) -> Index:
+    kept = Records.of(source.records[row] for row in looked_at.rows.tolist())
+    prints = Texts(looked_at.prints)
+    training = np.flatnonzero(kept.training)
+    paths = list(kept.paths[training])
+    compared = len(source.records) <= splits.MOST_COMPARED
+    if not compared:
+        warn(f"{len(kept):,} images are too many to look for near duplicates: groups.csv should name all patients")
+    thumbnails = np.concatenate(looked_at.thumbnails)
+    names, grouping = splits.group_images(
+        paths=paths,
+        fingerprints=list(prints[training]),
+        thumbnails=thumbnails[training] if compared else thumbnails,
+        table=source.groups,
+        alike=None if compared else (),
+    )
+    group_numbers, group_names = numbered(names)
+    all_groups = np.full(len(kept), -1, np.int32)
+    all_groups[training] = group_numbers
+    known = kaggle_patients.patients()
+    patients = (
+        source.patients.get(path, known.get(print_, "")) for path, print_ in zip(kept.paths, prints, strict=True)
+    )
+    patient_numbers, patient_names = numbered(patients)
+    return Index(
+        records=kept,
+        groups=all_groups,
+        group_names=group_names,
+        patients=patient_numbers,
+        patient_names=patient_names,
+        fingerprints=prints,
+        sizes=looked_at.sizes,
+        thumbnails=thumbnails,
+        grouping=grouping,
+    )
+
+
+def _write_records(folder: pathlib.Path, index: Index, hashes: np.ndarray, source: Source) -> None:
+    """Writes the data set of tensorflow-datasets below a folder, in place of one that was begun there."""
+    tfds = _tfds()
+    shutil.rmtree(folder / _NAME, ignore_errors=True)
+    builder = _builder(tfds, index, hashes, source, data_dir=str(folder))
+    with contextlib.redirect_stdout(io.StringIO()):  # where it speaks of downloads
+        builder.download_and_prepare()
+
+
+def _builder(tfds: Any, index: Index, hashes: np.ndarray, source: Source, *, data_dir: str) -> Any:
+    def examples(training: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+        for place, row in enumerate(np.flatnonzero(index.records.training == training).tolist()):
+            record = index.records[row]
+            content = source.read(record.path)
+            if hashlib.sha256(content).hexdigest() != hashes[row].decode():
+                raise UsageError(f"{record.path} was changed meanwhile: start again")
+            group, patient = int(index.groups[row]), int(index.patients[row])
+            width, height = index.sizes[row].tolist()
+            yield (
+                place,
+                {
+                    "image": content,
+                    "label": record.label,
+                    "path": record.path,
+                    "group": index.group_names[group] if group >= 0 else "",
+                    "patient": index.patient_names[patient] if patient >= 0 else "",
+                    "sha256": hashes[row].decode(),
+                    "fingerprint": index.fingerprints[row],
+                    "width": width,
+                    "height": height,
+                },
+            )
+
+    class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, name-defined, call-arg]
+        """Brain MRI slices, as bt_jax reads them."""
+
+        name = _NAME
+        VERSION = tfds.core.Version(_VERSION)
+
+        def _info(self) -> Any:
+            texts = {name: tfds.features.Text() for name in ("path", "group", "patient", "sha256", "fingerprint")}
+            features = {
+                "image": tfds.features.Image(shape=(None, None, None)),
+                "label": tfds.features.ClassLabel(names=list(source.class_names)),
+                "width": np.int32,
+                "height": np.int32,
+                **texts,
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Images in class folders, prepared by bt_jax.",
+                features=tfds.features.FeaturesDict(features),
+                disable_shuffling=True,  # rows stay in the order of their paths
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            there = [training for training in (False, True) if (index.records.training == training).any()]
+            return {"train" if training else "test": examples(training) for training in there}
+
+        def _generate_examples(self) -> Any:
+            raise NotImplementedError("the splits bring their examples")
+
+    return Images(data_dir=data_dir, file_format="array_record")

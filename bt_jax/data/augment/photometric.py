@@ -1,0 +1,191 @@
+"""Random changes of how a slice looks, as other scanners, archives and web pages make them.
+
+Each takes `[S, S]` uint8, the strength that a run is configured with, and a generator of its own, and gives
+`[S, S]` uint8. They cover what differs between collections of images, following BigAug (arXiv:1906.03347) and, for
+random convolutions, arXiv:2007.13003. What leaves a visible fault of its own is applied to every second image.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from bt_jax.data.augment.geometry import smooth
+
+_ENLARGING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+_REDUCING = (*_ENLARGING, Image.Resampling.BOX, Image.Resampling.HAMMING, Image.Resampling.NEAREST)
+_BEST_QUALITY, _WORST_QUALITY = 95, 5  # of JPEG
+_KERNELS = (1, 3, 5)  # sides
+_DARKEST = 8 / 255  # what is darker is taken for the surroundings of the head
+_CHANNELS, _SLOPE = (2, 2, 2, 1), np.float32(0.01)  # of the layers of a random network; of what is below 0 between them
+
+
+def bias_field(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Brightness that varies smoothly over the head, as the receiving coil's does.
+
+    Args:
+      image: [S, S] uint8.
+      strength: the field lies in 1 / (1 + strength) .. 1 + strength at most.
+      generator: of random numbers.
+    """
+    largest = strength * generator.random()
+    field = smooth(generator.uniform(-1, 1, (4, 4)), size=image.shape[0])
+    field = field / max(float(np.abs(field).max()), 1e-6)
+    return to_bytes(image * np.exp(np.float32(np.log1p(largest)) * field))
+
+
+def resolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Fewer pixels: reduced and enlarged again, by filters drawn at random, as scaling on other machines does.
+
+    Args:
+      image: [S, S] uint8.
+      strength: the side is reduced to a share of 1 - strength at least.
+      generator: of random numbers.
+    """
+    side = image.shape[0]
+    small = max(1, round(side * (1 - strength * generator.random())))
+    down, up = generator.integers(len(_REDUCING)), generator.integers(len(_ENLARGING))
+    picture = Image.fromarray(image).resize((small, small), _REDUCING[down])
+    return np.asarray(picture.resize((side, side), _ENLARGING[up]))
+
+
+def sharpness(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Edges emphasised by an unsharp mask, as scanners and viewers do.
+
+    Args:
+      image: [S, S] uint8.
+      strength: times that what a blur takes away is added, at most.
+      generator: of random numbers.
+    """
+    amount, radius = strength * generator.random(), generator.uniform(0.5, 2.5)
+    mask = ImageFilter.UnsharpMask(radius=radius, percent=round(100 * amount), threshold=0)
+    return np.asarray(Image.fromarray(image).filter(mask))
+
+
+def jpeg(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Every second image compressed as JPEG.
+
+    Args:
+      image: [S, S] uint8.
+      strength: at 1 the quality goes down to 5 of 100, at small values it stays near 95.
+      generator: of random numbers.
+    """
+    if generator.random() < 0.5:
+        return image
+    quality = round(_BEST_QUALITY - (_BEST_QUALITY - _WORST_QUALITY) * strength * generator.random())
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "JPEG", quality=quality)
+    return np.asarray(Image.open(content))
+
+
+def convolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Every second image mixed with what a small random kernel makes of it: the same shapes in another texture.
+
+    The kernel's sum is 1, unlike that of arXiv:2007.13003: flat areas, the black around the head among them, keep their
+    grey value, and what is bright stays bright.
+
+    Args:
+      image: [S, S] uint8.
+      strength: share of the result in the mixture, at most.
+      generator: of random numbers.
+    """
+    if generator.random() < 0.5:
+        return image
+    share, side = np.float32(strength * generator.random()), _KERNELS[generator.integers(len(_KERNELS))]
+    kernel = generator.standard_normal((side, side), np.float32) / side
+    kernel += (1 - kernel.sum()) / kernel.size
+    kernel *= share
+    kernel[side // 2, side // 2] += 1 - share
+    return to_bytes(_filtered(image.astype(np.float32)[None], kernel[None, None])[0])
+
+
+def network(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Every second image mixed with what a shallow network of random weights makes of it (arXiv:2111.12525).
+
+    Its curves of intensities rise and fall, as between the sequences of a scanner: what was brighter than its
+    surroundings may become darker. Other than there, what is black stays black, and the head as a whole does not.
+
+    Args:
+      image: [S, S] uint8.
+      strength: share of the result in the mixture, at most.
+      generator: of random numbers.
+    """
+    if generator.random() < 0.5:
+        return image
+    share = np.float32(strength * generator.random())
+    given = image.astype(np.float32) / 255
+    inside = given[given > _DARKEST]
+    if not inside.size or not inside.std() > 0:
+        return image
+    # By the greys of the head, so that the layers' curves have their bends among them.
+    centre, spread = np.float32(inside.mean()), np.float32(inside.std())
+    x = (given[None] - centre) / spread  # [channels, S, S]
+    black = -centre / spread * np.ones(1, np.float32)  # what the layers make of black, far from anything else
+    for channels in _CHANNELS:
+        side = _KERNELS[generator.integers(2)]
+        kernel = generator.standard_normal((channels, len(x), side, side), np.float32)
+        shift = generator.standard_normal(channels, np.float32)
+        x = _filtered(x, kernel) + shift[:, None, None]
+        black = kernel.sum((2, 3)) @ black + shift
+        if channels > 1:
+            x, black = (np.where(values > 0, values, _SLOPE * values) for values in (x, black))
+    made = x[0] - black[0]
+    if made.sum() < 0:
+        made = -made
+    # Not the length of the paper: single bright edges would leave everything else dark.
+    own, brightest = (float(np.quantile(values[::3, ::3], 0.99)) for values in (given, made))
+    if not brightest > 0:
+        return image
+    return to_bytes(255 * ((1 - share) * given + share * np.float32(own / brightest) * made))
+
+
+def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Maps [I, S, S] by a kernel [O, I, side, side], repeated at the edges: [O, S, S] float32."""
+    side, size = kernel.shape[-1], image.shape[-1]
+    around = np.pad(image, ((0, 0), (side // 2,) * 2, (side // 2,) * 2), mode="edge")
+    result = np.zeros((len(kernel), size, size), np.float32)
+    for (outward, inward, row, column), weight in np.ndenumerate(kernel):
+        result[outward] += weight * around[inward, row : row + size, column : column + size]
+    return result
+
+
+def random_curve(*, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """What each of the 256 intensities becomes along a random curve that never falls: [256] float32 in [0, 1].
+
+    A cubic Bezier curve from black to white with both inner points drawn from the square between, as in Models Genesis
+    (arXiv:2004.07882), which has inverted curves too; then mixed with no change.
+
+    Args:
+      strength: share of the curve in the mixture, at most.
+      generator: of random numbers.
+    """
+    share = np.float32(strength * generator.random())
+    x1, y1, x2, y2 = generator.random(4)
+    t = np.linspace(0, 1, 128)
+    first, second, third = 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
+    unit = np.linspace(0, 1, 256, dtype=np.float32)
+    curve = np.interp(unit, first * x1 + second * x2 + third, first * y1 + second * y2 + third)
+    return (1 - share) * unit + share * curve.astype(np.float32)
+
+
+def cutout(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Every second image with a rectangle of one random grey (arXiv:1708.04896), somewhere inside.
+
+    Args:
+      image: [S, S] float32 in [0, 1], and so is the result.
+      strength: its sides as shares of the image's, at most.
+      generator: of random numbers.
+    """
+    if generator.random() < 0.5:
+        return image
+    size = image.shape[0]
+    height, width = np.ceil(strength * generator.random(2) * size).astype(int)
+    top, left = (int(generator.integers(size - side + 1)) for side in (height, width))
+    result = image.copy()
+    result[top : top + height, left : left + width] = generator.random()
+    return result
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Rounded, and cut off at 0 and 255: uint8."""
+    return np.clip(values + np.float32(0.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,144 @@
+"""Image files to grey arrays: every common format, or one clear line about what is wrong with the file."""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image, ImageChops, ImageOps
+
+from bt_jax.common.messages import Sentence
+
+# Suffixes, in lower case, that count as images by name.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
+
+# More than any slice or scan of a film needs; beyond it a small file can claim all memory.
+MAX_PIXELS = 64_000_000
+
+# A closed list: Pillow's rarer formats start other programs (EPS) or are parsed by code that few people test.
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
+
+# Pillow's own, higher limit warns first; here it is an error like our own.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+class ImageError(ValueError):
+    """Content that is not a readable image. The message is one line: the name and the reason.
+
+    Args:
+      name: what the content is called.
+      reason: what is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: Sentence):
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
+
+
+def decode_image(content: bytes, *, name: str) -> np.ndarray:
+    """Decodes the first frame of an image file to grey, upright by its EXIF orientation.
+
+    Colour becomes grey by ITU-R 601 (Pillow's L; for JPEG that is its own Y channel), transparency is composited over
+    black. 32-bit integer and float images are scaled to uint16 by their own range.
+
+    Args:
+      content: the bytes of the file.
+      name: what to call it in an error.
+
+    Returns:
+      `[H, W]` uint8, or uint16 from files of 16 bits and more.
+
+    Raises:
+      ImageError: empty, truncated, unreadable or not an image, zero-sized, or above `MAX_PIXELS`.
+    """
+    return decode_first_frame(content, name=name)[0]
+
+
+def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = None) -> tuple[np.ndarray, bool]:
+    """As `decode_image`, with a limit of one's own; also whether the file has more frames than this one."""
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    if not content:
+        raise ImageError(name, Sentence("empty", "the file is empty"))
+    # Pillow's parsers let nearly any exception through on damaged input: struct.error, KeyError, SyntaxError, ...
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height <= 0:
+                raise ImageError(
+                    name, Sentence("no_pixels_at", "the image has no pixels ({size})", size=f"{width}x{height}")
+                )
+            if width * height > limit:
+                raise ImageError(name, too_many_pixels(width, height, limit))
+            if image.format == "JPEG":
+                image.draft("L", None)  # type: ignore[arg-type]
+            image.load()
+            array = np.ascontiguousarray(_grey(_upright(image)))
+            return array, _has_more_frames(image)
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError(name, Sentence("unknown_format", "not an image in a known format")) from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ImageError(
+            name, Sentence("more_pixels", "the image has more pixels than the limit of {limit}", limit=limit)
+        ) from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(name, Sentence("undecodable", "cannot be decoded: {reason}", reason=reason)) from error
+
+
+def too_many_pixels(width: int, height: int, limit: int) -> Sentence:
+    """What is said of a picture beyond a limit."""
+    return Sentence(
+        "too_many_pixels", "{size} pixels are more than the limit of {limit}", size=f"{width}x{height}", limit=limit
+    )
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """The PNG file of a grey image `[H, W]` uint8 or uint16; `decode_image` gives the same array back."""
+    if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"expected [H, W] uint8 or uint16, got {image.shape} {image.dtype}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Whether a loaded file goes on after its first frame; damage there says nothing about the first."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        return False
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by the EXIF orientation. Damaged EXIF says nothing about the pixels, so it counts as absent."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        return image
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    """`[H, W]` uint8 or uint16 of a loaded image in any mode."""
+    if image.mode in ("I", "F"):
+        return scaled_to_uint16(np.asarray(image, np.float64))
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("CMYK", "PA"):
+        image = image.convert("RGB" if image.mode == "CMYK" else "RGBA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return np.asarray(ImageChops.multiply(image.convert("L"), image.getchannel("A")))
+    return np.asarray(image.convert("L"))
+
+
+def scaled_to_uint16(values: np.ndarray) -> np.ndarray:
+    """The range of the finite float64 values stretched to 0..65535; NaN and a constant image become 0."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(values.shape, np.uint16)
+    low, high = values[finite].min(), values[finite].max()
+    fraction = (values.clip(low, high) - low) / max(high - low, np.finfo(np.float64).tiny)
+    return np.rint(np.nan_to_num(fraction) * 65535).astype(np.uint16)

@@ -1,0 +1,109 @@
+"""Bytes from outside to grey slices: images, DICOM and NIfTI, told apart by their content and never by a name."""
+
+import warnings
+from collections.abc import Iterator
+
+from PIL import Image
+
+from bt_jax.common.messages import Sentence
+from bt_jax.data.io import decode, dicom, nifti
+from bt_jax.data.io.slices import Limits, Slice, UnreadableError, compact, inflated
+
+# Suffixes, in lower case, of the files of a folder that are read; content decides what they are.
+SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .nii.gz
+# As much of a file as tells what it is.
+START = 1024
+
+_GZIP = b"\x1f\x8b"
+_MORE_FRAMES = Sentence("more_frames", "The file has several frames, of which the first was read.")
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"RIFF", b"P4", b"P5", b"P6")
+# What people take for images, and what to do about it.
+_OTHERS = (
+    (0, b"%PDF", Sentence("pdf", "not an image but a PDF document: export its pictures as PNG")),
+    (
+        0,
+        b"PK\x03\x04",
+        Sentence("zip", "not an image but a zip archive inside of which nothing is looked for: unpack it"),
+    ),
+    (0, b"\x37\x7a\xbc\xaf\x27\x1c", Sentence("7z", "not an image but a 7z archive: unpack it")),
+    (0, b"Rar!", Sentence("rar", "not an image but a RAR archive: unpack it")),
+    (0, b"<", Sentence("markup", "not an image but a text (HTML, XML or SVG): export the picture as PNG")),
+    (
+        0,
+        b"\x00\x00\x00\x0cjP  ",
+        Sentence("jpeg_2000", "not an image but a JPEG 2000 image outside of DICOM: convert it to PNG"),
+    ),
+    (
+        4,
+        b"ftyp",
+        Sentence(
+            "video_or_heic", "not an image but a video, or an image of the kind HEIC or AVIF: convert it to PNG or JPEG"
+        ),
+    ),
+    (0, b"\x93NUMPY", Sentence("numpy", "not an image but an array of NumPy: save it as PNG or NIfTI")),
+    (0, b"\x89HDF", Sentence("hdf5", "not an image but an HDF5 or MATLAB file: save its images as PNG or NIfTI")),
+    (0, b"MATLAB", Sentence("matlab", "not an image but a MATLAB file: save its images as PNG or NIfTI")),
+    (0, b"8BPS", Sentence("photoshop", "not an image but a Photoshop document: export it as PNG")),
+)
+
+
+def silence_parsers() -> None:
+    """For a command, before it reads: warnings of the libraries about odd files do not reach its output."""
+    warnings.filterwarnings("ignore", module=r"PIL(\..*)?|bt_jax\.data\.decode")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def recognised(start: bytes) -> bool:
+    """Whether the first bytes of a file are those of an image, DICOM file or volume."""
+    return start.startswith(_IMAGES) or dicom.looks_like(start) or nifti.looks_like(start)
+
+
+def unpacks(content: bytes) -> bool:
+    """Whether reading a file takes much more memory than its content: it is compressed as a whole."""
+    return content[:2] == _GZIP or dicom.is_deflated(content)
+
+
+def read_slices(content: bytes, *, limits: Limits | None = None) -> Iterator[Slice]:
+    """All slices of a file, one after the other: one of an image, more of a multi-frame DICOM file or a volume.
+
+    Args:
+      content: the bytes of the file.
+      limits: on what it may claim; None are the usual ones.
+
+    Raises:
+      UnreadableError: it cannot be read, or not to its end; slices before the damage have been given by then.
+    """
+    limits = limits or Limits()
+    if not content:
+        raise UnreadableError(Sentence("empty", "the file is empty"))
+    if len(content) > limits.file_bytes:
+        raise UnreadableError(
+            Sentence(
+                "too_many_bytes",
+                "{count} bytes are more than the limit of {limit}",
+                count=len(content),
+                limit=limits.file_bytes,
+            )
+        )
+    start = content[:START]
+    if content[:2] == _GZIP:
+        content = inflated(content, window_bits=31, limits=limits)
+        if not nifti.looks_like(content[:START]):
+            raise UnreadableError(Sentence("gzip", "compressed by gzip, but not a NIfTI volume: unpack it"))
+        return nifti.read(content, limits=limits)
+    if nifti.looks_like(start):
+        return nifti.read(content, limits=limits)
+    if dicom.looks_like(start):
+        return dicom.read(content, limits=limits)
+    return iter([_image(content, limits=limits)])
+
+
+def _image(content: bytes, *, limits: Limits) -> Slice:
+    try:
+        image, more = decode.decode_first_frame(content, name="", max_pixels=limits.pixels)
+    except decode.ImageError as error:
+        for place, magic, what in _OTHERS:
+            if content[place : place + len(magic)] == magic:
+                raise UnreadableError(what) from None
+        raise UnreadableError(error.reason) from None
+    return Slice(compact(image), None, (_MORE_FRAMES,) if more else ())

@@ -1,0 +1,133 @@
+"""What is read from files of any kind: grey slices, within limits, or one sentence about what is wrong."""
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from bt_jax.common.messages import Sentence
+from bt_jax.data.io.decode import MAX_PIXELS, scaled_to_uint16, too_many_pixels
+
+# Values beyond this are no measurements; differences of larger ones overflow.
+_LARGEST = 1e30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a file from outside may claim; each is checked before memory is taken.
+
+    Attributes:
+      file_bytes: size of a file.
+      pixels: width times height of an image or slice.
+      slices: frames of a DICOM file, or slices of a volume.
+      unpacked_bytes: what a compressed volume may become.
+    """
+
+    file_bytes: int = 2**29
+    pixels: int = MAX_PIXELS
+    slices: int = 10_000
+    unpacked_bytes: int = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """A grey image.
+
+    Attributes:
+      image: [H, W] uint8 or uint16.
+      number: of the slice in its file, from 1; None where the file holds one image.
+      warnings: sentences about what was not read, or not as the file has it.
+    """
+
+    image: np.ndarray
+    number: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class UnreadableError(ValueError):
+    """What cannot be read as images.
+
+    Args:
+      reason: one sentence without the file's name, and nothing of its text; a `Sentence` can be told in any language.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
+    """Raises `UnreadableError` for a header that claims nothing, or more than the limits."""
+    if width <= 0 or height <= 0 or slices <= 0:
+        raise UnreadableError(Sentence("no_pixels", "the image has no pixels"))
+    if width * height > limits.pixels:
+        raise UnreadableError(too_many_pixels(width, height, limits.pixels))
+    if slices > limits.slices:
+        raise UnreadableError(
+            Sentence(
+                "too_many_slices",
+                "{count} slices are more than the limit of {limit}",
+                count=slices,
+                limit=limits.slices,
+            )
+        )
+
+
+def inflated(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0) -> bytes:
+    """What zlib makes of a compressed stream, of which `unpacked_bytes` at most are ever held."""
+    unpacker = zlib.decompressobj(window_bits)
+    try:
+        content = unpacker.decompress(memoryview(packed)[start:], limits.unpacked_bytes + 1)
+    except zlib.error:
+        raise UnreadableError(Sentence("packed_damaged", "the compressed content is damaged")) from None
+    if len(content) > limits.unpacked_bytes:
+        raise UnreadableError(
+            Sentence(
+                "unpacks_to_too_much",
+                "it unpacks to more than the limit of {limit} bytes",
+                limit=limits.unpacked_bytes,
+            )
+        )
+    if not unpacker.eof:
+        raise UnreadableError(Sentence("packed_cut_off", "the compressed content is cut off"))
+    return content
+
+
+def grey_of(values: np.ndarray) -> np.ndarray:
+    """Measured values of any range as a grey image.
+
+    Whole numbers stay what they are, moved up where some are negative, see also `compact`. Everything else is scaled
+    to uint16 by its own range.
+
+    Args:
+      values: [H, W] of an integer or real dtype.
+
+    Returns:
+      [H, W] uint8 or uint16.
+    """
+    if values.dtype.kind not in "iu":
+        values = np.clip(np.asarray(values, np.float64), -_LARGEST, _LARGEST)
+        if not np.isfinite(values).all() or (values != np.rint(values)).any():
+            return scaled_to_uint16(values)
+    low, high = values.min().item(), values.max().item()
+    if high - min(low, 0) > 65535:
+        return scaled_to_uint16(np.asarray(values, np.float64))
+    return compact((np.asarray(values, np.float64) - min(low, 0)).astype(np.uint16))
+
+
+def compact(image: np.ndarray) -> np.ndarray:
+    """An image with no more than 8 bits of information as uint8, any other as it is.
+
+    Scanners and programs store 8-bit slices in 16 bits, often multiplied (by 16, 256 or 257). Intensities are relative,
+    so that the factor means nothing, but where 8 bits are computed with, values are rounded to 8 bits on the way.
+
+    Args:
+      image: [H, W] uint8 or uint16, not empty.
+
+    Returns:
+      [H, W] uint8 or uint16, proportional to the image.
+    """
+    if image.dtype == np.uint8:
+        return image
+    factor = 1 if image.max() <= 255 else int(np.gcd.reduce(image, axis=None))
+    return (image // factor).astype(np.uint8) if image.max() // factor <= 255 else image

@@ -1,0 +1,54 @@
+"""The patients of the Kaggle set's Training images, known by the images' content: `patients.csv` in this folder.
+
+2,317 of the 2,870 images are slices of 225 patients of figshare 1512427 (Cheng et al., CC BY 4.0), as matched by the
+BrainMRI-ContaminationAudit project (MIT); the others are web images, grouped by near duplicates. The columns:
+`fingerprint` of the decoded pixels, `group` that a split keeps together, `patient` (figshare's key, empty for a web
+image). Pixel-identical images stand once.
+
+    python -m bt_jax.data.kaggle_patients DIRECTORY
+
+writes the table anew from a folder whose `groups.csv` has the columns path, group and patient.
+"""
+
+import csv
+import functools
+import io
+import pathlib
+import sys
+
+from bt_jax.common import files
+from bt_jax.data import fingerprints
+from bt_jax.data.io.decode import decode_image
+
+PATH = pathlib.Path(__file__).with_name("patients.csv")
+
+
+def groups() -> dict[str, str]:
+    """Fingerprint -> group."""
+    return _column("group")
+
+
+def patients() -> dict[str, str]:
+    """Fingerprint -> key of the patient, empty for a web image."""
+    return _column("patient")
+
+
+@functools.cache
+def _column(name: str) -> dict[str, str]:
+    return {row["fingerprint"]: row[name] for row in csv.DictReader(io.StringIO(PATH.read_text()))}
+
+
+def build(directory: pathlib.Path) -> list[tuple[str, str, str]]:
+    """The rows (fingerprint, group, patient) of a folder with `groups.csv`, in the order of the fingerprints."""
+    rows: dict[str, tuple[str, str]] = {}
+    with (directory / "groups.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            image = decode_image((directory / row["path"]).read_bytes(), name=row["path"])
+            found = rows.setdefault(fingerprints.fingerprint(image), (row["group"], row["patient"]))
+            if found != (row["group"], row["patient"]):
+                raise ValueError(f"{row['path']} equals an image of another group: {found}")
+    return [(fingerprint, *rest) for fingerprint, rest in sorted(rows.items())]
+
+
+if __name__ == "__main__":
+    files.write_csv(PATH, ("fingerprint", "group", "patient"), build(pathlib.Path(sys.argv[1])))

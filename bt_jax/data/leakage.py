@@ -1,0 +1,46 @@
+"""What identifies the images that a model was trained and chosen on, kept with it to recognise them in other sets."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from bt_jax.common import files
+from bt_jax.data.dataset import Dataset
+from bt_jax.data.dedup import near_duplicates
+from bt_jax.data.records import Texts
+
+FILE = "seen_images.npz"
+
+
+def write(folder: str | os.PathLike[str], datasets: Sequence[Dataset]) -> None:
+    """Writes fingerprints and thumbnails of training and validation images into a workdir."""
+    many = any(dataset.index is not None for dataset in datasets)
+    save = np.savez if many else np.savez_compressed  # a tenth of the time
+    with files.replacing(pathlib.Path(folder) / FILE) as temporary:
+        save(
+            temporary,
+            fingerprints=np.concatenate([_as_array(dataset.fingerprints) for dataset in datasets]),
+            thumbnails=np.concatenate([dataset.thumbnails for dataset in datasets]),
+        )
+
+
+def _as_array(fingerprints: Sequence[str]) -> np.ndarray:
+    return fingerprints.encoded if isinstance(fingerprints, Texts) else np.array(fingerprints, str)
+
+
+def read(folder: str | os.PathLike[str]) -> tuple[set[str], np.ndarray]:
+    """The fingerprints, and the thumbnails [N, 2, S, S] uint8."""
+    with np.load(pathlib.Path(folder) / FILE, allow_pickle=False) as content:
+        return set(content["fingerprints"].astype(str).tolist()), content["thumbnails"]
+
+
+def has_twin(dataset: Dataset, fingerprints: set[str], thumbnails: np.ndarray) -> np.ndarray:
+    """Which images have a twin among those identified: [N] bool. Pixel-identical or, by thumbnails, a changed copy."""
+    found = np.array([fingerprint in fingerprints for fingerprint in dataset.fingerprints], bool)
+    if not len(dataset.thumbnails) or not len(thumbnails):
+        return found
+    others = np.flatnonzero(~found)
+    found[others] = near_duplicates.has_twin(dataset.thumbnails[others], thumbnails)
+    return found

@@ -1,0 +1,94 @@
+"""The patients of images, where they are known, and what their keys say about where an image is from."""
+
+import string
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bt_jax.data import kaggle_patients, splits
+from bt_jax.data.dataset import Dataset
+from bt_jax.data.records import Texts
+
+_IS_LETTER = np.isin(np.arange(256), list(string.ascii_letters.encode()))
+
+
+def groups_of(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], str] | None:
+    """A group for every image, and in words where the groups come from; None where no image's patient is known.
+
+    Images without a known patient are grouped with those that look nearly the same, if they are not too many for that.
+
+    Args:
+      dataset: the images.
+      table: path -> patient, of the data's own `groups.csv`; may be empty or lack images.
+    """
+    if dataset.index is not None:
+        if not (dataset.index.patients >= 0).any():
+            return None
+        keys = dataset.index.patient_keys
+        alone = [key or f"image-{row}" for row, key in enumerate(keys)]
+        return alone, f"{sum(map(bool, keys))} images by their patients, the others each alone"
+    known = kaggle_patients.groups()
+    if not any(path in table for path in dataset.paths) and not any(print_ in known for print_ in dataset.fingerprints):
+        return None
+    return splits.group_images(
+        paths=dataset.paths, fingerprints=dataset.fingerprints, thumbnails=dataset.thumbnails, table=table
+    )
+
+
+def keys_of(dataset: Dataset, table: Mapping[str, str]) -> list[str]:
+    """The key of each image's patient, empty where it is unknown.
+
+    Args:
+      dataset: the images.
+      table: path -> key, of the data's own `groups.csv`; may be empty or lack images.
+    """
+    if dataset.index is not None:
+        return dataset.index.patient_keys
+    known = kaggle_patients.patients()
+    return [
+        table.get(path, known.get(fingerprint, ""))
+        for path, fingerprint in zip(dataset.paths, dataset.fingerprints, strict=True)
+    ]
+
+
+def sources_of(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
+    """`sources` of the keys that `keys_of` gives; where the data has an index, from a key for each patient."""
+    if dataset.index is None:
+        return sources(keys)
+    of_patient = sources([*dataset.index.patient_names, ""])  # whose last row -1 stands for
+    return np.unique(of_patient[dataset.index.patients], return_inverse=True)[1].astype(np.int64)
+
+
+def sources(keys: Sequence[str]) -> np.ndarray:
+    """What collection each image is from, as numbers from 0: [N] int64.
+
+    Images without a known patient are one collection; the others are divided by the letters that a patient's key begins
+    with, since hospitals number in ways of their own: in the Kaggle set `MR048994` and `101017`, and every patient of
+    the first kind has a glioma.
+    """
+    encoded = Texts.of(keys).encoded  # [N] bytes
+    characters = encoded.view(np.uint8).reshape(len(encoded), encoded.itemsize)  # [N, length of the longest]
+    beginning = np.logical_and.accumulate(_IS_LETTER[characters], axis=1)
+    letters = np.where(beginning, characters, np.uint8(0)).view(encoded.dtype)[:, 0]
+    letters[encoded == b""] = b"?"
+    return np.unique(letters, return_inverse=True)[1].astype(np.int64)
+
+
+def balancing_weights(sources: np.ndarray, labels: np.ndarray, *, largest: float = 5.0) -> np.ndarray:
+    """Weights of images with which the sources of a class count alike: [N] float32.
+
+    Each class keeps its weight in all. A handful of images cannot stand for a source, so no weight is above `largest`
+    times that of the class's mean, before they are scaled.
+
+    Args:
+      sources: [N] integers.
+      labels: [N] integers.
+      largest: weight of an image of the rarest sources.
+    """
+    weights = np.ones(len(labels))
+    for label in np.unique(labels):
+        of_class = labels == label
+        _, number, counts = np.unique(sources[of_class], return_inverse=True, return_counts=True)
+        wanted = np.minimum(of_class.sum() / (len(counts) * counts), largest)[number]
+        weights[of_class] = wanted / wanted.mean()
+    return weights.astype(np.float32)

@@ -1,0 +1,193 @@
+"""Procedural grey slices that look like brain MRI, for demos and tests without medical data.
+
+Three planes, four classes; only the lesion tells the class. They prove that a program learns, not that it is any good
+on patients.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from bt_jax.common import files
+from bt_jax.data.augment.augment import generator_for
+from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
+from bt_jax.data.io.decode import encode_png
+from bt_jax.data.phantoms import anatomy, shapes
+
+SLICES_PER_PATIENT = 4
+
+# Streams of random numbers apart from those of augmentation, which count views from 0.
+_PATIENT_STREAM, _SLICE_STREAM = 1 << 40, 1 << 41
+
+
+@dataclasses.dataclass(frozen=True)
+class Phantom:
+    """A slice and the truth about it.
+
+    Attributes:
+      image: `[H, W]` uint8.
+      lesion: `[H, W]` bool, the tumour without its oedema; all False for `no_tumor`.
+      plane: `axial`, `coronal` or `sagittal`.
+      patient: who it is a slice of; `SLICES_PER_PATIENT` consecutive indices share one.
+    """
+
+    image: np.ndarray
+    lesion: np.ndarray
+    plane: str
+    patient: str
+
+
+def render(index: int, *, label: str, seed: int) -> Phantom:
+    """Draws the slice `index` (from 0) of a class; depends on exactly these arguments.
+
+    Raises:
+      ValueError: `label` is not one of `BRAIN_TUMOR_CLASSES`, or `index` is negative.
+    """
+    if label not in BRAIN_TUMOR_CLASSES:
+        raise ValueError(f"label is {label!r}: use one of {', '.join(BRAIN_TUMOR_CLASSES)}")
+    if index < 0:
+        raise ValueError(f"index is {index}: use 0 or more")
+    kind = BRAIN_TUMOR_CLASSES.index(label)
+    patient, position = divmod(index, SLICES_PER_PATIENT)
+    shared = generator_for(seed=seed, view=_PATIENT_STREAM + kind, record=patient)
+    own = generator_for(seed=seed, view=_SLICE_STREAM + kind, record=index)
+    # From the middle of the lesion outwards: 0 would make the first slice of every patient the same.
+    depth = (position + float(shared.uniform(0.1, 0.9))) / SLICES_PER_PATIENT  # 0..1
+
+    plane = shapes.PLANES[int(shared.integers(len(shapes.PLANES)))]
+    frame = _Frame.draw(shared)
+    slice_ = anatomy.draw(shared, plane=plane, label=label, depth=depth)
+    image, lesion = frame.expose(slice_.intensity, slice_.lesion, own)
+    return Phantom(image=image, lesion=lesion, plane=plane, patient=patient_of(label, index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A phantom of a set: where it stands in the Kaggle layout, and what `render` draws it from."""
+
+    path: str
+    label: str
+    index: int
+    patient: str
+
+
+def entries(*, training_per_class: int, testing_per_class: int) -> list[Entry]:
+    """A set of phantoms in the order of their paths, `Training/<class>/phantom_0001.png` and `Testing/...`.
+
+    No patient is in both splits.
+    """
+    found = []
+    for split, count in (("Testing", testing_per_class), ("Training", training_per_class)):
+        start = first_index(split, training_per_class=training_per_class)
+        for label in BRAIN_TUMOR_CLASSES:
+            for number in range(count):
+                path = path_of(split, label, number, count=count)
+                found.append(Entry(path, label, start + number, patient_of(label, start + number)))
+    return found
+
+
+def path_of(split: str, label: str, number: int, *, count: int) -> str:
+    """Where the phantom of a number, from 0, stands among `count` of its class; the paths' order is the numbers'."""
+    return f"{split}/{label}/phantom_{number + 1:0{max(4, len(str(count)))}d}.png"
+
+
+def first_index(split: str, *, training_per_class: int) -> int:
+    """What the first phantom of a class in a split is drawn from."""
+    # Testing goes on with the first patient that Training has not begun.
+    return 0 if split == "Training" else math.ceil(training_per_class / SLICES_PER_PATIENT) * SLICES_PER_PATIENT
+
+
+def index_of(split: str, name: str, *, training_per_class: int) -> int:
+    """What the phantom of a file's name in a split is drawn from."""
+    number = int(name.removeprefix("phantom_").removesuffix(".png")) - 1
+    return first_index(split, training_per_class=training_per_class) + number
+
+
+def write_folder(
+    directory: str | os.PathLike[str], *, training_per_class: int, testing_per_class: int, seed: int
+) -> None:
+    """Writes phantoms in the layout of the Kaggle set, with `groups.csv` for the Training images.
+
+    `groups.csv` has the columns path, label and group, the patient. Files of the same names are replaced, others stay.
+    """
+    directory = pathlib.Path(directory)
+    rows = []
+    for entry in entries(training_per_class=training_per_class, testing_per_class=testing_per_class):
+        phantom = render(entry.index, label=entry.label, seed=seed)
+        files.write_bytes(directory / entry.path, encode_png(phantom.image))
+        if entry.path.startswith("Training/"):
+            rows.append((entry.path, entry.label, entry.patient))
+    files.write_csv(directory / "groups.csv", ("path", "label", "group"), sorted(rows))
+
+
+def patient_of(label: str, index: int) -> str:
+    """Who a phantom is a slice of."""
+    return f"{label}-{index // SLICES_PER_PATIENT:04d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """How a patient's slices are exposed: size, place of the head, receiver and noise. Independent of the class."""
+
+    height: int
+    width: int
+    head: float  # the head's height as a fraction of the frame's
+    stretch: float  # of the head, horizontally
+    angle: float
+    shift: tuple[float, float]  # fractions of the frame
+    gain: float  # of 255
+    gamma: float
+    floor: float
+    noise: float
+    bias: np.ndarray  # [3, 3] float32
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator) -> "_Frame":
+        uniform = generator.uniform
+        height = int(generator.integers(180, 321))
+        return cls(
+            height=height,
+            width=int(np.clip(height * uniform(0.8, 1.2), 180, 320)),
+            head=uniform(0.68, 1.0),
+            stretch=uniform(0.94, 1.06),
+            angle=uniform(-0.12, 0.12),
+            shift=(uniform(-0.03, 0.03), uniform(-0.03, 0.03)),
+            gain=uniform(0.6, 1.05),
+            gamma=uniform(0.8, 1.25),
+            floor=max(0.0, uniform(-0.03, 0.04)),
+            noise=uniform(0.008, 0.045),
+            bias=(1 + 0.22 * generator.standard_normal((3, 3))).astype(np.float32),
+        )
+
+    def expose(
+        self, intensity: np.ndarray, lesion: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The canonical slice on the frame's pixels: `[H, W]` uint8 and `[H, W]` bool."""
+        matrix = self._matrix()
+        size = (self.width, self.height)
+        image = Image.fromarray(intensity).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        covered = (lesion * 255).astype(np.uint8)
+        mask = Image.fromarray(covered).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        bias = Image.fromarray(self.bias.clip(0.6, 1.4)).resize(size, Image.Resampling.BICUBIC)
+        # The magnitude of a noisy signal: where there is no head, the noise is folded up and never quite black.
+        values = np.asarray(image) * np.asarray(bias)
+        values += self.noise * generator.standard_normal(values.shape, np.float32)
+        values = np.abs(values) ** self.gamma
+        values *= 255 * self.gain
+        values += 255 * self.floor + 0.5
+        return np.clip(values, 0, 255).astype(np.uint8), np.asarray(mask) > 127
+
+    def _matrix(self) -> tuple[float, float, float, float, float, float]:
+        """From pixels of the frame to pixels of the canonical grid."""
+        # The head is as high as `shapes.HEIGHT` canonical pixels, and must fit the frame's width as well.
+        scale = shapes.HEIGHT / (self.head * min(self.height, self.width * 1.1))
+        cosine, sine = math.cos(self.angle) * scale, math.sin(self.angle) * scale
+        a, b, c, d = cosine / self.stretch, sine / self.stretch, -sine, cosine
+        x = self.width * (0.5 + self.shift[0])
+        y = self.height * (0.5 + self.shift[1])
+        centre = shapes.SIZE / 2
+        return (a, b, centre - a * x - b * y, c, d, centre - c * x - d * y)

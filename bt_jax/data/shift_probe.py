@@ -1,0 +1,92 @@
+"""A shift probe: images of a class from another source, kept from training to see whether the class is known there.
+
+A network may tell the source of an image and not what is in it. Where all training images of a class come from some
+sources, its images from another source show that: how many of them are recognised is the probe's figure.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+
+import numpy as np
+
+from bt_jax.common.errors import UsageError
+from bt_jax.data import class_labels
+from bt_jax.data.dataset import Dataset
+
+SPLIT = "source_probe"  # name of the images in reports
+
+_FORM = (
+    "use CLASS:CUE=PATTERN or CLASS:CUE!=PATTERN with the cue patient or size, such as 'glioma_tumor:patient=[0-9]*' "
+    "or 'no_tumor:size!=225x225', or CLASS:web for images without a known patient"
+)
+_CUES = ("patient", "size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Which images of a class are kept from training.
+
+    Attributes:
+      text: as configured.
+      class_name: of the images.
+      cue: `patient`, the patient's key (empty where unknown), or `size`, width x height of the decoded image.
+      pattern: of the shell (`*`, `?`, `[0-9]`), for the cue.
+      negated: images are chosen whose cue does not fit.
+    """
+
+    text: str
+    class_name: str
+    cue: str
+    pattern: str
+    negated: bool = False
+
+    @classmethod
+    def parse(cls, text: str, *, class_names: Sequence[str]) -> "Probe":
+        """Reads `CLASS`, `CLASS:web`, `CLASS:CUE=PATTERN` or `CLASS:CUE!=PATTERN`; a class alone means `web`.
+
+        Raises:
+          UsageError: names the field and says what can be given.
+        """
+        name, _, criterion = text.partition(":")
+        class_name = name if name in class_names else class_labels.canonical(name)
+        if class_name not in class_names:
+            raise UsageError(f"config.data.probe is {text!r}: {name!r} is none of the classes {', '.join(class_names)}")
+        if criterion in ("", "web"):
+            return cls(text, class_name, cue="patient", pattern="")
+        cue, sign, pattern = criterion.partition("=")
+        if not sign or cue.removesuffix("!") not in _CUES:
+            raise UsageError(f"config.data.probe is {text!r}: {_FORM}")
+        return cls(text, class_name, cue=cue.removesuffix("!"), pattern=pattern, negated=cue.endswith("!"))
+
+    @property
+    def words(self) -> str:
+        """`meningioma_tumor without a known patient`."""
+        if self.cue == "patient" and not self.pattern:
+            return f"{self.class_name} {'with' if self.negated else 'without'} a known patient"
+        of = "whose patient's key" if self.cue == "patient" else "whose width x height"
+        return f"{self.class_name} {of} {'is not' if self.negated else 'is'} {self.pattern}"
+
+    def rows(self, dataset: Dataset, *, class_names: Sequence[str], patients: Sequence[str]) -> np.ndarray:
+        """The images of a data set that are the probe: [N] bool.
+
+        Args:
+          dataset: N images.
+          class_names: by label.
+          patients: [N] keys, empty where unknown.
+
+        Raises:
+          UsageError: none is, or all of the class are.
+        """
+        of_class = dataset.labels == class_names.index(self.class_name)
+        cues = patients if self.cue == "patient" else [f"{width}x{height}" for width, height in dataset.sizes.tolist()]
+        found = np.array([fnmatch.fnmatchcase(cue, self.pattern) for cue in cues], bool) ^ self.negated
+        chosen = of_class & found
+        if not chosen.any() or (chosen == of_class).all():
+            there = sorted({cue or "(unknown)" for cue, its in zip(cues, of_class, strict=True) if its})
+            some = ", ".join(there[:5]) + (f" and {len(there) - 5} others" if len(there) > 5 else "")
+            raise UsageError(
+                f"config.data.probe is {self.text!r}, but {'all' if chosen.any() else 'none'} of the {of_class.sum()} "
+                f"images of {self.class_name} in Training fit; there is {self.cue} {some}: {_FORM}"
+            )
+        return chosen

@@ -1,0 +1,213 @@
+"""Many processes as one run, on JAX's distributed runtime: how they find each other, wait, agree, and notice a loss."""
+
+import collections
+import importlib.util
+import os
+import pathlib
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+import jax
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from bt_jax.common.errors import UsageError
+from bt_jax.distributed import sharding
+
+# EX_TEMPFAIL of sysexits.h: the same command, started again, may well succeed.
+LOST_STATUS = 75
+
+
+def join(*, coordinator: str = "", processes: int | None = None, process: int | None = None, heartbeat: int) -> None:
+    """Makes this process one of several, if it is; before anything else asks for a device.
+
+    With an address, it waits there for the others. Without, Cloud TPU, GKE, SLURM and Open MPI tell who they are.
+
+    Args:
+      coordinator: HOST:PORT of process 0.
+      processes: their number; 1: this one is alone, whatever started it.
+      process: number of this one, from 0.
+      heartbeat: seconds without a sign of life after which a process counts as lost, and all others stop.
+
+    Raises:
+      UsageError: flags that do not fit together, or the processes did not find each other.
+    """
+    if processes == 1:
+        return
+    given = {"--coordinator": coordinator or None, "--processes": processes, "--process": process}
+    missing = [name for name, value in given.items() if value is None]
+    launcher = _launcher()
+    if len(missing) == len(given) and launcher is None:
+        return
+    if missing and len(missing) < len(given):
+        raise UsageError(
+            f"{' and '.join(missing)} must be given too: a run of several processes needs --coordinator=HOST:PORT "
+            f"--processes=N --process=I, the same but for I, or a launcher that JAX knows"
+        )
+    if processes is not None and process is not None:
+        if processes < 1:
+            raise UsageError(f"--processes is {processes}: use 1 or more")
+        if not 0 <= process < processes:
+            raise UsageError(f"--process is {process}: number the {processes} processes from 0 to {processes - 1}")
+        if not coordinator.rpartition(":")[2].isdigit() or not coordinator.rpartition(":")[0]:
+            raise UsageError(f"--coordinator is {coordinator!r}: use the HOST:PORT of process 0")
+    # A signal is agreed on by `Agreement`; JAX's own service would keep this process from ending by it before.
+    jax.config.update("jax_enable_preemption_service", False)
+    seconds = max(60, 3 * heartbeat)
+    try:
+        if process is not None:
+            # JAX ends a process that waits in vain, and its message says nothing of the address.
+            line = f"process {process} of {processes}: waiting for the others at {coordinator}, up to {seconds} s"
+            print(line, file=sys.stderr, flush=True)
+            if process:
+                _wait_for_coordinator(coordinator, seconds)
+        jax.distributed.initialize(
+            coordinator or None,
+            processes,
+            process,
+            heartbeat_timeout_seconds=heartbeat,
+            initialization_timeout=seconds,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        where = f"at {coordinator}" if coordinator else f"though {launcher} seems to have started this one"
+        raise UsageError(
+            f"the processes of this run did not find each other {where} ({' '.join(str(error).split())}): "
+            f"start all of them at about the same time; --processes=1 runs this one alone"
+        ) from error
+
+
+def _wait_for_coordinator(address: str, seconds: float) -> None:
+    """Returns when process 0 listens; else raises the last error."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _launcher() -> str | None:
+    """Who started this process as one of several, as far as the surroundings tell; JAX asks it for the rest."""
+    if int(os.environ.get("SLURM_NTASKS") or 1) > 1 and "SLURM_PROCID" in os.environ:
+        return "SLURM"
+    if int(os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
+        return "Open MPI"
+    on_tpu = importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
+    if on_tpu and any(True for name in ("accel[0-9]*", "vfio/[0-9]*") for _ in pathlib.Path("/dev").glob(name)):
+        return "Cloud TPU"
+    return None
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return jax.process_count() > 1
+
+
+def number() -> int:
+    """Of this process, from 0."""
+    return jax.process_index()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes for all."""
+    return jax.process_index() == 0
+
+
+def say(line: str = "") -> None:
+    """Prints a line, once for all processes, and past a progress bar."""
+    if is_first():
+        tqdm.tqdm.write(line)
+        sys.stdout.flush()
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when all processes have come here, to the same words."""
+    if several():
+        multihost_utils.sync_global_devices(what)
+
+
+def held_by_all(flags: np.ndarray) -> np.ndarray:
+    """Which of the flags, [N] bool, are set in every process. All processes must ask alike."""
+    if not several() or not len(flags):
+        return flags
+    gathered = np.asarray(multihost_utils.process_allgather(flags)).reshape(-1, len(flags))
+    return np.asarray(gathered.all(axis=0))
+
+
+def told_by_first(number: int) -> int:
+    """The number that the first process has."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
+
+
+class Agreement:
+    """Whether any process wishes to stop, learnt by all at the same step.
+
+    Each call starts a sum over the devices of everybody's wish, and reads the sum that was started two calls ago, which
+    is done by then: nobody waits for it.
+    """
+
+    _BEHIND = 2
+
+    def __init__(self, mesh: Mesh):
+        self._to_devices, self._devices = sharding.to_devices(mesh), len(sharding.rows_of_host(mesh, mesh.size))
+        self._any = jax.jit(lambda wishes: wishes.any(), out_shardings=sharding.replicated(mesh))
+        self._started: collections.deque[jax.Array] = collections.deque()
+
+    def __call__(self, wish: bool) -> bool:
+        """Called by all processes alike, once a step."""
+        self._started.append(self._any(self._to_devices(np.full(self._devices, wish))))
+        return len(self._started) > self._BEHIND and bool(self._started.popleft())
+
+
+def run_as_one(main: Callable[[], int | None]) -> int | None:
+    """Runs a command as one of several processes: whatever ends it, the others learn of it soon.
+
+    A process that fails ends at once with one line: JAX would wait for all others at the exit, and these for it. Where
+    another one is gone, so does this one, with `LOST_STATUS`. One that is silent instead of gone, or the first one, may
+    be noticed by JAX itself, which then ends the process by SIGABRT (status 134) with a message of its own.
+    """
+    if not several():
+        return main()
+    try:
+        status = main()
+    except (UsageError, OSError) as error:
+        _end(f"error: process {jax.process_index()}: {' '.join(str(error).split())}", 2)
+    except KeyboardInterrupt:
+        _end(f"error: process {jax.process_index()}: interrupted", 130)
+    except BaseException as error:
+        if _is_loss(error):
+            _end(
+                f"error: process {jax.process_index()} lost another one of this run ({_first_line(error)}): see what "
+                f"the others say; the same command on all hosts goes on from the last checkpoint",
+                LOST_STATUS,
+            )
+        traceback.print_exc()
+        _end(f"error: process {jax.process_index()} failed", 1)
+    jax.distributed.shutdown()
+    return status
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether an error is that of a collective operation or a barrier whose other end is gone."""
+    words = ("gloo", "connection closed", "connection reset", "nccl", "unavailable", "heartbeat", "barrier")
+    return isinstance(error, RuntimeError | ValueError) and any(word in str(error).lower() for word in words)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200]
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)

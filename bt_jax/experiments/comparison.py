@@ -1,0 +1,223 @@
+"""Runs side by side: rows of runs that differ in nothing but the seed, and whether rows differ by more than luck."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+from bt_jax.data import shift_probe
+from bt_jax.data.class_labels import SYNTHETIC_NOTICE
+from bt_jax.experiments import finished_runs, grid, tables
+from bt_jax.experiments.finished_runs import Answer, Run
+from bt_jax.experiments.tables import Outcome, Row, Spread
+from bt_jax.inference import trained_model
+from bt_jax.metrics import significance
+from bt_jax.models import summary
+from bt_jax.reports import run_curves
+from bt_jax.workdir import checkpoint
+
+# Up to so many differing fields all stand in the rows' names, else only as many as tell the rows apart.
+_NAMING_FIELDS = 3
+
+
+def write(
+    directories: Iterable[pathlib.Path],
+    out: pathlib.Path,
+    *,
+    reference: str = "",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Writes `comparison.md`, `comparison.csv` and `curves.png`, each replaced at once.
+
+    Args:
+      directories: workdirs of runs or of cross-validations, or folders that hold some.
+      out: folder for the files, made where it is missing.
+      reference: name of the row that the others are tested against; empty is the first.
+      say: called with a line for each run left out and each file.
+
+    Raises:
+      UsageError: no finished run, no such reference, or files that cannot be read.
+    """
+    runs, left_out = finished_runs.find(directories)
+    for line in left_out:
+        say(f"left out: {line}")
+    if not runs:
+        raise UsageError("none of the runs is finished: run them to their end first")
+    rows = make_rows(runs)
+    names = [row.name for row in rows]
+    if reference and reference not in names:
+        raise UsageError(f"--reference is {reference!r}, which is no row: use one of {', '.join(map(repr, names))}")
+    base = rows[names.index(reference) if reference else 0]
+    tests = {row.name: against(base.runs, row.runs) for row in rows if row is not base}
+    for name, result in tests.items():
+        if isinstance(result, str):
+            say(f"not tested: {name} against {base.name}: {result}")
+    notice = SYNTHETIC_NOTICE if any(run.synthetic for run in runs) else None
+    run_curves.draw(
+        out / "curves.png",
+        curves={row.name: [run.curves for run in row.runs] for row in rows},
+        title="Validation by epoch: mean and range of each row's runs",
+        notice=notice,
+    )
+    header, lines = tables.csv_rows(rows, tests=tests, reference=base.name)
+    files.write_csv(out / "comparison.csv", header, lines)
+    text = tables.markdown(rows, tests=tests, reference=base.name, left_out=left_out, notice=notice)
+    files.write_text(out / "comparison.md", text)
+    say(tables.in_short(rows))
+    for name in ("comparison.md", "comparison.csv", "curves.png"):
+        say(f"written: {out / name}")
+
+
+def make_rows(runs: Sequence[Run]) -> list[Row]:
+    """A row for each configuration, in the order of its first run.
+
+    Its runs differ in seed or fold alone; every fold of every seed counts alike.
+    """
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(json.dumps(run.config, sort_keys=True), []).append(run)
+    members = list(grouped.values())
+    settings = differing([group[0].config for group in members])
+    names = row_names(settings, default=str(members[0][0].config["model.name"]))
+    rows = []
+    for name, own_settings, group in zip(names, settings, members, strict=True):
+        parameters, flops = _size(group[0].folder)
+        rows.append(
+            Row(
+                name=name,
+                settings=own_settings,
+                runs=tuple(group),
+                scores=_spreads(group),
+                parameters=parameters,
+                flops=flops,
+            )
+        )
+    return rows
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each configuration the fields that are not the same in all; a field that one lacks is None there."""
+    fields = sorted({field for config in configs for field in config})
+    told_apart = [f for f in fields if len({json.dumps(config.get(f), sort_keys=True) for config in configs}) > 1]
+    return [{field: config.get(field) for field in told_apart} for config in configs]
+
+
+def row_names(settings: Sequence[Mapping[str, Any]], *, default: str) -> list[str]:
+    """Readable names such as `hidden=64 epochs=5`.
+
+    All differing fields where they are few. Else the model alone, or with those fields that tell the rows apart: at
+    each step the field that tells most of them apart.
+
+    Args:
+      settings: from `differing`.
+      default: the name of a single row.
+    """
+    fields = list(settings[0])
+    if not fields:
+        return [default] * len(settings)
+    if len(fields) > _NAMING_FIELDS:
+        chosen = ["model.name"] if "model.name" in fields else []
+        while _count(settings, chosen) < _count(settings, fields):
+            rest = [field for field in fields if field not in chosen]
+            chosen.append(max(rest, key=lambda field: _count(settings, [*chosen, field])))
+        fields = chosen
+    fields = sorted(fields, key=lambda field: (field != "model.name", field == "data"))
+    last = [field.rpartition(".")[2] for field in fields]
+    # `epochs` unless two fields end so
+    short = {field: field if last.count(name) > 1 else name for field, name in zip(fields, last, strict=True)}
+    names = [" ".join(f"{short[field]}={grid.in_words(row[field])}" for field in fields) for row in settings]
+    # An empty tuple and a field that is not there look alike.
+    return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+def _count(settings: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> int:
+    return len({json.dumps([row[field] for field in fields]) for row in settings})
+
+
+def _spreads(runs: Sequence[Run]) -> dict[str, Spread]:
+    """Mean and range over runs of everything that is measured; what no run has is absent."""
+    values: dict[str, list[float | None]] = {}
+
+    def add(name: str, value: float | None) -> None:
+        values.setdefault(name, []).append(value)
+
+    for run in runs:
+        validation = run.scores["validation"]
+        add("accuracy", validation["accuracy"])
+        add("macro_f1", validation["macro_f1"])
+        for name, scores in validation["per_class"].items():
+            add(f"recall {name}", scores["recall"])
+        if shift_probe.SPLIT in run.scores:
+            scores = run.scores[shift_probe.SPLIT]
+            clean = scores["subsets"]["clean"]
+            # Of one class: what is right is its recall.
+            add("probe_recall", (clean if clean["n"] else scores)["accuracy"])
+        add("training_s", run.seconds)
+        add("images_per_s", _median([row["train/images_per_s"] for row in run.curves if "train/images_per_s" in row]))
+        for subset in ("clean", "leaked"):
+            if "testing" in run.scores:
+                scores = run.scores["testing"]["subsets"][subset]
+                add(f"testing_{subset}_n", scores["n"])
+                add(f"testing_{subset}_accuracy", scores["accuracy"])
+    known = {name: [value for value in found if value is not None] for name, found in values.items()}
+    return {name: Spread.of(found) for name, found in known.items() if found}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
+
+
+def against(reference: Sequence[Run], other: Sequence[Run]) -> Outcome | str:
+    """Tests a row against the reference, each seed against the same seed; or says in a line why it cannot be tested.
+
+    A seed's folds are taken together: each image is predicted once, by the run that did not train on it.
+    """
+    seeds = sorted({run.seed for run in reference} & {run.seed for run in other})
+    if not seeds:
+        return "no seed is in both rows"
+    counts, differences, groups = [], [], []
+    for seed in seeds:
+        pairs = [_answers(run for run in runs if run.seed == seed) for runs in (reference, other)]
+        identities = [{path: answer[:2] for path, answer in answers.items()} for answers in pairs]
+        if identities[0] != identities[1]:
+            return f"the validation images of seed {seed} differ"
+        first, second = pairs
+        ours = sum(first[path].right and not second[path].right for path in first)
+        theirs = sum(second[path].right and not first[path].right for path in first)
+        counts.append((ours, theirs))
+        for path, answer in first.items():
+            differences.append(second[path].right - answer.right)
+            # Two phantoms of one name, drawn with different seeds, are not of one patient.
+            groups.append((answer.group or path, seed if reference[0].synthetic else None))
+    p_values = [significance.mcnemar(*pair) for pair in counts]
+    return Outcome(
+        seeds=tuple(seeds),
+        counts=tuple(counts),
+        p_values=tuple(p_values),
+        combined=significance.combined(p_values),
+        by_group=significance.by_group(differences, groups),
+        groups=len(set(groups)),
+    )
+
+
+def _answers(runs: Iterable[Run]) -> dict[str, Answer]:
+    return {path: answer for run in runs for path, answer in run.answers().items()}
+
+
+def _size(folder: pathlib.Path) -> tuple[int | None, int | None]:
+    """Parameters, and operations of a forward of one image; None where the run has no checkpoint any more."""
+    try:
+        _, metadata = checkpoint.best_metadata(folder)
+    except UsageError:
+        return None, None
+    return _size_of(json.dumps(metadata["model"]))
+
+
+@functools.cache
+def _size_of(description: str) -> tuple[int, int]:
+    model = trained_model.ModelDescription.from_dict(json.loads(description))
+    return summary.total(summary.segments(*model.network(), size=model.preprocessing["size"]))

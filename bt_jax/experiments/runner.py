@@ -1,0 +1,186 @@
+"""A grid of runs, one after the other, each in a folder of its own: what a sweep does, and where it stands."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+from bt_jax.data import dataset
+from bt_jax.experiments import comparison, finished_runs, grid
+from bt_jax.workdir import run_folder
+
+SCHEMA = 1
+STATE_FILE = "sweep.json"
+COMPARISON_FOLDER = "comparison"
+# (config, workdir) -> exit status: 0, or 128 + the number of a signal.
+Train = Callable[[ml_collections.ConfigDict, pathlib.Path], int]
+
+
+@dataclasses.dataclass
+class Run:
+    """A run of the sweep.
+
+    Attributes:
+      folder: below the sweep's, as `hidden=64_epochs=5/seed_0`.
+      settings: {"a.b": value} of the grid.
+      seed: of the run.
+      key: hash of the whole configuration, so that a run is known again in a grid that was changed.
+      state: waiting, running, finished, failed or interrupted.
+      error: why it failed.
+    """
+
+    folder: str
+    settings: dict[str, Any]
+    seed: int
+    key: str
+    state: str = "waiting"
+    error: str | None = None
+
+
+def run(
+    base: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    *,
+    values: Mapping[str, Sequence[Any]],
+    seeds: int,
+    train: Train,
+    say: Callable[[str], None],
+) -> int:
+    """Trains every combination of `values` with `seeds` seeds, then compares all runs of the folder.
+
+    Finished runs are left as they are, and a run that was begun goes on where it stopped. With other values or more
+    seeds than before the new runs are added; those of before stay in the comparison. A run that fails does not keep the
+    others from running.
+
+    Args:
+      base: the configuration; its seed is that of the first repeat.
+      folder: for the runs, `sweep.json` and `comparison/`.
+      values: {"a.b": values} from `grid.parse`.
+      seeds: repeats of each combination.
+      train: trains one run.
+      say: called with each line for people.
+
+    Returns:
+      The exit status: 0, 1 if a run failed, or that of a run that was interrupted.
+
+    Raises:
+      UsageError: the folder's runs have another base configuration.
+    """
+    configs = plan(base, values=values, seeds=seeds)
+    with run_folder.locked(folder), dataset.remembered():
+        runs = _opened(folder, base, values=values, configs=configs)
+        waiting = [one for one in runs if one.key in configs]
+        for number, one in enumerate(waiting, start=1):
+            name = f"run {number} of {len(waiting)}: {one.folder}"
+            if finished_runs.is_finished(folder / one.folder):
+                one.state, one.error = "finished", None
+                say(f"{name}: finished before")
+                continue
+            say(f"\n{name}")
+            one.state, one.error = "running", None
+            _save(folder, base, values=values, seeds=seeds, runs=runs)
+            try:
+                status = train(configs[one.key], folder / one.folder)
+                one.state = "interrupted" if status else "finished"
+            except UsageError as error:
+                status, one.state, one.error = 0, "failed", str(error)
+                say(f"failed: {error}")
+            _save(folder, base, values=values, seeds=seeds, runs=runs)
+            if status:
+                return status
+        _save(folder, base, values=values, seeds=seeds, runs=runs)
+    return _finish(folder, runs, say=say)
+
+
+def plan(
+    base: ml_collections.ConfigDict, *, values: Mapping[str, Sequence[Any]], seeds: int
+) -> dict[str, ml_collections.ConfigDict]:
+    """The configurations of all runs by their keys: each combination with each seed."""
+    configs = {}
+    for point in grid.points(values):
+        for seed in range(base.seed, base.seed + seeds):
+            config = base.copy_and_resolve_references()
+            config.update_from_flattened_dict({**point, "seed": seed})
+            configs[_key(config)] = config
+    return configs
+
+
+def _key(config: ml_collections.ConfigDict) -> str:
+    return hashlib.sha256(json.dumps(_bound(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _bound(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields that decide a run's result."""
+    flat = run_folder.flatten(config.to_dict())
+    return {field: value for field, value in flat.items() if field not in run_folder.FREE_FIELDS}
+
+
+def _opened(
+    folder: pathlib.Path,
+    base: ml_collections.ConfigDict,
+    *,
+    values: Mapping[str, Sequence[Any]],
+    configs: Mapping[str, ml_collections.ConfigDict],
+) -> list[Run]:
+    """The runs that the folder knows, and those of the plan that are new to it."""
+    path = folder / STATE_FILE
+    runs: list[Run] = []
+    if path.exists():
+        content = json.loads(path.read_text())
+        runs = [Run(**one) for one in content["runs"]]
+        if different := run_folder.differences(content["base"], _bound(base), free={"seed", *values, *content["grid"]}):
+            raise UsageError(
+                f"{path} is of a sweep over another configuration: {different}. "
+                f"Use another --workdir, or the same fields to go on with it"
+            )
+    known, taken = {one.key for one in runs}, {one.folder for one in runs}
+    for key, config in configs.items():
+        if key in known:
+            continue
+        flat = run_folder.flatten(config.to_dict())
+        settings = {field: flat[field] for field in values}
+        name = grid.folder_name(settings)
+        place = "/".join(filter(None, (name, f"seed_{config.seed}")))
+        number = 2
+        while place in taken:  # two values that look the same in a name
+            place = f"{name}_({number})/seed_{config.seed}"
+            number += 1
+        taken.add(place)
+        runs.append(Run(folder=place, settings=settings, seed=config.seed, key=key))
+    return runs
+
+
+def _save(
+    folder: pathlib.Path,
+    base: ml_collections.ConfigDict,
+    *,
+    values: Mapping[str, Sequence[Any]],
+    seeds: int,
+    runs: Sequence[Run],
+) -> None:
+    content = {
+        "schema": SCHEMA,
+        "base": _bound(base),
+        "grid": dict(values),
+        "seeds": seeds,
+        "runs": [dataclasses.asdict(one) for one in runs],
+    }
+    files.write_json(folder / STATE_FILE, content)
+
+
+def _finish(folder: pathlib.Path, runs: Sequence[Run], *, say: Callable[[str], None]) -> int:
+    """Compares what is finished and names what failed."""
+    finished = [folder / one.folder for one in runs if finished_runs.is_finished(folder / one.folder)]
+    if finished:
+        say("")
+        comparison.write(finished, folder / COMPARISON_FOLDER, say=say)
+    failed = [one for one in runs if one.state == "failed"]
+    for one in failed:
+        say(f"failed: {one.folder}: {one.error}")
+    return 1 if failed else 0

@@ -1,0 +1,147 @@
+"""A trained model as a file for use elsewhere, and the comparison of that file with the model it was made from."""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+from bt_jax.data.augment.augment import to_float
+from bt_jax.inference import model_file, onnx_graph, trained_model
+from bt_jax.inference.trained_model import Model
+
+FORMATS = ("stablehlo", "onnx", "safetensors")
+PLATFORMS = ("cpu", "cuda", "tpu")
+TOLERANCE = 1e-4  # of probabilities, and of logits as a fraction of the largest
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Between a file and its model, on the same images.
+
+    Attributes:
+      images: number of them.
+      probabilities: the largest difference of a probability.
+      logits: the largest difference of a logit, as a fraction of the largest logit or of 1.
+    """
+
+    images: int
+    probabilities: float
+    logits: float
+
+    @property
+    def small(self) -> bool:
+        """Whether both are within `TOLERANCE`; differences that are not numbers are not."""
+        return self.probabilities <= TOLERANCE and self.logits <= TOLERANCE
+
+
+def write(path: files.Path, model: Model, *, form: str, images: np.ndarray) -> Difference:
+    """Writes a model to a file, after the file's content has answered as the model does.
+
+    Args:
+      path: of the file, replaced atomically; not touched if the answers differ.
+      model: with networks.
+      form: one of `FORMATS`.
+      images: [N, S, S] uint8, preprocessed, to compare with.
+
+    Raises:
+      UsageError: a model without networks, packages that are missing, or answers that differ.
+    """
+    if not model.networks:
+        raise UsageError("an exported program cannot be exported again: name the workdir or the safetensors file")
+    content = {"stablehlo": _stablehlo, "onnx": _onnx, "safetensors": _safetensors}[form](model)
+    difference = compare(content, model, form=form, images=images)
+    if not difference.small:
+        raise UsageError(
+            f"the {form} file answers differently from the model (probabilities by {difference.probabilities:.1e}, "
+            f"logits by {difference.logits:.1e} on {difference.images} images): not written"
+        )
+    files.write_bytes(path, content)
+    return difference
+
+
+def compare(content: bytes, model: Model, *, form: str, images: np.ndarray) -> Difference:
+    """How far the answers of a file's content are from a model's, in batches of one image and of several."""
+    expected = model.logits(images)
+    ours = model.probabilities_of(expected)
+    logits, probabilities = (
+        onnx_graph.run(content, to_float(images)) if form == "onnx" else _answers_of_file(content, images)
+    )
+    return Difference(
+        images=len(images),
+        probabilities=float(np.abs(probabilities - ours).max()),
+        logits=float(np.abs(logits - expected).max() / max(1.0, np.abs(expected).max())),
+    )
+
+
+def _answers_of_file(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [members, N, classes] and probabilities [N, classes] by the way that every user of the file takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model"
+        path.write_bytes(content)
+        one, several = (trained_model.load(path, batch_size=size) for size in (1, max(2, len(images) - 1)))
+        logits = np.concatenate([one.logits(images[:1]), several.logits(images[1:])], axis=1)
+        return logits, several.probabilities_of(logits)
+
+
+def _safetensors(model: Model) -> bytes:
+    return model_file.safetensors_bytes(_stored(model))
+
+
+def _stablehlo(model: Model) -> bytes:
+    shape = jax.export.symbolic_shape(f"batch, {model.preprocessing.size}, {model.preprocessing.size}")
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    stored = _stored(model)
+    weights = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+        for name, array in model_file.weights_by_name(stored.networks).items()
+    }
+    exported = jax.export.export(jax.jit(functools.partial(_program, model)), platforms=PLATFORMS)(weights, images)
+    return model_file.stablehlo_bytes(stored, bytes(exported.serialize()))
+
+
+def _program(model: Model, weights: dict[str, jax.Array], images: jax.Array) -> dict[str, jax.Array]:
+    """What `model_file` says a program computes."""
+    outputs = [
+        trained_model.make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))(
+            trees["params"], trees["batch_stats"], images
+        )
+        for member, trees in zip(model.networks, model_file.networks_of(weights), strict=True)
+    ]
+    logits, features = (jnp.stack(arrays, axis=1) for arrays in zip(*outputs, strict=True))
+    by = model.temperature.value if model.temperature else 1.0
+    return {
+        "features": features,
+        "logits": logits,
+        "probabilities": jax.nn.softmax(logits / by, axis=-1).mean(axis=1),
+    }
+
+
+def _onnx(model: Model) -> bytes:
+    notes: dict[str, Any] = {
+        **dataclasses.asdict(model.description),
+        "temperature": model.temperature.value if model.temperature else 1.0,
+        "notice": model.notice,
+    }
+    return onnx_graph.build(
+        model.networks,
+        size=model.preprocessing.size,
+        temperature=notes["temperature"],
+        notes=notes,
+    )
+
+
+def _stored(model: Model) -> model_file.Stored:
+    return model_file.Stored(
+        description=dataclasses.asdict(model.description),
+        temperature=model.temperature,
+        doubts=model.doubts,
+        networks=[{"params": one.params, "batch_stats": one.batch_stats} for one in model.networks],
+    )

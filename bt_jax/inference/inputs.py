@@ -1,0 +1,171 @@
+"""What a person names on the command line as a row of files: files, folders, patterns, zip archives."""
+
+import dataclasses
+import glob
+import os
+import pathlib
+import stat
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+
+from bt_jax.data.io import file_reader
+from bt_jax.data.io.slices import UnreadableError
+
+_ZIP = b"PK\x03\x04"
+_NOTHING = "there are no images, DICOM files or volumes in it"
+_OTHERS = "{} files in {} are no images, DICOM or NIfTI files by their names: left out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A file to read.
+
+    Attributes:
+      name: the path as a person would write it; inside a zip, after that of the zip.
+      size: bytes, as far as known.
+      read: gives at most so many bytes; an `OSError` or `UnreadableError` says why it cannot.
+    """
+
+    name: str
+    size: int
+    read: Callable[[int], bytes]
+
+
+def expand(paths: Iterable[str], *, left_out: Callable[[str], None]) -> Iterator[Input]:
+    """The files that the paths stand for, in the order of the paths and, below a folder, of the names.
+
+    Files named one by one are always read. In a folder or zip those are that have a suffix of images, DICOM or NIfTI,
+    and those without one, or with a number for it, whose content shows that they are such. Hidden files are not.
+
+    Args:
+      paths: files, folders, zip archives, or patterns such as `scans/**/*.png`, which the shell has not resolved.
+      left_out: called with one line for each folder or zip in which files were left out.
+    """
+    for path in paths:
+        if os.path.lexists(path):
+            yield from _of_path(path, left_out=left_out)
+        elif glob.has_magic(path):
+            found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - pathlib knows no absolute patterns
+            if not found:
+                yield _failing(path, "no file fits this pattern")
+            for name in found:
+                if not pathlib.Path(name).is_dir():  # its files fit the pattern themselves, or were not asked for
+                    yield from _of_path(name, left_out=left_out)
+        else:
+            yield _failing(path, "there is no such file or folder")
+
+
+def _of_path(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
+    try:
+        if pathlib.Path(path).is_dir():
+            yield from _of_folder(path, left_out=left_out)
+        elif _start(path, len(_ZIP)) == _ZIP:
+            yield from _of_zip(path, left_out=left_out)
+        else:
+            yield _of_file(path)
+    except (OSError, UnreadableError) as error:
+        yield _failing(path, reason_of(error))
+
+
+def _of_file(path: str) -> Input:
+    return Input(path, pathlib.Path(path).stat().st_size, lambda most: _start(path, most))
+
+
+def _of_folder(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
+    seen: set[tuple[int, int]] = set()
+    wanted = others = 0
+    failed: list[OSError] = []
+    for folder, below, inside in os.walk(path, followlinks=True, onerror=failed.append):
+        facts = pathlib.Path(folder).stat()
+        if (facts.st_dev, facts.st_ino) in seen:  # a link back
+            below.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(inside):
+            file = str(pathlib.Path(folder) / name)
+            try:
+                kind = _wanted(name, lambda file=file: _start(file, file_reader.START))  # type: ignore[misc]
+                if kind:
+                    yield _of_file(file)
+            except (OSError, UnreadableError) as error:
+                kind = True
+                yield _failing(file, reason_of(error))
+            wanted += kind is True
+            others += kind is False
+    for unlisted in failed:
+        yield _failing(str(unlisted.filename), reason_of(unlisted))
+    if not wanted and not failed:
+        yield _failing(path, _NOTHING)
+    if others:
+        left_out(_OTHERS.format(others, path))
+
+
+def _of_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise UnreadableError(f"a damaged zip archive ({type(error).__name__})") from None
+    turn = threading.Lock()  # readers share the archive's place in the file
+
+    def read(member: zipfile.ZipInfo, most: int) -> bytes:
+        try:
+            with turn, archive.open(member) as file:
+                return file.read(most)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+            raise UnreadableError(f"it cannot be read from the zip archive ({type(error).__name__})") from None
+
+    wanted = others = 0
+    for member in sorted(archive.infolist(), key=lambda member: member.filename):
+        parts = member.filename.split("/")
+        if member.is_dir() or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
+            continue
+        name = f"{path}/{member.filename}"
+        try:
+            kind = _wanted(parts[-1], lambda member=member: read(member, file_reader.START))  # type: ignore[misc]
+            if kind:
+                size = member.file_size
+                yield Input(name, size, lambda most, member=member: read(member, most))  # type: ignore[misc]
+        except UnreadableError as error:
+            kind = True
+            yield _failing(name, reason_of(error))
+        wanted += kind is True
+        others += kind is False
+    if not wanted:
+        yield _failing(path, _NOTHING)
+    if others:
+        left_out(_OTHERS.format(others, path))
+
+
+def _wanted(name: str, start: Callable[[], bytes]) -> bool | None:
+    """Whether a file of a folder is read; None for one that is not worth a word."""
+    if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "dicomdir"):
+        return None
+    suffix = pathlib.PurePath(name).suffix.lower()
+    if suffix in file_reader.SUFFIXES or name.lower().endswith(".nii.gz"):
+        return True
+    # DICOM files are often named by a number, such as IM000001 or 1.2.840.113619.2.1.
+    return (not suffix or suffix[1:].isdecimal()) and file_reader.recognised(start())
+
+
+def _start(path: str, most: int) -> bytes:
+    """The first bytes of a regular file: a pipe would be waited for."""
+    facts = pathlib.Path(path).stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise UnreadableError("not a regular file")
+    with pathlib.Path(path).open("rb") as file:
+        return file.read(min(most, facts.st_size))  # as much memory as is asked for is taken at once
+
+
+def _failing(name: str, reason: str) -> Input:
+    def read(most: int) -> bytes:
+        raise UnreadableError(reason)
+
+    return Input(name, 0, read)
+
+
+def reason_of(error: OSError | UnreadableError) -> str:
+    """Why a file cannot be read, without its path, which stands beside it."""
+    return (error.strerror or type(error).__name__).lower() if isinstance(error, OSError) else str(error)

@@ -1,0 +1,294 @@
+"""Networks as an ONNX graph, written layer by layer. The only module that knows the packages onnx and onnxruntime.
+
+The models are made of a dozen kinds of layers, all of which ONNX has. Writing them down takes less than a general
+converter, needs no second framework and no other versions of the libraries, and gives the graph that runtimes and
+quantisers know best: Conv, Gemm and pooling, BatchNorm folded in. Images are [B, C, H, W] inside.
+
+Input `images`: [batch, S, S] float32, preprocessed and in 0 to 1. Outputs: `probabilities` [batch, classes],
+calibrated, and `logits` [networks, batch, classes]. The model's metadata has the fields of its description as JSON.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bt_jax.common.errors import UsageError
+from bt_jax.inference.trained_model import TrainedNetwork
+from bt_jax.models import blocks, efficientnet, layers, vgg
+from bt_jax.models.layers import PADDINGS
+from bt_jax.ops.pooling import WINDOW
+
+OPSET = 17  # ONNX Runtime 1.12 and newer; nothing here needs more
+_IR_VERSION = 8  # that of ONNX 1.12, which such runtimes read
+_MISSING = "--format=onnx needs the packages onnx and onnxruntime: .venv/bin/pip install -e '.[onnx]'"
+
+
+def build(networks: Sequence[TrainedNetwork], *, size: int, temperature: float, notes: Mapping[str, Any]) -> bytes:
+    """The ONNX file of an ensemble of one network or more.
+
+    Args:
+      networks: with their weights.
+      size: side of the images in pixels.
+      temperature: that the logits are divided by before they become probabilities.
+      notes: what goes into the metadata, each value as JSON.
+
+    Raises:
+      UsageError: the package onnx is missing, or a network has a segment that is not known here.
+    """
+    onnx = _packages()[0]
+    graph = _Graph(onnx)
+    grey = graph.add("Unsqueeze", "images", graph.constant("axis_of_channels", np.array([1], np.int64)))
+    logits = []
+    for number, member in enumerate(networks):
+        model = nnx.merge(member.network.graph, nnx.State(member.params), nnx.State(member.batch_stats), copy=True)
+        graph.prefix = f"network_{number}"
+        x = _Value(*_normalised(graph, grey, member), shape=(3, size, size))
+        for name in member.network.segment_names:
+            graph.prefix = f"network_{number}.{name}"
+            x = _segment(graph, getattr(model, name), x)
+        logits.append(graph.add("Unsqueeze", x.name, graph.constant("axis_of_networks", np.array([0], np.int64))))
+    graph.prefix = "together"
+    together = graph.add("Concat", *logits, axis=0, output="logits")
+    scaled = graph.add("Mul", together, graph.constant("factor", np.float32(1 / temperature)))
+    each = graph.add("Softmax", scaled, axis=-1)
+    graph.add("ReduceMean", each, axes=[0], keepdims=0, output="probabilities")
+    return graph.serialized(size=size, members=len(networks), classes=x.shape[0], notes=notes)
+
+
+def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [networks, N, classes] and probabilities [N, classes] of a file, by ONNX Runtime on the CPU.
+
+    Args:
+      content: of the file.
+      images: [N, S, S] float32 in [0, 1]; the first is run alone and the others together.
+    """
+    runtime = _packages()[1]
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    parts = [part for part in (images[:1], images[1:]) if len(part)]
+    outputs = [session.run(["logits", "probabilities"], {"images": part}) for part in parts]
+    logits, probabilities = zip(*outputs, strict=True)
+    return np.concatenate(logits, axis=1), np.concatenate(probabilities)
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import onnx  # an extra
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(_MISSING) from error
+    return onnx, onnxruntime
+
+
+class _Value:
+    """A tensor of the graph: its name and its shape without the batch, (C, H, W) or (D,)."""
+
+    def __init__(self, name: str, *, shape: tuple[int, ...]):
+        self.name, self.shape = name, shape
+
+
+class _Graph:
+    """Nodes and constants under names that say which segment they are of."""
+
+    def __init__(self, onnx: Any):
+        self._onnx = onnx
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+        self.prefix = "input"
+
+    def add(self, operation: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Appends a node, and returns the name of its output."""
+        name = f"{self.prefix}.{operation}_{len(self._nodes)}"
+        made = self._onnx.helper.make_node(operation, list(inputs), [output or name], name=name, **attributes)
+        self._nodes.append(made)
+        return output or name
+
+    def constant(self, name: str, array: np.ndarray | np.floating) -> str:
+        """Adds an array, and returns its name."""
+        full = f"{self.prefix}.{name}"
+        while full in self._constants:
+            full += "_"
+        self._constants[full] = self._onnx.numpy_helper.from_array(np.asarray(array, order="C"), full)
+        return full
+
+    def serialized(self, *, size: int, members: int, classes: int, notes: Mapping[str, Any]) -> bytes:
+        """The checked model."""
+        helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
+        made = helper.make_graph(
+            self._nodes,
+            "bt_jax",
+            [helper.make_tensor_value_info("images", kind, ["batch", size, size])],
+            [
+                helper.make_tensor_value_info("probabilities", kind, ["batch", classes]),
+                helper.make_tensor_value_info("logits", kind, [members, "batch", classes]),
+            ],
+            list(self._constants.values()),
+        )
+        model = helper.make_model(
+            made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="bt_jax"
+        )
+        helper.set_model_props(model, {name: json.dumps(value) for name, value in notes.items()})
+        self._onnx.checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString())
+
+
+def _normalised(graph: _Graph, grey: str, member: TrainedNetwork) -> tuple[str]:
+    """[B, 1, H, W] in [0, 1] -> the name of [B, 3, H, W] as the network expects it."""
+    mean, deviation = (
+        np.array(values).reshape(1, 3, 1, 1) for values in (member.normalisation.mean, member.normalisation.std)
+    )
+    scaled = graph.add("Mul", grey, graph.constant("scale", (1 / deviation).astype(np.float32)))
+    return (graph.add("Add", scaled, graph.constant("shift", (-mean / deviation).astype(np.float32))),)
+
+
+def _segment(graph: _Graph, segment: nnx.Module, x: _Value) -> _Value:
+    for kind, write in _SEGMENTS.items():
+        if isinstance(segment, kind):
+            return write(graph, segment, x)
+    raise UsageError(
+        f"--format=onnx does not know segments of the kind {type(segment).__name__}: use stablehlo or safetensors"
+    )
+
+
+def _convolution_segment(graph: _Graph, segment: efficientnet.ConvolutionSegment, x: _Value) -> _Value:
+    return _activated(graph, _convolved(graph, segment.conv, x, norm=segment.norm), segment.activation)
+
+
+def _mbconv(graph: _Graph, block: efficientnet.MBConv, x: _Value) -> _Value:
+    inputs = x
+    if block.expand is not None:
+        x = _activated(graph, _convolved(graph, block.expand, x, norm=block.expand_norm), block.activation)
+    x = _activated(graph, _convolved(graph, block.depthwise, x, norm=block.depthwise_norm), block.activation)
+    if block.squeeze_excite is not None:
+        squeeze = block.squeeze_excite
+        means = _Value(graph.add("GlobalAveragePool", x.name), shape=(x.shape[0], 1, 1))
+        gate = _activated(graph, _convolved(graph, squeeze.reduce, means), squeeze.activation)
+        gate = _convolved(graph, squeeze.expand, gate)
+        x = _Value(graph.add("Mul", x.name, graph.add("Sigmoid", gate.name)), shape=x.shape)
+    x = _convolved(graph, block.project, x, norm=block.project_norm)
+    return _Value(graph.add("Add", inputs.name, x.name), shape=x.shape) if block.residual else x
+
+
+def _convolution_block(graph: _Graph, block: blocks.ConvolutionBlock, x: _Value) -> _Value:
+    x = _first_channels(graph, x, block.channels_in)
+    for number in range(1, block.convolutions + 1):
+        x = _activated(graph, _convolved(graph, getattr(block, f"conv_{number}"), x), jax.nn.relu)
+    channels, height, width = x.shape
+    pooled = graph.add("MaxPool", x.name, kernel_shape=[WINDOW, WINDOW], strides=[WINDOW, WINDOW])
+    return _Value(pooled, shape=(channels, height // WINDOW, width // WINDOW))
+
+
+def _head(graph: _Graph, head: layers.Head, x: _Value) -> _Value:
+    pooled = graph.add("Flatten", graph.add("GlobalAveragePool", x.name))
+    x = _Value(pooled, shape=x.shape[:1])
+    for number in range(1, len(head.hidden) + 1):
+        dense, norm = getattr(head, f"dense_{number}"), getattr(head, f"norm_{number}")
+        x = _activated(graph, _multiplied(graph, dense, x, norm=norm), jax.nn.relu)
+    return _multiplied(graph, head.output, x)
+
+
+def _classifier(graph: _Graph, head: vgg.Classifier, x: _Value) -> _Value:
+    x = _flattened(graph, x, head.features_in)
+    for dense in (head.dense_1, head.dense_2):
+        x = _activated(graph, _multiplied(graph, dense, x), jax.nn.relu)
+    return _multiplied(graph, head.output, x)
+
+
+def _dense_block(graph: _Graph, block: blocks.DenseBlock, x: _Value) -> _Value:
+    x = _flattened(graph, x, block.features_in)
+    return _activated(graph, _multiplied(graph, block.dense, x), jax.nn.relu)
+
+
+def _output(graph: _Graph, head: blocks.Output, x: _Value) -> _Value:
+    return _multiplied(graph, head.output, _flattened(graph, x, head.features_in))
+
+
+_SEGMENTS: dict[type, Callable[[_Graph, Any, _Value], _Value]] = {
+    efficientnet.ConvolutionSegment: _convolution_segment,
+    efficientnet.MBConv: _mbconv,
+    blocks.ConvolutionBlock: _convolution_block,
+    blocks.DenseBlock: _dense_block,
+    blocks.Output: _output,
+    layers.Head: _head,
+    vgg.Classifier: _classifier,
+}
+
+
+def _convolved(
+    graph: _Graph,
+    layer: layers.Convolution | layers.DepthwiseConvolution,
+    x: _Value,
+    *,
+    norm: layers.BatchNorm | None = None,
+) -> _Value:
+    """A convolution; the BatchNorm after it goes into its kernel."""
+    kernel = np.asarray(layer.kernel[...])
+    depthwise = isinstance(layer, layers.DepthwiseConvolution)
+    kernel = kernel[:, :, None, :] if depthwise else kernel  # [K, K, in / groups, out]
+    own = None if isinstance(layer, layers.DepthwiseConvolution) else layer.bias
+    bias = None if own is None else np.asarray(own[...])
+    if norm is not None:
+        factor, bias = (np.asarray(array) for array in norm.affine())
+        kernel = kernel * factor
+    pads = [PADDINGS[layer.padding](side, layer.kernel_size, layer.stride) for side in x.shape[1:]]
+    inputs = [x.name, graph.constant("kernel", kernel.transpose(3, 2, 0, 1))]
+    if bias is not None:
+        inputs.append(graph.constant("bias", bias))
+    name = graph.add(
+        "Conv",
+        *inputs,
+        group=x.shape[0] if depthwise else 1,
+        kernel_shape=[layer.kernel_size] * 2,
+        strides=[layer.stride] * 2,
+        pads=[pad[0] for pad in pads] + [pad[1] for pad in pads],
+    )
+    sides = (
+        (side + sum(pad) - layer.kernel_size) // layer.stride + 1 for side, pad in zip(x.shape[1:], pads, strict=True)
+    )
+    return _Value(name, shape=(kernel.shape[-1], *sides))
+
+
+def _multiplied(graph: _Graph, layer: layers.Dense, x: _Value, *, norm: layers.BatchNorm | None = None) -> _Value:
+    """A dense layer; the BatchNorm after it goes into its matrix."""
+    kernel = np.asarray(layer.kernel[...])
+    bias = np.zeros(kernel.shape[1], np.float32) if layer.bias is None else np.asarray(layer.bias[...])
+    if norm is not None:
+        factor, shift = (np.asarray(array) for array in norm.affine())
+        kernel, bias = kernel * factor, bias * factor + shift
+    name = graph.add("Gemm", x.name, graph.constant("kernel", kernel), graph.constant("bias", bias))
+    return _Value(name, shape=kernel.shape[1:])
+
+
+def _activated(graph: _Graph, x: _Value, activation: Callable[..., Any]) -> _Value:
+    if activation is efficientnet.relu6:
+        limits = (graph.constant("lowest", np.float32(0)), graph.constant("highest", np.float32(6)))
+        name = graph.add("Clip", x.name, *limits)
+    elif activation is jax.nn.silu:
+        name = graph.add("Mul", x.name, graph.add("Sigmoid", x.name))
+    elif activation is jax.nn.relu:
+        name = graph.add("Relu", x.name)
+    else:
+        raise UsageError(f"--format=onnx does not know the activation {activation}: use stablehlo or safetensors")
+    return _Value(name, shape=x.shape)
+
+
+def _flattened(graph: _Graph, x: _Value, features: int) -> _Value:
+    """As `blocks.flattened`: [B, C, H, W] -> [B, features], pixels first."""
+    if len(x.shape) == 1:
+        return x
+    x = _first_channels(graph, x, features // (x.shape[1] * x.shape[2]))
+    name = graph.add("Flatten", graph.add("Transpose", x.name, perm=[0, 2, 3, 1]))
+    return _Value(name, shape=(features,))
+
+
+def _first_channels(graph: _Graph, x: _Value, channels: int) -> _Value:
+    if channels == x.shape[0]:
+        return x
+    start, stop, axis = (
+        graph.constant(name, np.array([value], np.int64))
+        for name, value in (("first", 0), ("last", channels), ("axis", 1))
+    )
+    return _Value(graph.add("Slice", x.name, start, stop, axis), shape=(channels, *x.shape[1:]))

@@ -1,0 +1,178 @@
+"""From files to records, in their order, with memory that does not grow with their number."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from bt_jax.data.io import file_reader
+from bt_jax.data.io.slices import Limits, UnreadableError
+from bt_jax.inference.inputs import Input, reason_of
+from bt_jax.inference.predictor import Prediction, Predictor, Prepared, rows_for
+
+# A file with more slices is prepared further only when its turn has come, and one of more bytes not before.
+_EAGER_SLICES = 16
+_EAGER_BYTES = 2**24
+_MOST_THREADS = 8  # an image at the limit of pixels takes half a gigabyte while it is decoded
+_MOST_RECORDS = 4  # errors and slices that come together, as a multiple of the slices of a batch
+_IN_FLIGHT = 4  # files a thread that are being prepared or wait for their turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The answer to a file or to a slice of it: a prediction, or the reason why there is none.
+
+    Attributes:
+      path: of the file; of a file with several slices `path#number`.
+      outcome: a prediction, or one sentence.
+    """
+
+    path: str
+    outcome: Prediction | str
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is an error."""
+        return isinstance(self.outcome, str)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        if isinstance(self.outcome, str):
+            return {"path": self.path, "error": self.outcome}
+        return {
+            "path": self.path,
+            "prediction": self.outcome.label,
+            "confidence": self.outcome.confidence,
+            "probabilities": self.outcome.probabilities,
+            "warnings": list(self.outcome.warnings),
+        }
+
+    def to_row(self, class_names: Iterable[str]) -> list[Any]:
+        """The row of a CSV table with the columns of `csv_header`."""
+        if isinstance(self.outcome, str):
+            return [self.path, "", "", *("" for _ in class_names), "", self.outcome]
+        probabilities = [self.outcome.probabilities[name] for name in class_names]
+        return [
+            self.path, self.outcome.label, self.outcome.confidence, *probabilities, " ".join(self.outcome.warnings), ""
+        ]  # fmt: skip
+
+
+def csv_header(class_names: Iterable[str]) -> list[str]:
+    """The columns of a CSV table of records."""
+    return ["path", "prediction", "confidence", *class_names, "warnings", "error"]
+
+
+# What comes out of a file in the order of its slices.
+_Item = tuple[str, Prepared | str]
+# Is told of every prediction: path, slice, answer.
+Listener = Callable[[str, Prepared, Prediction], None]
+
+
+def predict(
+    inputs: Iterable[Input],
+    predictor: Predictor,
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    listener: Listener | None = None,
+) -> Iterator[list[Record]]:
+    """Records of files, in their order; those of a batch come together, as soon as it is computed.
+
+    Args:
+      inputs: the files.
+      predictor: what predicts.
+      batch_size: slices that are computed in one step; a few slices are not filled up to so many.
+      threads: that read and preprocess; None is one per core.
+      limits: on what a file may claim.
+      listener: is called for every slice before its record is given; the slices then keep their `origin`.
+    """
+    rows, batch, slices = 0, list[_Item](), 0
+    threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
+    reader = _Reader(predictor, limits or Limits(), keeps_origin=listener is not None)
+    with contextlib.closing(_items(inputs, reader, threads=threads)) as items:
+        for item in items:
+            batch.append(item)
+            slices += not isinstance(item[1], str)
+            if slices == batch_size or len(batch) == _MOST_RECORDS * batch_size:
+                rows = batch_size
+                yield _records(batch, predictor, rows, listener)
+                batch, slices = [], 0
+    if batch:
+        yield _records(batch, predictor, rows or rows_for(slices, batch_size=batch_size), listener)
+
+
+def _records(batch: list[_Item], predictor: Predictor, rows: int, listener: Listener | None) -> list[Record]:
+    predictions = iter(predictor.predict([content for _, content in batch if not isinstance(content, str)], rows=rows))
+    records = []
+    for path, content in batch:
+        outcome = content if isinstance(content, str) else next(predictions)
+        if listener and not isinstance(content, str) and not isinstance(outcome, str):
+            listener(path, content, outcome)
+        records.append(Record(path, outcome))
+    return records
+
+
+def _items(inputs: Iterable[Input], reader: "_Reader", *, threads: int) -> Generator[_Item, None, None]:
+    """The slices of all files, in their order, prepared ahead by threads."""
+    waiting: collections.deque[concurrent.futures.Future[Iterator[_Item]] | Iterator[_Item]] = collections.deque()
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    try:
+        for file in itertools.chain(inputs, itertools.repeat(None)):
+            if file is None:
+                if not waiting:
+                    return
+            elif file.size > _EAGER_BYTES:
+                waiting.append(reader.slices_of(file))
+            else:
+                waiting.append(pool.submit(reader.begun, file))
+            if file is None or len(waiting) >= threads * _IN_FLIGHT:
+                first = waiting.popleft()
+                yield from first.result() if isinstance(first, concurrent.futures.Future) else first
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """From a file to its slices, prepared."""
+
+    predictor: Predictor
+    limits: Limits
+    keeps_origin: bool
+
+    def begun(self, file: Input) -> Iterator[_Item]:
+        """The slices of a file, the first of them prepared already where that takes little memory."""
+        try:
+            content = file.read(self.limits.file_bytes + 1)
+        except (OSError, UnreadableError) as error:
+            return iter([(file.name, reason_of(error))])
+        items = self._of_content(file.name, content)
+        if file_reader.unpacks(content):
+            return items
+        return itertools.chain(list(itertools.islice(items, _EAGER_SLICES)), items)
+
+    def slices_of(self, file: Input) -> Iterator[_Item]:
+        """The slices of a file, each read and prepared when it is asked for."""
+        try:
+            content = file.read(self.limits.file_bytes + 1)
+        except (OSError, UnreadableError) as error:
+            yield file.name, reason_of(error)
+        else:
+            yield from self._of_content(file.name, content)
+
+    def _of_content(self, name: str, content: bytes) -> Iterator[_Item]:
+        try:
+            for slice_ in file_reader.read_slices(content, limits=self.limits):
+                prepared = self.predictor.prepare(slice_)
+                if self.keeps_origin:
+                    prepared = dataclasses.replace(prepared, origin=slice_.image)
+                yield (name if slice_.number is None else f"{name}#{slice_.number}"), prepared
+        except UnreadableError as error:
+            yield name, str(error)
+        except MemoryError:
+            yield name, "it needs more memory than there is"

@@ -1,0 +1,109 @@
+"""Scores that count patients and not images: slices of one patient are right or wrong together.
+
+An interval that resamples images takes twenty slices of a patient for twenty independent answers, and is too narrow.
+Here patients are resampled, each with all its images (the cluster bootstrap; Field and Welsh 2007,
+doi:10.1111/j.1467-9868.2007.00593.x). Where patients are unknown the groups may be of images that look alike.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bt_jax.metrics import confusion
+
+RESAMPLES = 2000
+_AT_ONCE = 100  # resamples; each is a row of counts as long as there are patients
+
+
+@dataclasses.dataclass(frozen=True)
+class Patients:
+    """Which images are of one patient.
+
+    Attributes:
+      groups: [N], equal for the images of a patient.
+      grouping: in words, where that is known from.
+    """
+
+    groups: Sequence[str]
+    grouping: str
+
+    def select(self, rows: np.ndarray) -> "Patients":
+        """The images of a mask [N] bool."""
+        return Patients([group for group, chosen in zip(self.groups, rows, strict=True) if chosen], self.grouping)
+
+
+def score(
+    patients: Patients, *, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """The block `patients` of `metrics.json`; NaN where undefined.
+
+    Args:
+      patients: of the N images.
+      labels: [N] integers.
+      probabilities: [N, C] floats.
+      class_names: C names.
+      seed: of the resamples.
+
+    Returns:
+      `n` patients; `grouping`, in words; `several_labels`, the number of patients whose images differ in class, which
+      count for their most frequent one; `image_intervals` with the 95 % intervals of the `accuracy`, the `macro_f1` and
+      the `recall` of each class, over images, when patients are resampled; and `accuracy`, `accuracy_ci95`, `macro_f1`,
+      `macro_f1_ci95` of the patients themselves, each predicted from the mean of its images' probabilities. Intervals
+      need two patients.
+    """
+    C = len(class_names)
+    number_of = {group: i for i, group in enumerate(dict.fromkeys(patients.groups))}
+    rows = np.array([number_of[group] for group in patients.groups], np.int64)  # [N], each image's patient
+    P = len(number_of)
+    of_images = np.zeros((P, C, C), np.int64)
+    np.add.at(of_images, (rows, labels, probabilities.argmax(axis=1)), 1)
+    sums = np.zeros((P, C))
+    np.add.at(sums, rows, probabilities)
+    by_class = of_images.sum(axis=2)  # [P, C]
+    of_patients = np.zeros((P, C, C), np.int64)
+    of_patients[np.arange(P), by_class.argmax(axis=1), sums.argmax(axis=1)] = 1
+    whole = confusion.measures(of_patients.sum(axis=0))
+    image_accuracy, image_f1, image_recall = _intervals(of_images, seed)
+    accuracy, f1, _ = _intervals(of_patients, seed)
+    return {
+        "n": P,
+        "grouping": patients.grouping,
+        "several_labels": int(((by_class > 0).sum(axis=1) > 1).sum()),
+        "image_intervals": {
+            "accuracy": image_accuracy,
+            "macro_f1": image_f1,
+            "recall": dict(zip(class_names, image_recall.T, strict=True)),
+        },
+        "accuracy": whole.accuracy,
+        "accuracy_ci95": accuracy,
+        "macro_f1": whole.macro(whole.f1),
+        "macro_f1_ci95": f1,
+    }
+
+
+def _intervals(matrices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """95 % intervals of accuracy [2], macro-F1 [2] and recall [2, C] when the P matrices [P, C, C] are resampled."""
+    P, C, _ = matrices.shape
+    if P < 2:
+        return np.full(2, np.nan), np.full(2, np.nan), np.full((2, C), np.nan)
+    found = [confusion.measures(resample) for resample in _resampled(matrices, seed)]
+    accuracy = np.concatenate([part.accuracy for part in found])  # [R]
+    f1 = np.concatenate([part.macro(part.f1) for part in found])  # [R]
+    recall = np.concatenate([part.recall for part in found])  # [R, C]
+    # A class may be absent from a resample; one without any image has no interval.
+    present = ~np.isnan(recall).all(axis=0)
+    limits = np.full((2, C), np.nan)
+    limits[:, present] = np.nanpercentile(recall[:, present], (2.5, 97.5), axis=0)
+    return np.percentile(accuracy, (2.5, 97.5)), np.percentile(f1, (2.5, 97.5)), limits
+
+
+def _resampled(matrices: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """Sums of P matrices drawn with replacement: parts [R, C, C] of `RESAMPLES` in all."""
+    P, C, _ = matrices.shape
+    rng = np.random.default_rng(seed)
+    flat = matrices.reshape(P, C * C)
+    for _ in range(RESAMPLES // _AT_ONCE):
+        times = np.stack([np.bincount(rng.integers(0, P, P), minlength=P) for _ in range(_AT_ONCE)])  # [R, P]
+        yield (times @ flat).reshape(_AT_ONCE, C, C)

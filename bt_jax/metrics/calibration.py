@@ -1,0 +1,201 @@
+"""Probabilities that mean what they say: temperature scaling, what it is fitted on, and how far off they are.
+
+A network's logits are divided by one number, the temperature, before they become probabilities (Guo et al. 2017,
+https://arxiv.org/abs/1706.04599). That changes how sure a model is and never what it predicts. A trained model's
+temperature lies in its workdir, in `calibration.json`.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+from bt_jax.metrics.confusion import divide
+
+FILE = "calibration.json"
+SCHEMA = 1
+BINS = 15  # Guo et al. 2017
+
+# A temperature beyond these is that of a network that has hardly learned, or of a handful of images.
+LOWEST, HIGHEST = 0.05, 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature:
+    """What a model's logits are divided by.
+
+    Attributes:
+      value: above 0; above 1 it takes confidence away, below it adds some.
+      fitted_on: in words.
+      images: number of them.
+      step: of the checkpoint it was fitted for; None for the ensemble of a cross-validation.
+    """
+
+    value: float
+    fitted_on: str
+    images: int
+    step: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """How probabilities came to be calibrated, for a report that compares before and after.
+
+    Attributes:
+      uncalibrated: the probabilities before, [N, C].
+      temperature: None where several were used.
+      fitted_on: in words.
+      biased: whether the images reported on are those it was fitted on.
+    """
+
+    uncalibrated: np.ndarray
+    temperature: float | None
+    fitted_on: str
+    biased: bool
+
+
+def softmax(logits: np.ndarray, temperature: float | np.ndarray = 1.0) -> np.ndarray:
+    """Probabilities [..., C] float64 of logits [..., C] divided by a temperature, or by one for each row [..., 1]."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    shifted = np.exp(scaled - scaled.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def fit(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature with the smallest cross-entropy, between `LOWEST` and `HIGHEST`.
+
+    The cross-entropy is convex in 1 / temperature, so its slope has one zero, which is found by bisection to the last
+    bit of a float64. Where no image is wrong there is none: the likelihood would grow without end as the temperature
+    falls, however few the images. Then nothing speaks for a change, and the temperature is 1; so it is without images.
+
+    Args:
+      logits: [N, C] floats.
+      labels: [N] integers, the true classes.
+
+    Raises:
+      ValueError: logits that are not finite, or shapes that do not fit.
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"logits {logits.shape} must be [N, C] and labels {labels.shape} [N]")
+    if not np.isfinite(logits).all():
+        raise ValueError("logits that are not finite have no temperature")
+    above_truth = logits - np.take_along_axis(logits, labels[:, None].astype(np.int64), 1)  # [N, C]
+    if not (above_truth > 0).any():
+        return 1.0
+
+    def slope(inverse: float) -> float:
+        """Of the mean cross-entropy, by 1 / temperature."""
+        return float((softmax(above_truth, 1 / inverse) * above_truth).sum(1).mean())
+
+    low, high = math.log(1 / HIGHEST), math.log(1 / LOWEST)
+    if slope(math.exp(low)) >= 0:
+        return HIGHEST
+    if slope(math.exp(high)) <= 0:
+        return LOWEST
+    while low < (middle := (low + high) / 2) < high:
+        if slope(math.exp(middle)) < 0:
+            low = middle
+        else:
+            high = middle
+    return math.exp(-high)
+
+
+def write(folder: files.Path, temperature: Temperature) -> None:
+    """Writes `calibration.json` into the workdir of a run or of a cross-validation."""
+    content = {"schema": SCHEMA, "temperature": temperature.value, "fitted_on": temperature.fitted_on}
+    content |= {"images": temperature.images, "step": temperature.step}
+    files.write_json(pathlib.Path(folder) / FILE, content)
+
+
+def read(folder: files.Path, *, step: int | None = None) -> Temperature | None:
+    """The temperature of the model in a workdir, or None where there is none for the checkpoint of that step.
+
+    Raises:
+      UsageError: a file that is not what its name says.
+    """
+    path = pathlib.Path(folder) / FILE
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        found = Temperature(
+            value=float(content["temperature"]),
+            fitted_on=str(content["fitted_on"]),
+            images=int(content["images"]),
+            step=content["step"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no temperature ({type(error).__name__}: {error}): remove it") from error
+    if not (found.value > 0 and math.isfinite(found.value)):
+        raise UsageError(f"{path} has the temperature {found.value}, which must be above 0: remove it")
+    return found if found.step == step else None
+
+
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Confidence and accuracy of the prediction, in bins of equal width.
+
+    Bin i holds the images whose largest probability lies in (i / bins, (i + 1) / bins].
+
+    Args:
+      labels: [N] integers.
+      probabilities: [N, C] floats.
+      bins: number of bins between 0 and 1.
+
+    Returns:
+      Mean confidence [bins] and accuracy [bins] as float64, NaN where a bin is empty, and the number of images [bins]
+      as int64.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    index = _bins(confidence, bins)
+    count = np.bincount(index, minlength=bins)
+    mean_confidence = divide(np.bincount(index, weights=confidence, minlength=bins), count)
+    accuracy = divide(np.bincount(index, weights=correct, minlength=bins), count)
+    return mean_confidence, accuracy, count
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
+    """Mean distance of confidence and accuracy over the images, bin by bin; NaN without images."""
+    confidence, accuracy, count = reliability(labels, probabilities, bins)
+    return float(np.nansum(count * abs(accuracy - confidence)) / count.sum()) if count.sum() else np.nan
+
+
+def error_if_calibrated(probabilities: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
+    """The expected calibration error that these probabilities show on average where they are right; NaN without images.
+
+    It is not 0: in a bin of few images the accuracy differs from the confidence by chance. So an error no larger than
+    this says nothing against a model, and nothing smaller can be asked of as many images.
+
+    Args:
+      probabilities: [N, C] floats.
+      seed: of the draws.
+      draws: how often each prediction is drawn as right, with its confidence as the probability.
+    """
+    if not len(probabilities):
+        return np.nan
+    confidence = probabilities.max(axis=1)
+    right = np.random.default_rng(seed).random((draws, len(confidence))) < confidence  # [draws, N]
+    in_bin = np.eye(BINS)[_bins(confidence, BINS)]  # [N, BINS]
+    return float(abs((right - confidence) @ in_bin).sum(axis=1).mean() / len(confidence))
+
+
+def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each confidence [N]: i for (i / bins, (i + 1) / bins]."""
+    return np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1)
+
+
+def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean of -log of the probability of the true class, in nats; NaN without images.
+
+    As in scikit-learn: one probability that underflowed to 0 costs 36 nats and not an infinite mean.
+    """
+    likelihood = np.clip(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).eps, 1)
+    return float(np.log(1 / likelihood).mean()) if len(labels) else np.nan

@@ -1,0 +1,57 @@
+"""Convolutions over all channels, on every platform as it is fastest there."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bt_jax.ops.depthwise import Padding
+from bt_jax.ops.pointwise import pointwise
+
+# Values of a patch up to which a CPU is faster with a product of patches: XLA runs such a convolution on one core.
+SMALL_PATCH = 64
+
+
+def convolution(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    """Convolves.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [K, K, C, D], same dtype as `x`.
+      stride: step in both directions.
+      padding: rows and columns of zeros ((top, bottom), (left, right)).
+
+    Returns:
+      [B, H', W', D] with H' = (H + top + bottom - K) // stride + 1, and W' alike.
+    """
+    plain = functools.partial(native, stride=stride, padding=padding)
+    if math.prod(kernel.shape[:3]) > SMALL_PATCH:
+        return plain(x, kernel)
+    patches = functools.partial(product_of_patches, stride=stride, padding=padding)
+    return jax.lax.platform_dependent(x, kernel, cpu=patches, default=plain)
+
+
+def native(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    """The convolution of XLA. Shapes as in `convolution`."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def product_of_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    """The form for few input channels on a CPU: the patch of each output times a matrix. Shapes as in `convolution`."""
+    size = kernel.shape[0]
+    rows = (x.shape[1] + sum(padding[0]) - size) // stride + 1
+    columns = (x.shape[2] + sum(padding[1]) - size) // stride + 1
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    patches = [
+        padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return pointwise(jnp.concatenate(patches, axis=-1), kernel.reshape(-1, kernel.shape[-1]))

@@ -1,0 +1,235 @@
+"""Depthwise convolution that is fast on every platform.
+
+XLA's CPU backend runs a grouped convolution as a scalar loop, 10 to 30 times slower than need be (jax-ml/jax #23713,
+#13800, google/flax #4207). There the sum over the taps of (shifted, strided slice of the padded input) x (tap weights)
+fuses into one vectorised loop, and both gradients have a form of their own. On GPU and TPU the native convolution is
+right. `jax.lax.platform_dependent` picks inside one program, so the same program also exports for every platform.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.custom_batching
+import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bt_jax.ops.platform import materialised
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def depthwise_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    """Convolves every channel with its own filter.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [K, K, C], same dtype as `x`.
+      stride: step in both directions.
+      padding: rows and columns of zeros ((top, bottom), (left, right)).
+
+    Returns:
+      [B, H', W', C] with H' = (H + top + bottom - K) // stride + 1, and W' alike.
+    """
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(shift_and_add, stride=stride, padding=padding),
+        default=functools.partial(native, stride=stride, padding=padding),
+    )
+
+
+def native(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    """The grouped convolution of XLA. Shapes as in `depthwise_convolution`."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :],
+        window_strides=(stride, stride),
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def shift_and_add(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    """The form for the CPU, with its own gradients. Shapes as in `depthwise_convolution`."""
+    return _shift_and_add(x, kernel, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shift_and_add(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    return _forward(x, kernel, stride, padding)[0]
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> tuple[jax.Array, tuple]:
+    size = kernel.shape[0]
+    rows = (x.shape[1] + sum(padding[0]) - size) // stride + 1
+    columns = (x.shape[2] + sum(padding[1]) - size) // stride + 1
+    padded = materialised(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    terms = (
+        padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride] * kernel[i, j]
+        for i in range(size)
+        for j in range(size)
+    )
+    return materialised(functools.reduce(jnp.add, terms)), (padded, kernel)
+
+
+def _backward(stride: int, padding: Padding, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    padded, kernel = saved
+    size = kernel.shape[0]
+    lengths = tuple(length - sum(pads) for length, pads in zip(padded.shape[1:3], padding, strict=True))
+    margins = tuple(
+        _margins(low, size, stride, outputs=outputs, inputs=inputs)
+        for (low, _), outputs, inputs in zip(padding, gradient.shape[1:3], lengths, strict=True)
+    )
+    # Written once, for both gradients.
+    surrounded = materialised(jnp.pad(gradient, ((0, 0), *margins, (0, 0))))
+    origin = margins[0][0], margins[1][0]
+    return (
+        _input_gradient(surrounded, kernel, origin=origin, stride=stride, padding=padding, lengths=lengths),
+        _kernel_gradient(origin, gradient.shape[1:], stride, size)(padded, surrounded),
+    )
+
+
+_shift_and_add.defvjp(_forward, _backward)
+
+
+def _input_gradient(
+    surrounded: jax.Array,
+    kernel: jax.Array,
+    *,
+    origin: tuple[int, int],
+    stride: int,
+    padding: Padding,
+    lengths: tuple[int, int],
+) -> jax.Array:  # [B, H' + margins, W' + margins, C] -> [B, H, W, C]
+    """Each of the stride x stride phases of the input sees only every stride-th tap: they are computed apart.
+
+    A dilated array would spend most of its products on zeros (three quarters at stride 2).
+    """
+    size = kernel.shape[0]
+    rows, columns = (-(-length // stride) for length in lengths)  # of a phase
+    phases = []
+    for row_phase in range(stride):
+        for column_phase in range(stride):
+            terms = [
+                surrounded[:, top : top + rows, left : left + columns] * kernel[i, j]
+                for i, di in _taps(row_phase, padding[0][0], size, stride)
+                for j, dj in _taps(column_phase, padding[1][0], size, stride)
+                for top, left in [(origin[0] + di, origin[1] + dj)]
+            ]
+            zeros = jnp.zeros((surrounded.shape[0], rows, columns, surrounded.shape[3]), surrounded.dtype)
+            phases.append(functools.reduce(jnp.add, terms) if terms else zeros)
+    if stride == 1:
+        return materialised(phases[0])
+    interleaved = jnp.stack(phases).reshape(stride, stride, *phases[0].shape).transpose(2, 3, 0, 4, 1, 5)
+    shape = (surrounded.shape[0], rows * stride, columns * stride, surrounded.shape[3])
+    return materialised(interleaved.reshape(shape)[:, : lengths[0], : lengths[1]])
+
+
+def _taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, int]]:
+    """The taps that reach the inputs at phase, phase + stride, ..., each with the output it takes the first one to.
+
+    `low` is the number of zeros before the first input.
+    """
+    return [(tap, (phase + low - tap) // stride) for tap in range(size) if (phase + low - tap) % stride == 0]
+
+
+def _margins(low: int, size: int, stride: int, *, outputs: int, inputs: int) -> tuple[int, int]:
+    """Zeros needed before and after the gradient of the outputs so that all taps of all phases stay inside."""
+    offsets = [offset for phase in range(stride) for _, offset in _taps(phase, low, size, stride)]
+    return max(0, -min(offsets)), max(0, max(offsets) + -(-inputs // stride) - outputs)
+
+
+# Bytes of a strip of rows that are multiplied at a time: the accumulators of all taps stay in the L2 cache.
+STRIP_BYTES = 65_536
+
+
+def _strip_by_strip(
+    padded: jax.Array,
+    surrounded: jax.Array,
+    *,
+    origin: tuple[int, int],
+    shape: tuple[int, int, int],
+    stride: int,
+    size: int,
+) -> jax.Array:  # [B, H + padding, W + padding, C], [B, H' + margins, W' + margins, C] -> [K, K, C]
+    """Walks over the image in strips of rows with K x K accumulators of the strip's shape, which stay in cache.
+
+    As a plain reduction XLA reads the whole of both arrays once per tap with a strided scalar loop. At stride 1 columns
+    and channels are one axis, along which a tap is a shift: the inner loops are long, also where channels are few.
+    """
+    batch, (rows, columns, channels) = padded.shape[0], shape
+    dtype = jnp.promote_types(surrounded.dtype, jnp.float32)
+    rows_in_strip = STRIP_BYTES // (columns * channels * dtype.itemsize) if stride == 1 else 1
+    strip = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= max(1, rows_in_strip))
+    strips = rows // strip
+    window_rows = (strip - 1) * stride + size
+    step, width = (channels, columns * channels) if stride == 1 else (1, columns)  # of a column, of a row
+    if stride == 1:
+        padded, surrounded = (array.reshape(*array.shape[:2], -1) for array in (padded, surrounded))
+    accumulators = (strip, width) if stride == 1 else (strip, columns, channels)
+
+    def add_strip(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
+        image, row = index // strips, index % strips * strip
+        window = _rows(padded, image, row * stride, window_rows)
+        upstream = _rows(surrounded, image, origin[0] + row, strip)[:, origin[1] * step : origin[1] * step + width]
+        starts = ((i, j * step) for i in range(size) for j in range(size))
+        return [
+            total + window[i : i + strip * stride : stride, start : start + width * stride : stride] * upstream
+            for total, (i, start) in zip(sums, starts, strict=True)
+        ]
+
+    zeros = [jnp.zeros(accumulators, dtype)] * (size * size)
+    sums = jax.lax.fori_loop(0, batch * strips, add_strip, zeros)
+    totals = jnp.stack([total.reshape(-1, channels).sum(0) for total in sums])
+    return totals.reshape(size, size, channels).astype(surrounded.dtype)
+
+
+@functools.lru_cache
+def _kernel_gradient(
+    origin: tuple[int, int], shape: tuple[int, int, int], stride: int, size: int
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`_strip_by_strip` where each device walks over its own images; XLA would give all images to all for the loop."""
+
+    def walk(padded: jax.Array, surrounded: jax.Array) -> jax.Array:
+        return _strip_by_strip(padded, surrounded, origin=origin, shape=shape, stride=stride, size=size)
+
+    def by_device(
+        mesh: Mesh, arguments: tuple[jax.ShapeDtypeStruct, ...], result: jax.ShapeDtypeStruct
+    ) -> tuple[Mesh, Callable[..., jax.Array], NamedSharding, tuple[NamedSharding, ...]]:
+        del result
+        axes = arguments[0].sharding.spec[0]
+        by_image = NamedSharding(mesh, PartitionSpec(axes))
+
+        def of_device(padded: jax.Array, surrounded: jax.Array) -> jax.Array:
+            gradient = walk(padded, surrounded)
+            return jax.lax.psum(gradient, axes) if axes else gradient
+
+        return mesh, of_device, NamedSharding(mesh, PartitionSpec()), (by_image, by_image)
+
+    divided = custom_partitioning(walk)
+    divided.def_partition(partition=by_device, sharding_rule="b h w c, b i j d -> k l e", reduction_factors=("b",))
+
+    # What is divided so has neither rules for `vmap` nor derivatives of its own.
+    mapped = jax.custom_batching.custom_vmap(divided)
+
+    @mapped.def_vmap
+    def _(count: int, batched: list[bool], *arrays: jax.Array) -> tuple[jax.Array, bool]:
+        del count
+        return jax.vmap(walk, in_axes=[0 if each else None for each in batched])(*arrays), True
+
+    bilinear = jax.custom_jvp(mapped)
+
+    @bilinear.defjvp
+    def _(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        (padded, surrounded), (of_padded, of_surrounded) = primals, tangents
+        return bilinear(padded, surrounded), walk(of_padded, surrounded) + walk(padded, of_surrounded)
+
+    return bilinear
+
+
+def _rows(array: jax.Array, image: jax.Array, row: jax.Array, count: int) -> jax.Array:  # [B, H, ...] -> [count, ...]
+    start = [image, row, *(jnp.zeros((), row.dtype) for _ in array.shape[2:])]
+    return jax.lax.dynamic_slice(array, start, (1, count, *array.shape[2:]))[0]

@@ -1,0 +1,126 @@
+"""What is written for people about a scored split: tables and pictures."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bt_jax.common import files
+from bt_jax.metrics import classification
+from bt_jax.metrics.by_patient import Patients
+from bt_jax.metrics.calibration import Change
+from bt_jax.reports import plots, score_text
+
+
+def write_split_report(
+    directory: files.Path,
+    *,
+    split: str,
+    paths: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    leaked: np.ndarray | None = None,
+    patients: Patients | None = None,
+    change: Change | None = None,
+    notice: str | None = None,
+) -> dict[str, Any]:
+    """Scores a split and writes everything about it into one folder.
+
+    The files are `metrics.json`, `predictions.csv`, `images.csv` (of each image the patient, where known, and whether
+    it is leaked), `classification_report.txt`, `confusion_matrix.png`, `roc_curves.png` and `calibration.png`; each is
+    replaced atomically. A split without images gets them too. Where images leak, the pictures show the clean ones
+    alone; where too few of those are left, all, and say so.
+
+    Args:
+      directory: the folder, made where it is missing.
+      split: name of the split.
+      paths: N paths relative to the data folder.
+      labels: [N] integers, the true classes.
+      probabilities: [N, C] floats that sum to 1 along each row.
+      class_names: C names in the order of the columns.
+      leaked: [N] bool, True for an image with a twin among those of training or validation. None: no image has one.
+      patients: which images are of one patient; None where that is not known.
+      change: what the probabilities were before their calibration; None: they are not calibrated.
+      notice: a warning that every picture and the text repeat, such as that the images are synthetic.
+
+    Returns:
+      The content of `metrics.json`, see `classification.score`.
+
+    Raises:
+      ValueError: arguments that do not fit each other, see `classification.score`.
+    """
+    directory = pathlib.Path(directory)
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    leaked = np.zeros(len(labels), bool) if leaked is None else np.asarray(leaked, bool)
+    if len(paths) != len(labels):
+        raise ValueError(f"{len(paths)} paths for {len(labels)} labels")
+    result = classification.score(
+        split=split,
+        labels=labels,
+        probabilities=probabilities,
+        class_names=class_names,
+        leaked=leaked,
+        patients=patients,
+        change=change,
+    )
+    files.write_json(directory / "metrics.json", result)
+    predictions = probabilities.argmax(axis=1)
+    rows = (
+        # Nine digits tell any two float32 apart.
+        [path, class_names[label], class_names[prediction], *(f"{p:.9g}" for p in row)]
+        for path, label, prediction, row in zip(paths, labels, predictions, probabilities, strict=True)
+    )
+    files.write_csv(directory / "predictions.csv", ["path", "label", "prediction", *class_names], rows)
+    groups = patients.groups if patients else [""] * len(labels)
+    files.write_csv(
+        directory / "images.csv", ["path", "patient", "leaked"], zip(paths, groups, leaked.astype(int), strict=True)
+    )
+    text = score_text.classification_report(result)
+    files.write_text(directory / "classification_report.txt", f"{notice}\n\n{text}" if notice else text)
+
+    clean = result["subsets"]["clean"]
+    alone = bool(leaked.any()) and clean["n"] >= classification.FEW_IMAGES
+    shown, drawn = (clean, ~leaked) if alone else (result, np.ones(len(leaked), bool))
+    where = f"{split}, {shown['n']:,} clean images" if alone else f"{split}, {score_text.images(result['n'])}"
+    if leaked.any() and not alone:
+        where += f", {leaked.sum()} of them leaked"
+    caution = f"\n{result['caution']}" if result["caution"] else ""
+    accuracy = (
+        f"\naccuracy {score_text.number(shown['accuracy'])} (95 % interval {score_text.accuracy_interval(shown)})"
+        if clean["n"] >= classification.FEW_IMAGES
+        else ""
+    )
+    plots.confusion_matrix(
+        directory / "confusion_matrix.png",
+        metrics=shown,
+        class_names=class_names,
+        title=f"Confusion matrix - {where}{accuracy}{caution}",
+        notice=notice,
+    )
+    plots.roc_curves(
+        directory / "roc_curves.png",
+        labels=labels[drawn],
+        probabilities=probabilities[drawn],
+        class_names=class_names,
+        title=f"ROC curves, each class against the others\n{where}{caution}",
+        notice=notice,
+    )
+    plots.calibration(
+        directory / "calibration.png",
+        labels=labels[drawn],
+        probabilities=probabilities[drawn],
+        uncalibrated=change.uncalibrated[drawn] if change else None,
+        title=f"Calibration - {where}{_calibration(change)}{caution}",
+        notice=notice,
+    )
+    return result
+
+
+def _calibration(change: Change | None) -> str:
+    if change is None:
+        return ""
+    by = "one temperature for each fold" if change.temperature is None else f"the temperature {change.temperature:.3f}"
+    too_low = "\n(the images shown here, so the error after it is too low)" if change.biased else ""
+    return f"\nbefore and after {by}, fitted on {change.fitted_on}{too_low}"

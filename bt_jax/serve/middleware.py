@@ -1,0 +1,152 @@
+"""What all answers have in common: headers, files of the package, errors in the form of the interface."""
+
+import hashlib
+import json
+import logging
+import mimetypes
+import pathlib
+import time
+import urllib.parse
+
+import flask
+from werkzeug import exceptions
+
+from bt_jax.common.messages import Sentence
+from bt_jax.serve import i18n
+from bt_jax.serve.api import RefusedError
+from bt_jax.serve.batching import BusyError
+from bt_jax.serve.counters import Counters
+from bt_jax.serve.settings import Settings
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_PROBLEMS = {
+    400: Sentence("bad_request", "the request is not understood"),
+    403: Sentence("other_site", "requests from pages of other sites are refused"),
+    404: Sentence("not_found", "there is no such page"),
+    405: Sentence("method", "this address is for another method of HTTP"),
+    413: Sentence("request_too_large", "the request is larger than the server takes"),
+    421: Sentence("other_host", "the server does not answer to this name"),
+    500: Sentence("internal", "an error inside the server: nothing was predicted"),
+    503: Sentence("busy", "the server has too much to do: try again soon"),
+}
+_log = logging.getLogger(__name__)
+
+
+def spoken() -> str:
+    """As the address says, else as the browser prefers."""
+    asked = flask.request.args.get("lang")
+    if asked in i18n.LANGUAGES:
+        return str(asked)
+    return flask.request.accept_languages.best_match(i18n.LANGUAGES) or i18n.LANGUAGES[0]
+
+
+class Found:
+    """Bytes that are served, or None, which are not there."""
+
+    def __init__(self, content: bytes | None, kind: str):
+        self._content, self._kind = content, kind
+        self._tag = hashlib.sha256(content or b"").hexdigest()[:32]
+
+    def response(self) -> flask.Response:
+        """The answer, which is empty for a browser that has the bytes already."""
+        if self._content is None:
+            flask.abort(404)
+        answer = flask.Response(self._content, content_type=self._kind)
+        answer.set_etag(self._tag)
+        answer.headers["Cache-Control"] = "no-cache"  # asked for again, with the tag
+        answer.make_conditional(flask.request)
+        return answer
+
+
+class PackageFile(Found):
+    """A file of the package, read at the start."""
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> "PackageFile":
+        """Read now, and never again."""
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        text = kind.startswith("text/") or kind == "application/json"
+        return cls(path.read_bytes(), f"{kind}; charset=utf-8" if text else kind)
+
+
+def guard(app: flask.Flask, settings: Settings, counters: Counters) -> None:
+    """What happens before and after every request."""
+
+    @app.before_request
+    def begin() -> None:
+        flask.g.begin = time.monotonic()
+        if settings.hosts is not None and _host() not in settings.hosts:
+            raise RefusedError(421, _PROBLEMS[421])
+        # Browsers say where a request comes from; programs do not.
+        if flask.request.method == "POST" and flask.request.headers.get("Sec-Fetch-Site") in (
+            "cross-site",
+            "same-site",
+        ):
+            raise RefusedError(403, _PROBLEMS[403])
+
+    @app.after_request
+    def end(response: flask.Response) -> flask.Response:
+        response.headers.extend(_HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+        rule = flask.request.url_rule
+        seconds = time.monotonic() - flask.g.get("begin", time.monotonic())
+        counters.request(route=rule.rule if rule else "other", status=response.status_code, seconds=seconds)
+        return response
+
+
+def _host() -> str | None:
+    """The name that the request is addressed to, without a port."""
+    try:
+        return urllib.parse.urlsplit(f"//{flask.request.host}").hostname
+    except ValueError:
+        return None
+
+
+def add_errors(app: flask.Flask, counters: Counters) -> None:
+    """Refusals and failures become a sentence with its code."""
+
+    def problem(status: int, reason: str, **headers: str) -> flask.Response:
+        content = {"error": i18n.told(reason, spoken()), **i18n.parts(reason)}
+        answer = flask.Response(json.dumps(content, ensure_ascii=False), status, content_type="application/json")
+        answer.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+        return answer
+
+    @app.errorhandler(RefusedError)
+    def refused(error: RefusedError) -> flask.Response:
+        return problem(error.status, error.reason)
+
+    @app.errorhandler(BusyError)
+    def busy(error: BusyError) -> flask.Response:
+        counters.count("refused_total")
+        return problem(503, _PROBLEMS[503], Retry_After=str(error.retry_after))
+
+    @app.errorhandler(exceptions.HTTPException)
+    def http(error: exceptions.HTTPException) -> flask.Response:
+        status = error.code or 500
+        allowed = (
+            {"Allow": ", ".join(sorted(error.valid_methods or ()))}
+            if isinstance(error, exceptions.MethodNotAllowed)
+            else {}
+        )
+        return problem(status, _PROBLEMS.get(status, _PROBLEMS[400 if status < 500 else 500]), **allowed)
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> flask.Response:
+        # Neither the message nor the values on the way, which may show what was sent.
+        place = error.__traceback__
+        while place and place.tb_next:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "unknown"
+        _log.error("internal error: %s at %s", type(error).__name__, where)
+        return problem(500, _PROBLEMS[500])

@@ -1,0 +1,293 @@
+"""What frozen layers make of the training images, computed once and kept on disk: epochs then cost only what trains."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from bt_jax.common.errors import UsageError
+from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.augment.views import Views
+from bt_jax.distributed import processes, sharding
+from bt_jax.models.normalise import Normalisation
+from bt_jax.models.registry import Network, Tree
+from bt_jax.training.feature_store import FeatureStore
+from bt_jax.training.stages import Stage
+
+_FORMAT = 1  # of the files
+_BATCH = 32  # images in a forward, on each device
+_BLOCK = 256  # images in a file, about: what a run that is killed computes again
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Where the network is cut into a frozen part, whose outputs are kept, and the part that trains on them.
+
+    Attributes:
+      segment: number of the first segment of the upper part.
+      name: of that segment.
+      shape: of the features of an image.
+      program: jitted, (params, batch_stats, images [B, S, S] float32) -> features [B, *shape] float32.
+      below: a lower cut that later stages start from; then the program takes its features in the place of images, so
+        that no layer is computed for both.
+    """
+
+    segment: int
+    name: str
+    shape: tuple[int, ...]
+    program: Any
+    below: "Cut | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The features of all training images in some of their views: by view, blocks of [block size, ...] float32."""
+
+    blocks: dict[int, list[np.ndarray]]
+
+    def rows(self, view: int, records: Sequence[int]) -> np.ndarray:
+        """[len(records), ...] float32 in memory."""
+        blocks = self.blocks[view]
+        size = len(blocks[0])
+        return np.stack([blocks[record // size][record % size] for record in records])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureCache:
+    """Finds or computes features.
+
+    An entry is a folder, named by a hash of all that the features depend on: the lowered program is part of it, and a
+    few augmented images, so that a change of the code makes another entry too. Each of its files holds a block of
+    images in one view, bare float32 values in row order; the file's name ends with their checksum.
+
+    Attributes:
+      network: whose lower segments are frozen.
+      normalisation: from grey pixels to what the network expects.
+      dtype: of the computation.
+      mesh: the devices that compute.
+      images: [N, S, S] uint8, preprocessed.
+      settings: of the augmentation.
+      seed: of the augmentation.
+      views: different augmentations of an image.
+      threads: that augment.
+      limit: bytes for one cut, and for all entries together: those not used for longest make room.
+      folder: where entries are.
+      kinds: [N] integers, see `views.Views`; None: all images are of one kind.
+    """
+
+    network: Network
+    normalisation: Normalisation
+    dtype: jnp.dtype
+    mesh: Mesh
+    images: np.ndarray
+    settings: Augmentation
+    seed: int
+    views: int
+    threads: int
+    limit: int
+    folder: pathlib.Path
+    kinds: np.ndarray | None = None
+
+    def of_plain(self, images: np.ndarray) -> "FeatureCache":
+        """The same for other images [N, S, S] uint8, each in one view: as it is."""
+        return dataclasses.replace(self, images=images, settings=Augmentation(), views=1, kinds=None)
+
+    def cuts(
+        self, plan: Sequence[Stage], params: Tree, batch_stats: Tree, *, lowest_segment: str, steps_per_epoch: int
+    ) -> dict[int, Cut]:
+        """The cuts to use, by the `program_segment` of the stages that start from them.
+
+        None where the stages see no image twice and, with a line that says so, none above the limit.
+
+        Args:
+          plan: the stages.
+          params: of the whole network.
+          batch_stats: of the whole network.
+          lowest_segment: the lowest cut to use; empty is the head.
+          steps_per_epoch: of the plan.
+        """
+        names = self.network.segment_names
+        if lowest_segment and lowest_segment not in names:
+            raise UsageError(f"config.train.cached_segment is {lowest_segment!r}: use one of {', '.join(names)}")
+        lowest = max(1, names.index(lowest_segment or names[-1]))  # below the first segment nothing is computed
+        found: dict[int, Cut] = {}
+        below = None
+        for segment in sorted({stage.program_segment for stage in plan if stage.program_segment >= lowest}):
+            length = sum(stage.steps for stage in plan if stage.program_segment == segment)
+            if not self.views or length <= steps_per_epoch:
+                continue
+            program = self._program(segment, below)
+            shape = jax.eval_shape(program, params, batch_stats, self._inputs(below)).shape[1:]
+            cut = Cut(segment, names[segment], shape, program, below)
+            size = self._bytes(cut, views=self.views)
+            if size <= self.limit:
+                found[segment] = below = cut
+            else:
+                processes.say(
+                    f"note: {self.views} views of the features before {cut.name} take {size / 1e9:.2g} GB, more than "
+                    f"config.train.cache_limit_gb ({self.limit / 1e9:g}): these stages compute them in every epoch"
+                )
+        return found
+
+    def features(
+        self, cut: Cut, params: Tree, batch_stats: Tree, *, views: Sequence[int], give_up: Callable[[], bool]
+    ) -> Features | None:
+        """The features of some views, found on disk or computed and written there; None when `give_up` became true.
+
+        Args:
+          cut: one of `cuts`.
+          params: of the whole network, on the mesh.
+          batch_stats: of the whole network, on the mesh.
+          views: numbers of views, in the order in which they are computed.
+          give_up: asked before each block.
+        """
+        params, batch_stats = sharding.gathered((params, batch_stats), self.mesh)
+        store = FeatureStore(self.folder / self._key(cut, params, batch_stats))
+        count, size = len(self.images), self._block
+        places = [(view, number) for view in views for number in range(-(-count // size))]
+        found = {}
+        for view, number in places:
+            block = store.read(view, number, shape=(min(size, count - number * size), *cut.shape))
+            if block is not None:
+                found[view, number] = block
+        # All hosts compute together, so what one of them lacks, all compute.
+        here = processes.held_by_all(np.array([place in found for place in places]))
+        found = {place: found[place] for place, held in zip(places, here, strict=True) if held}
+        missing = [place for place in places if place not in found]
+        if missing and give_up():
+            return None
+        read = self._augmented
+        if missing and cut.below:
+            needed = list(dict.fromkeys(view for view, _ in missing))
+            features_below = self.features(cut.below, params, batch_stats, views=needed, give_up=give_up)
+            if features_below is None:
+                return None
+            read = features_below.rows
+        begin = time.monotonic()
+        if missing:
+            if processes.is_first():  # they may share the folder, and each others' unfinished files must stay
+                store.make_room(self.limit - self._bytes(cut, views=len(views)))
+            processes.wait_for_all("room for features")
+            program = cut.program.lower(params, batch_stats, self._inputs(cut.below)).compile()
+            compute = functools.partial(self._compute, program, params, batch_stats, read)
+            total, done = len(views) * count, sum(map(len, found.values()))
+            with tqdm.tqdm(
+                total=total,
+                initial=done,
+                desc="features",
+                unit=" images",
+                leave=False,
+                disable=not processes.is_first(),
+            ) as bar:
+                for view, number in missing:
+                    if give_up():
+                        return None
+                    block = compute(view, range(number * size, min((number + 1) * size, count)))
+                    found[view, number] = store.write(view, number, block)
+                    bar.update(len(block))
+        how = f"computed in {time.monotonic() - begin:.1f} s" if missing else "found"
+        if missing and len(missing) < len(places):
+            how = f"{len(places) - len(missing)} of {len(places)} files found, the others {how}"
+        processes.say(
+            f"features before {cut.name}: {len(views)} view{'s' * (len(views) > 1)} of {count} images, "
+            f"{self._bytes(cut, views=len(views)) / 1e6:.1f} MB, {how}"
+        )
+        if store.error is not None:
+            tqdm.tqdm.write(f"note: features are kept in memory only: {store.error}")
+        return Features({view: [found[place] for place in places if place[0] == view] for view in views})
+
+    def _inputs(self, below: Cut | None) -> jax.ShapeDtypeStruct:
+        shape = below.shape if below else self.images.shape[1:]
+        return jax.ShapeDtypeStruct((_BATCH * self.mesh.size, *shape), np.float32)
+
+    @property
+    def _block(self) -> int:
+        """Whole batches: an image is always computed in the same company, and so to the same bits."""
+        batch = _BATCH * self.mesh.size
+        return batch * max(1, _BLOCK // batch)
+
+    def _bytes(self, cut: Cut, *, views: int) -> int:
+        return views * len(self.images) * int(np.prod(cut.shape)) * 4
+
+    def _program(self, segment: int, below: Cut | None) -> Any:
+        names = self.network.segment_names
+
+        def outputs(params: Tree, batch_stats: Tree, x: jax.Array) -> jax.Array:
+            x = x.astype(self.dtype) if below else self.normalisation(x, dtype=self.dtype)
+            x, _ = self.network.apply(params, batch_stats, x, start=below.name if below else None, stop=names[segment])
+            if segment == len(names) - 1 and self.network.pooled_head:
+                # Such a head begins with global average pooling, which leaves a map of one pixel as it is.
+                x = x.mean((1, 2), keepdims=True)
+            return x.astype(jnp.float32)
+
+        everywhere, by_row = sharding.replicated(self.mesh), sharding.by_row(self.mesh)
+        return jax.jit(outputs, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
+
+    def _key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
+        program = cut.program.lower(params, batch_stats, self._inputs(cut.below)).as_text()
+        weights = {name: (params[name], batch_stats.get(name)) for name in self.network.segment_names[: cut.segment]}
+        facts = {
+            "format": _FORMAT,
+            "jax": jax.__version__,
+            "devices": [device.device_kind for device in self.mesh.devices.flat],
+            "program": _sha256(program.encode()),
+            "weights": _sha256(*(np.asarray(leaf) for leaf in jax.tree.leaves(weights))),
+            "images": _sha256(getattr(self.images, "identity", self.images)),  # lazy ones know without being read
+            "settings": dataclasses.asdict(self.settings),
+            "seed": self.seed,
+            "kinds": None if self.kinds is None else self.kinds.tolist(),
+            "views": _sha256(*(self._view(0, record) for record in range(min(8, len(self.images))))),
+            "block": self._block,
+            "below": self._key(cut.below, params, batch_stats) if cut.below else None,
+        }
+        return _sha256(json.dumps(facts, sort_keys=True).encode())[:32]
+
+    def _compute(
+        self,
+        program: Any,
+        params: Tree,
+        batch_stats: Tree,
+        read: Callable[[int, Sequence[int]], np.ndarray],
+        view: int,
+        records: range,
+    ) -> np.ndarray:
+        """The features of some records in a view: [len(records), *shape] float32; `read` gives the program's input."""
+        outputs = []
+        size = _BATCH * self.mesh.size
+        for start in range(0, len(records), size):
+            part = read(view, records[start : start + size])
+            inputs = np.zeros((size, *part.shape[1:]), np.float32)
+            inputs[: len(part)] = part
+            # Not waited for: the next ones are read meanwhile.
+            outputs.append(program(params, batch_stats, jax.device_put(inputs, sharding.by_row(self.mesh))))
+        return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
+
+    def _augmented(self, view: int, records: Sequence[int]) -> np.ndarray:
+        """[len(records), S, S] float32."""
+        with ThreadPoolExecutor(max(1, self.threads)) as pool:
+            return np.stack(list(pool.map(functools.partial(self._view, view), records)))
+
+    def _view(self, view: int, record: int) -> np.ndarray:
+        return self._random_views(view=view, record=record)
+
+    @functools.cached_property
+    def _random_views(self) -> Views:
+        return Views(images=self.images, settings=self.settings, seed=self.seed, kinds=self.kinds)
+
+
+def _sha256(*contents: bytes | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content).data)
+    return digest.hexdigest()

@@ -1,0 +1,306 @@
+"""Checkpoints of a run: the latest, the one before, and their best. The only module that knows Orbax."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from bt_jax.common.errors import UsageError
+from bt_jax.distributed import processes
+from bt_jax.workdir import checksums, remote
+
+FOLDER = "checkpoints"
+DAMAGED = "damaged_checkpoints"
+# What a checkpoint holds besides the metadata; predictions read `evaluation` alone.
+EVALUATION, TRAINING = "evaluation", "training"
+
+_METADATA = "_CHECKPOINT_METADATA"
+_LATEST = 2  # kept: if one is damaged, the run goes on from the other
+
+_policies = ocp.training.preservation_policies
+
+
+@dataclasses.dataclass
+class _Kept(_policies.PreservationPolicy):  # type: ignore[name-defined]
+    """Keeps the latest checkpoints, and the best one as known at each of them."""
+
+    best: dict[int, int | None] = dataclasses.field(default_factory=dict)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """One flag for each checkpoint."""
+        del context
+        latest = sorted(info.step for info in checkpoints)[-_LATEST:]
+        kept = {*latest, *(self.best.get(step) for step in latest)}
+        return [info.step in kept for info in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints in a workdir. Each is written beside its place, renamed when complete, and sealed by checksums.
+
+    On opening, those that are not what was written are set aside, each with a warning; `damaged` has their steps. All
+    processes of a run call all methods, at the same steps.
+
+    Args:
+      workdir: of the run.
+      warn: called with a line for each checkpoint that is set aside.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, warn: Callable[[str], None] = print):
+        self._folder = _folder_of(workdir)
+        self.damaged = tuple(
+            step for step in _steps_in(self._folder) if _set_aside_if_damaged(self._folder, step, warn)
+        )
+        self._kept = _Kept({step: _best_step(self._folder / str(step)) for step in _steps_in(self._folder)})
+        self._saving: int | None = None
+        self._response: Any = None
+        self._sealing: tuple[int, threading.Thread] | None = None
+        self._failure: BaseException | None = None
+        self._checkpointer = ocp.training.Checkpointer(
+            self._folder, preservation_policy=self._kept, cleanup_tmp_directories=True
+        )
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the complete checkpoints, ascending."""
+        self._wait()
+        return [info.step for info in self._checkpointer.checkpoints]
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return max(self.steps, default=None)
+
+    def save(
+        self, step: int, *, evaluation: Any, training: Any, metadata: dict[str, Any], best_step: int | None
+    ) -> None:
+        """Writes a checkpoint, then removes all but this one, the one before, and the best at either.
+
+        A step already there stays. Returns as soon as the arrays are copied; the files are written while training goes
+        on.
+
+        Args:
+          step: steps done.
+          evaluation: parameters and running statistics to predict with.
+          training: the rest of the state, nothing twice.
+          metadata: what JSON can hold.
+          best_step: the checkpoint to keep besides this one.
+
+        Raises:
+          UsageError: the checkpoint before could not be written, as to a full disk. What was complete then is intact.
+        """
+        latest = self.latest_step  # after the save before this one, which needs its own best step
+        self._kept.best[step] = best_step
+        if step != latest:
+            # The next training step takes the arrays' memory.
+            content = _copied({EVALUATION: evaluation, TRAINING: _by_path(training)})
+            self._saving = step
+            with self._one_line_errors():
+                self._response = self._checkpointer.save_checkpointables_async(
+                    step, content, custom_metadata=metadata, force=True
+                )
+
+    def seal_if_complete(self) -> None:
+        """Called after every step: seals the checkpoint being saved as soon as it is there, and returns at once."""
+        if self._saving is not None and not self._checkpointer.is_saving_in_progress():
+            self._seal()
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """The metadata of a step."""
+        self._wait()
+        return dict(self._checkpointer.metadata(step).custom_metadata)
+
+    def restore(self, step: int, *, evaluation: Any, training: Any) -> tuple[Any, Any]:
+        """Reads a step into arrays of the shapes, dtypes and shardings of the given (abstract) trees."""
+        self._wait()
+        restored = self._checkpointer.load_checkpointables(step, {EVALUATION: evaluation, TRAINING: _by_path(training)})
+        return restored[EVALUATION], jax.tree.unflatten(jax.tree.structure(training), restored[TRAINING].values())
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        if self._failure is not None:  # told already
+            with contextlib.suppress(Exception):
+                self._checkpointer.close()
+            return
+        self._wait()
+        self._checkpointer.close()
+
+    def _wait(self) -> None:
+        with self._one_line_errors():
+            self._checkpointer.wait()
+            if self._response is not None:  # whose thread, with three files open, ends when it is asked for the result
+                self._response.result()
+                self._response = None
+        if self._saving is not None:
+            self._seal()
+        if self._sealing is not None:
+            step, thread = self._sealing
+            thread.join()
+            self._sealing = None
+            if not checksums.is_sealed(self._folder / str(step)):
+                self._fail(OSError("its list of checksums could not be written: is the disk full?"), step)
+
+    def _seal(self) -> None:
+        step, self._saving = self._saving, None
+        assert step is not None
+        if processes.is_first() and (self._folder / str(step)).exists():  # else its saving failed, which `wait` tells
+            thread = threading.Thread(target=_seal, args=(self._folder / str(step),), daemon=True)
+            thread.start()
+            self._sealing = step, thread
+
+    @contextlib.contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except UsageError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            self._fail(error, self._saving)
+
+    def _fail(self, error: Exception, step: int | None) -> None:
+        self._failure = error
+        good = [found for found in _steps_in(self._folder) if found != step]
+        text = " ".join(str(error).split())
+        reason = next((known for known in _REASONS if known.lower() in text.lower()), text[:300])
+        kept = f"the last good one is of step {good[-1]}" if good else "there is none before it"
+        raise UsageError(
+            f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}); {kept}: "
+            f"make room, and the same command goes on from there"
+        ) from error
+
+
+_REASONS = ("No space left on device", "Disk quota exceeded", "File too large", "Read-only file system")
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+def _seal(folder: epath.Path) -> None:
+    with contextlib.suppress(OSError):  # a full disk: what is missing is noticed by `_wait`
+        checksums.seal(folder)
+
+
+def _folder_of(workdir: str | os.PathLike[str]) -> epath.Path:
+    """Where the checkpoints of a workdir are: in it, or in the bucket that it is a copy of."""
+    return (remote.bucket_of(workdir) or epath.Path(workdir).absolute()) / FOLDER
+
+
+def _steps_in(folder: epath.Path) -> list[int]:
+    if not folder.exists():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def _set_aside_if_damaged(folder: epath.Path, step: int, warn: Callable[[str], None]) -> bool:
+    """Moves a checkpoint out of the way if a file of it is not what was written; the first process moves it for all."""
+    path = folder / str(step)
+    sealed, told = 1, ""
+    if processes.is_first():
+        sealed = int(checksums.is_sealed(path))
+        told = (checksums.flaw(path) or "") if sealed else ""
+    if not processes.told_by_first(sealed):  # by a process that was killed in the moment before, or an older version
+        told = _unreadable(path)
+        damaged = not processes.held_by_all(np.array([not told]))[0]
+    else:
+        damaged = bool(processes.told_by_first(int(bool(told))))
+    if damaged and processes.is_first():
+        aside = folder.parent / DAMAGED / str(step)
+        warn(f"warning: the checkpoint of step {step} is damaged ({told}): it is kept in {aside} and not used")
+        if aside.exists():
+            aside.rmtree()
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(aside)
+    if damaged:
+        processes.wait_for_all(f"the checkpoint of step {step} is set aside")
+    return damaged
+
+
+def _unreadable(path: epath.Path) -> str:
+    """Why a checkpoint without checksums cannot be read; empty if it can."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was written from
+    try:
+        dict(json.loads((path / _METADATA).read_text())["custom_metadata"])
+        shapes = ocp.checkpointables_metadata(path).metadata
+        wanted = {
+            name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes[name])
+            for name in (EVALUATION, TRAINING)
+        }
+        ocp.load_checkpointables(path, wanted)
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    return ""
+
+
+def _best_step(folder: epath.Path) -> int | None:
+    best: int | None = _metadata(folder).get("progress", {}).get("best_step")
+    return best
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths: Orbax takes time for every node, and a masked optimiser state has thousands."""
+    return {
+        f"{number:05d}{jax.tree_util.keystr(path)}": leaf
+        for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
+    }
+
+
+def best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]:
+    """Step and metadata of the best checkpoint of a run, else of the latest where none was evaluated yet.
+
+    Damaged ones are passed over, with a warning.
+
+    Raises:
+      UsageError: no run, or no checkpoint there that can be used.
+    """
+    folder = _folder_of(workdir)
+    steps = _steps_in(folder)
+    if not steps:
+        raise UsageError(f"{str(workdir)!r} holds no checkpoint: give the workdir of a run that has saved one")
+    for step in reversed(steps):
+        latest = _intact_metadata(folder / str(step), parts=(_METADATA,))
+        if latest is None:
+            continue
+        best = latest["progress"]["best_step"] or step
+        for chosen in (best, step):
+            if chosen in steps and (metadata := _intact_metadata(folder / str(chosen))):
+                if (chosen, step) != (best, steps[-1]):
+                    line = f"warning: the best checkpoint in {workdir} is damaged or lost: using that of step {chosen}"
+                    print(line, file=sys.stderr)
+                return chosen, metadata
+    raise UsageError(f"the checkpoints in {str(workdir)!r} are damaged: run the training again to mend them")
+
+
+def _intact_metadata(folder: epath.Path, parts: Sequence[str] = (EVALUATION, _METADATA)) -> dict[str, Any] | None:
+    """The metadata of a checkpoint; None if what matters for predictions is damaged."""
+    if checksums.is_sealed(folder) and checksums.flaw(folder, parts=parts):
+        return None
+    return _metadata(folder)
+
+
+def _metadata(folder: epath.Path) -> dict[str, Any]:
+    """What was saved as metadata with the checkpoint in a folder."""
+    try:
+        # Orbax keeps it as JSON, but on the way to it describes every array: half a second of the start of a command.
+        return dict(json.loads((folder / _METADATA).read_text())["custom_metadata"])
+    except (OSError, ValueError, KeyError, TypeError):  # another version of Orbax
+        return dict(ocp.checkpointables_metadata(folder).custom_metadata)
+
+
+def restore_for_evaluation(workdir: str | os.PathLike[str], step: int, tree: Any) -> Any:
+    """The parameters and statistics to predict with, in the shapes, dtypes and shardings of an (abstract) tree."""
+    folder = _folder_of(workdir) / str(step)
+    return ocp.load_checkpointables(folder, {EVALUATION: tree})[EVALUATION]
+
+
+def abstract(tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
+    """Shapes and dtypes of a tree of arrays, with the sharding to restore them to: the given one or their own."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or leaf.sharding), tree
+    )

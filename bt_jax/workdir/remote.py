@@ -1,0 +1,110 @@
+"""Workdirs in a bucket (`gs://bucket/run`): written here, where files can grow and be replaced, and copied there.
+
+Checkpoints alone go there directly, from all hosts at once: see `checkpoint`. Needs `gcsfs`, or whatever `fsspec` asks
+for by the beginning of the path.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+
+from etils import epath
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+
+_POINTER = "bucket"  # a file in the copy, which says of what it is one
+_NOT_COPIED = {"checkpoints", "damaged_checkpoints", "lock", _POINTER}
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a bucket."""
+    return "://" in str(path)
+
+
+def bucket_of(folder: str | os.PathLike[str]) -> epath.Path | None:
+    """The folder in a bucket that a local one is the copy of; None for any other."""
+    if is_remote(folder):
+        return epath.Path(folder)
+    path = pathlib.Path(folder)
+    for above, below in ((path, ""), (path.parent, path.name)):  # the folder of a run, or of a fold of it
+        if (above / _POINTER).is_file():
+            return epath.Path((above / _POINTER).read_text().strip()) / below
+    return None
+
+
+class Mirror:
+    """A local copy of a workdir in a bucket, and what of it is there already.
+
+    Args:
+      url: of the workdir.
+      process: number of the process, each of which has a copy of its own.
+    """
+
+    def __init__(self, url: str, *, process: int = 0):
+        name = re.sub(r"[^\w.\-]+", "_", f"{url.rstrip('/')}_{process}")
+        self._remote, self.folder = epath.Path(url), files.cache_directory() / "buckets" / name
+        self._there: dict[str, tuple[int, int]] = {}
+
+    def pull(self) -> pathlib.Path:
+        """Replaces the copy by what is in the bucket, without checkpoints; returns its folder.
+
+        Raises:
+          UsageError: the bucket cannot be read.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        with self._one_line_errors("read"):
+            if self._remote.exists():
+                self._pull(self._remote, self.folder)
+        (self.folder / _POINTER).write_text(f"{self._remote}\n")
+        self._there = self._here()
+        return self.folder
+
+    def push(self) -> None:
+        """Copies to the bucket what has changed here, and removes there what is gone here.
+
+        Raises:
+          UsageError: the bucket cannot be written.
+        """
+        now = self._here()
+        with self._one_line_errors("written"):
+            for name in sorted(now.keys() | self._there.keys()):
+                remote = self._remote / name
+                if name not in now:
+                    remote.unlink(missing_ok=True)
+                elif now[name] != self._there.get(name):
+                    remote.parent.mkdir(parents=True, exist_ok=True)
+                    remote.write_bytes((self.folder / name).read_bytes())
+        self._there = now
+
+    @contextlib.contextmanager
+    def _one_line_errors(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # each file system raises its own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UsageError(f"{self._remote} cannot be {done} ({reason})") from error
+
+    def _pull(self, remote: epath.Path, folder: pathlib.Path) -> None:
+        for path in remote.iterdir():
+            if path.name in _NOT_COPIED:
+                continue
+            if path.is_dir():
+                (folder / path.name).mkdir()
+                self._pull(path, folder / path.name)
+            else:
+                (folder / path.name).write_bytes(path.read_bytes())
+
+    def _here(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change by path, of all files but those that are being written."""
+        found = {}
+        for path in self.folder.rglob("*"):
+            parts = path.relative_to(self.folder).parts
+            if parts and not parts[-1].startswith(".") and not _NOT_COPIED & set(parts) and path.is_file():
+                facts = path.stat()
+                found["/".join(parts)] = facts.st_size, facts.st_mtime_ns
+        return found

@@ -1,0 +1,214 @@
+"""What a run's folder says about the run: its configuration, the machine and the data, and where the time went."""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+from bt_jax.distributed import processes
+from bt_jax.workdir import remote
+
+SCHEMA = 1
+# Fields that cannot change the result of a run: how often it logs and saves, and how it loads.
+FREE_FIELDS = (
+    "checkpoint.every_steps",
+    "data.dir",
+    "data.memory_gb",
+    "data.source",
+    "data.threads",
+    "data.workers",
+    "mesh.sharded",
+    "mesh.sharded_from",
+    "profile",
+    "train.slow_step",
+)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "scikit-learn")
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps another run from training in the same folder; the lock ends with the process, however that ends.
+
+    Of several processes the first one holds it.
+
+    Raises:
+      UsageError: another process holds it, or it is another folder than that of the first process.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not processes.is_first():
+        processes.wait_for_all(f"the lock of {workdir.name}")
+        if not (workdir / "lock").exists() and not remote.bucket_of(workdir):
+            raise UsageError(f"{workdir} is not the same folder on all hosts: use one that they share, or a gs:// path")
+        yield
+        return
+    with (workdir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is training in {workdir}: wait for it or use another --workdir"
+            ) from None
+        processes.wait_for_all(f"the lock of {workdir.name}")
+        yield
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"a.b": value}, with lists for tuples, as JSON gives them back."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def write_config(workdir: pathlib.Path, config: Mapping[str, Any], *, resuming: bool) -> None:
+    """Writes `config.json`; where a run is resumed, only if the one there is of the same run.
+
+    Raises:
+      UsageError: lists the fields in which a run that is to be resumed differs.
+    """
+    path = workdir / "config.json"
+    if resuming and path.exists():
+        before = flatten(json.loads(path.read_text())["config"])
+        if different := differences(before, flatten(config), free=FREE_FIELDS):
+            raise UsageError(
+                f"{workdir} holds a run with another configuration: {different}. "
+                f"Use another --workdir, or the same fields to resume it"
+            )
+    if processes.is_first():
+        files.write_json(path, {"schema": SCHEMA, "config": dict(config)})
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str]) -> str:
+    """In words, the fields of two flat configurations that are not the same, apart from those in `free`; else empty."""
+    return "; ".join(
+        f"config.{field} was {before.get(field)!r} and is {now.get(field)!r}"
+        for field in sorted(before.keys() | now.keys())
+        if before.get(field) != now.get(field) and field not in free
+    )
+
+
+def write_split(workdir: pathlib.Path, content: bytes, *, resuming: bool) -> None:
+    """Writes `split.csv`; where a run is resumed, only if the images and their split are those it began with.
+
+    Args:
+      workdir: of the run.
+      content: of the file, see `split_table.SplitTable.csv`.
+      resuming: whether the run has begun before.
+
+    Raises:
+      UsageError: they are not.
+    """
+    path = workdir / "split.csv"
+    if not resuming or not path.exists():
+        if processes.is_first():
+            files.write_bytes(path, content)
+    elif content != path.read_bytes():
+        raise UsageError(f"the images differ from those that {path} lists: use another --workdir, or the same data")
+
+
+@dataclasses.dataclass
+class RunRecord:
+    """`run.json`: versions, devices, origins, and seconds by phase, added up over restarts."""
+
+    path: pathlib.Path
+    content: dict[str, Any]
+
+    @classmethod
+    def open(cls, workdir: pathlib.Path) -> "RunRecord":
+        """Goes on with the record in the folder, or begins one."""
+        path = workdir / "run.json"
+        content = (
+            json.loads(path.read_text())
+            if path.exists()
+            else {"schema": SCHEMA, "starts": [], "seconds": {}, "seconds_by_stage": {}}
+        )
+        content["versions"] = versions()
+        content["commit"] = _commit()
+        content["devices"] = [str(device) for device in jax.devices()]
+        content["platform"] = f"{platform.system()} {platform.machine()}, {jax.default_backend()}"
+        return cls(path, content)
+
+    def started(self, *, step: int, **facts: Any) -> None:
+        """Notes a start or a restart, and what it works on."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.content["starts"].append({"time": now, "step": step})
+        self.content |= facts
+        self.save()
+
+    def stepped_first(self, seconds: float) -> None:
+        """Notes how long after its start a process had trained its first step."""
+        self.content["starts"][-1]["first_step_s"] = round(seconds, 1)
+
+    def provenance(self) -> dict[str, str]:
+        """What tells the run's images, weights and code from others, as far as it is known."""
+        known = {
+            "images and split, SHA-256": self.content.get("data", {}).get("sha256"),
+            "weights, SHA-256": self.content.get("model", {}).get("weights_sha256"),
+            "commit": self.content.get("commit"),
+        }
+        return {what: value for what, value in known.items() if value}
+
+    def total_seconds(self) -> float:
+        """Seconds from loading the data to now, over all restarts."""
+        return self.content["seconds"].get("data", 0.0) + sum(self.content["seconds_by_stage"].values())
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        """Adds time spent on a phase."""
+        self.content["seconds"][phase] = self.content["seconds"].get(phase, 0.0) + seconds
+
+    def add_stage_seconds(self, stage: int, seconds: float) -> None:
+        """Adds time spent on a stage: steps, evaluations, checkpoints, and waiting for its program."""
+        times = self.content["seconds_by_stage"]
+        times[str(stage)] = times.get(str(stage), 0.0) + seconds
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the time that the block takes."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add_seconds(phase, time.monotonic() - begin)
+
+    def save(self) -> None:
+        """Replaces `run.json`; the first process does."""
+        if not processes.is_first():
+            return
+        rounded = {
+            kind: {name: round(seconds, 3) for name, seconds in self.content[kind].items()}
+            for kind in ("seconds", "seconds_by_stage")
+        }
+        files.write_json(self.path, self.content | rounded)
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide the result."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package lies in, with `+` where files differ from it; None outside of git."""
+    folder = pathlib.Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=folder, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

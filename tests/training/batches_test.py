@@ -1,0 +1,151 @@
+"""What the loop is fed with: features in the order of the images, streams that go on or begin anew between stages."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt_jax.data import pipeline
+from bt_jax.data.augment import augment
+from bt_jax.data.sampler import Order
+from bt_jax.distributed import sharding
+from bt_jax.models import normalise, registry
+from bt_jax.training import stages, train_step
+from bt_jax.training.batches import Feed
+from bt_jax.training.feature_cache import FeatureCache
+
+VIEWS = 2
+IMAGES = np.random.default_rng(0).integers(0, 256, (35, 32, 32), np.uint8)
+LABELS = np.random.default_rng(1).integers(0, 4, 35).astype(np.int32)
+ORDER = Order(records=35, batch_size=8, seed=5)  # four steps an epoch
+SETTINGS = augment.Augmentation(flip=True, rotation=0.1)
+
+
+@functools.cache
+def network():
+    made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), dropout_rate=0.5, seed=1)
+    forgetful = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)[0]
+    images = augment.to_float(IMAGES)
+    return made, params, train_step.calibrated_statistics(
+        forgetful, params, batch_stats, images=images, normalisation=normalise.LITE
+    )  # fmt: skip
+
+
+NAMES = network()[0].segment_names
+HEAD = len(NAMES) - 1
+PLAN = stages.make_plan(
+    NAMES, count=3, head_epochs=3.0, epochs=1.0, head_learning_rate=1e-3, learning_rate=1e-3, final_learning_rate=1e-3,
+    lowest_segment="top", programs=1, steps_per_epoch=ORDER.steps_per_epoch,
+)  # fmt: skip
+
+
+@functools.cache
+def optimizer():
+    return train_step.make_optimizer(NAMES, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0)
+
+
+def fresh_state():
+    copied = jax.tree.map(jnp.copy, network()[1:])
+    state = train_step.initial_state(*copied, optimizer(), averaging=True)
+    return jax.device_put(state, sharding.replicated(sharding.make_mesh()))
+
+
+@functools.cache
+def step_of(program_segment):
+    return train_step.make_train_step(
+        network()[0], optimizer(), mesh=sharding.make_mesh(), normalisation=normalise.LITE,
+        weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
+        dtype=jnp.dtype("float32"), seed=0, program_segment=program_segment,
+    )  # fmt: skip
+
+
+open_images = functools.partial(
+    pipeline.training_batches, IMAGES, LABELS, order=ORDER, settings=SETTINGS, views=VIEWS, stop_step=PLAN[-1].last_step
+)
+
+
+def feed(folder, *, lowest_segment="", opened=None, weights=None):
+    def noted(*, start_step):
+        if opened is not None:
+            opened.append(start_step)
+        return open_images(start_step=start_step)
+
+    cache = FeatureCache(
+        network=network()[0], normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=sharding.make_mesh(),
+        images=IMAGES, settings=SETTINGS, seed=ORDER.seed, views=VIEWS, threads=1, limit=10**9, folder=folder,
+    )  # fmt: skip
+    cuts = cache.cuts(PLAN, *network()[1:], lowest_segment=lowest_segment, steps_per_epoch=ORDER.steps_per_epoch)
+    transfer = functools.partial(jax.device_put, device=sharding.by_row(sharding.make_mesh()))
+    return Feed(open_images=noted, labels=LABELS, order=ORDER, cache=cache, cuts=cuts, transfer=transfer,
+                timed=contextlib.nullcontext, weights=weights)  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "lowest_segment"), [(0, ""), (1, "top")])
+def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_segment):
+    """The same steps through the whole network and from the features: weights, statistics, moments and averages.
+
+    Through an epoch's edge, with dropout and class weights.
+    """
+    stage = PLAN[stage]
+    start, stop = (2, 6) if stage is PLAN[0] else (stage.first_step, stage.first_step + 3)
+    fed = feed(tmp_path, lowest_segment=lowest_segment)
+    state, reference = fresh_state(), fresh_state()
+    assert fed.open(stage, state, start=start, stop=stop, give_up=lambda: False)
+    images = open_images(start_step=start)
+    with contextlib.closing(fed), contextlib.closing(images):
+        for _ in range(start, stop):
+            batch, expected = next(fed), next(images)
+            np.testing.assert_array_equal(batch["label"], expected["label"])
+            arguments = np.float32(1e-3), np.int32(stage.first_segment)
+            state, metrics = step_of(stage.program_segment)(state, batch, *arguments)
+            reference, reference_metrics = step_of(stage.program_segment)(reference, expected, *arguments)
+            for name, value in reference_metrics.items():
+                assert float(metrics[name]) == pytest.approx(float(value), rel=1e-3), name
+        with pytest.raises(StopIteration):
+            next(fed)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(reference), strict=True):
+        # Adam divides by the length of the gradient: where that is next to nothing, rounding shows.
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+    for name in NAMES[: stage.program_segment]:
+        for a, b in zip(jax.tree.leaves((state.params[name], state.batch_stats[name])),
+                        jax.tree.leaves((network()[1][name], network()[2][name])), strict=True):  # fmt: skip
+            np.testing.assert_array_equal(a, b)
+
+
+def test_weights_come_with_features_too(tmp_path):
+    weights = np.linspace(0.5, 2, len(LABELS), dtype=np.float32)
+    with contextlib.closing(feed(tmp_path, weights=weights)) as fed:
+        assert fed.open(PLAN[0], fresh_state(), start=1, stop=3, give_up=lambda: False)
+        for step in (1, 2):
+            records = [ORDER(position).record for position in range(step * 8, step * 8 + 8)]
+            np.testing.assert_array_equal(next(fed)["weight"], weights[records])
+
+
+def test_streams_between_stages(tmp_path):
+    """Images are opened where the features end, and go on through the stages that take them."""
+    opened = []
+    fed = feed(tmp_path, opened=opened)
+    never, state = (lambda: False), fresh_state()
+    with contextlib.closing(fed):
+        assert fed.open(PLAN[0], state, start=0, stop=12, give_up=never)
+        assert opened == [] and next(fed)["features"].shape[0] == 8
+        assert fed.open(PLAN[1], state, start=5, stop=9, give_up=never)  # stopped early
+        expected = open_images(start_step=5)
+        with contextlib.closing(expected):
+            for _ in range(4):
+                np.testing.assert_array_equal(next(fed)["image"], next(expected)["image"])
+            assert fed.open(PLAN[2], state, start=9, stop=13, give_up=never)
+            np.testing.assert_array_equal(next(fed)["image"], next(expected)["image"])
+        assert opened == [5]
+
+
+def test_only_the_views_of_the_epochs_to_come(tmp_path, capsys):
+    with contextlib.closing(feed(tmp_path)) as fed:
+        assert fed.open(PLAN[0], fresh_state(), start=5, stop=8, give_up=lambda: False)
+        assert "1 view of 35 images" in capsys.readouterr().out
+        assert not fed.open(PLAN[0], fresh_state(), start=5, stop=9, give_up=lambda: True)
+        assert fed.open(PLAN[0], fresh_state(), start=5, stop=9, give_up=lambda: False)
+        assert "2 views of 35 images" in capsys.readouterr().out

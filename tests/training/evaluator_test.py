@@ -1,0 +1,109 @@
+"""Scores between epochs: the same from features as from the images, and the features computed once."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt_jax.common.errors import UsageError
+from bt_jax.data.augment import augment
+from bt_jax.distributed import sharding
+from bt_jax.metrics import classification
+from bt_jax.metrics.calibration import softmax
+from bt_jax.models import normalise, registry
+from bt_jax.training import feature_cache, sharded_forward, stages, train_step
+from bt_jax.training.evaluator import Validation
+
+CLASSES = ("a", "b", "c", "d")
+IMAGES = np.random.default_rng(0).integers(0, 256, (21, 32, 32), np.uint8)
+LABELS = (np.arange(21) % 4).astype(np.int32)
+FLOAT32 = jnp.dtype("float32")
+
+
+@functools.cache
+def network():
+    made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)
+    return made, params, train_step.calibrated_statistics(
+        made, params, batch_stats, images=augment.to_float(IMAGES), normalisation=normalise.LITE
+    )  # fmt: skip
+
+
+NAMES = network()[0].segment_names
+PLAN = stages.make_plan(
+    NAMES, count=3, head_epochs=2.0, epochs=2.0, head_learning_rate=1e-3, learning_rate=1e-3, final_learning_rate=1e-3,
+    lowest_segment="block_02", programs=2, steps_per_epoch=4,
+)  # fmt: skip
+
+
+def state_after(change=1.0):
+    """As after training the head alone."""
+    _, params, batch_stats = network()
+    params = {**params, "head": jax.tree.map(lambda leaf: leaf * change, params["head"])}
+    optimizer = train_step.make_optimizer(NAMES, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0)
+    return train_step.initial_state(params, batch_stats, optimizer, averaging=False)
+
+
+def validation(folder, *, lowest_segment="block_02"):
+    made, params, batch_stats = network()
+    cache = feature_cache.FeatureCache(
+        network=made, normalisation=normalise.LITE, dtype=FLOAT32, mesh=sharding.make_mesh(),
+        images=np.zeros((5, 32, 32), np.uint8), settings=augment.Augmentation(rotation=0.5), seed=1, views=3,
+        threads=1, limit=10**9, folder=folder,
+    )  # fmt: skip
+    cuts = cache.cuts(PLAN, params, batch_stats, lowest_segment=lowest_segment, steps_per_epoch=4)
+    return Validation(
+        IMAGES,
+        LABELS,
+        class_names=CLASSES,
+        outputs_of=sharded_forward.make_outputs(
+            made, normalisation=normalise.LITE, dtype=FLOAT32, mesh=sharding.make_mesh(), batch_size=8
+        ),
+        upper_outputs_of=functools.partial(
+            sharded_forward.make_upper_outputs, made, dtype=FLOAT32, mesh=sharding.make_mesh(), batch_size=8
+        ),
+        cuts=cuts,
+        cache=cache.of_plain(IMAGES),
+        advice="try something else",
+    )
+
+
+@pytest.mark.parametrize("lowest_segment", ["", "block_02", None])
+def test_scores_are_those_of_the_whole_network(tmp_path, lowest_segment):
+    """From the head's features, from a lower cut's, and where no stage has features at all."""
+    scored = validation(tmp_path, lowest_segment=lowest_segment or "")
+    if lowest_segment is None:
+        scored = validation(tmp_path)
+        scored._cuts = {}
+    stage = PLAN[0] if lowest_segment == "" else PLAN[1]
+    state = state_after(change=2.0)
+    made = network()[0]
+    x = normalise.LITE(jnp.asarray(augment.to_float(IMAGES)))
+    logits, _ = jax.jit(made.apply)(state.params, state.batch_stats, x)
+    expected = classification.score(
+        split="validation", labels=LABELS, probabilities=softmax(np.asarray(logits)), class_names=CLASSES
+    )
+    for name, value in scored(stage, state).items():
+        assert value == pytest.approx(expected[name.removeprefix("val/")], rel=1e-4), name
+
+
+def test_what_is_frozen_is_computed_once(tmp_path, capsys):
+    scored = validation(tmp_path)
+    first = scored(PLAN[0], state_after())
+    assert "features before head: 1 view of 21 images" in capsys.readouterr().out
+    second = scored(PLAN[0], state_after(change=3.0))
+    assert not capsys.readouterr().out, "the features are still there"
+    assert abs(first["val/loss"] - second["val/loss"]) > 1e-3, "but the head is another"
+    scored(PLAN[1], state_after())
+    assert capsys.readouterr().out.strip().endswith(", found"), "made for those of the head"
+    again = validation(tmp_path)
+    assert again(PLAN[0], state_after()) == first
+    assert capsys.readouterr().out.strip().endswith(", found")
+
+
+def test_outputs_that_are_not_finite(tmp_path):
+    state = dataclasses.replace(state_after(change=np.nan), step=jnp.int32(17))
+    with pytest.raises(UsageError, match="not finite after step 17: try something else"):
+        validation(tmp_path)(PLAN[0], state)

@@ -1,0 +1,358 @@
+"""The training step: what a stage may and may not move, the loss, the optimiser, and independence of the layout."""
+
+import functools
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+
+from bt_jax.common.errors import UsageError
+from bt_jax.distributed import sharding
+from bt_jax.models import normalise, registry
+from bt_jax.training import train_step
+
+CLASSES = 4
+CLIP_NORM = 0.1  # below the gradients met here
+
+
+@functools.cache
+def network():
+    return registry.create("efficientnet_nano", classes=CLASSES, hidden=(8,), dropout_rate=0.5, seed=1)
+
+
+def optimizer(**changes):
+    settings = {"name": "adamw", "weight_decay": 0.1, "b1": 0.9, "b2": 0.999, "clip_norm": CLIP_NORM}
+    return train_step.make_optimizer(network()[0].segment_names, **(settings | changes))
+
+
+def batch(size=8, seed=0):
+    generator = np.random.default_rng(seed)
+    return {
+        "image": generator.random((size, 32, 32), np.float32),
+        "label": generator.integers(0, CLASSES, size).astype(np.int32),
+    }
+
+
+def fresh_state(*, averaging=True):
+    _, params, batch_stats = network()
+    copied = jax.tree.map(jnp.copy, (params, batch_stats))
+    return train_step.initial_state(*copied, optimizer(), averaging=averaging)
+
+
+@functools.cache
+def step_of(program_segment):
+    return train_step.make_train_step(
+        network()[0],
+        optimizer(),
+        mesh=sharding.make_mesh(),
+        normalisation=normalise.LITE,
+        weights=np.ones(CLASSES, np.float32),
+        label_smoothing=0.1,
+        average_decay=0.9,
+        dtype=jnp.dtype("float32"),
+        seed=0,
+        program_segment=program_segment,
+    )
+
+
+def changed(before, after):
+    """The segments in which any value differs."""
+    return {
+        name
+        for name in before
+        if any(
+            not np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True)
+        )
+    }
+
+
+NAMES = network()[0].segment_names
+
+
+@pytest.mark.parametrize("first", [len(NAMES) - 1, 5, 2])
+def test_a_stage_moves_its_segments_and_nothing_else(first):
+    """Weights, running statistics and optimiser state of frozen segments stay to the bit, weight decay or not."""
+    before = fresh_state()
+    kept = jax.tree.map(np.asarray, before)
+    state = before
+    for i in range(2):
+        state, metrics = step_of(2 if first < len(NAMES) - 1 else first)(
+            state, batch(seed=i), np.float32(0.1), np.int32(first)
+        )
+    trained = set(NAMES[first:])
+    assert changed(kept.params, state.params) == trained
+    # The biases of a random network's BatchNorms aside, every trained segment has statistics.
+    assert changed(kept.batch_stats, state.batch_stats) == trained
+    inner = state.opt_state[1].inner_states
+    for name in NAMES:
+        moved = changed({name: kept.opt_state[1].inner_states[name].inner_state.inner_state},
+                        {name: inner[name].inner_state.inner_state})  # fmt: skip
+        assert bool(moved) == (name in trained), name
+    assert np.isfinite(float(metrics["loss"]))
+
+
+def test_a_shared_program_equals_one_of_its_own():
+    """Freezing at run time inside a deeper program is the same training as a program that ends at the stage's depth."""
+    first, rate = 6, 0.01
+    shared, _ = step_of(2)(fresh_state(), batch(), np.float32(rate), np.int32(first))
+    own, _ = step_of(first)(fresh_state(), batch(), np.float32(rate), np.int32(first))
+    # Adam's first step is as long as the rate whatever the gradient. Rounding shows where that is next to 0, as it is
+    # for the biases of a block's last BatchNorm when another BatchNorm follows.
+    difference = jax.tree.map(lambda a, b: np.abs(a - b), shared.params, own.params)
+    differences = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(difference)])
+    assert differences.max() < 0.1 * rate
+    assert differences.mean() < 1e-4 * rate
+
+
+def test_the_first_step_of_a_segment_unfrozen_late_is_that_of_a_fresh_adam():
+    """With a step count shared by all segments it would be about three times too long."""
+    state = fresh_state()
+    for i in range(5):
+        state, _ = step_of(2)(state, batch(seed=i), np.float32(1e-3), np.int32(len(NAMES) - 1))
+    before = np.asarray(state.params["top"]["norm"]["bias"])
+    state, _ = step_of(2)(state, batch(seed=9), np.float32(1e-3), np.int32(2))
+    length = np.abs(np.asarray(state.params["top"]["norm"]["bias"]) - before)
+    assert length.max() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_parameter_outside_of_the_segments_is_named():
+    _, params, _ = network()
+    with pytest.raises(ValueError, match=r"tail.*kernel"):
+        optimizer().init({**params, "tail": {"kernel": jnp.zeros(3)}})
+
+
+def test_kernels_decay_and_nothing_else():
+    _, params, _ = network()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    transform = optimizer()
+
+    @jax.jit
+    def one_update(params):
+        return transform.update(zeros, transform.init(params), params, trained=dict.fromkeys(NAMES, True))[0]
+
+    updates = one_update(params)
+    for (path, update), parameter in zip(
+        jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(params), strict=True
+    ):
+        expected = -0.1 * parameter if path[-1].key == "kernel" else np.zeros_like(parameter)
+        np.testing.assert_allclose(update, expected, rtol=1e-6)
+
+
+def test_one_step_of_the_head_equals_plain_optax():
+    """An independent way to the same numbers: gradients by hand through `Network.apply`, then optax.adamw."""
+    net, params, batch_stats = network()
+    data, head = batch(), len(NAMES) - 1
+
+    def loss_of(head_params):
+        images = normalise.LITE(data["image"])
+        key = jax.random.fold_in(jax.random.key(0), 0)
+        flags = tuple(i >= head for i in range(len(NAMES)))
+        logits, _ = net.apply({**params, "head": head_params}, batch_stats, images, trained=flags, dropout_key=key)
+        targets = 0.9 * jax.nn.one_hot(data["label"], CLASSES) + 0.1 / CLASSES
+        return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+
+    loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params["head"])
+    reference = optax.chain(
+        optax.clip_by_global_norm(CLIP_NORM), optax.adamw(0.01, weight_decay=0.1, mask=train_step.is_kernel)
+    )
+    updates, _ = jax.jit(reference.update)(gradient, reference.init(params["head"]), params["head"])
+    expected = optax.apply_updates(params["head"], updates)
+    state, metrics = step_of(head)(fresh_state(), data, np.float32(0.01), np.int32(head))
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
+    for a, b in zip(jax.tree.leaves(state.params["head"]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def dense_loss(weights, **options):
+    """The loss and accuracy of the first step of a small dense network without dropout; and the network, to check."""
+    made, params, _ = registry.create("mlp", classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.0)
+    plain = train_step.make_optimizer(
+        made.segment_names, name="adam", weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=CLIP_NORM
+    )
+    step = train_step.make_train_step(
+        made, plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE, weights=np.array(weights, np.float32),
+        label_smoothing=0.1, average_decay=0.0, dtype=jnp.dtype("float32"), seed=0, program_segment=0, **options,
+    )  # fmt: skip
+
+    def of(data):
+        state = train_step.initial_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=False)
+        metrics = step(state, data, np.float32(0.01), np.int32(0))[1]
+        return float(metrics["loss"]), float(metrics["accuracy"])
+
+    def losses(images, labels):
+        logits = np.asarray(made.apply(params, {}, normalise.LITE(images))[0], np.float64)
+        targets = 0.9 * np.eye(CLASSES)[labels] + 0.1 / CLASSES
+        return (targets * (np.log(np.exp(logits).sum(-1, keepdims=True)) - logits)).sum(-1), logits.argmax(-1)
+
+    return of, losses
+
+
+BY_CLASS = np.array([1.0, 2.0, 0.5, 3.0])[:CLASSES]
+
+
+def test_images_count_by_their_class_and_by_themselves():
+    data, (of, losses) = batch(), dense_loss(BY_CLASS)
+    own = np.linspace(0.2, 3, len(data["label"]), dtype=np.float32)
+    each = losses(data["image"], data["label"])[0] * BY_CLASS[data["label"]]
+    assert of(data)[0] == pytest.approx(each.mean(), rel=1e-4)
+    assert of(data | {"weight": own})[0] == pytest.approx((each * own).mean(), rel=1e-4)
+
+
+def test_mixed_images_have_the_loss_of_both_labels_in_their_shares():
+    """Written out: each image with the one from the other end, each label with its class's and image's weight."""
+    data, (of, losses) = batch(), dense_loss(BY_CLASS, mixup=0.4)
+    images, labels = data["image"], data["label"]
+    own = np.linspace(0.2, 3, len(labels), dtype=np.float32)
+    share = np.asarray(train_step._shares(jax.random.fold_in(jax.random.key(0), 0), len(own), parameter=0.4))
+    assert share.min() >= 0.5 and share.max() <= 1 and len(np.unique(share)) == len(share)
+    mixed = share[:, None, None] * images + (1 - share[:, None, None]) * images[::-1]
+    weight = BY_CLASS[labels] * own
+    (first, predicted), (second, _) = losses(mixed, labels), losses(mixed, labels[::-1])
+    expected = (share * weight * first + (1 - share) * weight[::-1] * second).mean()
+    loss, accuracy = of(data | {"weight": own})
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert accuracy == pytest.approx((predicted == labels).mean())
+
+
+def test_each_step_mixes_in_shares_of_its_own():
+    shares = [np.asarray(train_step._shares(jax.random.key(seed), 500, parameter=1.0)) for seed in range(2)]
+    assert not np.array_equal(*shares)
+    assert np.mean(shares) == pytest.approx(0.75, abs=0.02)  # uniform from a half to 1
+
+
+def test_the_gradient_is_clipped_by_its_global_norm():
+    """Adam's first step does not depend on the gradient's length; the second moment does."""
+    head = len(NAMES) - 1
+    state, metrics = step_of(head)(fresh_state(), batch(), np.float32(0.01), np.int32(head))
+    moments = state.opt_state[1].inner_states["head"].inner_state.inner_state[0].nu["head"]
+    norm = np.sqrt(sum(float(leaf.sum()) for leaf in jax.tree.leaves(moments)) / (1 - 0.999))
+    assert float(metrics["gradient_norm"]) > CLIP_NORM
+    assert norm == pytest.approx(CLIP_NORM, rel=1e-3)
+
+
+def test_the_average_of_the_weights():
+    state = fresh_state()
+    start = np.asarray(state.average["params"]["head"]["output"]["kernel"])
+    state, _ = step_of(len(NAMES) - 1)(state, batch(), np.float32(0.1), np.int32(len(NAMES) - 1))
+    now = np.asarray(state.params["head"]["output"]["kernel"])
+    # The decay is ramped up: (1 + 0) / (10 + 0) at the first step.
+    np.testing.assert_allclose(state.for_evaluation()["params"]["head"]["output"]["kernel"], 0.1 * start + 0.9 * now,
+                               rtol=1e-5)  # fmt: skip
+    without = fresh_state(averaging=False)
+    assert without.for_evaluation()["params"] is without.params
+
+
+@pytest.mark.parametrize("averaging", [True, False])
+def test_a_state_divides_for_a_checkpoint_and_joins_again(averaging):
+    state = fresh_state(averaging=averaging)
+    joined = train_step.TrainState.joined(state.for_evaluation(), state.for_resuming())
+    assert jax.tree.structure(joined) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(joined), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    labels = np.array([0] * 30 + [1] * 5 + [2] * 7 + [3])
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    np.testing.assert_allclose(train_step.class_weights("balanced", labels, 4), expected, rtol=1e-6)
+    # A class without images has no say, and the others keep their balance.
+    np.testing.assert_allclose(train_step.class_weights("balanced", labels, 5), [*expected, 0], rtol=1e-6)
+
+
+def test_given_weights():
+    labels = np.zeros(3, int)
+    np.testing.assert_array_equal(train_step.class_weights("none", labels, 3), [1, 1, 1])
+    np.testing.assert_array_equal(train_step.class_weights("1, 2,.5", labels, 3), [1, 2, 0.5])
+    np.testing.assert_array_equal(train_step.class_weights((1, 2, 3), labels, 3), [1, 2, 3])
+    for wrong in ("1,2", "a,b,c", "1,2,-1", "1,2,nan"):
+        with pytest.raises(UsageError, match=r"config\.loss\.class_weights"):
+            train_step.class_weights(wrong, labels, 3)
+
+
+def test_wrong_names():
+    with pytest.raises(UsageError, match=r"config\.optimizer\.name"):
+        optimizer(name="sgd")
+    with pytest.raises(UsageError, match=r"config\.train\.dtype"):
+        train_step.compute_dtype("float16")
+    with pytest.raises(UsageError, match="JAX_ENABLE_X64=1"):
+        train_step.compute_dtype("float64")
+    assert train_step.compute_dtype("auto") == (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+def test_calibrated_statistics_are_those_of_the_images():
+    forgetful, params, batch_stats = registry.create(
+        "efficientnet_nano", classes=CLASSES, hidden=(8,), momentum=0.0, seed=1
+    )
+    images = batch(16)["image"]
+    measured = train_step.calibrated_statistics(
+        forgetful, params, batch_stats, images=images, normalisation=normalise.LITE
+    )
+    # The stem's statistics are those of its convolution's output.
+    kernel = params["stem"]["conv"]["kernel"]
+    convolved = jax.lax.conv_general_dilated(
+        normalise.LITE(images), kernel, (2, 2), [(0, 1), (0, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(measured["stem"]["norm"]["mean"], convolved.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(measured["stem"]["norm"]["variance"], convolved.var((0, 1, 2)), rtol=1e-3, atol=1e-5)
+
+
+_ON_DEVICES = """
+import sys, jax, numpy as np
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+sys.path.insert(0, sys.argv[2])
+from tests import steps_test as t
+state = jax.device_put(t.fresh_state(), t.sharding.replicated(t.sharding.make_mesh()))
+for i in range(3):
+    data = jax.device_put(t.batch(seed=i), t.sharding.by_row(t.sharding.make_mesh()))
+    state, metrics = t.step_of(2)(state, data, np.float32(1e-3), np.int32(2))
+    print(float(metrics["loss"]), float(metrics["gradient_norm"]))
+"""
+
+
+@pytest.mark.slow
+def test_one_device_and_four_train_alike(request):
+    """The same global batch gives the same losses on any mesh: statistics are global, dropout is of the whole batch."""
+    root = str(request.config.rootpath)
+    losses = [
+        np.array(
+            subprocess.run(
+                [sys.executable, "-c", _ON_DEVICES, count, root], capture_output=True, text=True, check=True, cwd=root
+            ).stdout.split(),
+            float,
+        )
+        for count in ("1", "4")
+    ]
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+
+
+@pytest.mark.parametrize(("name", "options"), [("mlp", {}), ("cnn", {"filters": (2, 4)})])
+def test_networks_without_statistics_train_like_any_other(name, options):
+    made, params, batch_stats = registry.create(
+        name, classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.5, **options
+    )
+    assert batch_stats == {}
+    data = batch()
+    found = train_step.calibrated_statistics(made, params, {}, images=data["image"], normalisation=normalise.LITE)
+    assert found == {}
+    settings = {"name": "adamw", "weight_decay": 0.1, "b1": 0.9, "b2": 0.999, "clip_norm": CLIP_NORM}
+    plain = train_step.make_optimizer(made.segment_names, **settings)
+    step = train_step.make_train_step(
+        made, plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE, weights=np.ones(CLASSES, np.float32),
+        label_smoothing=0.1, average_decay=0.9, dtype=jnp.dtype("float32"), seed=0, program_segment=0,
+    )  # fmt: skip
+    kept = jax.tree.map(np.asarray, params)
+    state = train_step.initial_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=True)
+    state, metrics = step(state, data, np.float32(1e-2), np.int32(1))
+    assert changed(kept, state.params) == set(made.segment_names[1:])  # the lowest segment is frozen
+    state, metrics = step(state, data, np.float32(1e-2), np.int32(0))
+    assert changed(kept, state.params) == changed(kept, state.average["params"]) == set(made.segment_names)
+    assert state.batch_stats == state.average["batch_stats"] == {}
+    assert 0 < float(metrics["loss"]) < 10
