@@ -49,10 +49,10 @@ def main() -> int:
     # After the flags: grain defines flags of its own, and --help need not wait for JAX.
     from bt_jax.experiments import runner
     from bt_jax.models import registry
-    from bt_jax.training import setup, train
+    from bt_jax.training import config_check, train
 
     for config in runner.plan(base, values=values, seeds=_SEEDS.value).values():
-        setup.check(config)
+        config_check.check_config(config)
         registry.native_size(config.model.name)  # refuses one that is not there
     cli.prepare_to_compute()
     return runner.run(

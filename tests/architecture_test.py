@@ -52,7 +52,8 @@ OWNERS = {
         "reports.training_curves",
     },
     "ml_collections": {
-        "benchmark.__main__", "defaults", "experiments.runner", "main", "sweep", "training.setup", "training.train",
+        "benchmark.__main__", "defaults", "experiments.runner", "main", "sweep", "training.config_check",
+        "training.setup", "training.train",
     },
     "nibabel": {"data.io.nifti"},
     "onnx": {"inference.onnx_graph"},

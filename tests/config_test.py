@@ -16,7 +16,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # The modules that see a configuration; below them there are plain arguments.
 DEFAULTS = ROOT / "bt_jax" / "defaults.py"
-READERS = tuple(ROOT / "bt_jax" / name for name in ("main.py", "starting.py", "train.py"))
+READERS = tuple(
+    ROOT / "bt_jax" / name for name in ("main.py", "training/config_check.py", "training/setup.py", "training/train.py")
+)
 
 
 @functools.cache

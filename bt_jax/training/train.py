@@ -23,7 +23,7 @@ from bt_jax.distributed.processes import say
 from bt_jax.inference.trained_model import ModelDescription
 from bt_jax.models import registry
 from bt_jax.reports import cross_validation, run_report
-from bt_jax.training import setup, sharded_forward, stages, train_step
+from bt_jax.training import config_check, setup, sharded_forward, stages, train_step
 from bt_jax.training.batches import Feed
 from bt_jax.training.evaluator import Validation
 from bt_jax.training.feature_cache import Cut, FeatureCache
@@ -61,7 +61,7 @@ def train_and_evaluate(
     Raises:
       UsageError: a wrong field, path or file, or a loss that is not finite.
     """
-    setup.check(config)
+    config_check.check_config(config)
     if config.data.fold != -1:
         return _train_fold(config, folder, publish, began or time.monotonic())
     for fold in range(config.data.folds):

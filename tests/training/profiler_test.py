@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.training import profiler, setup
+from bt_jax.training import config_check, profiler
 from bt_jax.workdir import run_folder
 from tests import runs
 
@@ -88,4 +88,4 @@ def test_it_may_be_given_when_a_run_is_resumed() -> None:
 
 def test_nonsense_is_refused_before_anything_is_loaded() -> None:
     with pytest.raises(UsageError, match=r"config\.profile is '20:10'"):
-        setup.check(runs.config(profile="20:10"))
+        config_check.check_config(runs.config(profile="20:10"))
