@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.augment.photometric_test import head
 
 from bt_jax.data.augment import style
+from tests.data.augment.photometric_test import head
 
 EXCHANGES = (style.exchange_histogram, style.exchange_amplitude)
 
