@@ -20,7 +20,7 @@ from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.io.decode import IMAGE_SUFFIXES, ImageError, decode_image
 from bt_jax.data.phantoms import ood_images, phantom
 from bt_jax.inference import trained_model
-from bt_jax.inference.trained_model import Model
+from bt_jax.inference.trained_model import TrainedModel
 
 _PACKAGES = {"sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
 
@@ -45,12 +45,12 @@ def photographs(folders: list[pathlib.Path]) -> dict[str, np.ndarray]:
     return found
 
 
-def told(model: Model, images: list[np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
+def told(model: TrainedModel, images: list[np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
     """How many of the preprocessed images are doubted, and the scores."""
-    scores = model.answers(np.stack(images)).doubt
+    scores = model.predict(np.stack(images)).ood_scores
     assert scores is not None, "the model has no doubt.npz: train it again"
     quantiles = np.percentile(scores, (5, 50, 95)).round(3).tolist()
-    sure = model.probabilities(np.stack(images)).max(axis=1).mean()
+    sure = model.predict_probabilities(np.stack(images)).max(axis=1).mean()
     doubted = int((scores > 1).sum())
     return {
         "images": len(images),
@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cli.prepare_to_compute()
     model = trained_model.load(arguments.model)
-    result: dict[str, Any] = {"model": model.description.name, "threshold_on": model.doubts[0].fitted_on}
+    result: dict[str, Any] = {"model": model.description.name, "threshold_on": model.ood_models[0].fitted_on}
     by_role = collections.defaultdict(list)
     with (arguments.model / "split.csv").open(newline="") as file:
         for row in csv.DictReader(file):

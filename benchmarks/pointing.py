@@ -27,7 +27,7 @@ from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.letterbox import Placement
 from bt_jax.data.phantoms import phantom
 from bt_jax.inference import attribution, heat_map, trained_model
-from bt_jax.inference.trained_model import Model
+from bt_jax.inference.trained_model import TrainedModel
 
 NEAR = 0.1  # of the head's height
 
@@ -43,7 +43,7 @@ class Case:
     head: np.ndarray
 
 
-def cases_of(model: Model, *, each: int, seed: int) -> tuple[list[Case], int]:
+def cases_of(model: TrainedModel, *, each: int, seed: int) -> tuple[list[Case], int]:
     """The phantoms of `each` patients of every tumour that the model gets right, and how many were drawn."""
     found = []
     for label, name in enumerate(BRAIN_TUMOR_CLASSES):
@@ -55,11 +55,11 @@ def cases_of(model: Model, *, each: int, seed: int) -> tuple[list[Case], int]:
             head = placement.onto_image(square > 0) > 0.5
             if one.lesion.any():
                 found.append(Case(square, placement, label, one.lesion, head | one.lesion))
-    predicted = model.probabilities(np.stack([case.square for case in found])).argmax(axis=1)
+    predicted = model.predict_probabilities(np.stack([case.square for case in found])).argmax(axis=1)
     return [case for case, label in zip(found, predicted, strict=True) if case.label == label], len(found)
 
 
-def score(model: Model, cases: list[Case], method: str) -> dict[str, Any]:
+def score(model: TrainedModel, cases: list[Case], method: str) -> dict[str, Any]:
     """Hits, shares and areas of a method."""
     images, labels = np.stack([case.square for case in cases]), np.array([case.label for case in cases])
     explained = attribution.explain(model, images, classes=labels, method=method)
@@ -68,10 +68,10 @@ def score(model: Model, cases: list[Case], method: str) -> dict[str, Any]:
         on_image = case.placement.onto_image(heat) * case.head
         rows = np.flatnonzero(case.head.any(axis=1))
         tolerance = NEAR * (rows[-1] - rows[0] + 1)
-        hits.append(heat_map.hits(on_image, case.lesion))
-        near.append(heat_map.hits(on_image, case.lesion, tolerance=tolerance))
+        hits.append(heat_map.is_hit(on_image, case.lesion))
+        near.append(heat_map.is_hit(on_image, case.lesion, tolerance=tolerance))
         chance.append(_share_near(case.lesion, case.head, tolerance))
-        shares.append(heat_map.share_inside(on_image, case.lesion))
+        shares.append(heat_map.compute_share_inside(on_image, case.lesion))
         areas.append(case.lesion.sum() / case.head.sum())
     return {
         "used": explained.method,
@@ -93,11 +93,11 @@ def _share_near(lesion: np.ndarray, head: np.ndarray, tolerance: float) -> float
 
 
 def _after_randomising(
-    model: Model, images: np.ndarray, labels: np.ndarray, method: str, heat: np.ndarray
+    model: TrainedModel, images: np.ndarray, labels: np.ndarray, method: str, heat: np.ndarray
 ) -> dict[str, float]:
     """Rank correlation with the maps of networks with random weights: in the head, and everywhere."""
     (member,) = model.networks
-    _, random, _ = model.description.network(seed=99)
+    _, random, _ = model.description.create_network(seed=99)
     last = member.network.segment_names[-1]
     found = {}
     for what, params in {"head": {**member.params, last: random[last]}, "all": random}.items():

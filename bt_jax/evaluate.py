@@ -56,9 +56,11 @@ def main() -> None:
     for folder in model.folders:
         leaked |= leakage.has_twin(images, *leakage.read(folder))
     groups = patient_groups.groups_of(images, source.groups)
-    logits, doubts = model.answers(images.images)
-    if doubts is not None and (doubts > 1).any():
-        print(f"warning: {(doubts > 1).sum()} of {len(images)} images do not look like those the model learned from")
+    logits, ood_scores = model.predict(images.images)
+    if ood_scores is not None and (ood_scores > 1).any():
+        print(
+            f"warning: {(ood_scores > 1).sum()} of {len(images)} images do not look like those the model learned from"
+        )
     temperature = model.temperature
     out = pathlib.Path(_OUT.value)
     result = split_report.write_split_report(
@@ -66,12 +68,12 @@ def main() -> None:
         split=_SPLIT.value.lower(),
         paths=images.paths,
         labels=images.labels,
-        probabilities=model.probabilities_of(logits),
+        probabilities=model.compute_probabilities(logits),
         class_names=model.class_names,
         leaked=leaked,
         patients=Patients(*groups) if groups else None,
         change=Change(
-            uncalibrated=model.probabilities_of(logits, calibrated=False),
+            uncalibrated=model.compute_probabilities(logits, calibrated=False),
             temperature=temperature.value,
             fitted_on=temperature.fitted_on,
             biased=False,

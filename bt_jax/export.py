@@ -22,7 +22,7 @@ from bt_jax.common.errors import UsageError
 
 if typing.TYPE_CHECKING:
     from bt_jax.data.sources import Source
-    from bt_jax.inference.trained_model import Model
+    from bt_jax.inference.trained_model import TrainedModel
 
 _MODEL = flags.DEFINE_string("model", "", "Workdir of a run or of a cross-validation, or a safetensors file.")
 _FORMAT = flags.DEFINE_enum("format", None, ["stablehlo", "onnx", "safetensors"], "Kind of file.")
@@ -45,7 +45,7 @@ def main() -> None:
     if out.is_dir():
         raise UsageError(f"--out is {_OUT.value!r}, a folder: name a file")
     model = trained_model.load(_MODEL.value, batch_size=_COMPARED)
-    images, origin = _images_to_compare(model)
+    images, origin = _load_images(model)
     difference = convert.write(out, model, form=form, images=images)
     print(
         f"compared on {origin}: probabilities differ by {difference.probabilities:.1e}, "
@@ -56,7 +56,7 @@ def main() -> None:
     print(f"{form}: {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
-def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
+def _load_images(model: "TrainedModel") -> tuple[np.ndarray, str]:
     """Preprocessed images [N, S, S] uint8 spread over the data, and in words what they are."""
     from bt_jax.data import sources
     from bt_jax.data.io.decode import ImageError, decode_image
@@ -66,7 +66,7 @@ def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
         source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
     else:
         try:
-            source = _data_of_run(model)
+            source = _open_data_of_run(model)
         except UsageError:  # moved, or another machine's
             source = sources.open_phantoms(per_class=(4, 0), seed=0)
             instead = "; --data names real ones"
@@ -83,7 +83,7 @@ def _images_to_compare(model: "Model") -> tuple[np.ndarray, str]:
     return chosen, f"{len(chosen)} images of {source.description}{instead}"
 
 
-def _data_of_run(model: "Model") -> "Source":
+def _open_data_of_run(model: "TrainedModel") -> "Source":
     """What the run was trained on.
 
     Raises:

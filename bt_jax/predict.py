@@ -73,16 +73,16 @@ def main(paths: list[str]) -> int:
         listener=heat_maps.write if heat_maps else None,
     )
     count = failed = 0
-    with _output(_OUT.value) as out:
+    with _open_output(_OUT.value) as out:
         if _FORMAT.value == "csv":
-            out.write(_text(files.csv_text(stream.csv_header(predictor.class_names), [])))
+            out.write(_encode(files.csv_text(stream.make_csv_header(predictor.class_names), [])))
         for batch in records:
             if _FORMAT.value == "csv":
                 first, *others = (record.to_row(predictor.class_names) for record in batch)
-                out.write(_text(files.csv_text(first, others)))
+                out.write(_encode(files.csv_text(first, others)))
             else:
                 lines = (json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) for record in batch)
-                out.write(_text("".join(f"{line}\n" for line in lines)))
+                out.write(_encode("".join(f"{line}\n" for line in lines)))
             out.flush()
             count += len(batch)
             failed += sum(record.failed for record in batch)
@@ -94,7 +94,7 @@ def main(paths: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _output(path: str) -> Iterator[IO[bytes]]:
+def _open_output(path: str) -> Iterator[IO[bytes]]:
     """A file that appears when it is complete, or the standard output."""
     if path:
         with files.replacing(path) as temporary, temporary.open("wb") as file:
@@ -108,7 +108,7 @@ def _output(path: str) -> Iterator[IO[bytes]]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _text(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     """In UTF-8; parts of file names that are no text are shown as escapes."""
     return text.encode("utf-8", "backslashreplace")
 

@@ -99,9 +99,9 @@ def test_folds_are_an_ensemble(trained, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32)).astype(np.uint8)
     ensemble = trained_model.load(tmp_path / "folds")
     assert ensemble.temperature is not None and ensemble.temperature.images == 100
-    logits = [trained_model.load(tmp_path / "folds" / f"fold_{fold}").logits(images)[0] for fold in (0, 1)]
+    logits = [trained_model.load(tmp_path / "folds" / f"fold_{fold}").predict_logits(images)[0] for fold in (0, 1)]
     members = [softmax(of_member, ensemble.temperature.value) for of_member in logits]
-    together = ensemble.probabilities(images)
+    together = ensemble.predict_probabilities(images)
     np.testing.assert_allclose(together, (members[0] + members[1]) / 2, atol=1e-7)
     assert not np.allclose(members[0], members[1], atol=1e-4)
 

@@ -33,8 +33,8 @@ def test_a_file_becomes_another(model):
     assert lines[1] == "warning: SYNTHETIC PHANTOMS: drawn by a program, not medical images"
     assert lines[2] == f"stablehlo: {out} (0.0 MB)"
     images = small_models.images(3, 12)
-    expected = trained_model.load(model / "model.safetensors").probabilities(images)
-    np.testing.assert_allclose(trained_model.load(out).probabilities(images), expected, atol=1e-6)
+    expected = trained_model.load(model / "model.safetensors").predict_probabilities(images)
+    np.testing.assert_allclose(trained_model.load(out).predict_probabilities(images), expected, atol=1e-6)
 
 
 @pytest.mark.slow

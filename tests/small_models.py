@@ -10,7 +10,8 @@ import numpy as np
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.inference import model_file, ood, trained_model
-from bt_jax.inference.trained_model import Model, ModelDescription
+from bt_jax.inference.description import ModelDescription
+from bt_jax.inference.trained_model import TrainedModel
 from bt_jax.metrics.calibration import Temperature
 from bt_jax.models.normalise import IMAGENET
 
@@ -22,7 +23,9 @@ def images(count: int, size: int, *, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size)).astype(np.uint8)
 
 
-def write(path: pathlib.Path, name: str, *, size: int, members: int = 1, plain: bool = False, **options: Any) -> Model:
+def write(
+    path: pathlib.Path, name: str, *, size: int, members: int = 1, plain: bool = False, **options: Any
+) -> TrainedModel:
     """Writes a model to a safetensors file and loads it.
 
     Args:
@@ -30,7 +33,7 @@ def write(path: pathlib.Path, name: str, *, size: int, members: int = 1, plain: 
       name: of the network.
       size: side of its images.
       members: networks of the ensemble.
-      plain: without temperature and doubt, as a workdir of an older version.
+      plain: without temperature and OOD model, as a workdir of an older version.
       **options: of the network.
     """
     description = ModelDescription(
@@ -45,18 +48,18 @@ def write(path: pathlib.Path, name: str, *, size: int, members: int = 1, plain: 
     )
     networks = []
     for seed in range(members):
-        _, params, batch_stats = description.network(seed=seed)
+        _, params, batch_stats = description.create_network(seed=seed)
         networks.append({"params": _varied(params, seed), "batch_stats": _varied(batch_stats, seed + 100)})
-    stored = model_file.Stored(
-        description=dataclasses.asdict(description), temperature=None, doubts=(), networks=networks
+    stored = model_file.StoredModel(
+        description=dataclasses.asdict(description), temperature=None, ood_models=(), networks=networks
     )
-    path.write_bytes(model_file.safetensors_bytes(stored))
+    path.write_bytes(model_file.encode_safetensors(stored))
     if plain:
         return trained_model.load(path, batch_size=4)
     features = trained_model.load(path, batch_size=4).compute(images(30, size, seed=1))[1]
-    doubts = [ood.fit(one[:20], one[20:], fitted_on="the 10 validation images", step=3) for one in features]
-    stored = dataclasses.replace(stored, temperature=TEMPERATURE, doubts=[one for one in doubts if one])
-    path.write_bytes(model_file.safetensors_bytes(stored))
+    ood_models = [ood.fit(one[:20], one[20:], fitted_on="the 10 validation images", step=3) for one in features]
+    stored = dataclasses.replace(stored, temperature=TEMPERATURE, ood_models=[one for one in ood_models if one])
+    path.write_bytes(model_file.encode_safetensors(stored))
     return trained_model.load(path, batch_size=4)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.inference import trained_model
+from bt_jax.inference.description import ModelDescription
 from bt_jax.metrics import calibration
 from bt_jax.metrics.calibration import Temperature
 from bt_jax.models.normalise import LITE
@@ -25,12 +25,12 @@ def write(
     temperature: float | None = 1.5,
 ) -> pathlib.Path:
     """A dense network with random weights as the best checkpoint of a run."""
-    description = trained_model.ModelDescription(
+    description = ModelDescription(
         name="mlp", options={"hidden": (16,), "channels": 1}, class_names=class_names,
         preprocessing=Preprocessing(form=form, size=size).to_dict(), normalisation=dataclasses.asdict(LITE),
         weights="random weights", weights_sha256=None, synthetic=synthetic,
     )  # fmt: skip
-    _, params, batch_stats = description.network(seed=seed)
+    _, params, batch_stats = description.create_network(seed=seed)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(
         5, evaluation={"params": params, "batch_stats": batch_stats}, training={"step": np.int32(5)},

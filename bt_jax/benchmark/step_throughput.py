@@ -11,7 +11,7 @@ import numpy as np
 
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
-from bt_jax.inference import trained_model
+from bt_jax.inference.forward import make_forward
 from bt_jax.models import registry
 from bt_jax.models.normalise import LITE
 from bt_jax.models.registry import Network, Tree
@@ -89,7 +89,7 @@ class Program:
 def forward_program(workload: Workload) -> Program:
     """The jitted forward that evaluation and prediction use, on one device."""
     network, params, batch_stats = workload.network()
-    forward = trained_model.make_forward(network, normalisation=LITE, dtype=train_step.compute_dtype(workload.dtype))
+    forward = make_forward(network, normalisation=LITE, dtype=train_step.compute_dtype(workload.dtype))
     inputs = jax.device_put((params, batch_stats, workload.images()), jax.devices()[0])
     compiled, seconds = _compiled(jax.jit(forward), *inputs)
     return _program(lambda: jax.block_until_ready(compiled(*inputs)), compiled, seconds, devices=1)

@@ -13,7 +13,7 @@ from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.experiments import finished_runs, grid, tables
 from bt_jax.experiments.finished_runs import Answer, Run
 from bt_jax.experiments.tables import Outcome, Row, Spread
-from bt_jax.inference import trained_model
+from bt_jax.inference.description import ModelDescription
 from bt_jax.metrics import significance
 from bt_jax.models import summary
 from bt_jax.reports import run_curves
@@ -219,5 +219,5 @@ def _size(folder: pathlib.Path) -> tuple[int | None, int | None]:
 
 @functools.cache
 def _size_of(description: str) -> tuple[int, int]:
-    model = trained_model.ModelDescription.from_dict(json.loads(description))
-    return summary.total(summary.segments(*model.network(), size=model.preprocessing["size"]))
+    model = ModelDescription.from_dict(json.loads(description))
+    return summary.total(summary.segments(*model.create_network(), size=model.preprocessing["size"]))

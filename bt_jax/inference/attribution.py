@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import trained_model
-from bt_jax.inference.trained_model import Model
+from bt_jax.inference.forward import compute_outputs
+from bt_jax.inference.trained_model import TrainedModel
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 from bt_jax.models.segments import Grid
@@ -55,7 +55,7 @@ class Explanation:
 
 
 def explain(
-    model: Model,
+    model: TrainedModel,
     images: np.ndarray,
     *,
     classes: Sequence[int] | np.ndarray | None = None,
@@ -81,22 +81,22 @@ def explain(
             "a StableHLO file holds no network to look into: explanations need the workdir or a safetensors file"
         )
     size = model.preprocessing.size
-    if not all(cuts_of(member.network) for member in model.networks):
+    if not all(find_cuts(member.network) for member in model.networks):
         method = "integrated_gradients"
     if not len(images):
         return Explanation(np.zeros((0, size, size), np.float32), np.zeros(0, np.int64), method)
-    chosen = model.probabilities(images).argmax(axis=1) if classes is None else np.asarray(classes, np.int64)
+    chosen = model.predict_probabilities(images).argmax(axis=1) if classes is None else np.asarray(classes, np.int64)
     if chosen.shape != (len(images),) or not ((chosen >= 0) & (chosen < len(model.class_names))).all():
         raise ValueError(f"classes {chosen} must be {len(images)} numbers below {len(model.class_names)}")
     heat = np.zeros((len(images), size, size), np.float32)
     for member in model.networks:
-        program = program_of(member.network, member.normalisation, method)
-        heat += _in_batches(program, member.params, member.batch_stats, images, chosen, batch_size)
-    return Explanation(_to_one(heat), chosen, method)
+        program = make_heat_function(member.network, member.normalisation, method)
+        heat += _compute_heat(program, member.params, member.batch_stats, images, chosen, batch_size)
+    return Explanation(scale_to_one(heat), chosen, method)
 
 
 @functools.lru_cache(maxsize=16)
-def program_of(network: Network, normalisation: Normalisation, method: str) -> _Heat:
+def make_heat_function(network: Network, normalisation: Normalisation, method: str) -> _Heat:
     """The jitted function (params, batch_stats, images [B, S, S] float32 in [0, 1], classes [B]) -> (heat [B, S, S],).
 
     The heat of an image has 1 as its largest value, or is 0 everywhere.
@@ -108,40 +108,40 @@ def program_of(network: Network, normalisation: Normalisation, method: str) -> _
     """
     if method == "integrated_gradients":
 
-        def heat(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> jax.Array:
-            found = attributions(network, normalisation, params, batch_stats, images, classes)
-            return _blurred(jnp.maximum(found, 0), network.size * SMOOTHING)
+        def compute_heat(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> jax.Array:
+            found = integrate_gradients(network, normalisation, params, batch_stats, images, classes)
+            return _blur(jnp.maximum(found, 0), network.size * SMOOTHING)
 
     else:
-        used = cuts_of(network)[-1 if method == "gradcam" else 0 :]
-        grids = _grids(network)
+        used = find_cuts(network)[-1 if method == "gradcam" else 0 :]
+        grids = _map_segments_to_grids(network)
 
-        def heat(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> jax.Array:
+        def compute_heat(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> jax.Array:
             x = normalisation(images)
-            maps, gradients = _maps_and_gradients(network, params, batch_stats, x, classes, cuts=used)
-            coarse = _upsampled(grad_cam(maps[-1], gradients[-1]), grids[used[-1]], network.size)
+            maps, gradients = _compute_maps_and_gradients(network, params, batch_stats, x, classes, cuts=used)
+            coarse = _upsample(compute_grad_cam(maps[-1], gradients[-1]), grids[used[-1]], network.size)
             if method == "gradcam":
                 return coarse
-            return _upsampled(layer_cam(maps[0], gradients[0]), grids[used[0]], network.size) * coarse
+            return _upsample(compute_layer_cam(maps[0], gradients[0]), grids[used[0]], network.size) * coarse
 
-    def to_one(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> tuple[jax.Array]:
-        return (_to_one(heat(params, batch_stats, images, classes)),)
+    def compute(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> tuple[jax.Array]:
+        return (scale_to_one(compute_heat(params, batch_stats, images, classes)),)
 
-    return jax.jit(to_one)
+    return jax.jit(compute)
 
 
-def grad_cam(maps: jax.Array, gradients: jax.Array) -> jax.Array:
+def compute_grad_cam(maps: jax.Array, gradients: jax.Array) -> jax.Array:
     """Equations 1 and 2 of the paper: [B, h, w, C], the same of the logit's gradients -> [B, h, w]."""
     weights = gradients.mean((1, 2), keepdims=True)  # [B, 1, 1, C]
     return jax.nn.relu((maps * weights).sum(-1))
 
 
-def layer_cam(maps: jax.Array, gradients: jax.Array) -> jax.Array:
+def compute_layer_cam(maps: jax.Array, gradients: jax.Array) -> jax.Array:
     """Equations 6 and 7 of the paper: [B, h, w, C], the same of the logit's gradients -> [B, h, w]."""
     return jax.nn.relu((maps * jax.nn.relu(gradients)).sum(-1))
 
 
-def attributions(
+def integrate_gradients(
     network: Network,
     normalisation: Normalisation,
     params: Tree,
@@ -176,13 +176,15 @@ def attributions(
     return images * jax.lax.fori_loop(0, steps, add, jnp.zeros_like(images)) / steps
 
 
-def cuts_of(network: Network) -> tuple[str, ...]:
+def find_cuts(network: Network) -> tuple[str, ...]:
     """The segments that a network is cut before: for the finer map, if there is one, and for the coarse one.
 
     The coarse map is the last there is, that before the head. The finer one is the last that has more values. A network
     without maps has no cuts.
     """
-    sides = {name: grid.side for name, grid in list(_grids(network).items())[1:]}  # the first is the image itself
+    sides = {
+        name: grid.side for name, grid in list(_map_segments_to_grids(network).items())[1:]
+    }  # the first is the image itself
     if not sides:
         return ()
     coarse = list(sides)[-1]
@@ -190,12 +192,12 @@ def cuts_of(network: Network) -> tuple[str, ...]:
     return (*finer[-1:], coarse)
 
 
-def _grids(network: Network) -> dict[str, Grid]:
+def _map_segments_to_grids(network: Network) -> dict[str, Grid]:
     """By segment, where the maps that go into it lie."""
     return {name: grid for name, grid in zip(network.segment_names, network.grids, strict=True) if grid}
 
 
-def _maps_and_gradients(
+def _compute_maps_and_gradients(
     network: Network, params: Tree, batch_stats: Tree, x: jax.Array, classes: jax.Array, *, cuts: Sequence[str]
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """What goes into the segments `cuts` [B, h, w, C], and the gradients of the classes' logits by it."""
@@ -215,7 +217,7 @@ def _maps_and_gradients(
     return maps, jax.grad(logit)([jnp.zeros_like(one) for one in maps])
 
 
-def _upsampled(heat: jax.Array, grid: Grid, size: int) -> jax.Array:
+def _upsample(heat: jax.Array, grid: Grid, size: int) -> jax.Array:
     """[B, h, h] on a grid -> [B, size, size], bilinear between the places of the values, and constant beyond them."""
     places = (np.arange(size) + 0.5 - grid.first) / grid.step
     distance = abs(np.clip(places, 0, grid.side - 1)[:, None] - np.arange(grid.side))  # [size, h]
@@ -223,7 +225,7 @@ def _upsampled(heat: jax.Array, grid: Grid, size: int) -> jax.Array:
     return jnp.einsum("ih,bhw,jw->bij", weights, heat, weights)
 
 
-def _blurred(heat: jax.Array, deviation: float) -> jax.Array:
+def _blur(heat: jax.Array, deviation: float) -> jax.Array:
     """[B, S, S] convolved with a Gaussian of that standard deviation in pixels."""
     offsets = jnp.arange(heat.shape[1])
     weights = jnp.exp(-0.5 * ((offsets[:, None] - offsets[None, :]) / deviation) ** 2)
@@ -231,13 +233,13 @@ def _blurred(heat: jax.Array, deviation: float) -> jax.Array:
     return jnp.einsum("ih,bhw,jw->bij", weights, heat, weights)
 
 
-def _to_one(heat: _Array) -> _Array:
-    """[N, S, S] divided by each image's largest value; what is 0 everywhere stays."""
-    largest = heat.max(axis=(1, 2), keepdims=True)
+def scale_to_one(heat: _Array) -> _Array:
+    """Divides [..., H, W] by each map's largest value; a map that is 0 everywhere stays so."""
+    largest = heat.max(axis=(-2, -1), keepdims=True)
     return heat / (largest + (largest <= 0))
 
 
-def _in_batches(
+def _compute_heat(
     program: _Heat, params: Tree, batch_stats: Tree, images: np.ndarray, classes: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """The heat of all images, [N, S, S] float32; the last batch is filled up."""
@@ -249,4 +251,4 @@ def _in_batches(
         of_part[: len(classes[start : start + batch_size])] = classes[start : start + batch_size]
         return program(params, batch_stats, part, of_part)
 
-    return trained_model.outputs_of(forward, images=images, batch_size=batch_size)[0]
+    return compute_outputs(forward, images=images, batch_size=batch_size)[0]

@@ -15,7 +15,8 @@ from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.data.augment.augment import to_float
 from bt_jax.inference import model_file, onnx_graph, trained_model
-from bt_jax.inference.trained_model import Model
+from bt_jax.inference.forward import make_forward
+from bt_jax.inference.trained_model import TrainedModel
 
 FORMATS = ("stablehlo", "onnx", "safetensors")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,7 +43,7 @@ class Difference:
         return self.probabilities <= TOLERANCE and self.logits <= TOLERANCE
 
 
-def write(path: files.Path, model: Model, *, form: str, images: np.ndarray) -> Difference:
+def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarray) -> Difference:
     """Writes a model to a file, after the file's content has answered as the model does.
 
     Args:
@@ -56,7 +57,9 @@ def write(path: files.Path, model: Model, *, form: str, images: np.ndarray) -> D
     """
     if not model.networks:
         raise UsageError("an exported program cannot be exported again: name the workdir or the safetensors file")
-    content = {"stablehlo": _stablehlo, "onnx": _onnx, "safetensors": _safetensors}[form](model)
+    content = {"stablehlo": _convert_to_stablehlo, "onnx": _convert_to_onnx, "safetensors": _convert_to_safetensors}[
+        form
+    ](model)
     difference = compare(content, model, form=form, images=images)
     if not difference.small:
         raise UsageError(
@@ -67,13 +70,11 @@ def write(path: files.Path, model: Model, *, form: str, images: np.ndarray) -> D
     return difference
 
 
-def compare(content: bytes, model: Model, *, form: str, images: np.ndarray) -> Difference:
+def compare(content: bytes, model: TrainedModel, *, form: str, images: np.ndarray) -> Difference:
     """How far the answers of a file's content are from a model's, in batches of one image and of several."""
-    expected = model.logits(images)
-    ours = model.probabilities_of(expected)
-    logits, probabilities = (
-        onnx_graph.run(content, to_float(images)) if form == "onnx" else _answers_of_file(content, images)
-    )
+    expected = model.predict_logits(images)
+    ours = model.compute_probabilities(expected)
+    logits, probabilities = onnx_graph.run(content, to_float(images)) if form == "onnx" else _run_file(content, images)
     return Difference(
         images=len(images),
         probabilities=float(np.abs(probabilities - ours).max()),
@@ -81,39 +82,39 @@ def compare(content: bytes, model: Model, *, form: str, images: np.ndarray) -> D
     )
 
 
-def _answers_of_file(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _run_file(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logits [members, N, classes] and probabilities [N, classes] by the way that every user of the file takes."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model"
         path.write_bytes(content)
         one, several = (trained_model.load(path, batch_size=size) for size in (1, max(2, len(images) - 1)))
-        logits = np.concatenate([one.logits(images[:1]), several.logits(images[1:])], axis=1)
-        return logits, several.probabilities_of(logits)
+        logits = np.concatenate([one.predict_logits(images[:1]), several.predict_logits(images[1:])], axis=1)
+        return logits, several.compute_probabilities(logits)
 
 
-def _safetensors(model: Model) -> bytes:
-    return model_file.safetensors_bytes(_stored(model))
+def _convert_to_safetensors(model: TrainedModel) -> bytes:
+    return model_file.encode_safetensors(_make_stored_model(model))
 
 
-def _stablehlo(model: Model) -> bytes:
+def _convert_to_stablehlo(model: TrainedModel) -> bytes:
     shape = jax.export.symbolic_shape(f"batch, {model.preprocessing.size}, {model.preprocessing.size}")
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    stored = _stored(model)
+    stored = _make_stored_model(model)
     weights = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype)
-        for name, array in model_file.weights_by_name(stored.networks).items()
+        for name, array in model_file.flatten_weights(stored.networks).items()
     }
-    exported = jax.export.export(jax.jit(functools.partial(_program, model)), platforms=PLATFORMS)(weights, images)
-    return model_file.stablehlo_bytes(stored, bytes(exported.serialize()))
+    exported = jax.export.export(jax.jit(functools.partial(_run_networks, model)), platforms=PLATFORMS)(weights, images)
+    return model_file.encode_stablehlo(stored, bytes(exported.serialize()))
 
 
-def _program(model: Model, weights: dict[str, jax.Array], images: jax.Array) -> dict[str, jax.Array]:
+def _run_networks(model: TrainedModel, weights: dict[str, jax.Array], images: jax.Array) -> dict[str, jax.Array]:
     """What `model_file` says a program computes."""
     outputs = [
-        trained_model.make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))(
+        make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))(
             trees["params"], trees["batch_stats"], images
         )
-        for member, trees in zip(model.networks, model_file.networks_of(weights), strict=True)
+        for member, trees in zip(model.networks, model_file.unflatten_weights(weights), strict=True)
     ]
     logits, features = (jnp.stack(arrays, axis=1) for arrays in zip(*outputs, strict=True))
     by = model.temperature.value if model.temperature else 1.0
@@ -124,7 +125,7 @@ def _program(model: Model, weights: dict[str, jax.Array], images: jax.Array) -> 
     }
 
 
-def _onnx(model: Model) -> bytes:
+def _convert_to_onnx(model: TrainedModel) -> bytes:
     notes: dict[str, Any] = {
         **dataclasses.asdict(model.description),
         "temperature": model.temperature.value if model.temperature else 1.0,
@@ -138,10 +139,13 @@ def _onnx(model: Model) -> bytes:
     )
 
 
-def _stored(model: Model) -> model_file.Stored:
-    return model_file.Stored(
+def _make_stored_model(model: TrainedModel) -> model_file.StoredModel:
+    return model_file.StoredModel(
         description=dataclasses.asdict(model.description),
         temperature=model.temperature,
-        doubts=model.doubts,
+        ood_models=model.ood_models,
         networks=[{"params": one.params, "batch_stats": one.batch_stats} for one in model.networks],
     )
+
+
+_CONVERTERS = {"stablehlo": _convert_to_stablehlo, "onnx": _convert_to_onnx, "safetensors": _convert_to_safetensors}

@@ -25,14 +25,14 @@ STRENGTH = 0.65  # of the colour where the heat is 1
 _ROWS = 256  # that are coloured at a time: a picture at the limit of pixels would take gigabytes at once
 
 
-def coloured(heat: np.ndarray) -> np.ndarray:
+def colour(heat: np.ndarray) -> np.ndarray:
     """[H, W] floats in [0, 1] -> [H, W, 3] uint8."""
     position = np.clip(np.nan_to_num(heat), 0, 1) * (len(_ANCHORS) - 1)
     steps = np.arange(len(_ANCHORS))
     return np.stack([np.interp(position, steps, channel).round() for channel in _ANCHORS.T], axis=-1).astype(np.uint8)
 
 
-def overlaid(image: np.ndarray, heat: np.ndarray, *, strength: float = STRENGTH) -> np.ndarray:
+def overlay(image: np.ndarray, heat: np.ndarray, *, strength: float = STRENGTH) -> np.ndarray:
     """A grey image with the heat over it, more of the colour the hotter: where it is 0 the image is as it was.
 
     Args:
@@ -45,29 +45,29 @@ def overlaid(image: np.ndarray, heat: np.ndarray, *, strength: float = STRENGTH)
     """
     if image.shape != heat.shape or image.ndim != 2:
         raise ValueError(f"image {image.shape} and heat {heat.shape} must be [H, W] alike")
-    low, factor = _range_of(image)
+    low, factor = _find_range(image)
     result = np.empty((*image.shape, 3), np.uint8)
     for start in range(0, len(image), _ROWS):
         rows = slice(start, start + _ROWS)
         grey = (image[rows].astype(np.float32) - low) * factor
         share = strength * np.clip(np.nan_to_num(heat[rows]), 0, 1)[..., None]  # [h, W, 1]
-        result[rows] = ((1 - share) * grey[..., None] + share * coloured(heat[rows])).round()
+        result[rows] = ((1 - share) * grey[..., None] + share * colour(heat[rows])).round()
     return result
 
 
-def layer(heat: np.ndarray) -> np.ndarray:
+def make_layer(heat: np.ndarray) -> np.ndarray:
     """The heat alone, to be laid over an image: [H, W] in [0, 1] -> [H, W, 4] uint8, whose opacity is the heat."""
     opacity = np.rint(np.clip(np.nan_to_num(heat), 0, 1) * 255).astype(np.uint8)
-    return np.concatenate([coloured(heat), opacity[..., None]], axis=-1)
+    return np.concatenate([colour(heat), opacity[..., None]], axis=-1)
 
 
-def on_screen(image: np.ndarray) -> np.ndarray:
+def scale_to_screen(image: np.ndarray) -> np.ndarray:
     """[H, W] uint8, or uint16, whose range is stretched to what a screen shows -> [H, W] uint8."""
-    low, factor = _range_of(image)
+    low, factor = _find_range(image)
     return image if image.dtype == np.uint8 else ((image.astype(np.float32) - low) * factor).round().astype(np.uint8)
 
 
-def _range_of(image: np.ndarray) -> tuple[float, float]:
+def _find_range(image: np.ndarray) -> tuple[float, float]:
     """What is black, and the factor from there to 255 as white."""
     if image.dtype == np.uint8:
         return 0.0, 1.0
@@ -75,14 +75,14 @@ def _range_of(image: np.ndarray) -> tuple[float, float]:
     return low, 255 / max(high - low, 1.0)
 
 
-def png(picture: np.ndarray) -> bytes:
+def encode_png(picture: np.ndarray) -> bytes:
     """The PNG file of a picture [H, W] of greys, [H, W, 3] of colours or [H, W, 4] with opacity, uint8."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", optimize=False)
     return buffer.getvalue()
 
 
-def hits(heat: np.ndarray, place: np.ndarray, *, tolerance: float = 0.0) -> bool:
+def is_hit(heat: np.ndarray, place: np.ndarray, *, tolerance: float = 0.0) -> bool:
     """The pointing game (Zhang et al. 2016, https://arxiv.org/abs/1608.00507): is the hottest pixel in the place?
 
     Args:
@@ -96,6 +96,6 @@ def hits(heat: np.ndarray, place: np.ndarray, *, tolerance: float = 0.0) -> bool
     return bool(np.hypot(*(np.argwhere(place) - hottest).T).min() <= max(tolerance, 0.75))
 
 
-def share_inside(heat: np.ndarray, place: np.ndarray) -> float:
+def compute_share_inside(heat: np.ndarray, place: np.ndarray) -> float:
     """How much of the heat lies in the place (Wang et al. 2020, https://arxiv.org/abs/1910.01279), from 0 to 1."""
     return float(heat[place].sum() / heat.sum()) if heat.sum() > 0 else 0.0

@@ -11,7 +11,7 @@ import numpy as np
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.inference import attribution, heat_map
-from bt_jax.inference.predictor import Prediction, Predictor, Prepared
+from bt_jax.inference.predictor import Prediction, Predictor, PreparedSlice
 
 INDEX = "index.csv"
 _LONGEST_NAME = 80  # characters of a file's own name that its heat map keeps
@@ -33,7 +33,7 @@ class HeatMap:
     method: str
 
 
-def check(predictor: Predictor) -> None:
+def check_explainable(predictor: Predictor) -> None:
     """Raises `UsageError` for a model that cannot be looked into."""
     if not all(model.networks for model in predictor.models):
         raise UsageError(
@@ -42,22 +42,16 @@ def check(predictor: Predictor) -> None:
         )
 
 
-def of_image(predictor: Predictor, image: np.ndarray, *, label: str, method: str = "gradcam") -> HeatMap:
+def explain_image(predictor: Predictor, image: np.ndarray, *, label: str, method: str = "gradcam") -> HeatMap:
     """The heat map of an image [H, W] uint8 or uint16; of several models the mean."""
     number = predictor.class_names.index(label)
     heat, methods = np.zeros(image.shape, np.float32), dict[str, None]()
     for model in predictor.models:
         square, placement = model.preprocessing.placed(image)
         found = attribution.explain(model, square[None], classes=[number], method=method, batch_size=1)
-        heat += _to_one(placement.onto_image(found.heat[0]))
+        heat += attribution.scale_to_one(placement.onto_image(found.heat[0]))
         methods[found.method] = None
-    return HeatMap(_to_one(heat), label, "+".join(methods))
-
-
-def _to_one(heat: np.ndarray) -> np.ndarray:
-    """[H, W] divided by the largest value, of which a little is lost between the network's pixels."""
-    largest = heat.max()
-    return heat / largest if largest > 0 else heat
+    return HeatMap(attribution.scale_to_one(heat), label, "+".join(methods))
 
 
 class HeatMapFiles:
@@ -73,19 +67,21 @@ class HeatMapFiles:
     """
 
     def __init__(self, folder: files.Path, predictor: Predictor, *, method: str = "gradcam"):
-        check(predictor)
+        check_explainable(predictor)
         self._folder, self._predictor, self._method = pathlib.Path(folder), predictor, method
         if self._folder.exists() and not self._folder.is_dir():
             raise UsageError(f"--gradcam is {str(folder)!r}, a file: name a folder")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._rows: list[tuple[str, ...]] = []
 
-    def write(self, path: str, prepared: Prepared, prediction: Prediction) -> None:
+    def write(self, path: str, prepared: PreparedSlice, prediction: Prediction) -> None:
         """Writes the heat map of the class that was predicted for a slice, which must have kept its `origin`."""
         assert prepared.origin is not None
-        found = of_image(self._predictor, prepared.origin, label=prediction.label, method=self._method)
-        name = file_name(path)
-        files.write_bytes(self._folder / f"{name}.png", heat_map.png(heat_map.overlaid(prepared.origin, found.heat)))
+        found = explain_image(self._predictor, prepared.origin, label=prediction.label, method=self._method)
+        name = make_file_name(path)
+        files.write_bytes(
+            self._folder / f"{name}.png", heat_map.encode_png(heat_map.overlay(prepared.origin, found.heat))
+        )
         buffer = io.BytesIO()
         np.save(buffer, found.heat)
         files.write_bytes(self._folder / f"{name}.npy", buffer.getvalue())
@@ -97,7 +93,7 @@ class HeatMapFiles:
         files.write_csv(self._folder / INDEX, ("path", "overlay", "array", "class", "method"), shown)
 
 
-def file_name(path: str) -> str:
+def make_file_name(path: str) -> str:
     """A name for what belongs to a record: no folders, nothing odd, and another one for every path.
 
     The file's own name, as far as it consists of letters, digits and the like, and 16 digits of a hash of the path.

@@ -45,35 +45,35 @@ def expand(paths: Iterable[str], *, left_out: Callable[[str], None]) -> Iterator
     """
     for path in paths:
         if os.path.lexists(path):
-            yield from _of_path(path, left_out=left_out)
+            yield from _expand_path(path, left_out=left_out)
         elif glob.has_magic(path):
             found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - pathlib knows no absolute patterns
             if not found:
-                yield _failing(path, "no file fits this pattern")
+                yield _make_failing_input(path, "no file fits this pattern")
             for name in found:
                 if not pathlib.Path(name).is_dir():  # its files fit the pattern themselves, or were not asked for
-                    yield from _of_path(name, left_out=left_out)
+                    yield from _expand_path(name, left_out=left_out)
         else:
-            yield _failing(path, "there is no such file or folder")
+            yield _make_failing_input(path, "there is no such file or folder")
 
 
-def _of_path(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
+def _expand_path(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
     try:
         if pathlib.Path(path).is_dir():
-            yield from _of_folder(path, left_out=left_out)
-        elif _start(path, len(_ZIP)) == _ZIP:
-            yield from _of_zip(path, left_out=left_out)
+            yield from _expand_folder(path, left_out=left_out)
+        elif _read_start(path, len(_ZIP)) == _ZIP:
+            yield from _expand_zip(path, left_out=left_out)
         else:
-            yield _of_file(path)
+            yield _make_input(path)
     except (OSError, UnreadableError) as error:
-        yield _failing(path, reason_of(error))
+        yield _make_failing_input(path, describe_error(error))
 
 
-def _of_file(path: str) -> Input:
-    return Input(path, pathlib.Path(path).stat().st_size, lambda most: _start(path, most))
+def _make_input(path: str) -> Input:
+    return Input(path, pathlib.Path(path).stat().st_size, lambda most: _read_start(path, most))
 
 
-def _of_folder(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
+def _expand_folder(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
     seen: set[tuple[int, int]] = set()
     wanted = others = 0
     failed: list[OSError] = []
@@ -87,23 +87,23 @@ def _of_folder(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]
         for name in sorted(inside):
             file = str(pathlib.Path(folder) / name)
             try:
-                kind = _wanted(name, lambda file=file: _start(file, file_reader.START))  # type: ignore[misc]
+                kind = _is_wanted(name, lambda file=file: _read_start(file, file_reader.START))  # type: ignore[misc]
                 if kind:
-                    yield _of_file(file)
+                    yield _make_input(file)
             except (OSError, UnreadableError) as error:
                 kind = True
-                yield _failing(file, reason_of(error))
+                yield _make_failing_input(file, describe_error(error))
             wanted += kind is True
             others += kind is False
     for unlisted in failed:
-        yield _failing(str(unlisted.filename), reason_of(unlisted))
+        yield _make_failing_input(str(unlisted.filename), describe_error(unlisted))
     if not wanted and not failed:
-        yield _failing(path, _NOTHING)
+        yield _make_failing_input(path, _NOTHING)
     if others:
         left_out(_OTHERS.format(others, path))
 
 
-def _of_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
+def _expand_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
@@ -124,22 +124,22 @@ def _of_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input]:
             continue
         name = f"{path}/{member.filename}"
         try:
-            kind = _wanted(parts[-1], lambda member=member: read(member, file_reader.START))  # type: ignore[misc]
+            kind = _is_wanted(parts[-1], lambda member=member: read(member, file_reader.START))  # type: ignore[misc]
             if kind:
                 size = member.file_size
                 yield Input(name, size, lambda most, member=member: read(member, most))  # type: ignore[misc]
         except UnreadableError as error:
             kind = True
-            yield _failing(name, reason_of(error))
+            yield _make_failing_input(name, describe_error(error))
         wanted += kind is True
         others += kind is False
     if not wanted:
-        yield _failing(path, _NOTHING)
+        yield _make_failing_input(path, _NOTHING)
     if others:
         left_out(_OTHERS.format(others, path))
 
 
-def _wanted(name: str, start: Callable[[], bytes]) -> bool | None:
+def _is_wanted(name: str, start: Callable[[], bytes]) -> bool | None:
     """Whether a file of a folder is read; None for one that is not worth a word."""
     if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "dicomdir"):
         return None
@@ -150,7 +150,7 @@ def _wanted(name: str, start: Callable[[], bytes]) -> bool | None:
     return (not suffix or suffix[1:].isdecimal()) and file_reader.recognised(start())
 
 
-def _start(path: str, most: int) -> bytes:
+def _read_start(path: str, most: int) -> bytes:
     """The first bytes of a regular file: a pipe would be waited for."""
     facts = pathlib.Path(path).stat()
     if not stat.S_ISREG(facts.st_mode):
@@ -159,13 +159,13 @@ def _start(path: str, most: int) -> bytes:
         return file.read(min(most, facts.st_size))  # as much memory as is asked for is taken at once
 
 
-def _failing(name: str, reason: str) -> Input:
+def _make_failing_input(name: str, reason: str) -> Input:
     def read(most: int) -> bytes:
         raise UnreadableError(reason)
 
     return Input(name, 0, read)
 
 
-def reason_of(error: OSError | UnreadableError) -> str:
+def describe_error(error: OSError | UnreadableError) -> str:
     """Why a file cannot be read, without its path, which stands beside it."""
     return (error.strerror or type(error).__name__).lower() if isinstance(error, OSError) else str(error)

@@ -27,72 +27,72 @@ import safetensors.numpy
 from flax import traverse_util
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference.ood import Doubt
+from bt_jax.inference.ood import OodModel
 from bt_jax.metrics.calibration import Temperature
 from bt_jax.models.pretrained import safetensors_file
 from bt_jax.models.registry import Tree
 
 SCHEMA = 1
 Program = Callable[..., dict[str, Any]]
-_NOTES, _DOUBTS, _WEIGHTS, _PROGRAM = "model.json", "doubts.safetensors", "weights.safetensors", "program.jax_export"
+_NOTES, _OOD, _WEIGHTS, _PROGRAM = "model.json", "doubts.safetensors", "weights.safetensors", "program.jax_export"
 _ZIP_START = b"PK\x03\x04"
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredModel:
     """What a file holds.
 
     Attributes:
-      description: of all its networks, the fields of `trained_model.ModelDescription`.
+      description: of all its networks, the fields of `ModelDescription`.
       temperature: None where none was stored.
-      doubts: one for each network, or none at all.
+      ood_models: one for each network, or none at all.
       networks: {`params`, `batch_stats`} of each; none where the file holds a program.
       program: see above, with its weights filled in; None where the file holds networks.
     """
 
     description: Mapping[str, Any]
     temperature: Temperature | None
-    doubts: Sequence[Doubt]
+    ood_models: Sequence[OodModel]
     networks: Sequence[Mapping[str, Tree]] = ()
     program: Program | None = None
 
 
-def safetensors_bytes(stored: Stored) -> bytes:
+def encode_safetensors(stored: StoredModel) -> bytes:
     """The safetensors file of networks."""
-    tensors = _doubt_tensors(stored.doubts) | weights_by_name(stored.networks)
-    header = {name: json.dumps(value) for name, value in _notes(stored).items()}
+    tensors = _flatten_ood_models(stored.ood_models) | flatten_weights(stored.networks)
+    header = {name: json.dumps(value) for name, value in _make_header(stored).items()}
     return safetensors.numpy.save(tensors, header)
 
 
-def weights_by_name(networks: Sequence[Mapping[str, Tree]]) -> dict[str, np.ndarray]:
+def flatten_weights(networks: Sequence[Mapping[str, Tree]]) -> dict[str, np.ndarray]:
     """The arrays of {`params`, `batch_stats`} of each network, under their names in files."""
     tensors: dict[str, np.ndarray] = {}
     for number, network in enumerate(networks):
         flat = traverse_util.flatten_dict({key: dict(tree) for key, tree in network.items()}, sep=".")
-        tensors |= {f"networks.{number}.{name}": _contiguous(array) for name, array in flat.items()}
+        tensors |= {f"networks.{number}.{name}": _make_contiguous(array) for name, array in flat.items()}
     return tensors
 
 
-def networks_of(weights: Mapping[str, Any]) -> list[dict[str, Tree]]:
-    """The inverse of `weights_by_name`."""
+def unflatten_weights(weights: Mapping[str, Any]) -> list[dict[str, Tree]]:
+    """The inverse of `flatten_weights`."""
     trees = traverse_util.unflatten_dict(dict(weights), sep=".")["networks"]
-    networks = [_numbered(trees, number) for number in range(len(trees))]
+    networks = [_get_numbered(trees, number) for number in range(len(trees))]
     return [{"params": tree["params"], "batch_stats": tree.get("batch_stats", {})} for tree in networks]
 
 
-def stablehlo_bytes(stored: Stored, program: bytes) -> bytes:
+def encode_stablehlo(stored: StoredModel, program: bytes) -> bytes:
     """The zip around a program that was serialized by `jax.export`, and the weights it is called with."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         # A ZipInfo made from the name alone has a fixed date: the same model gives the same bytes.
-        archive.writestr(zipfile.ZipInfo(_NOTES), json.dumps(_notes(stored), indent=2))
-        archive.writestr(zipfile.ZipInfo(_DOUBTS), safetensors.numpy.save(_doubt_tensors(stored.doubts)))
-        archive.writestr(zipfile.ZipInfo(_WEIGHTS), safetensors.numpy.save(weights_by_name(stored.networks)))
+        archive.writestr(zipfile.ZipInfo(_NOTES), json.dumps(_make_header(stored), indent=2))
+        archive.writestr(zipfile.ZipInfo(_OOD), safetensors.numpy.save(_flatten_ood_models(stored.ood_models)))
+        archive.writestr(zipfile.ZipInfo(_WEIGHTS), safetensors.numpy.save(flatten_weights(stored.networks)))
         archive.writestr(zipfile.ZipInfo(_PROGRAM), program)
     return buffer.getvalue()
 
 
-def read(path: pathlib.Path) -> Stored:
+def read(path: pathlib.Path) -> StoredModel:
     """A file of either kind, known by its content.
 
     Raises:
@@ -105,7 +105,7 @@ def read(path: pathlib.Path) -> Stored:
     return _read_stablehlo(path) if start == _ZIP_START else _read_safetensors(path)
 
 
-def _read_safetensors(path: pathlib.Path) -> Stored:
+def _read_safetensors(path: pathlib.Path) -> StoredModel:
     tensors, header = safetensors_file.read(path), safetensors_file.metadata(path)
     if "schema" not in header:
         raise UsageError(f"{path} holds weights but no model of bt_jax: give a file that bt_jax.export wrote")
@@ -113,20 +113,20 @@ def _read_safetensors(path: pathlib.Path) -> Stored:
         notes = {name: json.loads(value) for name, value in header.items()}
         trees = traverse_util.unflatten_dict(tensors, sep=".")
         weights = {name: array for name, array in tensors.items() if name.startswith("networks.")}
-        return dataclasses.replace(_stored(notes, trees, path), networks=networks_of(weights))
+        return dataclasses.replace(_parse_header(notes, trees, path), networks=unflatten_weights(weights))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise _make_damage_error(path, error) from error
 
 
-def _read_stablehlo(path: pathlib.Path) -> Stored:
+def _read_stablehlo(path: pathlib.Path) -> StoredModel:
     import jax
     import jax.export  # takes a moment, and workdirs do without
 
     try:
         with zipfile.ZipFile(path) as archive:
-            notes, doubts, weights, program = (archive.read(name) for name in (_NOTES, _DOUBTS, _WEIGHTS, _PROGRAM))
-        trees = traverse_util.unflatten_dict(safetensors.numpy.load(doubts), sep=".")
-        stored = _stored(json.loads(notes), trees, path)
+            notes, ood_models, weights, program = (archive.read(name) for name in (_NOTES, _OOD, _WEIGHTS, _PROGRAM))
+        trees = traverse_util.unflatten_dict(safetensors.numpy.load(ood_models), sep=".")
+        stored = _parse_header(json.loads(notes), trees, path)
         exported = jax.export.deserialize(bytearray(program))
         on_device = jax.device_put(safetensors.numpy.load(weights), jax.devices()[0])
         return dataclasses.replace(stored, program=functools.partial(jax.jit(exported.call), on_device))
@@ -134,44 +134,44 @@ def _read_stablehlo(path: pathlib.Path) -> Stored:
         raise
     # The readers of flatbuffers and bytecode let nearly any exception through on damaged input.
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _make_damage_error(path, error) from error
 
 
-def _notes(stored: Stored) -> dict[str, Any]:
+def _make_header(stored: StoredModel) -> dict[str, Any]:
     temperature = dataclasses.asdict(stored.temperature) if stored.temperature else None
     return {"schema": SCHEMA, **stored.description, "temperature": temperature}
 
 
-def _stored(notes: dict[str, Any], trees: Mapping[str, Any], path: pathlib.Path) -> Stored:
-    """The fields and what doubts there are."""
+def _parse_header(notes: dict[str, Any], trees: Mapping[str, Any], path: pathlib.Path) -> StoredModel:
+    """The fields and the OOD models, if any."""
     if notes.pop("schema") != SCHEMA:
         raise UsageError(f"{path} is of another version of bt_jax: export the model again with this one")
     temperature = notes.pop("temperature")
-    doubts = trees.get("doubts", {})
-    return Stored(
+    ood_models = trees.get("doubts", {})
+    return StoredModel(
         description=notes,
         temperature=Temperature(**temperature) if temperature else None,
-        doubts=[Doubt.from_arrays(_numbered(doubts, number)) for number in range(len(doubts))],
+        ood_models=[OodModel.from_arrays(_get_numbered(ood_models, number)) for number in range(len(ood_models))],
     )
 
 
-def _numbered(trees: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _get_numbered(trees: Mapping[str, Any], number: int) -> dict[str, Any]:
     tree: dict[str, Any] = trees[str(number)]
     return tree
 
 
-def _doubt_tensors(doubts: Sequence[Doubt]) -> dict[str, np.ndarray]:
+def _flatten_ood_models(ood_models: Sequence[OodModel]) -> dict[str, np.ndarray]:
     return {
-        f"doubts.{number}.{name}": _contiguous(array)
-        for number, doubt in enumerate(doubts)
-        for name, array in doubt.arrays().items()
+        f"doubts.{number}.{name}": _make_contiguous(array)
+        for number, ood_model in enumerate(ood_models)
+        for name, array in ood_model.to_arrays().items()
     }
 
 
-def _contiguous(array: Any) -> np.ndarray:
+def _make_contiguous(array: Any) -> np.ndarray:
     return np.array(array, order="C")
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> UsageError:
+def _make_damage_error(path: pathlib.Path, error: Exception) -> UsageError:
     reason = " ".join(str(error).split())[:200]
     return UsageError(f"{path} is no model that bt_jax.export wrote, or damaged ({type(error).__name__}: {reason})")

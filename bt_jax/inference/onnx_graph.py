@@ -39,24 +39,24 @@ def build(networks: Sequence[TrainedNetwork], *, size: int, temperature: float, 
     Raises:
       UsageError: the package onnx is missing, or a network has a segment that is not known here.
     """
-    onnx = _packages()[0]
+    onnx = _import_packages()[0]
     graph = _Graph(onnx)
-    grey = graph.add("Unsqueeze", "images", graph.constant("axis_of_channels", np.array([1], np.int64)))
+    grey = graph.add("Unsqueeze", "images", graph.add_constant("axis_of_channels", np.array([1], np.int64)))
     logits = []
     for number, member in enumerate(networks):
         model = nnx.merge(member.network.graph, nnx.State(member.params), nnx.State(member.batch_stats), copy=True)
         graph.prefix = f"network_{number}"
-        x = _Value(*_normalised(graph, grey, member), shape=(3, size, size))
+        x = _Value(*_add_normalisation(graph, grey, member), shape=(3, size, size))
         for name in member.network.segment_names:
             graph.prefix = f"network_{number}.{name}"
-            x = _segment(graph, getattr(model, name), x)
-        logits.append(graph.add("Unsqueeze", x.name, graph.constant("axis_of_networks", np.array([0], np.int64))))
+            x = _add_segment(graph, getattr(model, name), x)
+        logits.append(graph.add("Unsqueeze", x.name, graph.add_constant("axis_of_networks", np.array([0], np.int64))))
     graph.prefix = "together"
     together = graph.add("Concat", *logits, axis=0, output="logits")
-    scaled = graph.add("Mul", together, graph.constant("factor", np.float32(1 / temperature)))
+    scaled = graph.add("Mul", together, graph.add_constant("factor", np.float32(1 / temperature)))
     each = graph.add("Softmax", scaled, axis=-1)
     graph.add("ReduceMean", each, axes=[0], keepdims=0, output="probabilities")
-    return graph.serialized(size=size, members=len(networks), classes=x.shape[0], notes=notes)
+    return graph.serialise(size=size, members=len(networks), classes=x.shape[0], notes=notes)
 
 
 def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +66,7 @@ def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       content: of the file.
       images: [N, S, S] float32 in [0, 1]; the first is run alone and the others together.
     """
-    runtime = _packages()[1]
+    runtime = _import_packages()[1]
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     parts = [part for part in (images[:1], images[1:]) if len(part)]
     outputs = [session.run(["logits", "probabilities"], {"images": part}) for part in parts]
@@ -74,7 +74,7 @@ def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(logits, axis=1), np.concatenate(probabilities)
 
 
-def _packages() -> tuple[Any, Any]:
+def _import_packages() -> tuple[Any, Any]:
     try:
         import onnx  # an extra
         import onnxruntime
@@ -106,7 +106,7 @@ class _Graph:
         self._nodes.append(made)
         return output or name
 
-    def constant(self, name: str, array: np.ndarray | np.floating) -> str:
+    def add_constant(self, name: str, array: np.ndarray | np.floating) -> str:
         """Adds an array, and returns its name."""
         full = f"{self.prefix}.{name}"
         while full in self._constants:
@@ -114,7 +114,7 @@ class _Graph:
         self._constants[full] = self._onnx.numpy_helper.from_array(np.asarray(array, order="C"), full)
         return full
 
-    def serialized(self, *, size: int, members: int, classes: int, notes: Mapping[str, Any]) -> bytes:
+    def serialise(self, *, size: int, members: int, classes: int, notes: Mapping[str, Any]) -> bytes:
         """The checked model."""
         helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
         made = helper.make_graph(
@@ -135,16 +135,16 @@ class _Graph:
         return bytes(model.SerializeToString())
 
 
-def _normalised(graph: _Graph, grey: str, member: TrainedNetwork) -> tuple[str]:
+def _add_normalisation(graph: _Graph, grey: str, member: TrainedNetwork) -> tuple[str]:
     """[B, 1, H, W] in [0, 1] -> the name of [B, 3, H, W] as the network expects it."""
     mean, deviation = (
         np.array(values).reshape(1, 3, 1, 1) for values in (member.normalisation.mean, member.normalisation.std)
     )
-    scaled = graph.add("Mul", grey, graph.constant("scale", (1 / deviation).astype(np.float32)))
-    return (graph.add("Add", scaled, graph.constant("shift", (-mean / deviation).astype(np.float32))),)
+    scaled = graph.add("Mul", grey, graph.add_constant("scale", (1 / deviation).astype(np.float32)))
+    return (graph.add("Add", scaled, graph.add_constant("shift", (-mean / deviation).astype(np.float32))),)
 
 
-def _segment(graph: _Graph, segment: nnx.Module, x: _Value) -> _Value:
+def _add_segment(graph: _Graph, segment: nnx.Module, x: _Value) -> _Value:
     for kind, write in _SEGMENTS.items():
         if isinstance(segment, kind):
             return write(graph, segment, x)
@@ -153,71 +153,71 @@ def _segment(graph: _Graph, segment: nnx.Module, x: _Value) -> _Value:
     )
 
 
-def _convolution_segment(graph: _Graph, segment: efficientnet.ConvolutionSegment, x: _Value) -> _Value:
-    return _activated(graph, _convolved(graph, segment.conv, x, norm=segment.norm), segment.activation)
+def _add_convolution_segment(graph: _Graph, segment: efficientnet.ConvolutionSegment, x: _Value) -> _Value:
+    return _add_activation(graph, _add_convolution(graph, segment.conv, x, norm=segment.norm), segment.activation)
 
 
-def _mbconv(graph: _Graph, block: efficientnet.MBConv, x: _Value) -> _Value:
+def _add_mbconv(graph: _Graph, block: efficientnet.MBConv, x: _Value) -> _Value:
     inputs = x
     if block.expand is not None:
-        x = _activated(graph, _convolved(graph, block.expand, x, norm=block.expand_norm), block.activation)
-    x = _activated(graph, _convolved(graph, block.depthwise, x, norm=block.depthwise_norm), block.activation)
+        x = _add_activation(graph, _add_convolution(graph, block.expand, x, norm=block.expand_norm), block.activation)
+    x = _add_activation(graph, _add_convolution(graph, block.depthwise, x, norm=block.depthwise_norm), block.activation)
     if block.squeeze_excite is not None:
         squeeze = block.squeeze_excite
         means = _Value(graph.add("GlobalAveragePool", x.name), shape=(x.shape[0], 1, 1))
-        gate = _activated(graph, _convolved(graph, squeeze.reduce, means), squeeze.activation)
-        gate = _convolved(graph, squeeze.expand, gate)
+        gate = _add_activation(graph, _add_convolution(graph, squeeze.reduce, means), squeeze.activation)
+        gate = _add_convolution(graph, squeeze.expand, gate)
         x = _Value(graph.add("Mul", x.name, graph.add("Sigmoid", gate.name)), shape=x.shape)
-    x = _convolved(graph, block.project, x, norm=block.project_norm)
+    x = _add_convolution(graph, block.project, x, norm=block.project_norm)
     return _Value(graph.add("Add", inputs.name, x.name), shape=x.shape) if block.residual else x
 
 
-def _convolution_block(graph: _Graph, block: blocks.ConvolutionBlock, x: _Value) -> _Value:
-    x = _first_channels(graph, x, block.channels_in)
+def _add_convolution_block(graph: _Graph, block: blocks.ConvolutionBlock, x: _Value) -> _Value:
+    x = _take_first_channels(graph, x, block.channels_in)
     for number in range(1, block.convolutions + 1):
-        x = _activated(graph, _convolved(graph, getattr(block, f"conv_{number}"), x), jax.nn.relu)
+        x = _add_activation(graph, _add_convolution(graph, getattr(block, f"conv_{number}"), x), jax.nn.relu)
     channels, height, width = x.shape
     pooled = graph.add("MaxPool", x.name, kernel_shape=[WINDOW, WINDOW], strides=[WINDOW, WINDOW])
     return _Value(pooled, shape=(channels, height // WINDOW, width // WINDOW))
 
 
-def _head(graph: _Graph, head: layers.Head, x: _Value) -> _Value:
+def _add_head(graph: _Graph, head: layers.Head, x: _Value) -> _Value:
     pooled = graph.add("Flatten", graph.add("GlobalAveragePool", x.name))
     x = _Value(pooled, shape=x.shape[:1])
     for number in range(1, len(head.hidden) + 1):
         dense, norm = getattr(head, f"dense_{number}"), getattr(head, f"norm_{number}")
-        x = _activated(graph, _multiplied(graph, dense, x, norm=norm), jax.nn.relu)
-    return _multiplied(graph, head.output, x)
+        x = _add_activation(graph, _add_dense(graph, dense, x, norm=norm), jax.nn.relu)
+    return _add_dense(graph, head.output, x)
 
 
-def _classifier(graph: _Graph, head: vgg.Classifier, x: _Value) -> _Value:
-    x = _flattened(graph, x, head.features_in)
+def _add_classifier(graph: _Graph, head: vgg.Classifier, x: _Value) -> _Value:
+    x = _flatten(graph, x, head.features_in)
     for dense in (head.dense_1, head.dense_2):
-        x = _activated(graph, _multiplied(graph, dense, x), jax.nn.relu)
-    return _multiplied(graph, head.output, x)
+        x = _add_activation(graph, _add_dense(graph, dense, x), jax.nn.relu)
+    return _add_dense(graph, head.output, x)
 
 
-def _dense_block(graph: _Graph, block: blocks.DenseBlock, x: _Value) -> _Value:
-    x = _flattened(graph, x, block.features_in)
-    return _activated(graph, _multiplied(graph, block.dense, x), jax.nn.relu)
+def _add_dense_block(graph: _Graph, block: blocks.DenseBlock, x: _Value) -> _Value:
+    x = _flatten(graph, x, block.features_in)
+    return _add_activation(graph, _add_dense(graph, block.dense, x), jax.nn.relu)
 
 
-def _output(graph: _Graph, head: blocks.Output, x: _Value) -> _Value:
-    return _multiplied(graph, head.output, _flattened(graph, x, head.features_in))
+def _add_output(graph: _Graph, head: blocks.Output, x: _Value) -> _Value:
+    return _add_dense(graph, head.output, _flatten(graph, x, head.features_in))
 
 
 _SEGMENTS: dict[type, Callable[[_Graph, Any, _Value], _Value]] = {
-    efficientnet.ConvolutionSegment: _convolution_segment,
-    efficientnet.MBConv: _mbconv,
-    blocks.ConvolutionBlock: _convolution_block,
-    blocks.DenseBlock: _dense_block,
-    blocks.Output: _output,
-    layers.Head: _head,
-    vgg.Classifier: _classifier,
+    efficientnet.ConvolutionSegment: _add_convolution_segment,
+    efficientnet.MBConv: _add_mbconv,
+    blocks.ConvolutionBlock: _add_convolution_block,
+    blocks.DenseBlock: _add_dense_block,
+    blocks.Output: _add_output,
+    layers.Head: _add_head,
+    vgg.Classifier: _add_classifier,
 }
 
 
-def _convolved(
+def _add_convolution(
     graph: _Graph,
     layer: layers.Convolution | layers.DepthwiseConvolution,
     x: _Value,
@@ -234,9 +234,9 @@ def _convolved(
         factor, bias = (np.asarray(array) for array in norm.affine())
         kernel = kernel * factor
     pads = [PADDINGS[layer.padding](side, layer.kernel_size, layer.stride) for side in x.shape[1:]]
-    inputs = [x.name, graph.constant("kernel", kernel.transpose(3, 2, 0, 1))]
+    inputs = [x.name, graph.add_constant("kernel", kernel.transpose(3, 2, 0, 1))]
     if bias is not None:
-        inputs.append(graph.constant("bias", bias))
+        inputs.append(graph.add_constant("bias", bias))
     name = graph.add(
         "Conv",
         *inputs,
@@ -251,20 +251,20 @@ def _convolved(
     return _Value(name, shape=(kernel.shape[-1], *sides))
 
 
-def _multiplied(graph: _Graph, layer: layers.Dense, x: _Value, *, norm: layers.BatchNorm | None = None) -> _Value:
+def _add_dense(graph: _Graph, layer: layers.Dense, x: _Value, *, norm: layers.BatchNorm | None = None) -> _Value:
     """A dense layer; the BatchNorm after it goes into its matrix."""
     kernel = np.asarray(layer.kernel[...])
     bias = np.zeros(kernel.shape[1], np.float32) if layer.bias is None else np.asarray(layer.bias[...])
     if norm is not None:
         factor, shift = (np.asarray(array) for array in norm.affine())
         kernel, bias = kernel * factor, bias * factor + shift
-    name = graph.add("Gemm", x.name, graph.constant("kernel", kernel), graph.constant("bias", bias))
+    name = graph.add("Gemm", x.name, graph.add_constant("kernel", kernel), graph.add_constant("bias", bias))
     return _Value(name, shape=kernel.shape[1:])
 
 
-def _activated(graph: _Graph, x: _Value, activation: Callable[..., Any]) -> _Value:
+def _add_activation(graph: _Graph, x: _Value, activation: Callable[..., Any]) -> _Value:
     if activation is efficientnet.relu6:
-        limits = (graph.constant("lowest", np.float32(0)), graph.constant("highest", np.float32(6)))
+        limits = (graph.add_constant("lowest", np.float32(0)), graph.add_constant("highest", np.float32(6)))
         name = graph.add("Clip", x.name, *limits)
     elif activation is jax.nn.silu:
         name = graph.add("Mul", x.name, graph.add("Sigmoid", x.name))
@@ -275,20 +275,20 @@ def _activated(graph: _Graph, x: _Value, activation: Callable[..., Any]) -> _Val
     return _Value(name, shape=x.shape)
 
 
-def _flattened(graph: _Graph, x: _Value, features: int) -> _Value:
+def _flatten(graph: _Graph, x: _Value, features: int) -> _Value:
     """As `blocks.flattened`: [B, C, H, W] -> [B, features], pixels first."""
     if len(x.shape) == 1:
         return x
-    x = _first_channels(graph, x, features // (x.shape[1] * x.shape[2]))
+    x = _take_first_channels(graph, x, features // (x.shape[1] * x.shape[2]))
     name = graph.add("Flatten", graph.add("Transpose", x.name, perm=[0, 2, 3, 1]))
     return _Value(name, shape=(features,))
 
 
-def _first_channels(graph: _Graph, x: _Value, channels: int) -> _Value:
+def _take_first_channels(graph: _Graph, x: _Value, channels: int) -> _Value:
     if channels == x.shape[0]:
         return x
     start, stop, axis = (
-        graph.constant(name, np.array([value], np.int64))
+        graph.add_constant(name, np.array([value], np.int64))
         for name, value in (("first", 0), ("last", channels), ("axis", 1))
     )
     return _Value(graph.add("Slice", x.name, start, stop, axis), shape=(channels, *x.shape[1:]))

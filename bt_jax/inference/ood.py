@@ -33,7 +33,7 @@ MOST_IMAGES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class Doubt:
+class OodModel:
     """What a network's features are compared with.
 
     Attributes:
@@ -59,9 +59,9 @@ class Doubt:
 
         Features that are not finite are infinitely far.
         """
-        return self._distances(features) / self.threshold
+        return self._compute_distances(features) / self.threshold
 
-    def _distances(self, features: np.ndarray) -> np.ndarray:
+    def _compute_distances(self, features: np.ndarray) -> np.ndarray:
         away = np.asarray(features, np.float64) - self.centre
         finite = np.isfinite(away).all(axis=1)
         away[~finite] = 0
@@ -70,7 +70,7 @@ class Doubt:
         distances = np.sqrt((along**2 / self.variances).sum(axis=1) + beside / self.remainder)
         return np.where(finite, distances, np.inf)
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def to_arrays(self) -> dict[str, np.ndarray]:
         """As arrays by name, for a file."""
         return {
             "schema": np.array(SCHEMA),
@@ -84,8 +84,8 @@ class Doubt:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any]) -> "Doubt":
-        """The inverse of `arrays`.
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> "OodModel":
+        """The inverse of `to_arrays`.
 
         Raises:
           KeyError, ValueError, TypeError: they are not what it gives.
@@ -109,7 +109,7 @@ class Doubt:
         return found
 
 
-def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: int) -> Doubt | None:
+def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: int) -> OodModel | None:
     """What later images are compared with; None where the features of the training images do not differ at all.
 
     Args:
@@ -121,11 +121,11 @@ def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: i
     if not (len(training) and len(validation) and np.isfinite(training).all() and np.isfinite(validation).all()):
         return None
     centre = training.mean(axis=0, dtype=np.float64)
-    variances, components, total = _principal(np.asarray(training, np.float64) - centre)
+    variances, components, total = _find_principal_components(np.asarray(training, np.float64) - centre)
     least = SHRINKAGE * total / len(centre)
     if not least > 0:
         return None
-    found = Doubt(
+    found = OodModel(
         centre=centre.astype(np.float32),
         components=components.astype(np.float32),
         variances=(variances + least).astype(np.float32),
@@ -137,7 +137,7 @@ def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: i
     return dataclasses.replace(found, threshold=float(np.percentile(found.score(validation), PERCENTILE)))
 
 
-def warning(score: float) -> Sentence:
+def make_warning(score: float) -> Sentence:
     """What is said of an image with a score above 1."""
     return Sentence(
         "unlike_training",
@@ -147,18 +147,18 @@ def warning(score: float) -> Sentence:
     )
 
 
-def rows_to_keep(count: int) -> np.ndarray:
+def choose_rows(count: int) -> np.ndarray:
     """Which of the training images' features are looked at: evenly spread rows, at most `MOST_IMAGES` of them."""
     return np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(np.int64)
 
 
-def write(folder: files.Path, doubt: Doubt) -> None:
+def write(folder: files.Path, model: OodModel) -> None:
     """Writes `doubt.npz` into the workdir of a run."""
     with files.replacing(pathlib.Path(folder) / FILE) as temporary:
-        np.savez(temporary, **doubt.arrays())  # type: ignore[arg-type]
+        np.savez(temporary, **model.to_arrays())  # type: ignore[arg-type]
 
 
-def read(folder: files.Path, *, step: int) -> Doubt | None:
+def read(folder: files.Path, *, step: int) -> OodModel | None:
     """What the workdir holds for the checkpoint of that step; None where there is none, as in those of older versions.
 
     Raises:
@@ -170,14 +170,14 @@ def read(folder: files.Path, *, step: int) -> Doubt | None:
     try:
         # Opened here: of a damaged zip NumPy would leave it open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            found = Doubt.from_arrays(content)
+            found = OodModel.from_arrays(content)
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {reason}): remove it") from error
     return found if found.step == step else None
 
 
-def _principal(away: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def _find_principal_components(away: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """The largest variances [K] of centred features [M, D], their directions [K, D], and the sum of all variances.
 
     By the smaller of the two products with itself: a decomposition of the features would take ten times as long.

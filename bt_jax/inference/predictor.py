@@ -27,7 +27,7 @@ _UNCALIBRATED = Sentence("uncalibrated", "The confidence is not calibrated.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PreparedSlice:
     """A slice as the models will see it.
 
     Attributes:
@@ -50,14 +50,15 @@ class Prediction:
       confidence: its probability.
       probabilities: of all classes, in their order.
       warnings: sentences; empty where there is nothing to say.
-      doubt: how unlike the training images the slice is; above 1 its class means nothing. None where no model can tell.
+      ood_score: distance from the training images, see `ood`; above 1 the class means
+        nothing. None without an OOD model.
     """
 
     label: str
     confidence: float
     probabilities: dict[str, float]
     warnings: tuple[str, ...]
-    doubt: float | None = None
+    ood_score: float | None = None
 
 
 class Predictor:
@@ -74,7 +75,7 @@ class Predictor:
       UsageError: models of different classes.
     """
 
-    def __init__(self, models: Sequence[trained_model.Model], *, views: int = 1):
+    def __init__(self, models: Sequence[trained_model.TrainedModel], *, views: int = 1):
         first = models[0]
         for model in models[1:]:
             if model.class_names != first.class_names:
@@ -85,7 +86,7 @@ class Predictor:
         self.models, self.views = tuple(models), views
         self.class_names = first.class_names
         self._preprocessings: tuple[Preprocessing, ...] = tuple(dict.fromkeys(m.preprocessing for m in models))
-        self._always = _about_models(models)
+        self._always = _warn_about_models(models)
 
     @classmethod
     def load(cls, paths: Iterable[str], *, views: int = 1, batch_size: int = 32) -> "Predictor":
@@ -96,12 +97,12 @@ class Predictor:
         """
         return cls([trained_model.load(path, batch_size=batch_size) for path in paths], views=views)
 
-    def prepare(self, slice_: Slice) -> Prepared:
+    def prepare(self, slice_: Slice) -> PreparedSlice:
         """What is done with each slice before the models run; fit for many threads."""
         images = tuple(preprocessing(slice_.image) for preprocessing in self._preprocessings)
-        return Prepared(images, (*slice_.warnings, *_about_image(slice_.image)))
+        return PreparedSlice(images, (*slice_.warnings, *_warn_about_image(slice_.image)))
 
-    def predict(self, slices: Sequence[Prepared], *, rows: int = 0) -> list[Prediction]:
+    def predict(self, slices: Sequence[PreparedSlice], *, rows: int = 0) -> list[Prediction]:
         """Predictions for a batch, one for each slice.
 
         Args:
@@ -110,46 +111,48 @@ class Predictor:
         """
         if not slices:
             return []
-        probabilities, doubts = self._answers(slices, max(rows, len(slices)))
+        probabilities, ood_scores = self._compute(slices, max(rows, len(slices)))
         return [
             Prediction(
                 label=self.class_names[int(of_slice.argmax())],
                 confidence=float(of_slice.max()),
                 probabilities=dict(zip(self.class_names, of_slice.tolist(), strict=True)),
-                warnings=self.warnings_for(prepared, of_slice, score),
-                doubt=score,
+                warnings=self.collect_warnings(prepared, of_slice, score),
+                ood_score=score,
             )
-            for prepared, of_slice, score in zip(slices, probabilities, doubts, strict=True)
+            for prepared, of_slice, score in zip(slices, probabilities, ood_scores, strict=True)
         ]
 
-    def warnings_for(self, prepared: Prepared, probabilities: np.ndarray, score: float | None) -> tuple[str, ...]:
+    def collect_warnings(
+        self, prepared: PreparedSlice, probabilities: np.ndarray, score: float | None
+    ) -> tuple[str, ...]:
         """All that a person should be told beside the probabilities [classes] of a slice; first that it may be none."""
-        unlike = (ood.warning(score),) if score is not None and score > 1 else ()
+        unlike = (ood.make_warning(score),) if score is not None and score > 1 else ()
         unsure = (_NO_MAJORITY,) if probabilities.max() <= _UNSURE else ()
         return (*unlike, *self._always, *prepared.warnings, *unsure)
 
-    def _answers(self, slices: Sequence[Prepared], rows: int) -> tuple[np.ndarray, list[float | None]]:
-        """Of N slices: probabilities [N, classes] float64, the mean over models and views, and doubts [N]."""
+    def _compute(self, slices: Sequence[PreparedSlice], rows: int) -> tuple[np.ndarray, list[float | None]]:
+        """Of N slices: probabilities [N, classes] float64, the mean over models and views, and OOD scores [N]."""
         total = np.zeros((rows, len(self.class_names)))
         scores: list[np.ndarray] = []  # of the slices as they are
         for number, preprocessing in enumerate(self._preprocessings):
             batch = np.zeros((rows, preprocessing.size, preprocessing.size), np.uint8)
             for view in range(self.views):
                 for row, prepared in enumerate(slices):
-                    batch[row] = _view(prepared.images[number], view)
+                    batch[row] = _make_view(prepared.images[number], view)
                 for model in self.models:
                     if model.preprocessing != preprocessing:
                         continue
-                    answers = model.answers(batch)
-                    total += model.probabilities_of(answers.logits)
-                    if answers.doubt is not None and not view:
-                        scores.append(answers.doubt)
+                    outputs = model.predict(batch)
+                    total += model.compute_probabilities(outputs.logits)
+                    if outputs.ood_scores is not None and not view:
+                        scores.append(outputs.ood_scores)
         count = len(slices)
-        doubts = np.mean(scores, axis=0)[:count].tolist() if scores else [None] * count
-        return total[:count] / (len(self.models) * self.views), doubts
+        ood_scores = np.mean(scores, axis=0)[:count].tolist() if scores else [None] * count
+        return total[:count] / (len(self.models) * self.views), ood_scores
 
 
-def _view(image: np.ndarray, view: int) -> np.ndarray:
+def _make_view(image: np.ndarray, view: int) -> np.ndarray:
     """A view [S, S] uint8 of a preprocessed image: 0 is the image itself, the others are the same for all images."""
     if not view:
         return image
@@ -157,13 +160,13 @@ def _view(image: np.ndarray, view: int) -> np.ndarray:
     return np.rint(seen * 255).astype(np.uint8)
 
 
-def _about_models(models: Sequence[trained_model.Model]) -> tuple[str, ...]:
+def _warn_about_models(models: Sequence[trained_model.TrainedModel]) -> tuple[str, ...]:
     """What must be said of every answer of these models."""
     synthetic, uncalibrated = any(m.notice for m in models), any(model.temperature is None for model in models)
     return (*((_SYNTHETIC,) if synthetic else ()), *((_UNCALIBRATED,) if uncalibrated else ()))
 
 
-def _about_image(image: np.ndarray) -> tuple[str, ...]:
+def _warn_about_image(image: np.ndarray) -> tuple[str, ...]:
     """What is odd about a decoded image [H, W] uint8 or uint16."""
     found: list[str] = []
     height, width = image.shape
@@ -175,6 +178,6 @@ def _about_image(image: np.ndarray) -> tuple[str, ...]:
     return tuple(found)
 
 
-def rows_for(count: int, *, batch_size: int) -> int:
+def choose_rows(count: int, *, batch_size: int) -> int:
     """Rows of the program that serves a first batch of so many slices: one of a few sizes, each compiled once."""
     return min(batch_size, 1 if count <= 1 else 8 if count <= 8 else batch_size)

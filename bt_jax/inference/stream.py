@@ -11,8 +11,8 @@ from typing import Any
 
 from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import Limits, UnreadableError
-from bt_jax.inference.inputs import Input, reason_of
-from bt_jax.inference.predictor import Prediction, Predictor, Prepared, rows_for
+from bt_jax.inference.inputs import Input, describe_error
+from bt_jax.inference.predictor import Prediction, Predictor, PreparedSlice, choose_rows
 
 # A file with more slices is prepared further only when its turn has come, and one of more bytes not before.
 _EAGER_SLICES = 16
@@ -23,7 +23,7 @@ _IN_FLIGHT = 4  # files a thread that are being prepared or wait for their turn
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class PredictionRecord:
     """The answer to a file or to a slice of it: a prediction, or the reason why there is none.
 
     Attributes:
@@ -52,7 +52,7 @@ class Record:
         }
 
     def to_row(self, class_names: Iterable[str]) -> list[Any]:
-        """The row of a CSV table with the columns of `csv_header`."""
+        """The row of a CSV table with the columns of `make_csv_header`."""
         if isinstance(self.outcome, str):
             return [self.path, "", "", *("" for _ in class_names), "", self.outcome]
         probabilities = [self.outcome.probabilities[name] for name in class_names]
@@ -61,15 +61,15 @@ class Record:
         ]  # fmt: skip
 
 
-def csv_header(class_names: Iterable[str]) -> list[str]:
+def make_csv_header(class_names: Iterable[str]) -> list[str]:
     """The columns of a CSV table of records."""
     return ["path", "prediction", "confidence", *class_names, "warnings", "error"]
 
 
 # What comes out of a file in the order of its slices.
-_Item = tuple[str, Prepared | str]
+_Item = tuple[str, PreparedSlice | str]
 # Is told of every prediction: path, slice, answer.
-Listener = Callable[[str, Prepared, Prediction], None]
+Listener = Callable[[str, PreparedSlice, Prediction], None]
 
 
 def predict(
@@ -80,7 +80,7 @@ def predict(
     threads: int | None = None,
     limits: Limits | None = None,
     listener: Listener | None = None,
-) -> Iterator[list[Record]]:
+) -> Iterator[list[PredictionRecord]]:
     """Records of files, in their order; those of a batch come together, as soon as it is computed.
 
     Args:
@@ -93,31 +93,33 @@ def predict(
     """
     rows, batch, slices = 0, list[_Item](), 0
     threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
-    reader = _Reader(predictor, limits or Limits(), keeps_origin=listener is not None)
-    with contextlib.closing(_items(inputs, reader, threads=threads)) as items:
+    reader = _FileReader(predictor, limits or Limits(), keeps_origin=listener is not None)
+    with contextlib.closing(_prepare_ahead(inputs, reader, threads=threads)) as items:
         for item in items:
             batch.append(item)
             slices += not isinstance(item[1], str)
             if slices == batch_size or len(batch) == _MOST_RECORDS * batch_size:
                 rows = batch_size
-                yield _records(batch, predictor, rows, listener)
+                yield _make_records(batch, predictor, rows, listener)
                 batch, slices = [], 0
     if batch:
-        yield _records(batch, predictor, rows or rows_for(slices, batch_size=batch_size), listener)
+        yield _make_records(batch, predictor, rows or choose_rows(slices, batch_size=batch_size), listener)
 
 
-def _records(batch: list[_Item], predictor: Predictor, rows: int, listener: Listener | None) -> list[Record]:
+def _make_records(
+    batch: list[_Item], predictor: Predictor, rows: int, listener: Listener | None
+) -> list[PredictionRecord]:
     predictions = iter(predictor.predict([content for _, content in batch if not isinstance(content, str)], rows=rows))
     records = []
     for path, content in batch:
         outcome = content if isinstance(content, str) else next(predictions)
         if listener and not isinstance(content, str) and not isinstance(outcome, str):
             listener(path, content, outcome)
-        records.append(Record(path, outcome))
+        records.append(PredictionRecord(path, outcome))
     return records
 
 
-def _items(inputs: Iterable[Input], reader: "_Reader", *, threads: int) -> Generator[_Item, None, None]:
+def _prepare_ahead(inputs: Iterable[Input], reader: "_FileReader", *, threads: int) -> Generator[_Item, None, None]:
     """The slices of all files, in their order, prepared ahead by threads."""
     waiting: collections.deque[concurrent.futures.Future[Iterator[_Item]] | Iterator[_Item]] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(threads)
@@ -127,9 +129,9 @@ def _items(inputs: Iterable[Input], reader: "_Reader", *, threads: int) -> Gener
                 if not waiting:
                     return
             elif file.size > _EAGER_BYTES:
-                waiting.append(reader.slices_of(file))
+                waiting.append(reader.read_lazily(file))
             else:
-                waiting.append(pool.submit(reader.begun, file))
+                waiting.append(pool.submit(reader.start, file))
             if file is None or len(waiting) >= threads * _IN_FLIGHT:
                 first = waiting.popleft()
                 yield from first.result() if isinstance(first, concurrent.futures.Future) else first
@@ -138,34 +140,34 @@ def _items(inputs: Iterable[Input], reader: "_Reader", *, threads: int) -> Gener
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reader:
+class _FileReader:
     """From a file to its slices, prepared."""
 
     predictor: Predictor
     limits: Limits
     keeps_origin: bool
 
-    def begun(self, file: Input) -> Iterator[_Item]:
+    def start(self, file: Input) -> Iterator[_Item]:
         """The slices of a file, the first of them prepared already where that takes little memory."""
         try:
             content = file.read(self.limits.file_bytes + 1)
         except (OSError, UnreadableError) as error:
-            return iter([(file.name, reason_of(error))])
-        items = self._of_content(file.name, content)
+            return iter([(file.name, describe_error(error))])
+        items = self._prepare_slices(file.name, content)
         if file_reader.unpacks(content):
             return items
         return itertools.chain(list(itertools.islice(items, _EAGER_SLICES)), items)
 
-    def slices_of(self, file: Input) -> Iterator[_Item]:
+    def read_lazily(self, file: Input) -> Iterator[_Item]:
         """The slices of a file, each read and prepared when it is asked for."""
         try:
             content = file.read(self.limits.file_bytes + 1)
         except (OSError, UnreadableError) as error:
-            yield file.name, reason_of(error)
+            yield file.name, describe_error(error)
         else:
-            yield from self._of_content(file.name, content)
+            yield from self._prepare_slices(file.name, content)
 
-    def _of_content(self, name: str, content: bytes) -> Iterator[_Item]:
+    def _prepare_slices(self, name: str, content: bytes) -> Iterator[_Item]:
         try:
             for slice_ in file_reader.read_slices(content, limits=self.limits):
                 prepared = self.predictor.prepare(slice_)

@@ -132,7 +132,7 @@ def _fit_doubt(
     step: int,
 ) -> str:
     """Writes `doubt.npz`, and says in words how often the model doubts what; empty where it cannot be fitted."""
-    kept = data.training.images[ood.rows_to_keep(len(data.training))]
+    kept = data.training.images[ood.choose_rows(len(data.training))]
     fitted_on = f"the {len(data.validation)} validation images"
     found = ood.fit(outputs_of(kept)[1], features["validation"], fitted_on=fitted_on, step=step)
     if found is None:

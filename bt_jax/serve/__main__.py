@@ -59,7 +59,7 @@ def main() -> int:
             request_bytes=_MEGABYTES.value * 2**20,
             requests=_QUEUE.value,
             seconds=_SECONDS.value,
-            hosts=_hosts(listener.getsockname()[0]),
+            hosts=_list_host_names(listener.getsockname()[0]),
         )
         application = app.create(engine, settings, ModelPage(predictor, _MODEL.value))
         serving = server.Server(application, listener, request_bytes=settings.request_bytes, threads=settings.requests)
@@ -71,7 +71,7 @@ def main() -> int:
     return 0
 
 
-def _hosts(address: str) -> frozenset[str] | None:
+def _list_host_names(address: str) -> frozenset[str] | None:
     """The names that requests may use. Of a server for this machine alone only its own: pages of other sites could
     have theirs point here.
     """

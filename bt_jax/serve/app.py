@@ -15,10 +15,10 @@ from bt_jax.data.io.decode import encode_png
 from bt_jax.data.phantoms import phantom
 from bt_jax.inference import attribution
 from bt_jax.serve import i18n
-from bt_jax.serve.api import Api, RefusedError, Upload, Wishes
+from bt_jax.serve.api import Api, RefusedError, RequestOptions, Upload
 from bt_jax.serve.counters import Counters
 from bt_jax.serve.engine import Engine
-from bt_jax.serve.middleware import Found, PackageFile, add_errors, guard, spoken
+from bt_jax.serve.middleware import CachedContent, PackageFile, add_error_handlers, add_request_checks, choose_language
 from bt_jax.serve.model_page import ModelPage
 from bt_jax.serve.settings import Settings
 
@@ -59,14 +59,14 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
     counters = Counters()
     app.extensions["bt_jax"] = counters
     api, places = Api(engine, settings), threading.BoundedSemaphore(settings.requests)
-    guard(app, settings, counters)
-    add_errors(app, counters)
+    add_request_checks(app, settings, counters)
+    add_error_handlers(app, counters)
     _add_pages(app, engine, settings, model_page)
 
     @app.post("/api/predict")
     def predict() -> flask.Response:
-        with _one_of(places, engine):
-            records = api.records(_uploads(settings), _wishes(engine))
+        with _take_place(places, engine):
+            records = api.predict(_read_uploads(settings), _read_options(engine))
         for record in records:
             counters.count("errors_total" if "error" in record else "slices_total")
             if record.get("heat_map"):
@@ -74,17 +74,17 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
         return flask.jsonify(records=records)
 
     @app.get("/healthz")
-    def healthz() -> flask.Response:
+    def get_health() -> flask.Response:
         return flask.jsonify(status="ok", warm=engine.warm)
 
     @app.get("/metrics")
-    def metrics() -> flask.Response:
+    def get_metrics() -> flask.Response:
         gauges = {
             "queue_slices": len(engine.predictions),
             "queue_capacity": engine.predictions.capacity,
             "steps": engine.predictions.steps,
             "slices_in_steps": engine.predictions.pieces,
-            "resident_bytes": _resident_bytes(),
+            "resident_bytes": _measure_resident_bytes(),
         }
         return flask.Response(counters.text(gauges), content_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -92,17 +92,17 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
 
 
 @contextlib.contextmanager
-def _one_of(places: threading.BoundedSemaphore, engine: Engine) -> Iterator[None]:
+def _take_place(places: threading.BoundedSemaphore, engine: Engine) -> Iterator[None]:
     """A place among the requests that are being answered; who finds none is told so at once."""
     if not places.acquire(blocking=False):
-        raise engine.predictions.busy()
+        raise engine.predictions.make_busy_error()
     try:
         yield
     finally:
         places.release()
 
 
-def _uploads(settings: Settings) -> list[Upload]:
+def _read_uploads(settings: Settings) -> list[Upload]:
     found = flask.request.files.getlist("file")
     if not found:
         raise RefusedError(400, Sentence("no_file", "send files as the field `file` of a form (multipart/form-data)"))
@@ -112,7 +112,7 @@ def _uploads(settings: Settings) -> list[Upload]:
     return [Upload((file.filename or "image")[:_LONGEST_NAME], file.read()) for file in found]
 
 
-def _wishes(engine: Engine) -> Wishes:
+def _read_options(engine: Engine) -> RequestOptions:
     """The fields of the form besides the files."""
     form = flask.request.form
     for field in form:
@@ -121,7 +121,7 @@ def _wishes(engine: Engine) -> Wishes:
                 400,
                 Sentence("unknown_field", "there is no such field: use {known}", known=", ".join(("file", *_FIELDS))),
             )
-    explain = _choice("explain", attribution.METHODS)
+    explain = _read_choice("explain", attribution.METHODS)
     if explain and not engine.explains:
         raise RefusedError(
             400, Sentence("no_heat_maps", "the model is a StableHLO file, for which there are no heat maps")
@@ -129,16 +129,16 @@ def _wishes(engine: Engine) -> Wishes:
     number = form.get("slice")
     if number is not None and not (number.isascii() and number.isdecimal() and 1 <= int(number[:9]) < 10**8):
         raise RefusedError(400, Sentence("bad_slice", "`slice` is a whole number from 1"))
-    return Wishes(
-        language=_choice("lang", i18n.LANGUAGES) or spoken(),
+    return RequestOptions(
+        language=_read_choice("lang", i18n.LANGUAGES) or choose_language(),
         number=int(number) if number else None,
-        picture=_choice("picture", ("0", "1")) == "1",
+        picture=_read_choice("picture", ("0", "1")) == "1",
         explain=explain,
-        label=_choice("class", engine.predictor.class_names),
+        label=_read_choice("class", engine.predictor.class_names),
     )
 
 
-def _choice(field: str, allowed: tuple[str, ...]) -> str | None:
+def _read_choice(field: str, allowed: tuple[str, ...]) -> str | None:
     value = flask.request.form.get(field)
     if value and value not in allowed:
         text = "`{field}` is one of {allowed}"
@@ -149,7 +149,7 @@ def _choice(field: str, allowed: tuple[str, ...]) -> str | None:
 def _add_pages(app: flask.Flask, engine: Engine, settings: Settings, model_page: ModelPage) -> None:
     static = {path.name: PackageFile.read(path) for path in sorted((_FOLDER / "static").iterdir()) if path.is_file()}
     openapi = PackageFile.read(_FOLDER / "openapi.json")
-    tables = {name: i18n.table(name) for name in i18n.LANGUAGES}
+    tables = {name: i18n.load_texts(name) for name in i18n.LANGUAGES}
     facts = {
         "classes": engine.predictor.class_names,
         "explains": engine.explains,
@@ -157,43 +157,43 @@ def _add_pages(app: flask.Flask, engine: Engine, settings: Settings, model_page:
         "requestBytes": settings.request_bytes,
     }
 
-    def page(template: str, name: str, **values: Any) -> str:
-        return flask.render_template(template, lang=name, texts=i18n.table(name)["page"], **values)
+    def render(template: str, name: str, **values: Any) -> str:
+        return flask.render_template(template, lang=name, texts=i18n.load_texts(name)["page"], **values)
 
     @app.get("/")
-    def index() -> str:
+    def show_index() -> str:
         size = f"{settings.request_bytes / 2**20:.0f} MB"
-        return page("index.html", spoken(), tables=tables, facts=facts, size=size)
+        return render("index.html", choose_language(), tables=tables, facts=facts, size=size)
 
     @app.get("/model")
-    def model() -> str:
-        name = spoken()
-        return page("model.html", name, facts=model_page.facts(name), cards=model_page.cards)
+    def show_model() -> str:
+        name = choose_language()
+        return render("model.html", name, facts=model_page.list_facts(name), cards=model_page.cards)
 
     @app.get("/model/<int:number>.png")
-    def model_picture(number: int) -> flask.Response:
-        return Found(model_page.pictures.get(number), "image/png").response()
+    def send_model_picture(number: int) -> flask.Response:
+        return CachedContent(model_page.pictures.get(number), "image/png").respond()
 
     @app.get("/static/<name>")
-    def static_file(name: str) -> flask.Response:
-        return static[name].response() if name in static else flask.abort(404)
+    def send_static_file(name: str) -> flask.Response:
+        return static[name].respond() if name in static else flask.abort(404)
 
     @app.get("/openapi.json")
-    def description() -> flask.Response:
-        return openapi.response()
+    def send_openapi() -> flask.Response:
+        return openapi.respond()
 
     @app.get("/sample.png")
-    def sample() -> flask.Response:
-        return Found(_sample(), "image/png").response()
+    def send_sample() -> flask.Response:
+        return CachedContent(_draw_sample(), "image/png").respond()
 
 
 @functools.cache
-def _sample() -> bytes:
+def _draw_sample() -> bytes:
     """A drawn slice with a lesion."""
     return encode_png(phantom.render(1, label="meningioma_tumor", seed=7).image)
 
 
-def _resident_bytes() -> int:
+def _measure_resident_bytes() -> int:
     """Memory of the process, 0 where the system does not tell."""
     try:
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])

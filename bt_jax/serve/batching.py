@@ -53,7 +53,7 @@ class Batcher(Generic[Work, Result]):
         self._closed = False
         self._seconds = 0.05  # for one piece, on average over the last steps
         self.steps = self.pieces = 0
-        self._thread = threading.Thread(target=self._work, name=name)
+        self._thread = threading.Thread(target=self._run_steps, name=name)
         self._thread.start()
 
     def __len__(self) -> int:
@@ -71,14 +71,14 @@ class Batcher(Generic[Work, Result]):
         Raises:
           BusyError: no room in the queue, or no result before the deadline; what has not begun by then never will.
         """
-        futures = self._enqueued(work, deadline=deadline, patient=patient)
+        futures = self._enqueue(work, deadline=deadline, patient=patient)
         done, late = concurrent.futures.wait(
             futures, max(0.0, deadline - time.monotonic()), concurrent.futures.FIRST_EXCEPTION
         )
         if late and not any(future.exception() for future in done if not future.cancelled()):
             for future in late:
                 future.cancel()
-            raise self.busy()
+            raise self.make_busy_error()
         return [future.result() for future in futures]
 
     def close(self, *, seconds: float | None = None) -> None:
@@ -88,7 +88,7 @@ class Batcher(Generic[Work, Result]):
             self._changed.notify_all()
         self._thread.join(seconds)
 
-    def _enqueued(
+    def _enqueue(
         self, work: Sequence[Work], *, deadline: float, patient: bool
     ) -> list[concurrent.futures.Future[Result]]:
         futures: list[concurrent.futures.Future[Result]] = [concurrent.futures.Future() for _ in work]
@@ -96,18 +96,18 @@ class Batcher(Generic[Work, Result]):
             while self._closed or len(self._waiting) + len(work) > self.capacity:
                 left = deadline - time.monotonic()
                 if self._closed or not patient or left <= 0:
-                    raise self.busy()
+                    raise self.make_busy_error()
                 self._changed.wait(left)
             self._waiting.extend(zip(work, futures, strict=True))
             self._changed.notify_all()
         return futures
 
-    def busy(self) -> BusyError:
+    def make_busy_error(self) -> BusyError:
         """What to tell whoever comes when there is too much to do: to come back when what waits now will be done."""
         return BusyError(min(_LONGEST_WAIT, 1 + math.ceil(len(self._waiting) * self._seconds)))
 
-    def _work(self) -> None:
-        while batch := self._next():
+    def _run_steps(self) -> None:
+        while batch := self._take_batch():
             begin = time.monotonic()
             try:
                 results = self._run([work for work, _ in batch])
@@ -121,7 +121,7 @@ class Batcher(Generic[Work, Result]):
             self.pieces += len(batch)
             self._seconds += 0.2 * ((time.monotonic() - begin) / len(batch) - self._seconds)
 
-    def _next(self) -> list[tuple[Work, concurrent.futures.Future[Result]]]:
+    def _take_batch(self) -> list[tuple[Work, concurrent.futures.Future[Result]]]:
         """What goes into the next step; nothing when there will be none any more."""
         with self._changed:
             while True:

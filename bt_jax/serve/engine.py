@@ -10,13 +10,13 @@ import numpy as np
 from bt_jax.data.io.slices import Slice
 from bt_jax.inference import heat_map_files
 from bt_jax.inference.heat_map_files import HeatMap
-from bt_jax.inference.predictor import Prediction, Predictor, Prepared
+from bt_jax.inference.predictor import Prediction, Predictor, PreparedSlice
 from bt_jax.serve.batching import Batcher, BusyError
 
 _SECONDS_TO_CLOSE = 2.0
 
 
-class _Question(NamedTuple):
+class _HeatMapRequest(NamedTuple):
     """What a heat map is asked for."""
 
     image: np.ndarray
@@ -41,10 +41,10 @@ class Engine:
         self._ready: list[int] = []
         self._stopping = threading.Event()
         self._warming = threading.Thread(target=self._warm_up, name="warm-up")
-        self.predictions: Batcher[Prepared, Prediction] = Batcher(
+        self.predictions: Batcher[PreparedSlice, Prediction] = Batcher(
             self._predict, most=lambda: max(self._ready, default=1), capacity=capacity, name="predictions"
         )
-        self.heat_maps: Batcher[_Question, HeatMap] = Batcher(
+        self.heat_maps: Batcher[_HeatMapRequest, HeatMap] = Batcher(
             self._explain, most=lambda: 1, capacity=max(1, capacity // 8), name="heat maps"
         )
 
@@ -58,13 +58,13 @@ class Engine:
         """Whether all programs are compiled."""
         return len(self._ready) == len(self._sizes) and not self._warming.is_alive()
 
-    def predict(self, slices: list[Prepared], *, deadline: float, patient: bool = False) -> list[Prediction]:
+    def predict(self, slices: list[PreparedSlice], *, deadline: float, patient: bool = False) -> list[Prediction]:
         """Predictions, one for each slice; see `Batcher.submit`."""
         return self.predictions.submit(slices, deadline=deadline, patient=patient)
 
     def explain(self, image: np.ndarray, *, label: str, method: str, deadline: float) -> HeatMap:
         """The heat map of an image [H, W] uint8 or uint16."""
-        return self.heat_maps.submit([_Question(image, label, method)], deadline=deadline)[0]
+        return self.heat_maps.submit([_HeatMapRequest(image, label, method)], deadline=deadline)[0]
 
     def close(self) -> None:
         """Answers what waits and ends the threads, but waits only briefly for the compiler, which cannot be stopped."""
@@ -72,13 +72,13 @@ class Engine:
         self.predictions.close(seconds=_SECONDS_TO_CLOSE)
         self.heat_maps.close(seconds=_SECONDS_TO_CLOSE)
 
-    def _predict(self, slices: list[Prepared]) -> list[Prediction]:
+    def _predict(self, slices: list[PreparedSlice]) -> list[Prediction]:
         rows = next((size for size in self._ready if size >= len(slices)), len(slices))
         return self.predictor.predict(slices, rows=rows)
 
-    def _explain(self, questions: list[_Question]) -> list[HeatMap]:
+    def _explain(self, questions: list[_HeatMapRequest]) -> list[HeatMap]:
         return [
-            heat_map_files.of_image(self.predictor, image, label=label, method=method)
+            heat_map_files.explain_image(self.predictor, image, label=label, method=method)
             for image, label, method in questions
         ]
 

@@ -12,7 +12,7 @@ _FOLDER = pathlib.Path(__file__).parent / "texts"
 
 
 @functools.cache
-def table(language: str) -> dict[str, Any]:
+def load_texts(language: str) -> dict[str, Any]:
     """The texts of a language: `page` by key, `classes` by name, and `said`, templates by code.
 
     English sentences stand where they are made, so that its `said` is empty.
@@ -21,23 +21,23 @@ def table(language: str) -> dict[str, Any]:
     return content
 
 
-def told(sentence: str, language: str) -> str:
+def translate(sentence: str, language: str) -> str:
     """A sentence in a language; as it is where there is no translation, such as for plain strings."""
-    template = table(language)["said"].get(sentence.code) if isinstance(sentence, Sentence) else None
+    template = load_texts(language)["said"].get(sentence.code) if isinstance(sentence, Sentence) else None
     if template is None or not isinstance(sentence, Sentence):
         return str(sentence)
-    return str(template.format(**{name: _value(value, language) for name, value in sentence.values.items()}))
+    return str(template.format(**{name: _format_value(value, language) for name, value in sentence.values.items()}))
 
 
-def parts(sentence: str) -> dict[str, Any]:
+def get_code_and_values(sentence: str) -> dict[str, Any]:
     """Code and values of a sentence, for programs; what is no `Sentence` has the code `other`."""
     return sentence.to_dict() if isinstance(sentence, Sentence) else {"code": "other", "values": {}}
 
 
-def _value(value: Value, language: str) -> str:
+def _format_value(value: Value, language: str) -> str:
     """As Spanish writes numbers: a comma before decimals, points between thousands from five digits on."""
     if isinstance(value, str):
-        return told(value, language)
+        return translate(value, language)
     if isinstance(value, float):
         return f"{value:.1f}".replace(".", ",")
     return f"{value:,}".replace(",", ".") if abs(value) >= 10_000 else str(value)

@@ -43,7 +43,7 @@ _PROBLEMS = {
 _log = logging.getLogger(__name__)
 
 
-def spoken() -> str:
+def choose_language() -> str:
     """As the address says, else as the browser prefers."""
     asked = flask.request.args.get("lang")
     if asked in i18n.LANGUAGES:
@@ -51,14 +51,14 @@ def spoken() -> str:
     return flask.request.accept_languages.best_match(i18n.LANGUAGES) or i18n.LANGUAGES[0]
 
 
-class Found:
+class CachedContent:
     """Bytes that are served, or None, which are not there."""
 
     def __init__(self, content: bytes | None, kind: str):
         self._content, self._kind = content, kind
         self._tag = hashlib.sha256(content or b"").hexdigest()[:32]
 
-    def response(self) -> flask.Response:
+    def respond(self) -> flask.Response:
         """The answer, which is empty for a browser that has the bytes already."""
         if self._content is None:
             flask.abort(404)
@@ -69,7 +69,7 @@ class Found:
         return answer
 
 
-class PackageFile(Found):
+class PackageFile(CachedContent):
     """A file of the package, read at the start."""
 
     @classmethod
@@ -80,13 +80,13 @@ class PackageFile(Found):
         return cls(path.read_bytes(), f"{kind}; charset=utf-8" if text else kind)
 
 
-def guard(app: flask.Flask, settings: Settings, counters: Counters) -> None:
+def add_request_checks(app: flask.Flask, settings: Settings, counters: Counters) -> None:
     """What happens before and after every request."""
 
     @app.before_request
     def begin() -> None:
         flask.g.begin = time.monotonic()
-        if settings.hosts is not None and _host() not in settings.hosts:
+        if settings.hosts is not None and _get_host() not in settings.hosts:
             raise RefusedError(421, _PROBLEMS[421])
         # Browsers say where a request comes from; programs do not.
         if flask.request.method == "POST" and flask.request.headers.get("Sec-Fetch-Site") in (
@@ -105,7 +105,7 @@ def guard(app: flask.Flask, settings: Settings, counters: Counters) -> None:
         return response
 
 
-def _host() -> str | None:
+def _get_host() -> str | None:
     """The name that the request is addressed to, without a port."""
     try:
         return urllib.parse.urlsplit(f"//{flask.request.host}").hostname
@@ -113,40 +113,40 @@ def _host() -> str | None:
         return None
 
 
-def add_errors(app: flask.Flask, counters: Counters) -> None:
+def add_error_handlers(app: flask.Flask, counters: Counters) -> None:
     """Refusals and failures become a sentence with its code."""
 
-    def problem(status: int, reason: str, **headers: str) -> flask.Response:
-        content = {"error": i18n.told(reason, spoken()), **i18n.parts(reason)}
+    def respond_with_error(status: int, reason: str, **headers: str) -> flask.Response:
+        content = {"error": i18n.translate(reason, choose_language()), **i18n.get_code_and_values(reason)}
         answer = flask.Response(json.dumps(content, ensure_ascii=False), status, content_type="application/json")
         answer.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
         return answer
 
     @app.errorhandler(RefusedError)
-    def refused(error: RefusedError) -> flask.Response:
-        return problem(error.status, error.reason)
+    def handle_refused(error: RefusedError) -> flask.Response:
+        return respond_with_error(error.status, error.reason)
 
     @app.errorhandler(BusyError)
-    def busy(error: BusyError) -> flask.Response:
+    def handle_busy(error: BusyError) -> flask.Response:
         counters.count("refused_total")
-        return problem(503, _PROBLEMS[503], Retry_After=str(error.retry_after))
+        return respond_with_error(503, _PROBLEMS[503], Retry_After=str(error.retry_after))
 
     @app.errorhandler(exceptions.HTTPException)
-    def http(error: exceptions.HTTPException) -> flask.Response:
+    def handle_http_error(error: exceptions.HTTPException) -> flask.Response:
         status = error.code or 500
         allowed = (
             {"Allow": ", ".join(sorted(error.valid_methods or ()))}
             if isinstance(error, exceptions.MethodNotAllowed)
             else {}
         )
-        return problem(status, _PROBLEMS.get(status, _PROBLEMS[400 if status < 500 else 500]), **allowed)
+        return respond_with_error(status, _PROBLEMS.get(status, _PROBLEMS[400 if status < 500 else 500]), **allowed)
 
     @app.errorhandler(Exception)
-    def unexpected(error: Exception) -> flask.Response:
+    def handle_unexpected(error: Exception) -> flask.Response:
         # Neither the message nor the values on the way, which may show what was sent.
         place = error.__traceback__
         while place and place.tb_next:
             place = place.tb_next
         where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "unknown"
         _log.error("internal error: %s at %s", type(error).__name__, where)
-        return problem(500, _PROBLEMS[500])
+        return respond_with_error(500, _PROBLEMS[500])

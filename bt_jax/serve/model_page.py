@@ -10,7 +10,7 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 from bt_jax.inference.predictor import Predictor
-from bt_jax.inference.trained_model import Model
+from bt_jax.inference.trained_model import TrainedModel
 from bt_jax.serve import i18n
 
 _CARD = "model_card.md"
@@ -33,39 +33,39 @@ class ModelPage:
         self._predictor, self._names = predictor, names
         self.pictures: dict[int, bytes] = {}
         self.cards = tuple(
-            self._rendered(card)
+            self._render(card)
             for model, name in zip(predictor.models, names, strict=True)
-            for card in _cards_of(pathlib.Path(name), model)
+            for card in _find_cards(pathlib.Path(name), model)
         )
 
-    def facts(self, spoken: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    def list_facts(self, spoken: str) -> list[tuple[str, list[tuple[str, str]]]]:
         """For each model its name and rows of what and value, in a language."""
         return [
-            (pathlib.Path(name).name or name, _facts_of(model, i18n.table(spoken)))
+            (pathlib.Path(name).name or name, _list_facts(model, i18n.load_texts(spoken)))
             for model, name in zip(self._predictor.models, self._names, strict=True)
         ]
 
-    def _rendered(self, card: pathlib.Path) -> Markup:
+    def _render(self, card: pathlib.Path) -> Markup:
         source = card.read_bytes()[:_LARGEST_CARD].decode("utf-8", "replace")
         # Without HTML of its own; what the card links to is not served.
         parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
         for kind in ("link_open", "link_close"):
-            parser.add_render_rule(kind, _nothing)
-        parser.add_render_rule("image", self._image_rule(card.parent))
-        parser.add_render_rule("table_open", _table_open)
-        parser.add_render_rule("table_close", _table_close)
+            parser.add_render_rule(kind, _render_nothing)
+        parser.add_render_rule("image", self._make_image_rule(card.parent))
+        parser.add_render_rule("table_open", _open_table)
+        parser.add_render_rule("table_close", _close_table)
         for kind in ("th_open", "td_open"):
-            parser.add_render_rule(kind, _cell)
-        parser.add_render_rule("heading_open", _heading)
-        parser.add_render_rule("heading_close", _heading)
+            parser.add_render_rule(kind, _render_cell)
+        parser.add_render_rule("heading_open", _render_heading)
+        parser.add_render_rule("heading_close", _render_heading)
         return Markup(parser.render(source))
 
-    def _image_rule(self, folder: pathlib.Path) -> Any:
-        def image(
+    def _make_image_rule(self, folder: pathlib.Path) -> Any:
+        def render_image(
             renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: MutableMapping[str, Any]
         ) -> str:
             token = tokens[index]
-            number = self._picture(folder, str(token.attrGet("src") or ""))
+            number = self._add_picture(folder, str(token.attrGet("src") or ""))
             text = escape(token.content)
             return (
                 str(Markup('<img src="/model/{}.png" alt="{}" loading="lazy">').format(number, text))
@@ -73,9 +73,9 @@ class ModelPage:
                 else text
             )
 
-        return image
+        return render_image
 
-    def _picture(self, folder: pathlib.Path, name: str) -> int:
+    def _add_picture(self, folder: pathlib.Path, name: str) -> int:
         """The number of a picture beside the card; 0 for any other."""
         path = (folder / name.replace("%20", " ")).resolve()
         if path.suffix != ".png" or not path.is_relative_to(folder.resolve()) or not path.is_file():
@@ -87,14 +87,14 @@ class ModelPage:
         return number
 
 
-def _cards_of(path: pathlib.Path, model: Model) -> list[pathlib.Path]:
+def _find_cards(path: pathlib.Path, model: TrainedModel) -> list[pathlib.Path]:
     """The card of a run, or those of the folds of a cross-validation that has none itself."""
     own = path / "report" / _CARD
     found = [own] if own.is_file() else [folder / "report" / _CARD for folder in model.folders]
     return [card for card in found if card.is_file()]
 
 
-def _facts_of(model: Model, table: dict[str, Any]) -> list[tuple[str, str]]:
+def _list_facts(model: TrainedModel, table: dict[str, Any]) -> list[tuple[str, str]]:
     texts, description = table["page"], model.description
     size, members = model.preprocessing.size, max(1, len(model.networks))
     classes = ", ".join(table["classes"].get(name, name) for name in model.class_names)
@@ -105,33 +105,33 @@ def _facts_of(model: Model, table: dict[str, Any]) -> list[tuple[str, str]]:
         ("fact_weights", description.weights),
         ("fact_members", str(members)),
         ("fact_calibrated", texts["yes" if model.temperature else "no"]),
-        ("fact_doubt", texts["yes" if model.doubts else "no"]),
+        ("fact_doubt", texts["yes" if model.ood_models else "no"]),
         ("fact_heat_maps", texts["yes" if model.networks else "no"]),
         ("fact_synthetic", texts["yes" if model.notice else "no"]),
     ]
     return [(texts[key], value) for key, value in rows]
 
 
-def _nothing(*_: Any) -> str:
+def _render_nothing(*_: Any) -> str:
     return ""
 
 
-def _table_open(*_: Any) -> str:
+def _open_table(*_: Any) -> str:
     # Wide tables scroll on their own, by keyboard too.
     return '<div class="wide" tabindex="0" role="group"><table>'
 
 
-def _table_close(*_: Any) -> str:
+def _close_table(*_: Any) -> str:
     return "</table></div>"
 
 
-def _cell(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:
+def _render_cell(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:
     """Numbers stand on the right; by a class, since the page allows no styles of its elements' own."""
     token = tokens[index]
     return f'<{token.tag} class="number">' if "right" in str(token.attrGet("style")) else f"<{token.tag}>"
 
 
-def _heading(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:
+def _render_heading(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:
     """One level lower: the page has a heading of its own."""
     token = tokens[index]
     level = min(6, int(token.tag[1]) + 1)

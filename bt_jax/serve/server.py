@@ -93,7 +93,7 @@ class Server:
             asyncore_loop_timeout=1,
         )
         assert isinstance(server, TcpWSGIServer)
-        self._server, self.bodies = server, Bodies(max(total_bytes, request_bytes + _SLACK))
+        self._server, self.bodies = server, BodyMemory(max(total_bytes, request_bytes + _SLACK))
 
         class Parser(_Parser):
             pass
@@ -107,28 +107,28 @@ class Server:
     def run(self, stopped: Callable[[], bool]) -> None:
         """Serves until `stopped`, asked twice a second; then what has arrived is answered, and nothing else taken."""
         while not stopped():
-            self._turn(0.5)
+            self._poll(0.5)
         # Nobody is listening any more: the next start can have the port, and a load balancer sees it.
         self._server.del_channel()
         self._server.socket.close()
         end = time.monotonic() + _SECONDS_TO_DRAIN
-        while self._busy() and time.monotonic() < end:
-            self._turn(0.05)
+        while self._has_open_requests() and time.monotonic() < end:
+            self._poll(0.05)
 
     def close(self) -> None:
         """Ends threads and connections."""
         self._server.task_dispatcher.shutdown(timeout=1)
         wasyncore.close_all(self._server._map, ignore_all=True)
 
-    def _turn(self, seconds: float) -> None:
+    def _poll(self, seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=self._server._map, count=1)
 
-    def _busy(self) -> bool:
+    def _has_open_requests(self) -> bool:
         channels = list(self._server.active_channels.values())
         return any(channel.requests or channel.request or channel.total_outbufs_len for channel in channels)
 
 
-class Bodies:
+class BodyMemory:
     """How many bytes of requests are in memory."""
 
     def __init__(self, limit: int):
@@ -151,7 +151,7 @@ class Bodies:
 class _Parser(parser.HTTPRequestParser):
     """Counts what it holds, and refuses in the form of the interface."""
 
-    bodies: Bodies
+    bodies: BodyMemory
     held = 0
     error: Any
 

@@ -29,7 +29,7 @@ class Settings:
     seconds: float = 60.0
     hosts: frozenset[str] | None = None
 
-    def of_files(self) -> Limits:
+    def make_file_limits(self) -> Limits:
         """The same for whoever reads files."""
         return Limits(
             file_bytes=self.request_bytes, pixels=self.pixels, slices=self.slices, unpacked_bytes=self.unpacked_bytes

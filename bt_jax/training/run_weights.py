@@ -9,6 +9,7 @@ import jax
 
 from bt_jax.common.errors import UsageError
 from bt_jax.inference import trained_model
+from bt_jax.inference.description import ModelDescription
 from bt_jax.models.pretrained.sources import Weights
 from bt_jax.models.registry import Network, Tree
 from bt_jax.workdir import checkpoint
@@ -27,7 +28,7 @@ def of_run(path: str, *, model: str) -> Weights:
     """
     folder = pathlib.Path(path).expanduser()
     step, metadata = checkpoint.best_metadata(folder)
-    description = trained_model.ModelDescription.from_dict(metadata["model"])
+    description = ModelDescription.from_dict(metadata["model"])
     if description.name != model:
         raise UsageError(f"{path} is a run of {description.name}: set config.model.name to that, not to {model}")
     return _RunWeights(
@@ -35,7 +36,7 @@ def of_run(path: str, *, model: str) -> Weights:
         source=f"run {path}, step {step}, which started from {description.weights}",
         path=folder,
         sha256=None,
-        normalisation=description.normaliser(),
+        normalisation=description.create_normalisation(),
         options={
             name: description.options[name]
             for name in ("padding", "epsilon", "momentum")

@@ -15,7 +15,7 @@ from bt_jax.defaults import constructor_options
 from bt_jax.distributed import processes
 from bt_jax.distributed.processes import say
 from bt_jax.distributed.sharding import Rules
-from bt_jax.inference.trained_model import ModelDescription
+from bt_jax.inference.description import ModelDescription
 from bt_jax.models.pretrained.sources import Weights, resolve
 from bt_jax.models.registry import Network, Tree
 from bt_jax.training import run_weights, train_step
@@ -51,7 +51,7 @@ def model_of(
         weights_sha256=weights.sha256,
         synthetic=data.source.synthetic,
     )
-    network, params, batch_stats = description.network(seed=config.seed)
+    network, params, batch_stats = description.create_network(seed=config.seed)
     params, batch_stats = weights.load(network, params, batch_stats)
     if weights.path is None and jax.tree.leaves(batch_stats):
         by_batch = {"batch_statistics": True} if "batch_statistics" in description.options else {}
@@ -63,7 +63,7 @@ def model_of(
         forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0, **by_batch})
         images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
         batch_stats = train_step.calibrated_statistics(
-            forgetful.network()[0], params, batch_stats, images=images, normalisation=weights.normalisation
+            forgetful.create_network()[0], params, batch_stats, images=images, normalisation=weights.normalisation
         )
     return description, network, params, batch_stats
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bt_jax.distributed import processes, sharding
-from bt_jax.inference import trained_model
+from bt_jax.inference.forward import Forward, compute_outputs, make_forward, make_upper_forward
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 
@@ -33,7 +33,7 @@ def make_outputs(
       batch_size: images in a step over all of them.
     """
     return _made(
-        functools.partial(trained_model.make_forward, network, normalisation=normalisation, dtype=dtype),
+        functools.partial(make_forward, network, normalisation=normalisation, dtype=dtype),
         mesh,
         batch_size,
     )
@@ -41,9 +41,7 @@ def make_outputs(
 
 def make_upper_outputs(network: Network, *, start: str, dtype: jnp.dtype, mesh: Mesh, batch_size: int) -> OutputsOf:
     """The same of the segments from `start` up, with features [N, ...] float32 for images; gives the logits alone."""
-    return _made(
-        functools.partial(trained_model.make_upper_forward, network, start=start, dtype=dtype), mesh, batch_size
-    )
+    return _made(functools.partial(make_upper_forward, network, start=start, dtype=dtype), mesh, batch_size)
 
 
 def of_first_host(
@@ -64,12 +62,12 @@ def of_first_host(
     if processes.several():
         local = jax.tree.map(np.asarray, sharding.gathered(weights, mesh))
         weights = jax.device_put(local, jax.local_devices()[0])
-        forward = trained_model.make_forward(network, normalisation=normalisation, dtype=dtype)
+        forward = make_forward(network, normalisation=normalisation, dtype=dtype)
         outputs_of = _of(forward, batch_size)
     return lambda images: outputs_of(weights["params"], weights["batch_stats"], images=images)
 
 
-def _made(make_forward: Callable[..., trained_model.Forward], mesh: Mesh, batch_size: int) -> OutputsOf:
+def _made(make_forward: Callable[..., Forward], mesh: Mesh, batch_size: int) -> OutputsOf:
     if mesh.size == 1:
         return _of(make_forward(), batch_size)
     everywhere = sharding.replicated(mesh)
@@ -82,13 +80,13 @@ def _made(make_forward: Callable[..., trained_model.Forward], mesh: Mesh, batch_
 
     def outputs_of(params: Tree, batch_stats: Tree, *, images: np.ndarray) -> tuple[np.ndarray, ...]:
         whole = sharding.gathered((params, batch_stats), mesh)
-        return trained_model.outputs_of(on_mesh, *whole, images=images, batch_size=rows)
+        return compute_outputs(on_mesh, *whole, images=images, batch_size=rows)
 
     return outputs_of
 
 
-def _of(forward: trained_model.Forward, batch_size: int) -> OutputsOf:
+def _of(forward: Forward, batch_size: int) -> OutputsOf:
     def outputs_of(params: Tree, batch_stats: Tree, *, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        return trained_model.outputs_of(forward, params, batch_stats, images=images, batch_size=batch_size)
+        return compute_outputs(forward, params, batch_stats, images=images, batch_size=batch_size)
 
     return outputs_of

@@ -20,7 +20,7 @@ from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.sampler import Order
 from bt_jax.distributed import processes, sharding
 from bt_jax.distributed.processes import say
-from bt_jax.inference.trained_model import ModelDescription
+from bt_jax.inference.description import ModelDescription
 from bt_jax.models import registry
 from bt_jax.reports import cross_validation, run_report
 from bt_jax.training import config_check, setup, sharded_forward, stages, train_step
@@ -118,8 +118,8 @@ def _train_with(
     if latest is None:
         description, network, params, batch_stats = setup.model_of(config, weights, preprocessing, data)
     else:
-        network, params, batch_stats = description.network()
-    size, normalisation = preprocessing.size, description.normaliser()
+        network, params, batch_stats = description.create_network()
+    size, normalisation = preprocessing.size, description.create_normalisation()
     dtype = train_step.compute_dtype(config.train.dtype)
     parameters = registry.parameter_count(params)
     say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {description.weights}")

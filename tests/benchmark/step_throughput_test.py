@@ -11,7 +11,7 @@ from bt_jax.benchmark import machine, step_throughput
 from bt_jax.benchmark.peers import turns
 from bt_jax.benchmark.step_throughput import Workload
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import trained_model
+from bt_jax.inference.forward import make_forward
 from bt_jax.models import registry
 from bt_jax.models.normalise import LITE
 
@@ -45,7 +45,7 @@ def test_a_forward_computes_what_evaluation_computes(monkeypatch):
     program = step_throughput.forward_program(WORKLOAD)
     program.run()
     network, params, batch_stats = WORKLOAD.network()
-    forward = trained_model.make_forward(network, normalisation=LITE, dtype=jnp.dtype("float32"))
+    forward = make_forward(network, normalisation=LITE, dtype=jnp.dtype("float32"))
     logits, _ = forward(params, batch_stats, WORKLOAD.images())
     np.testing.assert_allclose(seen[0], logits, rtol=1e-5, atol=1e-6)
     assert program.compile_s > 0

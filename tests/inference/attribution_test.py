@@ -9,7 +9,8 @@ import pytest
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.phantoms import phantom
-from bt_jax.inference import attribution, heat_map, trained_model
+from bt_jax.inference import attribution, heat_map
+from bt_jax.inference.forward import make_forward
 from bt_jax.models import registry
 from tests import small_models
 
@@ -20,7 +21,7 @@ def with_params(model, change):
 
     def compute(images):
         outputs = [
-            trained_model.make_forward(one.network, normalisation=one.normalisation, dtype=jnp.dtype("float32"))(
+            make_forward(one.network, normalisation=one.normalisation, dtype=jnp.dtype("float32"))(
                 one.params, one.batch_stats, images.astype(np.float32) / 255
             )
             for one in networks
@@ -88,8 +89,8 @@ def test_grad_cam_of_a_mean_and_a_linear_output_is_the_weighted_sum_of_the_maps(
 def test_the_equations_on_numbers():
     maps = jnp.array([[[[1.0, -2.0]], [[3.0, 4.0]]]])  # [1, 2, 1, 2]
     gradients = jnp.array([[[[0.5, -1.0]], [[1.5, 0.0]]]])
-    np.testing.assert_allclose(attribution.grad_cam(maps, gradients)[0, :, 0], [2.0, 1.0])  # weights 1 and -.5
-    np.testing.assert_allclose(attribution.layer_cam(maps, gradients)[0, :, 0], [0.5, 4.5])
+    np.testing.assert_allclose(attribution.compute_grad_cam(maps, gradients)[0, :, 0], [2.0, 1.0])  # weights 1 and -.5
+    np.testing.assert_allclose(attribution.compute_layer_cam(maps, gradients)[0, :, 0], [0.5, 4.5])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_the_hottest_place_is_what_decides(bright, method):
     for heat, (row, column) in zip(found.heat, centres, strict=True):
         square = np.zeros((32, 32), bool)
         square[int(row) - 1 : int(row) + 3, int(column) - 1 : int(column) + 3] = True
-        assert heat_map.hits(heat, square)
+        assert heat_map.is_hit(heat, square)
         # Where brightness counts for nothing, there is no heat.
         far = np.hypot(*(np.indices((32, 32)) - np.array((row, column))[:, None, None])) > 8
         assert heat[far].max() < (1e-6 if method != "integrated_gradients" else 0.5)
@@ -121,11 +122,11 @@ def test_integrated_gradients_add_up(tmp_path):
     model = small_models.write(tmp_path / "m", "mlp", size=12, hidden=(8, 6), plain=True)
     (member,) = model.networks
     images = small_models.images(5, 12).astype(np.float32) / 255
-    forward = trained_model.make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))
+    forward = make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))
     logits = np.asarray(forward(member.params, member.batch_stats, images)[0])
     black = np.asarray(forward(member.params, member.batch_stats, images * 0)[0])
     classes = jnp.array([0, 1, 2, 3, 0])
-    found = attribution.attributions(
+    found = attribution.integrate_gradients(
         member.network, member.normalisation, member.params, member.batch_stats, images, classes, steps=400
     )
     rows = np.arange(5)
@@ -150,13 +151,13 @@ def test_a_dense_network_is_explained_by_its_pixels(tmp_path):
 )
 def test_where_networks_are_cut(name, options, cuts):
     network, _, _ = registry.create_abstract(name, classes=4, **options)
-    assert attribution.cuts_of(network) == cuts
+    assert attribution.find_cuts(network) == cuts
 
 
 def test_where_an_efficientnet_is_cut():
     """Before the head, and before the block that halves the map for the last time."""
     network, _, _ = registry.create_abstract("efficientnet_lite1", classes=4)
-    finer, coarse = attribution.cuts_of(network)
+    finer, coarse = attribution.find_cuts(network)
     names = network.segment_names
     sides = [network.grids[names.index(name)].side for name in (finer, names[names.index(finer) + 1], coarse)]
     assert sides == [15, 8, 8]

@@ -62,28 +62,28 @@ def test_stablehlo_agrees(name, tmp_path):
 def test_an_ensemble_is_one_file(form, tmp_path):
     model = written(tmp_path, "mlp", members=2)
     images = small_models.images(5, 12)
-    assert model.logits(images).shape == (2, 5, 4)
+    assert model.predict_logits(images).shape == (2, 5, 4)
     out = tmp_path / f"ensemble.{form}"
     assert convert.write(out, model, form=form, images=images).small
     if form == "onnx":
         logits, probabilities = onnx_graph.run(out.read_bytes(), images.astype(np.float32) / 255)
-        np.testing.assert_allclose(logits, model.logits(images), atol=1e-5)
+        np.testing.assert_allclose(logits, model.predict_logits(images), atol=1e-5)
     else:
         loaded = trained_model.load(out)
-        probabilities = loaded.probabilities(images)
-        np.testing.assert_allclose(loaded.answers(images).doubt, model.answers(images).doubt, rtol=1e-3)
-    np.testing.assert_allclose(probabilities, model.probabilities(images), atol=1e-6)
+        probabilities = loaded.predict_probabilities(images)
+        np.testing.assert_allclose(loaded.predict(images).ood_scores, model.predict(images).ood_scores, rtol=1e-3)
+    np.testing.assert_allclose(probabilities, model.predict_probabilities(images), atol=1e-6)
 
 
-def test_without_temperature_and_doubt(tmp_path):
-    """A workdir of an older version: probabilities are the plain softmax, and nothing is said of doubt."""
+def test_without_temperature_and_ood_model(tmp_path):
+    """A workdir of an older version: probabilities are the plain softmax, and there is no OOD score."""
     model = written(tmp_path, "mlp", plain=True)
     images = small_models.images(3, 12)
     for form in ("stablehlo", "safetensors"):
         convert.write(tmp_path / form, model, form=form, images=images)
         loaded = trained_model.load(tmp_path / form)
-        assert loaded.temperature is None and loaded.answers(images).doubt is None
-        np.testing.assert_allclose(loaded.probabilities(images), model.probabilities(images), atol=1e-6)
+        assert loaded.temperature is None and loaded.predict(images).ood_scores is None
+        np.testing.assert_allclose(loaded.predict_probabilities(images), model.predict_probabilities(images), atol=1e-6)
 
 
 def test_a_file_that_answers_differently_is_not_written(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from PIL import Image
 from bt_jax.common.errors import UsageError
 from bt_jax.data.io.slices import Slice
 from bt_jax.inference import heat_map_files, trained_model
-from bt_jax.inference.predictor import Predictor, Prepared
+from bt_jax.inference.predictor import Predictor, PreparedSlice
 from tests import hostile_inputs, small_models, untrained
 
 
@@ -25,14 +25,14 @@ def predictor(tmp_path_factory) -> Predictor:
     return Predictor([trained_model.load(folder / "net.safetensors", batch_size=4)])
 
 
-def prepared(predictor: Predictor, image: np.ndarray) -> Prepared:
+def prepared(predictor: Predictor, image: np.ndarray) -> PreparedSlice:
     return dataclasses.replace(predictor.prepare(Slice(image)), origin=image)
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (201, 80)])
 def test_heat_lies_on_the_pixels_of_the_image(predictor, shape):
     image = hostile_inputs.scan(*shape)
-    found = heat_map_files.of_image(predictor, image, label="no_tumor")
+    found = heat_map_files.explain_image(predictor, image, label="no_tumor")
     assert found.heat.shape == shape and found.heat.dtype == np.float32
     assert found.heat.min() >= 0 and found.heat.max() in (0, 1)
     assert (found.label, found.method) == ("no_tumor", "gradcam")
@@ -43,7 +43,7 @@ def test_what_the_network_does_not_see_has_no_heat(predictor):
     image = np.zeros((100, 200), np.uint8)
     image[10:58, 10:74] = hostile_inputs.scan()
     for label in predictor.class_names:
-        heat = heat_map_files.of_image(predictor, image, label=label).heat
+        heat = heat_map_files.explain_image(predictor, image, label=label).heat
         assert not heat[:, 110:].any()
 
 
@@ -51,9 +51,9 @@ def test_several_models_have_the_mean(predictor, tmp_path):
     image = hostile_inputs.scan()
     dense = trained_model.load(untrained.write(tmp_path / "dense", form="stretch"), batch_size=4)
     both = Predictor([*predictor.models, dense])
-    parts = [heat_map_files.of_image(one, image, label="glioma_tumor") for one in (predictor, Predictor([dense]))]
+    parts = [heat_map_files.explain_image(one, image, label="glioma_tumor") for one in (predictor, Predictor([dense]))]
     mean = sum(part.heat for part in parts)
-    found = heat_map_files.of_image(both, image, label="glioma_tumor")
+    found = heat_map_files.explain_image(both, image, label="glioma_tumor")
     np.testing.assert_allclose(found.heat, mean / mean.max(), atol=1e-5)
     assert found.method == "gradcam+integrated_gradients"
 
@@ -84,10 +84,10 @@ def test_files_of_slices_and_their_index(predictor, tmp_path):
 @given(st.text(st.characters(), max_size=200), st.text(st.characters(), max_size=200))
 def test_names_stay_in_their_folder_and_differ_with_the_path(a, b):
     for path in (a, b):
-        name = heat_map_files.file_name(path)
+        name = heat_map_files.make_file_name(path)
         assert pathlib.PurePath(name).name == name and not name.startswith((".", "-")) and len(name) < 120
         assert name.isascii() and name.isprintable() and not set(name) & set("/\\:*?\"<>| '")
-    assert (heat_map_files.file_name(a) == heat_map_files.file_name(b)) == (a == b)
+    assert (heat_map_files.make_file_name(a) == heat_map_files.make_file_name(b)) == (a == b)
 
 
 def test_a_program_cannot_be_looked_into(predictor, tmp_path):

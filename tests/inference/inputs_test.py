@@ -26,7 +26,7 @@ def failures(paths, said) -> dict[str, str]:
         try:
             item.read(10)
         except (UnreadableError, OSError) as error:
-            found[item.name] = inputs.reason_of(error)
+            found[item.name] = inputs.describe_error(error)
     return found
 
 

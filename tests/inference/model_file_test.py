@@ -31,8 +31,8 @@ def test_a_network_answers_as_before(model, tmp_path):
     convert.write(path, model, form="safetensors", images=small_models.images(3, 16))
     again = trained_model.load(path, batch_size=4)
     images = small_models.images(9, 16, seed=4)
-    np.testing.assert_array_equal(again.probabilities(images), model.probabilities(images))
-    np.testing.assert_array_equal(again.answers(images).doubt, model.answers(images).doubt)
+    np.testing.assert_array_equal(again.predict_probabilities(images), model.predict_probabilities(images))
+    np.testing.assert_array_equal(again.predict(images).ood_scores, model.predict(images).ood_scores)
     assert again.description == model.description
     assert again.temperature == model.temperature == small_models.TEMPERATURE
     assert again.notice == model.notice and "SYNTHETIC" in (again.notice or "")
@@ -42,12 +42,12 @@ def test_a_network_answers_as_before(model, tmp_path):
 def test_a_program_answers_as_the_network(model, stablehlo):
     program = trained_model.load(stablehlo, batch_size=4)
     images = small_models.images(9, 16, seed=4)
-    np.testing.assert_allclose(program.logits(images), model.logits(images), atol=1e-5)
-    np.testing.assert_allclose(program.answers(images).doubt, model.answers(images).doubt, rtol=1e-3)
+    np.testing.assert_allclose(program.predict_logits(images), model.predict_logits(images), atol=1e-5)
+    np.testing.assert_allclose(program.predict(images).ood_scores, model.predict(images).ood_scores, rtol=1e-3)
     assert program.description == model.description
     assert program.temperature == model.temperature
     assert program.networks == ()
-    assert program.answers(images[:0]).logits.shape == (1, 0, 4)
+    assert program.predict(images[:0]).logits.shape == (1, 0, 4)
 
 
 def test_the_header_says_what_others_need(model, tmp_path):
@@ -74,7 +74,7 @@ def test_a_program_runs_without_this_package(model, stablehlo):
     for count in (1, 5):
         images = small_models.images(count, 16, seed=count)
         outputs = exported.call(weights, images.astype(np.float32) / 255)
-        np.testing.assert_allclose(outputs["probabilities"], model.probabilities(images), atol=1e-5)
+        np.testing.assert_allclose(outputs["probabilities"], model.predict_probabilities(images), atol=1e-5)
         assert outputs["logits"].shape == (count, 1, 4)
 
 

@@ -44,7 +44,7 @@ def test_any_batch(made):
     for count in (1, 7):
         images = small_models.images(count, 16, seed=count)
         (found,) = session.run(["probabilities"], {"images": images.astype(np.float32) / 255})
-        np.testing.assert_allclose(found, model.probabilities(images), atol=1e-6)
+        np.testing.assert_allclose(found, model.predict_probabilities(images), atol=1e-6)
 
 
 def test_the_graph_is_made_of_layers(made):

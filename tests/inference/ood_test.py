@@ -3,7 +3,7 @@ import pytest
 
 from bt_jax.common.errors import UsageError
 from bt_jax.inference import ood
-from bt_jax.inference.ood import Doubt
+from bt_jax.inference.ood import OodModel
 
 
 def made(generator: np.random.Generator, count: int) -> np.ndarray:
@@ -12,7 +12,7 @@ def made(generator: np.random.Generator, count: int) -> np.ndarray:
     return (centres[generator.integers(3, size=count)] + generator.normal(0, 0.5, (count, 16))).astype(np.float32)
 
 
-def fitted(count: int = 300) -> Doubt:
+def fitted(count: int = 300) -> OodModel:
     generator = np.random.default_rng(0)
     found = ood.fit(made(generator, count), made(generator, 200), fitted_on="the validation images", step=5)
     assert found is not None
@@ -21,7 +21,7 @@ def fitted(count: int = 300) -> Doubt:
 
 def test_by_hand():
     """One direction with variance 4, all others with 1 / 4, and 2 as the largest normal distance."""
-    one = Doubt(
+    one = OodModel(
         centre=np.array([1, 1, 1], np.float32),
         components=np.array([(0, 1, 0)], np.float32),
         variances=np.array([4], np.float32),
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 def test_no_pickle_is_read(tmp_path):
-    arrays = fitted().arrays() | {"components": np.array([{"a": 1}], object)}
+    arrays = fitted().to_arrays() | {"components": np.array([{"a": 1}], object)}
     np.savez(tmp_path / ood.FILE, **arrays)
     with pytest.raises(UsageError, match="is damaged"):
         ood.read(tmp_path, step=5)
@@ -106,7 +106,7 @@ def test_no_pickle_is_read(tmp_path):
     "wrong", [{"components": np.zeros((3, 4))}, {"threshold": np.array(0.0)}, {"remainder": np.array(-1)}]
 )
 def test_arrays_that_do_not_fit(tmp_path, wrong):
-    np.savez(tmp_path / ood.FILE, **(fitted().arrays() | wrong))
+    np.savez(tmp_path / ood.FILE, **(fitted().to_arrays() | wrong))
     with pytest.raises(UsageError, match="is damaged"):
         ood.read(tmp_path, step=5)
 
@@ -119,7 +119,7 @@ def test_where_nothing_can_be_told_there_is_none():
 
 
 def test_rows_to_keep_are_spread():
-    assert ood.rows_to_keep(5).tolist() == [0, 1, 2, 3, 4]
-    rows = ood.rows_to_keep(2296)
+    assert ood.choose_rows(5).tolist() == [0, 1, 2, 3, 4]
+    rows = ood.choose_rows(2296)
     assert len(rows) == ood.MOST_IMAGES == len(set(rows.tolist()))
     assert rows[0] == 0 and rows[-1] == 2295

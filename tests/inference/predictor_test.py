@@ -10,7 +10,8 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import Slice, UnreadableError
 from bt_jax.inference import ood, predictor, trained_model
-from bt_jax.inference.predictor import Predictor, rows_for
+from bt_jax.inference.forward import compute_outputs
+from bt_jax.inference.predictor import Predictor, choose_rows
 from tests import hostile_inputs, untrained
 
 
@@ -43,7 +44,7 @@ def probabilities(of: Predictor, given: list[Slice], **options) -> np.ndarray:
 
 def expected(run: str, given: list[Slice]) -> np.ndarray:
     model = trained_model.load(run)
-    return model.probabilities(np.stack([model.preprocessing(slice_.image) for slice_ in given]))
+    return model.predict_probabilities(np.stack([model.preprocessing(slice_.image) for slice_ in given]))
 
 
 def test_a_model_alone(runs):
@@ -89,7 +90,7 @@ def test_views_are_averaged_and_the_first_is_the_slice_itself(runs):
     np.testing.assert_allclose(again, eight, atol=1e-6)  # whatever stands beside a slice
     of = Predictor.load(runs[:1], views=8)
     image = of.prepare(slices()[0]).images[0]
-    views = np.stack([predictor._view(image, view) for view in range(8)]).astype(float)
+    views = np.stack([predictor._make_view(image, view) for view in range(8)]).astype(float)
     assert views[0].tolist() == image.tolist()
     for view in views[1:]:  # nearly the same picture, perhaps mirrored
         assert min(abs(view - image).mean(), abs(view - image[:, ::-1]).mean()) < 30
@@ -115,8 +116,8 @@ def test_an_even_answer_is_told(runs):
     of = Predictor.load(runs[:1])
     prepared = of.prepare(slices()[0])
     said = "No class is more likely than all others together."
-    assert said in of.warnings_for(prepared, np.array([0.5, 0.3, 0.1, 0.1]), None)
-    assert said not in of.warnings_for(prepared, np.array([0.51, 0.29, 0.1, 0.1]), None)
+    assert said in of.collect_warnings(prepared, np.array([0.5, 0.3, 0.1, 0.1]), None)
+    assert said not in of.collect_warnings(prepared, np.array([0.51, 0.29, 0.1, 0.1]), None)
 
 
 def test_what_does_not_look_like_a_training_image_is_told_first(runs):
@@ -126,14 +127,14 @@ def test_what_does_not_look_like_a_training_image_is_told_first(runs):
     features = known[0].compute(np.stack([known[0].preprocessing(slice_.image) for slice_ in given]))[1][0]
     fitted = ood.fit(features[:4], features[:4] + 0.01, fitted_on="four slices", step=5)
     assert fitted is not None
-    of = Predictor([dataclasses.replace(known[0], doubts=(fitted,)), known[1]], views=3)
+    of = Predictor([dataclasses.replace(known[0], ood_models=(fitted,)), known[1]], views=3)
     found = of.predict([of.prepare(slice_) for slice_ in given], rows=8)
-    np.testing.assert_allclose([p.doubt for p in found], fitted.score(features), rtol=1e-4)
+    np.testing.assert_allclose([p.ood_score for p in found], fitted.score(features), rtol=1e-4)
     for prediction in found:
         unlike = prediction.warnings[0].startswith("This does not look like the images that the model learned from")
-        assert unlike == (prediction.doubt > 1)
-    assert any(p.doubt > 1 for p in found) and any(p.doubt <= 1 for p in found)
-    assert all(p.doubt is None for p in Predictor(known).predict([of.prepare(given[0])]))
+        assert unlike == (prediction.ood_score > 1)
+    assert any(p.ood_score > 1 for p in found) and any(p.ood_score <= 1 for p in found)
+    assert all(p.ood_score is None for p in Predictor(known).predict([of.prepare(given[0])]))
 
 
 @pytest.mark.filterwarnings("ignore")  # of what reads the files
@@ -153,17 +154,19 @@ def test_every_slice_of_the_hostile_corpus_can_be_prepared(tmp_path, runs):
 
 
 def test_a_few_sizes_of_programs_serve_all_batches():
-    assert [rows_for(count, batch_size=32) for count in (0, 1, 2, 8, 9, 32, 500)] == [1, 1, 8, 8, 32, 32, 32]
-    assert [rows_for(count, batch_size=4) for count in (1, 2, 4, 9)] == [1, 4, 4, 4]
-    assert rows_for(5, batch_size=1) == 1
+    assert [choose_rows(count, batch_size=32) for count in (0, 1, 2, 8, 9, 32, 500)] == [1, 1, 8, 8, 32, 32, 32]
+    assert [choose_rows(count, batch_size=4) for count in (1, 2, 4, 9)] == [1, 4, 4, 4]
+    assert choose_rows(5, batch_size=1) == 1
 
 
 def test_a_small_input_makes_a_small_step(runs, monkeypatch):
     seen = []
-    original = trained_model.outputs_of
-    monkeypatch.setattr(trained_model, "outputs_of", lambda *a, **k: seen.append(k["batch_size"]) or original(*a, **k))
+    original = compute_outputs
+    monkeypatch.setattr(
+        trained_model, "compute_outputs", lambda *a, **k: seen.append(k["batch_size"]) or original(*a, **k)
+    )
     model = trained_model.load(runs[0], batch_size=20)
     for count in (1, 3, 17, 20, 50):
-        assert model.logits(np.zeros((count, 32, 32), np.uint8)).shape == (1, count, 4)
+        assert model.predict_logits(np.zeros((count, 32, 32), np.uint8)).shape == (1, count, 4)
     assert seen == [1, 4, 20, 20, 20]
     assert dataclasses.replace(model).class_names == model.class_names

@@ -10,7 +10,7 @@ from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import Limits, Slice, UnreadableError
 from bt_jax.inference import stream
 from bt_jax.inference.inputs import Input
-from bt_jax.inference.predictor import Prediction, Prepared
+from bt_jax.inference.predictor import Prediction, PreparedSlice
 from tests import hostile_inputs, medical_files
 
 
@@ -24,8 +24,8 @@ class Counting:
         self.alive = self.most_alive = 0
         self.lock = threading.Lock()
 
-    def prepare(self, slice_: Slice) -> Prepared:
-        prepared = Prepared((np.asarray(slice_.image[:1, :1]),), slice_.warnings)
+    def prepare(self, slice_: Slice) -> PreparedSlice:
+        prepared = PreparedSlice((np.asarray(slice_.image[:1, :1]),), slice_.warnings)
         with self.lock:
             self.alive += 1
             self.most_alive = max(self.most_alive, self.alive)
@@ -160,8 +160,8 @@ def test_stopping_early_leaves_no_thread_behind():
 
 @pytest.mark.parametrize("outcome", ["broken", Prediction("dark", 0.75, {"dark": 0.75, "light": 0.25}, ("A.", "B."))])
 def test_a_record_as_json_and_csv(outcome):
-    record = stream.Record("a.png", outcome)
-    header = stream.csv_header(Counting.class_names)
+    record = stream.PredictionRecord("a.png", outcome)
+    header = stream.make_csv_header(Counting.class_names)
     row = dict(zip(header, record.to_row(Counting.class_names), strict=True))
     if record.failed:
         assert record.to_dict() == {"path": "a.png", "error": "broken"}

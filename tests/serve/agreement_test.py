@@ -15,8 +15,8 @@ from bt_jax.data.io.decode import decode_image, encode_png
 from bt_jax.data.phantoms import phantom
 from bt_jax.inference import convert, trained_model
 from bt_jax.inference.predictor import Predictor
-from bt_jax.inference.trained_model import Model
-from bt_jax.serve.api import Api, Upload, Wishes
+from bt_jax.inference.trained_model import TrainedModel
+from bt_jax.serve.api import Api, RequestOptions, Upload
 from bt_jax.serve.engine import Engine
 from bt_jax.serve.settings import Settings
 from tests import medical_files, runs, small_models
@@ -51,7 +51,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder) -> Model:
+def model(folder) -> TrainedModel:
     return trained_model.load(folder / "model.safetensors", batch_size=4)
 
 
@@ -59,13 +59,13 @@ def by_interface(path: pathlib.Path) -> dict[str, list[float]]:
     engine = Engine(Predictor.load([str(path)], batch_size=4), batch_size=4)
     try:
         engine.start()
-        found = Api(engine, Settings()).records([Upload(*file) for file in images().items()], Wishes())
+        found = Api(engine, Settings()).predict([Upload(*file) for file in images().items()], RequestOptions())
         return {record["path"]: list(record["probabilities"].values()) for record in found}
     finally:
         engine.close()
 
 
-def by_onnx(path: pathlib.Path, model: Model) -> dict[str, list[float]]:
+def by_onnx(path: pathlib.Path, model: TrainedModel) -> dict[str, list[float]]:
     """As somebody else would do it, with nothing but the preprocessing."""
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])

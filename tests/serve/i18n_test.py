@@ -39,15 +39,15 @@ def test_sentences_are_found():
 
 @pytest.mark.parametrize(("code", "values"), CODES)
 def test_spanish_has_every_sentence_with_its_values(code, values):
-    assert values_in(i18n.table("es")["said"][code]) == values_in(values)
+    assert values_in(i18n.load_texts("es")["said"][code]) == values_in(values)
 
 
 def test_spanish_has_no_sentence_that_nobody_says():
-    assert i18n.table("es")["said"].keys() == {code for code, _ in CODES}
+    assert i18n.load_texts("es")["said"].keys() == {code for code, _ in CODES}
 
 
 def test_the_tables_have_the_same_texts_with_the_same_values():
-    english, spanish = (i18n.table(name) for name in i18n.LANGUAGES)
+    english, spanish = (i18n.load_texts(name) for name in i18n.LANGUAGES)
     assert english["page"].keys() == spanish["page"].keys()
     for key, text in english["page"].items():
         assert values_in(text) == values_in(spanish["page"][key]), key
@@ -57,7 +57,7 @@ def test_the_tables_have_the_same_texts_with_the_same_values():
 def test_every_text_of_the_tables_is_used_and_every_used_one_is_there():
     pages = [*(PACKAGE / "serve" / "templates").iterdir(), *(PACKAGE / "serve" / "static").glob("*.js")]
     sources = "".join(path.read_text() for path in [*pages, PACKAGE / "serve" / "model_page.py"])
-    keys = i18n.table("en")["page"].keys()
+    keys = i18n.load_texts("en")["page"].keys()
     methods = {"gradcam", "layercam", "integrated_gradients"}
     unused = {key for key in keys - methods if not re.search(rf'["\.]{key}\b', sources)}
     assert unused == set()
@@ -67,11 +67,11 @@ def test_every_text_of_the_tables_is_used_and_every_used_one_is_there():
 
 def test_what_is_told():
     sentence = Sentence("too_many_bytes", "{count} bytes are more than the limit of {limit}", count=12345, limit=9999)
-    assert i18n.told(sentence, "en") == "12,345 bytes are more than the limit of 9,999"
-    assert i18n.told(sentence, "es") == "12.345 bytes son más que el límite de 9999"
+    assert i18n.translate(sentence, "en") == "12,345 bytes are more than the limit of 9,999"
+    assert i18n.translate(sentence, "es") == "12.345 bytes son más que el límite de 9999"
     nested = Sentence("other_modality", "It is {modality}.", modality=Sentence("x_ray", "an X-ray"))
-    assert "una radiografía" in i18n.told(nested, "es")
+    assert "una radiografía" in i18n.translate(nested, "es")
     share = Sentence("unlike_training", "{score}", score=2.25)
-    assert "2,2 veces" in i18n.told(share, "es")
-    assert i18n.told("as it is", "es") == "as it is"
-    assert i18n.parts("as it is") == {"code": "other", "values": {}}
+    assert "2,2 veces" in i18n.translate(share, "es")
+    assert i18n.translate("as it is", "es") == "as it is"
+    assert i18n.get_code_and_values("as it is") == {"code": "other", "values": {}}

@@ -31,10 +31,10 @@ def counters() -> Counters:
 @pytest.fixture(scope="module")
 def client(counters) -> FlaskClient:
     app = flask.Flask(__name__, static_folder=None)
-    middleware.guard(app, Settings(hosts=frozenset({"localhost", "::1"})), counters)
-    middleware.add_errors(app, counters)
-    app.add_url_rule("/found", "found", lambda: middleware.Found(b"bytes", "text/plain").response())
-    app.add_url_rule("/gone", "gone", lambda: middleware.Found(None, "text/plain").response())
+    middleware.add_request_checks(app, Settings(hosts=frozenset({"localhost", "::1"})), counters)
+    middleware.add_error_handlers(app, counters)
+    app.add_url_rule("/found", "found", lambda: middleware.CachedContent(b"bytes", "text/plain").respond())
+    app.add_url_rule("/gone", "gone", lambda: middleware.CachedContent(None, "text/plain").respond())
 
     @app.route("/error/<name>")
     def error(name: str) -> str:
@@ -97,4 +97,4 @@ def test_requests_are_counted_by_route_and_status(client, counters):
 )  # fmt: skip
 def test_the_language_that_is_spoken(client, path, accepted, expected):
     with client.application.test_request_context(path, headers={"Accept-Language": accepted}):
-        assert middleware.spoken() == expected
+        assert middleware.choose_language() == expected

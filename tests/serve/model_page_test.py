@@ -64,12 +64,12 @@ def test_only_pictures_beside_the_card_are_served(page):
 
 
 def test_facts_in_both_languages(page):
-    (run, rows), (exported, _) = page.facts("en")
+    (run, rows), (exported, _) = page.list_facts("en")
     assert (run, exported) == ("run", "net.safetensors")
     facts = dict(rows)
     assert facts["Network"] == "mlp" and facts["Classes"] == "Glioma, Meningioma, No tumour, Pituitary tumour"
     assert facts["Trained on drawn phantoms"] == "yes" and facts["Recognises images of another kind"] == "no"
-    assert dict(page.facts("es")[0][1])["Entrenado con maniquíes dibujados"] == "sí"
+    assert dict(page.list_facts("es")[0][1])["Entrenado con maniquíes dibujados"] == "sí"
 
 
 def test_a_link_out_of_the_report_is_no_picture(tmp_path):
@@ -89,4 +89,4 @@ def test_a_cross_validation_shows_the_cards_of_its_folds(tmp_path):
     (tmp_path / "cross_validation.json").write_text("{}")
     page = ModelPage(Predictor.load([str(tmp_path)]), [str(tmp_path)])
     assert [str(card).strip() for card in page.cards] == ["<h2>Fold 0</h2>", "<h2>Fold 1</h2>"]
-    assert dict(page.facts("en")[0][1])["Networks that vote"] == "2"
+    assert dict(page.list_facts("en")[0][1])["Networks that vote"] == "2"

@@ -8,13 +8,14 @@ import pytest
 
 from bt_jax.common.errors import UsageError
 from bt_jax.inference import trained_model
+from bt_jax.inference.description import ModelDescription
 from bt_jax.models import registry
 from bt_jax.models.normalise import IMAGENET
 from bt_jax.training import run_weights
 from bt_jax.workdir.checkpoint import Checkpoints
 
 OPTIONS = {"hidden": (6, 5), "channels": 1}
-DESCRIPTION = trained_model.ModelDescription(
+DESCRIPTION = ModelDescription(
     name="mlp", options=OPTIONS, class_names=("a", "b", "c"), preprocessing={"size": 8},
     normalisation=dataclasses.asdict(IMAGENET), weights="random weights", weights_sha256=None, synthetic=True,
 )  # fmt: skip
@@ -24,7 +25,7 @@ DESCRIPTION = trained_model.ModelDescription(
 def run(tmp_path_factory):
     """The workdir of a run, and the parameters in it."""
     workdir = tmp_path_factory.mktemp("run")
-    _, params, batch_stats = DESCRIPTION.network(seed=3)
+    _, params, batch_stats = DESCRIPTION.create_network(seed=3)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(
         5, evaluation={"params": params, "batch_stats": batch_stats}, training={"step": np.int32(5)},
@@ -55,7 +56,7 @@ def test_all_of_it_is_found(run):
         assert same(loaded, params)
         assert batch_stats == {}
     description, _ = trained_model.restore(workdir)
-    assert description.network()[0].size == 8
+    assert description.create_network()[0].size == 8
 
 
 def test_a_head_of_another_size_stays(run):

@@ -87,8 +87,8 @@ def test_the_temperature_is_kept_with_the_model_and_used(finished):
     assert told["validation"]["loss_after"] <= told["validation"]["loss_before"]
     assert "the second is too low" in (finished / "report/validation/classification_report.txt").read_text()
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
-    expected = softmax(model.logits(images)[0], model.temperature.value)
-    np.testing.assert_allclose(model.probabilities(images), expected)
+    expected = softmax(model.predict_logits(images)[0], model.temperature.value)
+    np.testing.assert_allclose(model.predict_probabilities(images), expected)
 
 
 def test_a_workdir_without_temperature_and_doubt_still_predicts(finished, tmp_path):
@@ -97,20 +97,20 @@ def test_a_workdir_without_temperature_and_doubt_still_predicts(finished, tmp_pa
         (tmp_path / "run" / name).unlink()
     model = trained_model.load(tmp_path / "run")
     assert model.temperature is None
-    assert model.answers(np.zeros((1, 32, 32), np.uint8)).doubt is None
+    assert model.predict(np.zeros((1, 32, 32), np.uint8)).ood_scores is None
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
-    np.testing.assert_allclose(model.probabilities(images), softmax(model.logits(images)[0]))
+    np.testing.assert_allclose(model.predict_probabilities(images), softmax(model.predict_logits(images)[0]))
 
 
 def test_doubt_is_kept_with_the_model_and_told_of(finished):
     model = trained_model.load(finished)
-    (of_run,) = model.doubts
+    (of_run,) = model.ood_models
     assert of_run.fitted_on == "the 20 validation images"
     assert of_run.components.shape == (32, 320)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
-    logits, doubts = model.answers(images)
-    np.testing.assert_array_equal(logits, model.logits(images))
-    assert doubts is not None and doubts.shape == (3,) and (doubts > 0).all()
+    logits, ood_scores = model.predict(images)
+    np.testing.assert_array_equal(logits, model.predict_logits(images))
+    assert ood_scores is not None and ood_scores.shape == (3,) and (ood_scores > 0).all()
     card = (finished / "report/model_card.md").read_text()
     assert "What it does not know" in card
     assert re.search(r"\d of 20 validation images are doubted; \d+ of 16 testing images .* made-up pictures", card)
@@ -186,7 +186,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
-    network, params, batch_stats = trained_model.restore(finished)[0].network(seed=7)
+    network, params, batch_stats = trained_model.restore(finished)[0].create_network(seed=7)
     loaded = run_weights.of_run(str(finished), model="efficientnet_nano").load(network, params, batch_stats)
     kept = trained_model.restore(finished)[1]
     for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves((kept["params"], kept["batch_stats"])), strict=True):

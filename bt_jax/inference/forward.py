@@ -1,0 +1,70 @@
+"""The jitted forward of a network, whole or from a segment up, and its application to arrays of any length."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bt_jax.data.augment.augment import to_float
+from bt_jax.models.normalise import Normalisation
+from bt_jax.models.registry import Network, Tree
+
+Forward = Callable[[Tree, Tree, jax.Array | np.ndarray], tuple[jax.Array, ...]]
+
+
+def make_forward(
+    network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
+) -> Forward:
+    """The jitted function of (params, batch_stats, images [B, S, S] float32 in [0, 1]).
+
+    It returns logits [B, classes] and the features that the last segment decides by, pooled [B, D], both float32.
+    `shardings` are those of what goes in and of what comes out; None: on one device.
+    """
+
+    def forward(params: Tree, batch_stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        last = network.segment_names[-1]
+        x, _ = network.apply(params, batch_stats, normalisation(images, dtype=dtype), stop=last)
+        logits, _ = network.apply(params, batch_stats, x, start=last)
+        if len(network.segment_names) == 1:  # a network without hidden layers: some of the pixels
+            every = max(1, network.size // 32)
+            return logits, images[:, ::every, ::every].reshape(images.shape[0], -1)
+        return logits, (x.mean((1, 2)) if x.ndim == 4 else x).astype(jnp.float32)
+
+    return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
+
+
+def make_upper_forward(
+    network: Network, *, start: str, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
+) -> Forward:
+    """The same of (params, batch_stats, features [B, ...] float32): of the segments from `start` up; logits alone."""
+
+    def forward(params: Tree, batch_stats: Tree, features: jax.Array) -> tuple[jax.Array]:
+        logits, _ = network.apply(params, batch_stats, features.astype(dtype), start=start)
+        return (logits,)
+
+    return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
+
+
+def compute_outputs(
+    forward: Callable[..., tuple[jax.Array, ...]], *arguments: Tree, images: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, ...]:
+    """What a forward makes of preprocessed images, each once: [N, S, S] uint8 -> float32 arrays with N rows.
+
+    Args:
+      forward: (*arguments, images [B, S, S] float32 in [0, 1]) -> arrays with B rows.
+      *arguments: such as parameters and running statistics.
+      images: N > 0; or features [N, ...] float32, for a forward of these.
+      batch_size: B; the last batch is filled up.
+    """
+    parts = []
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
+        padded[: len(part)] = to_float(part) if part.dtype == np.uint8 else part
+        parts.append((forward(*arguments, padded), len(part)))
+    return tuple(
+        np.concatenate([np.asarray(array)[:valid] for array, (_, valid) in zip(arrays, parts, strict=True)])
+        for arrays in zip(*(outputs for outputs, _ in parts), strict=True)
+    )
