@@ -25,11 +25,11 @@ Form = Callable[..., jax.Array]
 
 def depthwise_row(side: int, channels: int, size: int, stride: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
     """A depthwise convolution."""
-    pads = layers.same_padding(side, size, stride)
+    pads = layers.compute_same_padding(side, size, stride)
     options = {"stride": stride, "padding": (pads, pads)}
     return (
         f"depthwise {size}x{size}, stride {stride}, {side}x{side}x{channels}",
-        functools.partial(depthwise.native, **options),
+        functools.partial(depthwise.convolve_natively, **options),
         functools.partial(depthwise.shift_and_add, **options),
         [(side, side, channels), (size, size, channels)],
     )
@@ -83,7 +83,7 @@ def stem_row() -> tuple[str, Form, Form, list[tuple[int, ...]]]:
     image = jax.lax.stop_gradient
     return (
         "stem 3x3, stride 2, 240x240x3 to 32",
-        lambda x, kernel: convolution.native(image(x), kernel, **options),
+        lambda x, kernel: convolution.convolve_natively(image(x), kernel, **options),
         lambda x, kernel: convolution.convolution(image(x), kernel, **options),
         [(240, 240, 3), (3, 3, 3, 32)],
     )

@@ -34,7 +34,7 @@ def main() -> None:
     from bt_jax.data import dataset, leakage, patient_groups, sources
     from bt_jax.inference import trained_model
     from bt_jax.metrics.by_patient import Patients
-    from bt_jax.metrics.calibration import Change
+    from bt_jax.metrics.calibration import Calibration
     from bt_jax.reports import score_text, split_report
 
     cli.prepare_to_compute()
@@ -72,7 +72,7 @@ def main() -> None:
         class_names=model.class_names,
         leaked=leaked,
         patients=Patients(*groups) if groups else None,
-        change=Change(
+        change=Calibration(
             uncalibrated=model.compute_probabilities(logits, calibrated=False),
             temperature=temperature.value,
             fitted_on=temperature.fitted_on,

@@ -70,7 +70,7 @@ def _train(config: ml_collections.ConfigDict, place: str) -> int:
     run = functools.partial(train.train_and_evaluate, config, began=cli.BEGAN)
     if not remote.is_remote(place):
         return run(pathlib.Path(place))
-    copy = remote.Mirror(place, process=processes.number())
+    copy = remote.Mirror(place, process=processes.get_index())
     return run(copy.pull(), publish=copy.push if processes.is_first() else lambda: None)
 
 
@@ -81,11 +81,11 @@ def _summarise(config: ml_collections.ConfigDict, picture: pathlib.Path) -> int:
     from bt_jax.reports import model_diagram
 
     model_diagram.check(picture)
-    size = config.preprocess.size or registry.native_size(config.model.name)
+    size = config.preprocess.size or registry.get_native_size(config.model.name)
     classes = len(class_labels.BRAIN_TUMOR_CLASSES)
     network = registry.create(config.model.name, classes=classes, size=size, **constructor_options({**config.model}))
-    segments = summary.segments(*network, size=size)
-    print(summary.table(segments))
+    segments = summary.summarise(*network, size=size)
+    print(summary.format_table(segments))
     model_diagram.draw(picture, segments, title=f"{config.model.name}, {classes} classes", size=size)
     print(f"picture: {picture}")
     return 0

@@ -75,11 +75,11 @@ def main(paths: list[str]) -> int:
     count = failed = 0
     with _open_output(_OUT.value) as out:
         if _FORMAT.value == "csv":
-            out.write(_encode(files.csv_text(stream.make_csv_header(predictor.class_names), [])))
+            out.write(_encode(files.format_csv(stream.make_csv_header(predictor.class_names), [])))
         for batch in records:
             if _FORMAT.value == "csv":
                 first, *others = (record.to_row(predictor.class_names) for record in batch)
-                out.write(_encode(files.csv_text(first, others)))
+                out.write(_encode(files.format_csv(first, others)))
             else:
                 lines = (json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) for record in batch)
                 out.write(_encode("".join(f"{line}\n" for line in lines)))
@@ -97,7 +97,7 @@ def main(paths: list[str]) -> int:
 def _open_output(path: str) -> Iterator[IO[bytes]]:
     """A file that appears when it is complete, or the standard output."""
     if path:
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
+        with files.replace_atomically(path) as temporary, temporary.open("wb") as file:
             yield file
         return
     try:

@@ -53,7 +53,7 @@ def main() -> int:
 
     for config in runner.plan(base, values=values, seeds=_SEEDS.value).values():
         config_check.check_config(config)
-        registry.native_size(config.model.name)  # refuses one that is not there
+        registry.get_native_size(config.model.name)  # refuses one that is not there
     cli.prepare_to_compute()
     return runner.run(
         base,

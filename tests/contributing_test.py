@@ -23,7 +23,7 @@ def project(tmp_path: pathlib.Path) -> pathlib.Path:
     shutil.copy(runs.ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "bt_jax/models/linear.py").write_text(module)
     (tmp_path / "configs/linear.py").write_text(configuration)
-    insert(tmp_path / "bt_jax/models/registry.py", line, after="MODELS = {\n")
+    insert(tmp_path / "bt_jax/models/registry.py", line, after="ARCHITECTURES = {\n")
     insert(tmp_path / "bt_jax/models/registry.py", "linear, ", after="from bt_jax.models import ")
     insert(tmp_path / "tests/models/golden_test.py", row, after="PARAMETERS = {\n")
     return tmp_path

@@ -53,7 +53,7 @@ def train(
         network.segment_names, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0
     )
     state = train_step.initial_state(params, batch_stats, optimizer, averaging=True)
-    shardings = sharding.Rules(pattern=sharded, least=256).of(state, mesh)
+    shardings = sharding.ShardingRules(pattern=sharded, least=256).make_shardings(state, mesh)
     state = sharding.place(state, shardings)
     step = train_step.make_train_step(
         network, optimizer, mesh=mesh, normalisation=normalise.LITE, weights=np.array([1, 2, 1, 0.5], np.float32),
@@ -65,11 +65,11 @@ def train(
         pipeline.training_batches(
             pixels, labels, order=Order(records=RECORDS, batch_size=BATCH, seed=3),
             settings=Augmentation(flip=True, rotation=0.1, noise=0.05), views=0, start_step=0, stop_step=count,
-            rows=sharding.rows_of_host(mesh, BATCH),
+            rows=sharding.get_host_rows(mesh, BATCH),
         ),
-        sharding.to_devices(mesh),
+        sharding.make_transfer(mesh),
     )  # fmt: skip
-    found: dict[str, Any] = {"losses": [], "norms": [], "parameters": registry.parameter_count(params)}
+    found: dict[str, Any] = {"losses": [], "norms": [], "parameters": registry.count_parameters(params)}
     compiled = None
     with contextlib.closing(batches):
         for batch in batches:

@@ -89,7 +89,7 @@ def assert_same_result(a: pathlib.Path, b: pathlib.Path) -> None:
     # The latest and the best; the one before the latest may be one that an interruption left.
     kept = [
         {max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()),
-         checkpoint.best_metadata(folder)[0]}
+         checkpoint.read_best_metadata(folder)[0]}
         for folder in (a, b)
     ]  # fmt: skip
     assert kept[0] == kept[1]

@@ -201,7 +201,7 @@ def of_input(
         images,
         batch=workload.batch,
         augmentation=augmentation,
-        sharding=sharding.by_row(sharding.make_mesh()),
+        sharding=sharding.get_batch_sharding(sharding.make_mesh()),
         **settings,
     ) as turn:
         turn()
@@ -265,7 +265,7 @@ def _described(workload: Workload, *, repeats: int) -> dict[str, Any]:
         "repeats": repeats,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine.description(),
-        "versions": run_folder.versions(),
+        "versions": run_folder.get_versions(),
     }
 
 

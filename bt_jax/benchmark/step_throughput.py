@@ -50,7 +50,7 @@ class Workload:
     def __post_init__(self) -> None:
         if self.batch % jax.device_count():
             raise UsageError(f"--batch is {self.batch}: use a multiple of the {jax.device_count()} devices")
-        object.__setattr__(self, "size", self.size or registry.native_size(self.model))
+        object.__setattr__(self, "size", self.size or registry.get_native_size(self.model))
 
     @property
     def batch_statistics(self) -> bool:
@@ -120,9 +120,9 @@ def training_programs(workload: Workload, program_segments: Sequence[int]) -> di
     """
     make_step, state = training_step(workload)
     mesh = sharding.make_mesh()
-    held = {"state": jax.device_put(state, sharding.replicated(mesh))}
+    held = {"state": jax.device_put(state, sharding.get_replicated_sharding(mesh))}
     labels = np.arange(workload.batch, dtype=np.int32) % CLASSES
-    batch = jax.device_put({"image": workload.images(), "label": labels}, sharding.by_row(mesh))
+    batch = jax.device_put({"image": workload.images(), "label": labels}, sharding.get_batch_sharding(mesh))
     rate = np.float32(1e-4)
 
     def run(compiled: Callable[..., Any], segment: np.int32) -> None:

@@ -32,17 +32,17 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
       main: the command; what it returns is the exit status.
       takes_arguments: `main` is given the list of what is no flag, which may stand before, between and after flags.
     """
-    _quiet()
+    _quieten_libraries()
     try:
         arguments = _parse(sys.argv, takes_arguments=takes_arguments)
         status = main(arguments) if takes_arguments else main()
     except UsageError as error:
         _fail(str(error))
     except OSError as error:  # a folder that cannot be written, a full disk
-        _fail(one_line(error))
+        _fail(format_error(error))
     except KeyboardInterrupt:
         _fail("interrupted", status=130)
-    _leave(status or 0)
+    _exit(status or 0)
 
 
 def prepare_to_compute() -> None:
@@ -53,7 +53,7 @@ def prepare_to_compute() -> None:
     import jax  # only where a command will compute
 
     keep_freed_memory()
-    jax.config.update("jax_compilation_cache_dir", str(files.cache_directory() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(files.get_cache_directory() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -89,7 +89,7 @@ def _ask_for_huge_pages(c_library: ctypes.CDLL) -> None:
 
 def _parse(argv: list[str], *, takes_arguments: bool) -> list[str]:
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
-        print(_help())
+        print(_format_help())
         sys.exit(0)
     flags.FLAGS.set_gnu_getopt(takes_arguments)
     try:
@@ -101,13 +101,13 @@ def _parse(argv: list[str], *, takes_arguments: bool) -> list[str]:
             hint[0] if hint else f"the configuration has no field {name!r}: its file lists them"
         ) from error
     except (flags.Error, TypeError, ValueError, OSError) as error:
-        raise UsageError(one_line(error)) from error
+        raise UsageError(format_error(error)) from error
     if len(rest) > 1 and not takes_arguments:
         raise UsageError(f"unexpected argument {rest[1]!r}: flags are written as --name=value (see --help)")
     return rest[1:]
 
 
-def one_line(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """The message of an error without line breaks; of one that quotes a traceback, the traceback's last line."""
     text = str(error).strip()
     if "Traceback (most recent call last)" in text:
@@ -115,7 +115,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def _help() -> str:
+def _format_help() -> str:
     module = sys.modules["__main__"]
     own = flags.FLAGS.module_help(module)
     return f"{(module.__doc__ or '').strip()}\n\nFlags:{own}"
@@ -123,10 +123,10 @@ def _help() -> str:
 
 def _fail(message: str, *, status: int = 2) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
-    _leave(status)
+    _exit(status)
 
 
-def _leave(status: int) -> NoReturn:
+def _exit(status: int) -> NoReturn:
     """Exits, without waiting for a thread that cannot be stopped: the compiler, which may take a minute."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -135,7 +135,7 @@ def _leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _quiet() -> None:
+def _quieten_libraries() -> None:
     """Libraries report to a person only what he can act on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     absl_logging.set_verbosity(absl_logging.WARNING)

@@ -15,7 +15,7 @@ Path = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[pathlib.Path]:
+def replace_atomically(path: Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; when the block ends well, it becomes `path` in one step.
 
     The temporary name keeps the suffix, since writers such as matplotlib choose the format by it. On an error the
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replaces `path` by `content`, atomically."""
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -46,15 +46,15 @@ def write_text(path: Path, content: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Replaces `path` by `content` as indented JSON, atomically. What is not finite becomes null."""
-    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(make_json_safe(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Replaces `path` by a CSV table with the given header, atomically."""
-    write_text(path, csv_text(header, rows))
+    write_text(path, format_csv(header, rows))
 
 
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def format_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A CSV table with the given header."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -63,20 +63,20 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-def finite(content: Any) -> Any:
+def make_json_safe(content: Any) -> Any:
     """The same nested structure as plain Python numbers, lists and dicts, with NaN and infinities as None."""
     if isinstance(content, Mapping):
-        return {str(key): finite(value) for key, value in content.items()}
+        return {str(key): make_json_safe(value) for key, value in content.items()}
     if hasattr(content, "tolist"):  # NumPy and JAX arrays and scalars
-        return finite(content.tolist())
+        return make_json_safe(content.tolist())
     if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
+        return [make_json_safe(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
 
 
-def cache_directory() -> pathlib.Path:
+def get_cache_directory() -> pathlib.Path:
     """Where downloads and compiled programs are kept: `$BT_CACHE`, else `bt_jax` in `$XDG_CACHE_HOME` or `~/.cache`."""
     if chosen := os.environ.get("BT_CACHE"):
         return pathlib.Path(chosen).expanduser()

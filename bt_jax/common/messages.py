@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-Value = int | float | str  # a `Sentence` too
+Value = int | float | str  # a `Message` too
 
 
-class Sentence(str):
+class Message(str):
     """English text, to be used as any other string, that remembers what it was made from.
 
     Args:
@@ -19,9 +19,9 @@ class Sentence(str):
     template: str
     values: Mapping[str, Value]
 
-    def __new__(cls, code: str, template: str, /, **values: Value) -> "Sentence":
+    def __new__(cls, code: str, template: str, /, **values: Value) -> "Message":
         """From its parts."""
-        made = super().__new__(cls, template.format(**{name: english(value) for name, value in values.items()}))
+        made = super().__new__(cls, template.format(**{name: format_english(value) for name, value in values.items()}))
         made.code, made.template, made.values = code, template, values
         return made
 
@@ -31,13 +31,11 @@ class Sentence(str):
 
     def to_dict(self) -> dict[str, Any]:
         """Code and values, for JSON."""
-        values = {
-            name: value.to_dict() if isinstance(value, Sentence) else value for name, value in self.values.items()
-        }
+        values = {name: value.to_dict() if isinstance(value, Message) else value for name, value in self.values.items()}
         return {"code": self.code, "values": values}
 
 
-def english(value: Value) -> str:
+def format_english(value: Value) -> str:
     """A value as it stands in an English text."""
     if isinstance(value, str):
         return str(value)

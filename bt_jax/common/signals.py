@@ -21,7 +21,7 @@ class Interrupt:
     def __bool__(self) -> bool:
         return self._agreed if self._agree else self.number is not None
 
-    def ask_the_others(self) -> None:
+    def synchronise(self) -> None:
         """Once a step, where there are others."""
         if self._agree and not self._agreed:
             self._agreed = self._agree(self.number is not None)
@@ -39,7 +39,7 @@ class Interrupt:
 
 
 @contextmanager
-def caught(agree: Callable[[bool], bool] | None = None) -> Iterator[Interrupt]:
+def catch_signals(agree: Callable[[bool], bool] | None = None) -> Iterator[Interrupt]:
     """Collects SIGINT and SIGTERM while the block runs; `agree` as in `Interrupt`."""
     interrupt = Interrupt(agree)
     before = {number: signal.signal(number, interrupt._receive) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -243,7 +243,7 @@ def _look_at_all(
                     "thumbnails": np.array([facts[3] for _, facts in good], np.uint8).reshape(-1, 2, size, size),
                     "unreadable": np.array([facts for facts in found if isinstance(facts, str)], str),
                 }
-                with files.replacing(path) as temporary:
+                with files.replace_atomically(path) as temporary:
                     np.savez(temporary, allow_pickle=False, **block)
             with np.load(path, allow_pickle=False) as content:
                 blocks.append({name: content[name] for name in content.files})

@@ -18,7 +18,7 @@ def write(folder: str | os.PathLike[str], datasets: Sequence[Dataset]) -> None:
     """Writes fingerprints and thumbnails of training and validation images into a workdir."""
     many = any(dataset.index is not None for dataset in datasets)
     save = np.savez if many else np.savez_compressed  # a tenth of the time
-    with files.replacing(pathlib.Path(folder) / FILE) as temporary:
+    with files.replace_atomically(pathlib.Path(folder) / FILE) as temporary:
         save(
             temporary,
             fingerprints=np.concatenate([_as_array(dataset.fingerprints) for dataset in datasets]),

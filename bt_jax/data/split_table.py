@@ -93,11 +93,11 @@ class SplitTable(Collection[list[Any]]):
 
     def csv(self) -> bytes:
         """The content of `split.csv`."""
-        parts = [files.csv_text(FIELDS, ()).encode()]
+        parts = [files.format_csv(FIELDS, ()).encode()]
         for columns in self._chunks():
             if any(_SPECIAL[column.view(np.uint8)].any() for column in columns):
                 first, *others = zip(*(Texts(column) for column in columns), strict=True)
-                parts.append(files.csv_text(first, others).encode())
+                parts.append(files.format_csv(first, others).encode())
             else:
                 parts.append(_lines(columns, separator=b","))
         return b"".join(parts)

@@ -42,7 +42,7 @@ def join(*, coordinator: str = "", processes: int | None = None, process: int | 
         return
     given = {"--coordinator": coordinator or None, "--processes": processes, "--process": process}
     missing = [name for name, value in given.items() if value is None]
-    launcher = _launcher()
+    launcher = _detect_launcher()
     if len(missing) == len(given) and launcher is None:
         return
     if missing and len(missing) < len(given):
@@ -57,7 +57,7 @@ def join(*, coordinator: str = "", processes: int | None = None, process: int | 
             raise UsageError(f"--process is {process}: number the {processes} processes from 0 to {processes - 1}")
         if not coordinator.rpartition(":")[2].isdigit() or not coordinator.rpartition(":")[0]:
             raise UsageError(f"--coordinator is {coordinator!r}: use the HOST:PORT of process 0")
-    # A signal is agreed on by `Agreement`; JAX's own service would keep this process from ending by it before.
+    # A signal is agreed on by `StopAgreement`; JAX's own service would keep this process from ending by it before.
     jax.config.update("jax_enable_preemption_service", False)
     seconds = max(60, 3 * heartbeat)
     try:
@@ -96,7 +96,7 @@ def _wait_for_coordinator(address: str, seconds: float) -> None:
             time.sleep(0.2)
 
 
-def _launcher() -> str | None:
+def _detect_launcher() -> str | None:
     """Who started this process as one of several, as far as the surroundings tell; JAX asks it for the rest."""
     if int(os.environ.get("SLURM_NTASKS") or 1) > 1 and "SLURM_PROCID" in os.environ:
         return "SLURM"
@@ -108,12 +108,12 @@ def _launcher() -> str | None:
     return None
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether there are other processes."""
     return jax.process_count() > 1
 
 
-def number() -> int:
+def get_index() -> int:
     """Of this process, from 0."""
     return jax.process_index()
 
@@ -132,24 +132,24 @@ def say(line: str = "") -> None:
 
 def wait_for_all(what: str) -> None:
     """Returns when all processes have come here, to the same words."""
-    if several():
+    if is_distributed():
         multihost_utils.sync_global_devices(what)
 
 
-def held_by_all(flags: np.ndarray) -> np.ndarray:
+def intersect_flags(flags: np.ndarray) -> np.ndarray:
     """Which of the flags, [N] bool, are set in every process. All processes must ask alike."""
-    if not several() or not len(flags):
+    if not is_distributed() or not len(flags):
         return flags
     gathered = np.asarray(multihost_utils.process_allgather(flags)).reshape(-1, len(flags))
     return np.asarray(gathered.all(axis=0))
 
 
-def told_by_first(number: int) -> int:
+def broadcast_from_first(number: int) -> int:
     """The number that the first process has."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if is_distributed() else number
 
 
-class Agreement:
+class StopAgreement:
     """Whether any process wishes to stop, learnt by all at the same step.
 
     Each call starts a sum over the devices of everybody's wish, and reads the sum that was started two calls ago, which
@@ -159,8 +159,8 @@ class Agreement:
     _BEHIND = 2
 
     def __init__(self, mesh: Mesh):
-        self._to_devices, self._devices = sharding.to_devices(mesh), len(sharding.rows_of_host(mesh, mesh.size))
-        self._any = jax.jit(lambda wishes: wishes.any(), out_shardings=sharding.replicated(mesh))
+        self._to_devices, self._devices = sharding.make_transfer(mesh), len(sharding.get_host_rows(mesh, mesh.size))
+        self._any = jax.jit(lambda wishes: wishes.any(), out_shardings=sharding.get_replicated_sharding(mesh))
         self._started: collections.deque[jax.Array] = collections.deque()
 
     def __call__(self, wish: bool) -> bool:
@@ -176,7 +176,7 @@ def run_as_one(main: Callable[[], int | None]) -> int | None:
     another one is gone, so does this one, with `LOST_STATUS`. One that is silent instead of gone, or the first one, may
     be noticed by JAX itself, which then ends the process by SIGABRT (status 134) with a message of its own.
     """
-    if not several():
+    if not is_distributed():
         return main()
     try:
         status = main()
@@ -187,8 +187,8 @@ def run_as_one(main: Callable[[], int | None]) -> int | None:
     except BaseException as error:
         if _is_loss(error):
             _end(
-                f"error: process {jax.process_index()} lost another one of this run ({_first_line(error)}): see what "
-                f"the others say; the same command on all hosts goes on from the last checkpoint",
+                f"error: process {jax.process_index()} lost another process of this run ({_get_first_line(error)}): "
+                f"see the messages of the others; run the same command on all hosts to resume from the last checkpoint",
                 LOST_STATUS,
             )
         traceback.print_exc()
@@ -203,7 +203,7 @@ def _is_loss(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | ValueError) and any(word in str(error).lower() for word in words)
 
 
-def _first_line(error: BaseException) -> str:
+def _get_first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200]
 
 

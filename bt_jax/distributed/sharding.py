@@ -20,30 +20,30 @@ def make_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def get_replicated_sharding(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def by_row(mesh: Mesh) -> NamedSharding:
+def get_batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis divided among the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def rows_of_host(mesh: Mesh, rows: int) -> np.ndarray:
+def get_host_rows(mesh: Mesh, rows: int) -> np.ndarray:
     """Which rows of a batch the devices of this host hold: their numbers, ascending.
 
     Args:
       mesh: from `make_mesh`.
       rows: of the batch over all hosts, a multiple of the devices.
     """
-    held = by_row(mesh).addressable_devices_indices_map((rows,)).values()
+    held = get_batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[index] for index in held]))
 
 
-def to_devices(mesh: Mesh) -> Callable[[Any], Any]:
-    """From the rows that this host holds (`rows_of_host`), in trees of arrays, to arrays of all rows on the mesh."""
-    sharding = by_row(mesh)
+def make_transfer(mesh: Mesh) -> Callable[[Any], Any]:
+    """From the rows that this host holds (`get_host_rows`), in trees of arrays, to arrays of all rows on the mesh."""
+    sharding = get_batch_sharding(mesh)
     if jax.process_count() == 1:
         return functools.partial(jax.device_put, device=sharding)
     return lambda batch: jax.tree.map(
@@ -54,25 +54,25 @@ def to_devices(mesh: Mesh) -> Callable[[Any], Any]:
 def on_all_devices(tree: Any, mesh: Mesh) -> Any:
     """Arrays that every host has alike, whole on every device."""
     if jax.process_count() == 1:
-        return jax.device_put(tree, replicated(mesh))
-    sharding = replicated(mesh)
+        return jax.device_put(tree, get_replicated_sharding(mesh))
+    sharding = get_replicated_sharding(mesh)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 
-def gathered(tree: Any, mesh: Mesh) -> Any:
+def gather(tree: Any, mesh: Mesh) -> Any:
     """The same arrays whole on every device, wherever their parts are."""
     if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         return tree
-    return _identity_on(mesh)(tree)
+    return _make_gather(mesh)(tree)
 
 
 @functools.lru_cache(maxsize=1)
-def _identity_on(mesh: Mesh) -> Callable[[Any], Any]:
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+def _make_gather(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: tree, out_shardings=get_replicated_sharding(mesh))
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class ShardingRules:
     """Which parameters are divided among the devices, each with its moments and its average.
 
     What is divided takes a share of each device's memory, and is gathered in every step. An array is divided along its
@@ -93,10 +93,10 @@ class Rules:
         except re.error as error:
             raise UsageError(f"config.mesh.sharded is {self.pattern!r}, no regular expression: {error}") from error
 
-    def of(self, state: Any, mesh: Mesh) -> Any:
+    def make_shardings(self, state: Any, mesh: Mesh) -> Any:
         """The sharding of every array of a training state, or of a tree of parameters."""
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: NamedSharding(mesh, self._spec(path_of(path), leaf.shape, mesh.size)), state
+            lambda path, leaf: NamedSharding(mesh, self._spec(get_path(path), leaf.shape, mesh.size)), state
         )
 
     def _spec(self, path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
@@ -107,7 +107,7 @@ class Rules:
         return PartitionSpec(*[None] * longest, DATA_AXIS)
 
 
-def path_of(path: tuple[Any, ...]) -> str:
+def get_path(path: tuple[Any, ...]) -> str:
     """`stem/conv/kernel` of a parameter, of its moments and of its average, wherever they are in a state.
 
     Empty for what belongs to no parameter.
@@ -120,7 +120,7 @@ def path_of(path: tuple[Any, ...]) -> str:
     return "/".join(names[1:] if names[:1] in (["params"], ["batch_stats"]) else names)
 
 
-def in_words(state: Any, mesh: Mesh) -> str:
+def describe(state: Any, mesh: Mesh) -> str:
     """How many devices and hosts there are, and what of a state on them is divided."""
     leaves = jax.tree.leaves(state)
     total = sum(leaf.nbytes for leaf in leaves)
@@ -133,9 +133,9 @@ def place(state: Any, shardings: Any) -> Any:
     """A state that every host has alike, on the devices as the shardings say."""
     if jax.process_count() == 1:
         return jax.device_put(state, shardings)
-    return jax.tree.map(_placed, state, shardings)
+    return jax.tree.map(_place_leaf, state, shardings)
 
 
-def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def _place_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
     values = np.asarray(leaf)
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])

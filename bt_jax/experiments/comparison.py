@@ -198,8 +198,8 @@ def against(reference: Sequence[Run], other: Sequence[Run]) -> Outcome | str:
         seeds=tuple(seeds),
         counts=tuple(counts),
         p_values=tuple(p_values),
-        combined=significance.combined(p_values),
-        by_group=significance.by_group(differences, groups),
+        combined=significance.combine_p_values(p_values),
+        by_group=significance.sign_flip_test(differences, groups),
         groups=len(set(groups)),
     )
 
@@ -211,7 +211,7 @@ def _answers(runs: Iterable[Run]) -> dict[str, Answer]:
 def _size(folder: pathlib.Path) -> tuple[int | None, int | None]:
     """Parameters, and operations of a forward of one image; None where the run has no checkpoint any more."""
     try:
-        _, metadata = checkpoint.best_metadata(folder)
+        _, metadata = checkpoint.read_best_metadata(folder)
     except UsageError:
         return None, None
     return _size_of(json.dumps(metadata["model"]))
@@ -220,4 +220,4 @@ def _size(folder: pathlib.Path) -> tuple[int | None, int | None]:
 @functools.cache
 def _size_of(description: str) -> tuple[int, int]:
     model = ModelDescription.from_dict(json.loads(description))
-    return summary.total(summary.segments(*model.create_network(), size=model.preprocessing["size"]))
+    return summary.count_total(summary.summarise(*model.create_network(), size=model.preprocessing["size"]))

@@ -73,7 +73,7 @@ def run(
       UsageError: the folder's runs have another base configuration.
     """
     configs = plan(base, values=values, seeds=seeds)
-    with run_folder.locked(folder), dataset.remembered():
+    with run_folder.lock(folder), dataset.remembered():
         runs = _opened(folder, base, values=values, configs=configs)
         waiting = [one for one in runs if one.key in configs]
         for number, one in enumerate(waiting, start=1):
@@ -134,7 +134,9 @@ def _opened(
     if path.exists():
         content = json.loads(path.read_text())
         runs = [Run(**one) for one in content["runs"]]
-        if different := run_folder.differences(content["base"], _bound(base), free={"seed", *values, *content["grid"]}):
+        if different := run_folder.describe_differences(
+            content["base"], _bound(base), free={"seed", *values, *content["grid"]}
+        ):
             raise UsageError(
                 f"{path} is of a sweep over another configuration: {different}. "
                 f"Use another --workdir, or the same fields to go on with it"

@@ -119,7 +119,7 @@ def markdown(
         + [_share(row.scores.get(name)) for name in ("accuracy", "macro_f1", *(f"recall {name}" for name in classes))]
         + [_share(row.scores.get("probe_recall"))] * shifted
         + ["-" if row.parameters is None else f"{row.parameters:,}"]
-        + ["-" if row.flops is None else summary.mega(row.flops)]
+        + ["-" if row.flops is None else summary.format_mega(row.flops)]
         + [_spread(row.scores.get("training_s"), _duration), _spread(row.scores.get("images_per_s"), "{:,.1f}".format)]
         for row in rows
     ]

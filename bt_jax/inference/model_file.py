@@ -106,7 +106,7 @@ def read(path: pathlib.Path) -> StoredModel:
 
 
 def _read_safetensors(path: pathlib.Path) -> StoredModel:
-    tensors, header = safetensors_file.read(path), safetensors_file.metadata(path)
+    tensors, header = safetensors_file.read(path), safetensors_file.read_metadata(path)
     if "schema" not in header:
         raise UsageError(f"{path} holds weights but no model of bt_jax: give a file that bt_jax.export wrote")
     try:

@@ -231,7 +231,7 @@ def _add_convolution(
     own = None if isinstance(layer, layers.DepthwiseConvolution) else layer.bias
     bias = None if own is None else np.asarray(own[...])
     if norm is not None:
-        factor, bias = (np.asarray(array) for array in norm.affine())
+        factor, bias = (np.asarray(array) for array in norm.compute_affine())
         kernel = kernel * factor
     pads = [PADDINGS[layer.padding](side, layer.kernel_size, layer.stride) for side in x.shape[1:]]
     inputs = [x.name, graph.add_constant("kernel", kernel.transpose(3, 2, 0, 1))]
@@ -256,7 +256,7 @@ def _add_dense(graph: _Graph, layer: layers.Dense, x: _Value, *, norm: layers.Ba
     kernel = np.asarray(layer.kernel[...])
     bias = np.zeros(kernel.shape[1], np.float32) if layer.bias is None else np.asarray(layer.bias[...])
     if norm is not None:
-        factor, shift = (np.asarray(array) for array in norm.affine())
+        factor, shift = (np.asarray(array) for array in norm.compute_affine())
         kernel, bias = kernel * factor, bias * factor + shift
     name = graph.add("Gemm", x.name, graph.add_constant("kernel", kernel), graph.add_constant("bias", bias))
     return _Value(name, shape=kernel.shape[1:])
@@ -276,7 +276,7 @@ def _add_activation(graph: _Graph, x: _Value, activation: Callable[..., Any]) ->
 
 
 def _flatten(graph: _Graph, x: _Value, features: int) -> _Value:
-    """As `blocks.flattened`: [B, C, H, W] -> [B, features], pixels first."""
+    """As `blocks.flatten`: [B, C, H, W] -> [B, features], pixels first."""
     if len(x.shape) == 1:
         return x
     x = _take_first_channels(graph, x, features // (x.shape[1] * x.shape[2]))

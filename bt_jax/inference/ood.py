@@ -21,7 +21,7 @@ import numpy as np
 
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 
 FILE = "doubt.npz"
 SCHEMA = 1
@@ -137,9 +137,9 @@ def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: i
     return dataclasses.replace(found, threshold=float(np.percentile(found.score(validation), PERCENTILE)))
 
 
-def make_warning(score: float) -> Sentence:
+def make_warning(score: float) -> Message:
     """What is said of an image with a score above 1."""
-    return Sentence(
+    return Message(
         "unlike_training",
         "This does not look like the images that the model learned from, so no class means anything here: its features "
         "lie {score} times as far from theirs as is normal at most.",
@@ -154,7 +154,7 @@ def choose_rows(count: int) -> np.ndarray:
 
 def write(folder: files.Path, model: OodModel) -> None:
     """Writes `doubt.npz` into the workdir of a run."""
-    with files.replacing(pathlib.Path(folder) / FILE) as temporary:
+    with files.replace_atomically(pathlib.Path(folder) / FILE) as temporary:
         np.savez(temporary, **model.to_arrays())  # type: ignore[arg-type]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bt_jax.common.errors import UsageError
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.data.augment.augment import Augmentation, augment, generator_for
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.data.io.slices import Slice
@@ -21,9 +21,9 @@ _SMALL = 64  # pixels; shorter sides are those of icons and thumbnails
 _FLAT = 8 / 255  # of the range of 8 bits; less is compression noise
 _UNSURE = 0.5
 
-_NO_MAJORITY = Sentence("no_majority", "No class is more likely than all others together.")
-_SYNTHETIC = Sentence("synthetic_model", "The model was trained on " + SYNTHETIC_NOTICE + ".")
-_UNCALIBRATED = Sentence("uncalibrated", "The confidence is not calibrated.")
+_NO_MAJORITY = Message("no_majority", "No class is more likely than all others together.")
+_SYNTHETIC = Message("synthetic_model", "The model was trained on " + SYNTHETIC_NOTICE + ".")
+_UNCALIBRATED = Message("uncalibrated", "The confidence is not calibrated.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +172,9 @@ def _warn_about_image(image: np.ndarray) -> tuple[str, ...]:
     height, width = image.shape
     if min(height, width) < _SMALL:
         text = "The image is small ({size} pixels): finer signs of a tumour cannot be seen."
-        found.append(Sentence("small", text, size=f"{width}x{height}"))
+        found.append(Message("small", text, size=f"{width}x{height}"))
     if image.max() == image.min() or (image.dtype == np.uint8 and np.ptp(image) <= _FLAT * 255):
-        found.append(Sentence("blank", "The image is blank: its class means nothing."))
+        found.append(Message("blank", "The image is blank: its class means nothing."))
     return tuple(found)
 
 

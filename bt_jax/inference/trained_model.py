@@ -116,7 +116,7 @@ def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[Mo
     Raises:
       UsageError: no run there.
     """
-    best_step, metadata = checkpoint.best_metadata(folder)
+    best_step, metadata = checkpoint.read_best_metadata(folder)
     description = ModelDescription.from_dict(metadata["model"])
     return description, _restore_weights(
         folder, best_step if step is None else step, *description.create_abstract_network()[1:]
@@ -125,7 +125,7 @@ def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[Mo
 
 def _restore_weights(folder: str | os.PathLike[str], step: int, params: Tree, batch_stats: Tree) -> Tree:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    tree = checkpoint.abstract({"params": params, "batch_stats": batch_stats}, here)
+    tree = checkpoint.make_abstract({"params": params, "batch_stats": batch_stats}, here)
     weights: Tree = checkpoint.restore_for_evaluation(folder, step, tree)
     return weights
 
@@ -152,7 +152,7 @@ def _load_workdir(folder: pathlib.Path, batch_size: int) -> TrainedModel:
         )
     descriptions, networks, temperatures, ood_models = [], [], [], []
     for fold in folds:
-        step, metadata = checkpoint.best_metadata(fold)
+        step, metadata = checkpoint.read_best_metadata(fold)
         description = ModelDescription.from_dict(metadata["model"])
         network, *shapes = description.create_abstract_network()
         weights = _restore_weights(fold, step, *shapes)

@@ -54,7 +54,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, [*flags, *arguments[end + 1 :]]
 
 
-def value_of(flags: Sequence[str], name: str) -> str | None:
+def get_value(flags: Sequence[str], name: str) -> str | None:
     """The last value of a flag such as `--workdir=VALUE`."""
     values = [flag.partition("=")[2] for flag in flags if flag.split("=")[0] == name]
     return values[-1] if values else None
@@ -66,7 +66,7 @@ def require_config(flags: Sequence[str]) -> None:
     Raises:
       UsageError: there is no `--config=FILE`.
     """
-    if not value_of(flags, "--config"):
+    if not get_value(flags, "--config"):
         raise UsageError("--config is missing: name a configuration, such as --config=configs/effnet.py")
 
 

@@ -38,7 +38,7 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # JobSet makes host name
 def main(arguments: Sequence[str]) -> int:
     """Dispatches to an action."""
     own, flags = commands.split_flags(arguments)
-    options = _parser().parse_args(own)
+    options = _make_parser().parse_args(own)
     shell = commands.Shell(dry_run=options.dry_run)
     if not _NAME.fullmatch(options.name):
         raise UsageError(f"{options.name!r} is no name: use at most 40 small letters, digits and hyphens")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     elif options.action == "delete":
         shell.run("kubectl", "delete", "jobset", options.name, *where)
     else:
-        text = yaml(_checked_manifest(options, flags))
+        text = format_yaml(_check_and_make_manifest(options, flags))
         if options.build:
             shell.run("docker", "build", "-f", "bt_jax/launch/Dockerfile", "-t", options.image, ".")
             shell.run("docker", "push", options.image)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> commands.Options:
+def _make_parser() -> commands.Options:
     parser = commands.Options(__doc__ or "", command="gke")
     parser.add_argument("action", choices=("print", "apply", "logs", "delete"), help="what to do")
     parser.add_argument("name", help="of the JobSet")
@@ -76,17 +76,17 @@ def _parser() -> commands.Options:
     return parser
 
 
-def _checked_manifest(options: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
+def _check_and_make_manifest(options: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
     commands.require_config(flags)
     for name in ("image", "type", "topology"):
         if not getattr(options, name):
             raise UsageError(f"--{name} is missing (see ./launch.sh gke --help)")
-    workdir = commands.value_of(flags, "--workdir") or ""
+    workdir = commands.get_value(flags, "--workdir") or ""
     if not workdir.startswith("gs://"):
         raise UsageError(f"--workdir is {workdir!r}, which ends with the pods: use --workdir=gs://BUCKET/FOLDER")
     if options.data and not re.fullmatch(r"gs://[^/]+(/.*)?", options.data):
         raise UsageError(f"--data is {options.data!r}: use gs://BUCKET/FOLDER")
-    return manifest(
+    return make_manifest(
         flags,
         name=options.name,
         namespace=options.namespace,
@@ -101,7 +101,7 @@ def _checked_manifest(options: argparse.Namespace, flags: list[str]) -> dict[str
     )
 
 
-def hosts_of(kind: str, topology: str, chips_per_host: int | None) -> tuple[int, int]:
+def count_hosts(kind: str, topology: str, chips_per_host: int | None) -> tuple[int, int]:
     """Machines of a slice, and chips of each.
 
     Args:
@@ -122,7 +122,7 @@ def hosts_of(kind: str, topology: str, chips_per_host: int | None) -> tuple[int,
     return chips // each, each
 
 
-def manifest(
+def make_manifest(
     flags: Sequence[str],
     *,
     name: str,
@@ -140,7 +140,7 @@ def manifest(
 
     The arguments are those of the command line.
     """
-    hosts, chips = hosts_of(kind, topology, chips_per_host)
+    hosts, chips = count_hosts(kind, topology, chips_per_host)
     container: dict[str, Any] = {
         "name": "bt-jax",
         "image": image,
@@ -168,7 +168,7 @@ def manifest(
     if data:
         template = {"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}, "spec": pod}
         container["volumeMounts"] = [{"name": "data", "mountPath": _MOUNT, "readOnly": True}]
-        pod["volumes"] = [{"name": "data", "csi": _bucket(data)}]
+        pod["volumes"] = [{"name": "data", "csi": _make_bucket_volume(data)}]
     job = {"parallelism": hosts, "completions": hosts, "backoffLimit": 0, "template": template}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
@@ -185,7 +185,7 @@ def manifest(
     }
 
 
-def _bucket(url: str) -> dict[str, Any]:
+def _make_bucket_volume(url: str) -> dict[str, Any]:
     """A volume of the Cloud Storage FUSE driver that shows one folder of a bucket."""
     bucket, _, folder = url.removeprefix("gs://").rstrip("/").partition("/")
     options = ["implicit-dirs", *([f"only-dir={folder}"] if folder else [])]
@@ -193,22 +193,22 @@ def _bucket(url: str) -> dict[str, Any]:
     return {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": attributes}
 
 
-def yaml(content: Any, indent: str = "") -> str:
+def format_yaml(content: Any, indent: str = "") -> str:
     """Nested dicts and lists of strings, numbers and truth values as YAML, strings quoted as JSON quotes them."""
     if isinstance(content, Mapping):
-        return "".join(f"{indent}{key}:{_below(value, indent)}" for key, value in content.items())
-    return "".join(f"{indent}- {_item(value, indent)}" for value in content)
+        return "".join(f"{indent}{key}:{_format_below(value, indent)}" for key, value in content.items())
+    return "".join(f"{indent}- {_format_item(value, indent)}" for value in content)
 
 
-def _below(value: Any, indent: str) -> str:
+def _format_below(value: Any, indent: str) -> str:
     if isinstance(value, Mapping | list) and value:
-        return f"\n{yaml(value, indent + '  ')}"
+        return f"\n{format_yaml(value, indent + '  ')}"
     return f" {json.dumps(value, ensure_ascii=False)}\n"
 
 
-def _item(value: Any, indent: str) -> str:
+def _format_item(value: Any, indent: str) -> str:
     if isinstance(value, Mapping | list) and value:
-        return yaml(value, indent + "  ").removeprefix(indent + "  ")
+        return format_yaml(value, indent + "  ").removeprefix(indent + "  ")
     return f"{json.dumps(value, ensure_ascii=False)}\n"
 
 

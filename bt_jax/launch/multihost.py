@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     """Starts the processes and returns their status."""
     own, flags = commands.split_flags(arguments)
     parser = commands.Options(__doc__ or "", command="multihost")
-    parser.add_argument("processes", type=_count, metavar="N", help="processes to start")
+    parser.add_argument("processes", type=_parse_count, metavar="N", help="processes to start")
     parser.add_argument(
         "--grace",
         type=float,
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     commands.require_config(flags)
     lines = [
         [sys.executable, "-m", "bt_jax.main", *flags, *addresses]
-        for addresses in explicit_addresses(options.processes, port=free_port())
+        for addresses in make_addresses(options.processes, port=find_free_port())
     ]
     if options.dry_run:
         for line in lines:
@@ -66,13 +66,13 @@ def main(arguments: Sequence[str]) -> int:
     return supervise(lines, grace=options.grace, environment={"JAX_PLATFORMS": "cpu"} | os.environ)
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST:
         raise argparse.ArgumentTypeError(f"{text!r}: use a number of processes from 1 to {MOST}")
     return int(text)
 
 
-def explicit_addresses(processes: int, *, port: int) -> list[list[str]]:
+def make_addresses(processes: int, *, port: int) -> list[list[str]]:
     """The flags of bt_jax.main that tell each process where the first one listens, and which one it is."""
     return [
         [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
@@ -80,7 +80,7 @@ def explicit_addresses(processes: int, *, port: int) -> list[list[str]]:
     ]
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A port that nobody listened on a moment ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -99,7 +99,7 @@ def supervise(lines: Sequence[Sequence[str]], *, grace: float, environment: Mapp
       0 if all ended well, else the status of the first that did not, 128 + the number of a signal.
     """
     processes: list[Process] = []
-    with _collected_signals() as received:
+    with _collect_signals() as received:
         try:
             for number, line in enumerate(lines):
                 processes.append(_start(line, environment=environment, piped=number > 0))
@@ -147,7 +147,7 @@ def _wait(processes: Sequence[Process], received: list[int], *, grace: float) ->
 
 
 @contextlib.contextmanager
-def _collected_signals() -> Iterator[list[int]]:
+def _collect_signals() -> Iterator[list[int]]:
     received: list[int] = []
 
     def receive(number: int, frame: types.FrameType | None) -> None:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(own)
     commands.require_config(flags)
-    if not commands.value_of(flags, "--workdir"):
+    if not commands.get_value(flags, "--workdir"):
         raise UsageError("--workdir is missing: name a folder that all nodes see")
     for name, value, least in (
         ("nodes", options.nodes, 1),
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     for option in options.sbatch:
         if not option.startswith("-") or any(character.isspace() for character in option):
             raise UsageError(f"--sbatch is {option!r}: write it as --sbatch=--OPTION=VALUE")
-    text = script(
+    text = make_script(
         flags,
         name=options.name,
         nodes=options.nodes,
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def script(
+def make_script(
     flags: Sequence[str],
     *,
     name: str,
@@ -92,7 +92,7 @@ def script(
         f"--signal=TERM@{grace}",
         *others,
     ]
-    directives = "\n".join(f"#SBATCH {_directive(option)}" for option in options)
+    directives = "\n".join(f"#SBATCH {_format_directive(option)}" for option in options)
     return f"""\
 #!/usr/bin/env bash
 {directives}
@@ -110,7 +110,7 @@ exit "$status"
 """
 
 
-def _directive(option: str) -> str:
+def _format_directive(option: str) -> str:
     """An option as it stands in a script: quoted as a whole where its value holds spaces."""
     name, _, value = option.partition("=")
     return f'{name}="{value}"' if any(character.isspace() for character in value) else option

@@ -48,8 +48,8 @@ _FOLLOW_AGAIN = 5  # times a connection that breaks is made again while the slic
 def main(arguments: Sequence[str]) -> int:
     """Dispatches to an action."""
     own, flags = commands.split_flags(arguments)
-    options = _parser().parse_args(own)
-    slice_ = Slice(options, commands.Shell(dry_run=options.dry_run))
+    options = _make_parser().parse_args(own)
+    slice_ = TpuSlice(options, commands.Shell(dry_run=options.dry_run))
     if options.action == "run":
         return _run(slice_, options, flags)
     if options.action == "follow":
@@ -57,13 +57,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.action == "stop":
         slice_.ssh(f"{_WORKER_SCRIPT} stop")
     elif options.action == "fetch":
-        slice_.fetch(_workdir(flags))
+        slice_.fetch(_get_workdir(flags))
     else:
         slice_.delete()
     return 0
 
 
-def _parser() -> commands.Options:
+def _make_parser() -> commands.Options:
     parser = commands.Options(__doc__ or "", command="tpu")
     parser.add_argument("action", choices=("run", "follow", "stop", "fetch", "delete"), help="what to do")
     parser.add_argument("name", help="of the slice and its queued resource")
@@ -79,9 +79,9 @@ def _parser() -> commands.Options:
     return parser
 
 
-def _run(slice_: "Slice", options: argparse.Namespace, flags: list[str]) -> int:
+def _run(slice_: "TpuSlice", options: argparse.Namespace, flags: list[str]) -> int:
     commands.require_config(flags)
-    workdir = _workdir(flags)
+    workdir = _get_workdir(flags)
     if options.spot and not workdir.startswith("gs://"):
         raise UsageError(
             f"--workdir is {workdir!r}, which a spot slice takes with it: use --workdir=gs://BUCKET/FOLDER"
@@ -93,7 +93,7 @@ def _run(slice_: "Slice", options: argparse.Namespace, flags: list[str]) -> int:
     for _ in range(options.restarts + 1 if options.spot else 1):
         slice_.make()
         slice_.copy(options.data)
-        slice_.start(flags if not options.data else [*flags, f"--config.data.dir=../{_place(options.data)}"])
+        slice_.start(flags if not options.data else [*flags, f"--config.data.dir=../{_get_data_place(options.data)}"])
         status = slice_.follow()
         if not status:
             slice_.fetch(workdir)
@@ -106,19 +106,19 @@ def _run(slice_: "Slice", options: argparse.Namespace, flags: list[str]) -> int:
     raise UsageError(f"{options.name} was taken away {options.restarts + 1} times: run the same command to go on")
 
 
-def _workdir(flags: Sequence[str]) -> str:
-    workdir = commands.value_of(flags, "--workdir")
+def _get_workdir(flags: Sequence[str]) -> str:
+    workdir = commands.get_value(flags, "--workdir")
     if not workdir:
         raise UsageError("--workdir is missing: name a folder, such as gs://BUCKET/FOLDER, which outlives the slice")
     return workdir.rstrip("/")
 
 
-def _place(data: str) -> str:
+def _get_data_place(data: str) -> str:
     """Where the data lies in a worker's home folder; a zip keeps its name, which says that it is one."""
     return data.rstrip("/").rsplit("/")[-1] if data.endswith(".zip") else _DATA
 
 
-class Slice:
+class TpuSlice:
     """A TPU slice by its name, and what gcloud does with it."""
 
     def __init__(self, options: argparse.Namespace, shell: commands.Shell):
@@ -212,7 +212,7 @@ class Slice:
         self.ssh(f"mkdir -p {_FOLDER} && tar -x -z -f {_ARCHIVE} -C {_FOLDER} && {_WORKER_SCRIPT} install")
         if data is None:
             return
-        place = _place(data)
+        place = _get_data_place(data)
         if not data.startswith("gs://"):
             self.ssh(f"rm -rf {shlex.quote(place)}")  # where there is such a folder, the copy would go into it
             self.scp(data, f"{self._name}:{place}", "--worker=all", "--recurse")

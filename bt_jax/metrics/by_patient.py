@@ -64,9 +64,9 @@ def score(
     by_class = of_images.sum(axis=2)  # [P, C]
     of_patients = np.zeros((P, C, C), np.int64)
     of_patients[np.arange(P), by_class.argmax(axis=1), sums.argmax(axis=1)] = 1
-    whole = confusion.measures(of_patients.sum(axis=0))
-    image_accuracy, image_f1, image_recall = _intervals(of_images, seed)
-    accuracy, f1, _ = _intervals(of_patients, seed)
+    whole = confusion.compute_measures(of_patients.sum(axis=0))
+    image_accuracy, image_f1, image_recall = _compute_intervals(of_images, seed)
+    accuracy, f1, _ = _compute_intervals(of_patients, seed)
     return {
         "n": P,
         "grouping": patients.grouping,
@@ -83,12 +83,12 @@ def score(
     }
 
 
-def _intervals(matrices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _compute_intervals(matrices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """95 % intervals of accuracy [2], macro-F1 [2] and recall [2, C] when the P matrices [P, C, C] are resampled."""
     P, C, _ = matrices.shape
     if P < 2:
         return np.full(2, np.nan), np.full(2, np.nan), np.full((2, C), np.nan)
-    found = [confusion.measures(resample) for resample in _resampled(matrices, seed)]
+    found = [confusion.compute_measures(resample) for resample in _resample(matrices, seed)]
     accuracy = np.concatenate([part.accuracy for part in found])  # [R]
     f1 = np.concatenate([part.macro(part.f1) for part in found])  # [R]
     recall = np.concatenate([part.recall for part in found])  # [R, C]
@@ -99,7 +99,7 @@ def _intervals(matrices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray,
     return np.percentile(accuracy, (2.5, 97.5)), np.percentile(f1, (2.5, 97.5)), limits
 
 
-def _resampled(matrices: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+def _resample(matrices: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     """Sums of P matrices drawn with replacement: parts [R, C, C] of `RESAMPLES` in all."""
     P, C, _ = matrices.shape
     rng = np.random.default_rng(seed)

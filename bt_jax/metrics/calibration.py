@@ -42,7 +42,7 @@ class Temperature:
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class Calibration:
     """How probabilities came to be calibrated, for a report that compares before and after.
 
     Attributes:
@@ -136,7 +136,7 @@ def read(folder: files.Path, *, step: int | None = None) -> Temperature | None:
     return found if found.step == step else None
 
 
-def reliability(
+def reliability_curve(
     labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence and accuracy of the prediction, in bins of equal width.
@@ -155,7 +155,7 @@ def reliability(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    index = _bins(confidence, bins)
+    index = _assign_bins(confidence, bins)
     count = np.bincount(index, minlength=bins)
     mean_confidence = divide(np.bincount(index, weights=confidence, minlength=bins), count)
     accuracy = divide(np.bincount(index, weights=correct, minlength=bins), count)
@@ -164,11 +164,11 @@ def reliability(
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
     """Mean distance of confidence and accuracy over the images, bin by bin; NaN without images."""
-    confidence, accuracy, count = reliability(labels, probabilities, bins)
+    confidence, accuracy, count = reliability_curve(labels, probabilities, bins)
     return float(np.nansum(count * abs(accuracy - confidence)) / count.sum()) if count.sum() else np.nan
 
 
-def error_if_calibrated(probabilities: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
+def estimate_error_if_calibrated(probabilities: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
     """The expected calibration error that these probabilities show on average where they are right; NaN without images.
 
     It is not 0: in a bin of few images the accuracy differs from the confidence by chance. So an error no larger than
@@ -183,11 +183,11 @@ def error_if_calibrated(probabilities: np.ndarray, *, seed: int = 0, draws: int 
         return np.nan
     confidence = probabilities.max(axis=1)
     right = np.random.default_rng(seed).random((draws, len(confidence))) < confidence  # [draws, N]
-    in_bin = np.eye(BINS)[_bins(confidence, BINS)]  # [N, BINS]
+    in_bin = np.eye(BINS)[_assign_bins(confidence, BINS)]  # [N, BINS]
     return float(abs((right - confidence) @ in_bin).sum(axis=1).mean() / len(confidence))
 
 
-def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+def _assign_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
     """The bin of each confidence [N]: i for (i / bins, (i + 1) / bins]."""
     return np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1)
 

@@ -14,7 +14,7 @@ import numpy as np
 from bt_jax.common import files
 from bt_jax.metrics import by_patient, calibration, confusion, curves
 from bt_jax.metrics.by_patient import Patients
-from bt_jax.metrics.calibration import Change
+from bt_jax.metrics.calibration import Calibration
 
 SCHEMA = 1
 BOOTSTRAP_RESAMPLES = 2000
@@ -34,7 +34,7 @@ def score(
     class_names: Sequence[str],
     leaked: np.ndarray | None = None,
     patients: Patients | None = None,
-    change: Change | None = None,
+    change: Calibration | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Everything `metrics.json` holds, as plain numbers, lists and dicts.
@@ -63,7 +63,7 @@ def score(
     Raises:
       ValueError: shapes that do not fit, labels out of range, values that are no probabilities.
     """
-    labels, probabilities = _checked(labels, probabilities)
+    labels, probabilities = _check(labels, probabilities)
     if probabilities.shape[1] != len(class_names) or len(set(class_names)) != len(class_names):
         raise ValueError(f"{probabilities.shape[1]} columns of probabilities need as many different class names")
     leaked = np.zeros(len(labels), bool) if leaked is None else np.asarray(leaked, bool)
@@ -71,15 +71,15 @@ def score(
         raise ValueError(f"leaked has shape {leaked.shape}, labels have {labels.shape}")
     if patients is not None and len(patients.groups) != len(labels):
         raise ValueError(f"{len(patients.groups)} images have a patient, {len(labels)} a label")
-    before = _checked(labels, change.uncalibrated)[1] if change else probabilities
+    before = _check(labels, change.uncalibrated)[1] if change else probabilities
 
     def measured(rows: np.ndarray) -> dict[str, Any]:
         y, p = labels[rows], probabilities[rows]
         return {
             "schema": SCHEMA,
             "split": split,
-            **_measures(y, p, class_names, seed),
-            "calibration": _calibration(change, y, before[rows], p) if change else None,
+            **_compute_measures(y, p, class_names, seed),
+            "calibration": _compare_calibration(change, y, before[rows], p) if change else None,
             "patients": by_patient.score(
                 patients.select(rows), labels=y, probabilities=p, class_names=class_names, seed=seed
             )
@@ -89,11 +89,11 @@ def score(
 
     result = measured(np.ones(len(labels), bool))
     result["subsets"] = {"clean": measured(~leaked), "leaked": measured(leaked)}
-    plain: dict[str, Any] = files.finite({**result, "caution": caution(result)})
+    plain: dict[str, Any] = files.make_json_safe({**result, "caution": describe_caution(result)})
     return plain
 
 
-def caution(result: Mapping[str, Any]) -> str | None:
+def describe_caution(result: Mapping[str, Any]) -> str | None:
     """In words, why the clean images of a scored split say little or nothing; None where they are enough.
 
     Args:
@@ -132,7 +132,7 @@ def caution(result: Mapping[str, Any]) -> str | None:
     return f"Of the {clean['n']} clean images {', '.join(scarce)}: too few for these classes' figures to mean anything."
 
 
-def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = np.asarray(labels), np.asarray(probabilities).astype(np.float64)
     if probabilities.ndim != 2 or probabilities.shape[1] < 1 or labels.shape != probabilities.shape[:1]:
         raise ValueError(f"labels {labels.shape} must be [N] and probabilities {probabilities.shape} [N, C]")
@@ -147,10 +147,12 @@ def _checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray,
     return labels, probabilities
 
 
-def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], seed: int) -> dict[str, Any]:
+def _compute_measures(
+    labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], seed: int
+) -> dict[str, Any]:
     n, C = probabilities.shape
-    matrix = confusion.count(labels, probabilities.argmax(axis=1), C)
-    measures = confusion.measures(matrix)
+    matrix = confusion.count_confusions(labels, probabilities.argmax(axis=1), C)
+    measures = confusion.compute_measures(matrix)
     one_against_rest = [(labels == c, probabilities[:, c]) for c in range(C)]
     columns = {
         "precision": measures.precision,
@@ -160,18 +162,18 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequen
         "auc": np.array([curves.area_under_roc(*one) for one in one_against_rest]),
         "average_precision": np.array([curves.average_precision(*one) for one in one_against_rest]),
     } | {
-        name: np.array([curves.sensitivity_at(*one, specificity=least) for one in one_against_rest])
+        name: np.array([curves.sensitivity_at_specificity(*one, specificity=least) for one in one_against_rest])
         for name, least in SPECIFICITIES.items()
     }
     accuracy = float(measures.accuracy)
     return {
         "n": n,
         "accuracy": accuracy,
-        "accuracy_ci95": _accuracy_interval(accuracy, n, seed),
+        "accuracy_ci95": _bootstrap_accuracy(accuracy, n, seed),
         "loss": calibration.cross_entropy(labels, probabilities),
         **{f"macro_{name}": measures.macro(values) for name, values in columns.items()},
         "ece": calibration.expected_calibration_error(labels, probabilities),
-        "ece_if_calibrated": calibration.error_if_calibrated(probabilities, seed=seed),
+        "ece_if_calibrated": calibration.estimate_error_if_calibrated(probabilities, seed=seed),
         "confusion_matrix": matrix,
         "per_class": {
             name: {**{column: values[c] for column, values in columns.items()}, "support": measures.support[c]}
@@ -180,7 +182,7 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequen
     }
 
 
-def _accuracy_interval(accuracy: float, n: int, seed: int) -> tuple[float, float]:
+def _bootstrap_accuracy(accuracy: float, n: int, seed: int) -> tuple[float, float]:
     if not n:
         return np.nan, np.nan
     # The number of right images in a resample of N with replacement is binomial: no need to draw the images.
@@ -189,7 +191,9 @@ def _accuracy_interval(accuracy: float, n: int, seed: int) -> tuple[float, float
     return float(low), float(high)
 
 
-def _calibration(change: Change, labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+def _compare_calibration(
+    change: Calibration, labels: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> dict[str, Any]:
     measures = {"ece": calibration.expected_calibration_error, "loss": calibration.cross_entropy}
     return {
         "temperature": change.temperature,

@@ -34,12 +34,12 @@ class Measures(NamedTuple):
         return divide(np.where(supported, values, 0).sum(axis=-1), supported.sum(axis=-1))
 
 
-def count(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+def count_confusions(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
     """Images by true class and prediction: two [N] of integers -> [C true, C predicted] int64."""
     return np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)
 
 
-def measures(matrices: np.ndarray) -> Measures:
+def compute_measures(matrices: np.ndarray) -> Measures:
     """Of one matrix [C true, C predicted] of counts, or of many [..., C, C]."""
     correct = matrices.diagonal(axis1=-2, axis2=-1)
     support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)

@@ -22,10 +22,10 @@ def roc_curve(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, 
     Raises:
       ValueError: no positive or no negative image, or shapes that differ.
     """
-    is_positive, scores = _checked(is_positive, scores)
+    is_positive, scores = _check(is_positive, scores)
     if is_positive.all() or not is_positive.any():
         raise ValueError("a ROC curve needs positive and negative images")
-    true, false = _found(is_positive, scores)
+    true, false = _count_found(is_positive, scores)
     return np.append(0, false) / false[-1], np.append(0, true) / true[-1]
 
 
@@ -34,7 +34,7 @@ def area_under_roc(is_positive: np.ndarray, scores: np.ndarray) -> float:
 
     This is the Mann-Whitney U, from average ranks.
     """
-    is_positive, scores = _checked(is_positive, scores)
+    is_positive, scores = _check(is_positive, scores)
     positives = int(is_positive.sum())
     negatives = len(is_positive) - positives
     if not positives or not negatives:
@@ -51,33 +51,33 @@ def average_precision(is_positive: np.ndarray, scores: np.ndarray) -> float:
     Straight lines between the points would be too optimistic (Davis and Goadrich 2006, doi:10.1145/1143844.1143874).
     NaN without positives; 1 where all are.
     """
-    is_positive, scores = _checked(is_positive, scores)
+    is_positive, scores = _check(is_positive, scores)
     if not is_positive.any():
         return np.nan
-    true, false = _found(is_positive, scores)
+    true, false = _count_found(is_positive, scores)
     return float((np.diff(true, prepend=0) / true[-1] * true / (true + false)).sum())
 
 
-def sensitivity_at(is_positive: np.ndarray, scores: np.ndarray, *, specificity: float) -> float:
+def sensitivity_at_specificity(is_positive: np.ndarray, scores: np.ndarray, *, specificity: float) -> float:
     """The largest sensitivity among the thresholds with at least that specificity; NaN without both kinds of images.
 
     The threshold is chosen with the very images it is scored on, so on few images the result is optimistic.
     """
-    is_positive, scores = _checked(is_positive, scores)
+    is_positive, scores = _check(is_positive, scores)
     if is_positive.all() or not is_positive.any():
         return np.nan
     false, true = roc_curve(is_positive, scores)
     return float(true[1 - false >= specificity - _ROUNDING].max())
 
 
-def _checked(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_positive, scores = np.asarray(is_positive, bool), np.asarray(scores, np.float64)
     if is_positive.shape != scores.shape or is_positive.ndim != 1:
         raise ValueError(f"is_positive {is_positive.shape} and scores {scores.shape} must be [N]")
     return is_positive, scores
 
 
-def _found(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _count_found(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """True and false positives at each distinct score as the threshold, from the highest: two [K] of counts."""
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.append(np.diff(scores[order]) != 0, True)

@@ -27,7 +27,7 @@ def mcnemar(ours: int, theirs: int) -> float:
     return min(1.0, 2 * below / 2**n)
 
 
-def combined(p_values: Sequence[float]) -> float:
+def combine_p_values(p_values: Sequence[float]) -> float:
     """One p of several tests of the same hypothesis that may depend on each other: twice their median, at most 1.
 
     Valid under any dependence (Rueger's inequality; see Vovk and Wang, 2020, doi:10.1093/biomet/asaa027). One p stays.
@@ -37,7 +37,7 @@ def combined(p_values: Sequence[float]) -> float:
     return p_values[0] if len(p_values) == 1 else min(1.0, 2 * float(np.median(p_values)))
 
 
-def by_group(differences: Sequence[float], groups: Sequence[Hashable]) -> float:
+def sign_flip_test(differences: Sequence[float], groups: Sequence[Hashable]) -> float:
     """Two-sided p of the mean difference where images come in groups, such as the slices of a patient.
 
     Slices of a patient are right or wrong together, so they count as one: the signs of the groups' sums are drawn at

@@ -13,7 +13,7 @@ from bt_jax.models.segments import Grid
 from bt_jax.ops.pooling import WINDOW, max_pool
 
 
-def flattened(x: jax.Array, features: int) -> jax.Array:
+def flatten(x: jax.Array, features: int) -> jax.Array:
     """[B, ...] -> [B, features], with the first channels only, as many as make up `features`.
 
     The three channels of a grey image are the same, so one of them is all of it.
@@ -22,7 +22,7 @@ def flattened(x: jax.Array, features: int) -> jax.Array:
     return x[..., :channels].reshape(x.shape[0], features)
 
 
-def pooled_size(size: int, *, times: int, name: str) -> int:
+def compute_pooled_size(size: int, *, times: int, name: str) -> int:
     """The side of what some 2x2 poolings leave of an image.
 
     Raises:
@@ -68,9 +68,9 @@ class ConvolutionBlock(nnx.Module):
             x = jax.nn.relu(getattr(self, f"conv_{i}")(x))
         return dropout(max_pool(x), rate=self.dropout_rate, trained=trained, rngs=rngs)
 
-    def grid(self, before: Grid) -> Grid:
+    def compute_grid(self, before: Grid) -> Grid:
         """Where the values of the output lie."""
-        return before.after(kernel_size=WINDOW, stride=WINDOW, padding=(0, 0))
+        return before.convolve(kernel_size=WINDOW, stride=WINDOW, padding=(0, 0))
 
 
 class DenseBlock(nnx.Module):
@@ -84,7 +84,7 @@ class DenseBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, ...] -> [B, D]."""
-        x = jax.nn.relu(self.dense(flattened(x, self.features_in)))
+        x = jax.nn.relu(self.dense(flatten(x, self.features_in)))
         return dropout(x, rate=self.dropout_rate, trained=trained, rngs=rngs)
 
 
@@ -98,10 +98,10 @@ class Output(nnx.Module):
     def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, ...] -> logits [B, classes] in float32."""
         del trained, rngs
-        return self.output(flattened(x, self.features_in)).astype(jnp.float32)
+        return self.output(flatten(x, self.features_in)).astype(jnp.float32)
 
 
-def dense_segments(
+def make_dense_segments(
     features: int, *, hidden: tuple[int, ...], classes: int, dropout_rate: float, generator: np.random.Generator
 ) -> dict[str, nnx.Module]:
     """Segments `dense_1` ... and `head` on `features` values.
@@ -120,7 +120,7 @@ def dense_segments(
     return segments | {"head": Output(features, classes, generator=generator)}
 
 
-def checked_channels(channels: int) -> int:
+def check_channels(channels: int) -> int:
     """1 or 3 as they are.
 
     Raises:

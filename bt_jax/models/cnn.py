@@ -3,7 +3,7 @@
 import numpy as np
 from flax import nnx
 
-from bt_jax.models.blocks import ConvolutionBlock, checked_channels, dense_segments, pooled_size
+from bt_jax.models.blocks import ConvolutionBlock, check_channels, compute_pooled_size, make_dense_segments
 from bt_jax.models.segments import SegmentedModel
 
 
@@ -32,15 +32,15 @@ def cnn(
       UsageError: the images are too small for the poolings.
     """
     generator = np.random.default_rng(seed)
-    left = pooled_size(size, times=len(filters), name="cnn")
+    left = compute_pooled_size(size, times=len(filters), name="cnn")
     segments: dict[str, nnx.Module] = {}
-    channels = checked_channels(channels)
+    channels = check_channels(channels)
     for i, channels_out in enumerate(filters, start=1):
         segments[f"conv_{i}"] = ConvolutionBlock(channels, channels_out, dropout_rate=dropout_rate, generator=generator)
         channels = channels_out
     return SegmentedModel(
         segments
-        | dense_segments(
+        | make_dense_segments(
             left * left * channels, hidden=hidden, classes=classes, dropout_rate=dropout_rate, generator=generator
         )
     )

@@ -16,8 +16,8 @@ from bt_jax.models.layers import (
     DepthwiseConvolution,
     Head,
     Trained,
+    convolve_and_normalise,
     dropout,
-    normed_convolution,
 )
 from bt_jax.models.segments import Grid, SegmentedModel
 from bt_jax.ops.pointwise import gated_pointwise, pointwise
@@ -88,19 +88,19 @@ class Style:
     momentum: float
     batch_statistics: bool
 
-    def norm(self, channels: int) -> BatchNorm:
+    def make_norm(self, channels: int) -> BatchNorm:
         """A BatchNorm layer of this style."""
         return BatchNorm(channels, epsilon=self.epsilon, momentum=self.momentum, batch_statistics=self.batch_statistics)
 
 
-def scaled_channels(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """Channels times width, to the nearest multiple of 8, never more than a tenth below."""
     scaled = channels * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
-def group_repeats(scaling: Scaling) -> list[int]:
+def scale_repeats(scaling: Scaling) -> list[int]:
     """The number of blocks of each of `GROUPS`, scaled in depth."""
     return [
         # The Lite models leave the first and the last group as they are.
@@ -136,16 +136,16 @@ class ConvolutionSegment(nnx.Module):
             padding=style.padding,
             generator=generator,
         )
-        self.norm = style.norm(channels_out)
+        self.norm = style.make_norm(channels_out)
 
     def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', D]."""
         del rngs
-        return normed_convolution(self.conv, self.norm, x, trained=trained, activation=self.activation)
+        return convolve_and_normalise(self.conv, self.norm, x, trained=trained, activation=self.activation)
 
-    def grid(self, before: Grid) -> Grid:
+    def compute_grid(self, before: Grid) -> Grid:
         """Where the values of the output lie."""
-        return _after(self.conv, before)
+        return _compute_grid(self.conv, before)
 
 
 class SqueezeExcite(nnx.Module):
@@ -181,11 +181,11 @@ class MBConv(nnx.Module):
         self.activation, self.drop_rate = style.activation, drop_rate
         self.residual = stride == 1 and channels_in == channels_out
         self.expand = Convolution(channels_in, inner, generator=generator) if expansion != 1 else None
-        self.expand_norm = style.norm(inner) if expansion != 1 else None
+        self.expand_norm = style.make_norm(inner) if expansion != 1 else None
         self.depthwise = DepthwiseConvolution(
             inner, kernel_size=kernel_size, stride=stride, padding=style.padding, generator=generator
         )
-        self.depthwise_norm = style.norm(inner)
+        self.depthwise_norm = style.make_norm(inner)
         # The gate is squeezed relative to the block's input, not to the expanded channels.
         squeezed = max(1, int(channels_in * SQUEEZE_RATIO))
         self.squeeze_excite = (
@@ -194,34 +194,34 @@ class MBConv(nnx.Module):
             else None
         )
         self.project = Convolution(inner, channels_out, generator=generator)
-        self.project_norm = style.norm(channels_out)
+        self.project_norm = style.make_norm(channels_out)
 
     def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', D]."""
         inputs = x
         if self.expand is not None and self.expand_norm is not None:
-            x = normed_convolution(self.expand, self.expand_norm, x, trained=trained, activation=self.activation)
-        x = normed_convolution(self.depthwise, self.depthwise_norm, x, trained=trained, activation=self.activation)
+            x = convolve_and_normalise(self.expand, self.expand_norm, x, trained=trained, activation=self.activation)
+        x = convolve_and_normalise(self.depthwise, self.depthwise_norm, x, trained=trained, activation=self.activation)
         x = self._project(x, None if self.squeeze_excite is None else self.squeeze_excite(x), trained=trained)
         if self.residual:
             x = inputs + dropout(x, rate=self.drop_rate, trained=trained, rngs=rngs, whole_records=True)
         return x
 
-    def grid(self, before: Grid) -> Grid:
+    def compute_grid(self, before: Grid) -> Grid:
         """Where the values of the output lie."""
-        return _after(self.depthwise, before)
+        return _compute_grid(self.depthwise, before)
 
     def _project(self, x: jax.Array, gate: jax.Array | None, *, trained: Trained) -> jax.Array:
         fixed = self.project_norm.is_fixed(trained)
-        factor, shift = self.project_norm.affine() if fixed else (None, 0)
-        kernel = self.project.scaled_kernel(factor).astype(x.dtype)[0, 0]
+        factor, shift = self.project_norm.compute_affine() if fixed else (None, 0)
+        kernel = self.project.scale_kernel(factor).astype(x.dtype)[0, 0]
         x = pointwise(x, kernel) if gate is None else gated_pointwise(x, gate, kernel)
         return (x + shift).astype(x.dtype) if fixed else self.project_norm(x, trained=trained)
 
 
-def _after(layer: Convolution | DepthwiseConvolution, before: Grid) -> Grid:
+def _compute_grid(layer: Convolution | DepthwiseConvolution, before: Grid) -> Grid:
     padding = PADDINGS[layer.padding](before.side, layer.kernel_size, layer.stride)
-    return before.after(kernel_size=layer.kernel_size, stride=layer.stride, padding=padding)
+    return before.convolve(kernel_size=layer.kernel_size, stride=layer.stride, padding=padding)
 
 
 def efficientnet(
@@ -263,16 +263,16 @@ def efficientnet(
         momentum=momentum,
         batch_statistics=batch_statistics,
     )
-    repeats = group_repeats(scaling)
+    repeats = scale_repeats(scaling)
     width = 1.0 if scaling.lite else scaling.width  # of stem and top
-    channels = scaled_channels(STEM_CHANNELS, width)
+    channels = scale_channels(STEM_CHANNELS, width)
     segments: dict[str, nnx.Module] = {
         "stem": ConvolutionSegment(3, channels, kernel_size=3, stride=2, style=style, generator=generator)
     }
     number = 0
     for group, count in zip(GROUPS, repeats, strict=True):
         for repeat in range(count):
-            channels_out = scaled_channels(group.channels, scaling.width)
+            channels_out = scale_channels(group.channels, scaling.width)
             segments[f"block_{number + 1:02d}"] = MBConv(
                 channels,
                 channels_out,
@@ -285,7 +285,7 @@ def efficientnet(
             )
             channels = channels_out
             number += 1
-    top_channels = scaled_channels(TOP_CHANNELS, width)
+    top_channels = scale_channels(TOP_CHANNELS, width)
     segments["top"] = ConvolutionSegment(
         channels, top_channels, kernel_size=1, stride=1, style=style, generator=generator
     )

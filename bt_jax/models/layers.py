@@ -28,22 +28,22 @@ class BatchStat(nnx.Variable):
     """A running statistic of a BatchNorm layer: state, but no parameter."""
 
 
-def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+def compute_same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     """Zeros before and after, as TensorFlow's 'SAME': the extra one stands at the end."""
     total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
     return total // 2, total - total // 2
 
 
-def symmetric_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
+def compute_symmetric_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     """Zeros before and after, as PyTorch's `padding=(kernel_size - 1) // 2`."""
     del size, stride
     return (kernel_size - 1) // 2, (kernel_size - 1) // 2
 
 
-PADDINGS = {"same": same_padding, "symmetric": symmetric_padding}
+PADDINGS = {"same": compute_same_padding, "symmetric": compute_symmetric_padding}
 
 
-def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, fan: int) -> jax.Array:
+def draw_truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, fan: int) -> jax.Array:
     """Variance 2 / fan, cut at two standard deviations, for layers before a ReLU (arXiv:1502.01852).
 
     Drawn by NumPy: a hundred differently shaped draws by JAX cost seconds of compilation at every start.
@@ -57,7 +57,7 @@ def truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, 
     return jnp.asarray(values * np.sqrt(2 / fan) / 0.87962566, jnp.float32)
 
 
-def glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
+def draw_glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
     """Variance 2 / (fan in + fan out), uniform (Glorot and Bengio 2010): what Keras draws where nothing else is said.
 
     Args:
@@ -71,7 +71,7 @@ def glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> ja
 class Convolution(nnx.Module):
     """A convolution without bias unless asked for. A 1x1 convolution at stride 1 is a matrix product.
 
-    Initialised by `truncated_normal`: by the fan out, as in EfficientNet's reference, or by the fan in if
+    Initialised by `draw_truncated_normal`: by the fan out, as in EfficientNet's reference, or by the fan in if
     `keep_variance`, which networks without BatchNorm need to be deep.
     """
 
@@ -90,12 +90,12 @@ class Convolution(nnx.Module):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         shape = (kernel_size, kernel_size, channels_in, channels_out)
         fan = kernel_size * kernel_size * (channels_in if keep_variance else channels_out)
-        self.kernel = nnx.Param(truncated_normal(generator, shape, fan=fan))
+        self.kernel = nnx.Param(draw_truncated_normal(generator, shape, fan=fan))
         self.bias = nnx.Param(jnp.zeros(channels_out)) if use_bias else None
 
     def __call__(self, x: jax.Array, *, factor: jax.Array | None = None) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
         """Convolves; `factor` [D] float32 multiplies what comes out, by way of the kernel."""
-        kernel = self.scaled_kernel(factor).astype(x.dtype)
+        kernel = self.scale_kernel(factor).astype(x.dtype)
         if self.kernel_size == 1 and self.stride == 1:
             x = pointwise(x, kernel[0, 0])
         else:
@@ -104,7 +104,7 @@ class Convolution(nnx.Module):
             x = convolution(x, kernel, stride=self.stride, padding=(rows, columns))
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
-    def scaled_kernel(self, factor: jax.Array | None) -> jax.Array:
+    def scale_kernel(self, factor: jax.Array | None) -> jax.Array:
         """The kernel [K, K, C, D], times `factor` [D] where there is one."""
         return self.kernel[...] if factor is None else self.kernel[...] * factor
 
@@ -117,7 +117,7 @@ class DepthwiseConvolution(nnx.Module):
     ):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         shape = (kernel_size, kernel_size, channels)
-        self.kernel = nnx.Param(truncated_normal(generator, shape, fan=kernel_size * kernel_size))
+        self.kernel = nnx.Param(draw_truncated_normal(generator, shape, fan=kernel_size * kernel_size))
 
     def __call__(self, x: jax.Array, *, factor: jax.Array | None = None) -> jax.Array:  # [B, H, W, C] -> [B, H', W', C]
         """Convolves; `factor` [C] float32 multiplies what comes out, by way of the kernel."""
@@ -147,10 +147,10 @@ class BatchNorm(nnx.Module):
     ) -> jax.Array:  # [..., C] -> [..., C]
         """Normalises by the batch where trained, else by the running statistics, which then stay as they are."""
         if self.is_fixed(trained):
-            factor, shift = self.affine()
+            factor, shift = self.compute_affine()
             return activation((x * factor + shift).astype(x.dtype))
         y, *statistics = batch_norm.norm_activation(
-            x, *self.parameters(), jnp.float32(trained), epsilon=self.epsilon, activation=activation
+            x, *self.get_parameters(), jnp.float32(trained), epsilon=self.epsilon, activation=activation
         )
         self.update(*statistics, trained=trained)
         return y
@@ -159,11 +159,11 @@ class BatchNorm(nnx.Module):
         """Whether it is known before compilation that the running statistics are used, so that it can be folded."""
         return trained is False or not self.batch_statistics
 
-    def parameters(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    def get_parameters(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Scale, bias, running mean and running variance."""
         return self.scale[...], self.bias[...], self.mean[...], self.variance[...]
 
-    def affine(self) -> tuple[jax.Array, jax.Array]:
+    def compute_affine(self) -> tuple[jax.Array, jax.Array]:
         """Factor and shift of inference: `x * factor + shift`."""
         factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.epsilon)
         return factor, self.bias[...] - self.mean[...] * factor
@@ -176,7 +176,7 @@ class BatchNorm(nnx.Module):
             statistic[...] = choose(trained, moved, old)
 
 
-def normed_convolution(
+def convolve_and_normalise(
     convolution: Convolution | DepthwiseConvolution,
     norm: BatchNorm,
     x: jax.Array,
@@ -190,13 +190,13 @@ def normed_convolution(
     kernel's without another pass over the image.
     """
     if norm.is_fixed(trained):
-        factor, shift = norm.affine()
+        factor, shift = norm.compute_affine()
         return activation((convolution(x, factor=factor) + shift).astype(x.dtype))
     if convolution.kernel_size > 1 or convolution.stride > 1:
         return norm(convolution(x), trained=trained, activation=activation)
     kernel = convolution.kernel[...].astype(x.dtype)[0, 0]
     y, *statistics = batch_norm.pointwise_norm_activation(
-        x, kernel, *norm.parameters(), jnp.float32(trained), epsilon=norm.epsilon, activation=activation
+        x, kernel, *norm.get_parameters(), jnp.float32(trained), epsilon=norm.epsilon, activation=activation
     )
     norm.update(*statistics, trained=trained)
     return y
@@ -210,10 +210,10 @@ def choose(condition: Trained, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 class Dense(nnx.Module):
-    """A matrix product, with bias unless told otherwise; initialised by `glorot_uniform`."""
+    """A matrix product, with bias unless told otherwise; initialised by `draw_glorot_uniform`."""
 
     def __init__(self, features_in: int, features_out: int, *, use_bias: bool = True, generator: np.random.Generator):
-        self.kernel = nnx.Param(glorot_uniform(generator, (features_in, features_out)))
+        self.kernel = nnx.Param(draw_glorot_uniform(generator, (features_in, features_out)))
         self.bias = nnx.Param(jnp.zeros(features_out)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., C] -> [..., D]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bt_jax.models.blocks import checked_channels, dense_segments
+from bt_jax.models.blocks import check_channels, make_dense_segments
 from bt_jax.models.segments import SegmentedModel
 
 
@@ -26,8 +26,8 @@ def mlp(
       seed: of the initial weights.
     """
     return SegmentedModel(
-        dense_segments(
-            size * size * checked_channels(channels),
+        make_dense_segments(
+            size * size * check_channels(channels),
             hidden=hidden,
             classes=classes,
             dropout_rate=dropout_rate,

@@ -18,7 +18,7 @@ from bt_jax.models.segments import Grid, SegmentedModel
 Tree = dict[str, Any]
 
 
-class Model(NamedTuple):
+class Architecture(NamedTuple):
     """A constructor (classes=..., size=..., seed=..., **options), and the side in pixels of the images it is for."""
 
     construct: Callable[..., SegmentedModel]
@@ -26,15 +26,15 @@ class Model(NamedTuple):
 
 
 # A new family is one line here.
-MODELS = {
+ARCHITECTURES = {
     **{
-        name: Model(functools.partial(efficientnet.efficientnet, name), s.size)
+        name: Architecture(functools.partial(efficientnet.efficientnet, name), s.size)
         for name, s in efficientnet.VARIANTS.items()
     },
-    "mlp": Model(mlp.mlp, 64),
-    "cnn": Model(cnn.cnn, 96),
-    "vgg16": Model(functools.partial(vgg.vgg, "vgg16"), 224),
-    "vgg_nano": Model(functools.partial(vgg.vgg, "vgg_nano"), 64),
+    "mlp": Architecture(mlp.mlp, 64),
+    "cnn": Architecture(cnn.cnn, 96),
+    "vgg16": Architecture(functools.partial(vgg.vgg, "vgg16"), 224),
+    "vgg_nano": Architecture(functools.partial(vgg.vgg, "vgg_nano"), 64),
 }
 
 
@@ -71,23 +71,23 @@ class Network:
 
 def names() -> tuple[str, ...]:
     """All models that `create` builds."""
-    return tuple(MODELS)
+    return tuple(ARCHITECTURES)
 
 
-def native_size(name: str) -> int:
+def get_native_size(name: str) -> int:
     """Side of the images that a model is made for, in pixels."""
-    return _known(name).size
+    return _get_architecture(name).size
 
 
-def parameter_count(params: Mapping[str, Any]) -> int:
+def count_parameters(params: Mapping[str, Any]) -> int:
     """Number of trainable values."""
     return sum(leaf.size for leaf in jax.tree.leaves(dict(params)))
 
 
-def _known(name: str) -> Model:
-    if name not in MODELS:
-        raise UsageError(f"there is no model {name!r}: use one of {', '.join(MODELS)}")
-    return MODELS[name]
+def _get_architecture(name: str) -> Architecture:
+    if name not in ARCHITECTURES:
+        raise UsageError(f"there is no model {name!r}: use one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
 
 
 def create(
@@ -109,21 +109,21 @@ def create(
     Raises:
       UsageError: for a name that is not there, or an option that the model does not have.
     """
-    construct, size = _construct(name, classes=classes, size=size, seed=seed, **options)
-    return _as_data(name, construct(), size=size)
+    construct, size = _bind_constructor(name, classes=classes, size=size, seed=seed, **options)
+    return _split_model(name, construct(), size=size)
 
 
 def create_abstract(name: str, *, classes: int, size: int | None = None, **options: Any) -> tuple[Network, Tree, Tree]:
     """As `create`, but with shapes and dtypes (`jax.ShapeDtypeStruct`) for arrays, in a fraction of the time."""
-    construct, size = _construct(name, classes=classes, size=size, seed=0, **options)
-    return _as_data(name, nnx.eval_shape(construct), size=size)
+    construct, size = _bind_constructor(name, classes=classes, size=size, seed=0, **options)
+    return _split_model(name, nnx.eval_shape(construct), size=size)
 
 
-def _construct(
+def _bind_constructor(
     name: str, *, classes: int, size: int | None, seed: int, **options: Any
 ) -> tuple[Callable[[], SegmentedModel], int]:
     """The checked call that builds a model, and the side of its images."""
-    construct, native = _known(name)
+    construct, native = _get_architecture(name)
     size = native if size is None else size
     known = inspect.signature(construct).parameters.keys() - {"classes", "size", "seed"}
     if unknown := options.keys() - known:
@@ -131,14 +131,14 @@ def _construct(
     return functools.partial(construct, classes=classes, size=size, seed=seed, **options), size
 
 
-def _as_data(name: str, model: SegmentedModel, *, size: int) -> tuple[Network, Tree, Tree]:
+def _split_model(name: str, model: SegmentedModel, *, size: int) -> tuple[Network, Tree, Tree]:
     network = Network(
         name=name,
         size=size,
         segment_names=model.segment_names,
         graph=nnx.graphdef(model),
         pooled_head=isinstance(getattr(model, model.segment_names[-1]), Head),
-        grids=model.grids(size),
+        grids=model.compute_grids(size),
     )
     params, batch_stats = (nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, BatchStat))
     return network, params, batch_stats

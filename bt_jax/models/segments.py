@@ -26,7 +26,7 @@ class Grid(NamedTuple):
     step: float
     side: int
 
-    def after(self, *, kernel_size: int, stride: int, padding: tuple[int, int]) -> "Grid":
+    def convolve(self, *, kernel_size: int, stride: int, padding: tuple[int, int]) -> "Grid":
         """The grid of what a convolution or pooling with so many zeros before and after makes of this one."""
         middle = (kernel_size - 1) / 2 - padding[0]
         side = (self.side + sum(padding) - kernel_size) // stride + 1
@@ -75,10 +75,10 @@ class SegmentedModel(nnx.Module):
             x = getattr(self, names[number])(x, trained=flags[number], rngs=rngs)
         return x
 
-    def grids(self, size: int) -> tuple[Grid | None, ...]:
+    def compute_grids(self, size: int) -> tuple[Grid | None, ...]:
         """Where the values that go into each segment lie in images of a side of `size`; None where they form no map."""
         found: list[Grid | None] = [Grid(0.5, 1.0, size)]
         for name in self.segment_names[:-1]:
             before, segment = found[-1], getattr(self, name)
-            found.append(segment.grid(before) if before and hasattr(segment, "grid") else None)
+            found.append(segment.compute_grid(before) if before and hasattr(segment, "compute_grid") else None)
         return tuple(found)

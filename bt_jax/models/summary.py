@@ -53,12 +53,12 @@ class Segment:
         """Of a forward of one image, see `Layer`."""
         return sum(layer.flops for layer in self.layers)
 
-    def like(self, other: "Segment") -> bool:
+    def has_same_layers(self, other: "Segment") -> bool:
         """Whether the two differ in nothing but the name."""
         return (self.shape, self.layers) == (other.shape, other.layers)
 
 
-def segments(
+def summarise(
     network: Network, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, size: int
 ) -> tuple[Segment, ...]:
     """Traces a network for one image of `size` x `size` pixels, in the form that accelerators run.
@@ -74,44 +74,44 @@ def segments(
 
         traced = jax.make_jaxpr(run)(dict(params), dict(batch_stats), x)
         x = jax.ShapeDtypeStruct(traced.out_avals[0].shape, traced.out_avals[0].dtype)
-        found.append(Segment(name, x.shape[1:], _layers(traced, params, batch_stats, segment=name)))
+        found.append(Segment(name, x.shape[1:], _find_layers(traced, params, batch_stats, segment=name)))
     return tuple(found)
 
 
-def total(parts: Sequence[Segment]) -> tuple[int, int]:
+def count_total(parts: Sequence[Segment]) -> tuple[int, int]:
     """Parameters, and operations of a forward of one image."""
     return sum(part.parameters for part in parts), sum(part.flops for part in parts)
 
 
-def groups(parts: Sequence[Segment]) -> list[list[Segment]]:
+def group_repeated(parts: Sequence[Segment]) -> list[list[Segment]]:
     """Neighbours that differ in nothing but the name stand together."""
     grouped: list[list[Segment]] = []
     for part in parts:
-        if grouped and grouped[-1][-1].like(part):
+        if grouped and grouped[-1][-1].has_same_layers(part):
             grouped[-1].append(part)
         else:
             grouped.append([part])
     return grouped
 
 
-def table(parts: Sequence[Segment]) -> str:
+def format_table(parts: Sequence[Segment]) -> str:
     """All layers as text: segment, layer, output, parameters, operations; sums of each segment and of all.
 
     The layers of a segment that repeats the one before it are left out.
     """
     rows = [("segment", "layer", "output", "parameters", "MFLOP")]
-    for group in groups(parts):
+    for group in group_repeated(parts):
         for part in group:
             only = part.layers[0].name if len(part.layers) == 1 else ""
             note = only if part is group[0] else f"as {group[0].name}"
-            rows.append((part.name, note, in_words(part.shape), f"{part.parameters:,}", mega(part.flops)))
+            rows.append((part.name, note, format_shape(part.shape), f"{part.parameters:,}", format_mega(part.flops)))
             if not note:
                 rows += [
-                    ("", layer.name, in_words(layer.shape), f"{layer.parameters:,}", mega(layer.flops))
+                    ("", layer.name, format_shape(layer.shape), f"{layer.parameters:,}", format_mega(layer.flops))
                     for layer in part.layers
                 ]
-    parameters, flops = total(parts)
-    rows.append(("all", "", in_words(parts[-1].shape), f"{parameters:,}", mega(flops)))
+    parameters, flops = count_total(parts)
+    rows.append(("all", "", format_shape(parts[-1].shape), f"{parameters:,}", format_mega(flops)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([f"{cell:<{width}}" for cell, width in zip(row[:3], widths[:3], strict=True)])
@@ -122,18 +122,18 @@ def table(parts: Sequence[Segment]) -> str:
     return "\n".join(line.rstrip() for line in [lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-def in_words(shape: Shape) -> str:
+def format_shape(shape: Shape) -> str:
     """`120 x 120 x 32`."""
     return " x ".join(map(str, shape))
 
 
-def mega(flops: int) -> str:
+def format_mega(flops: int) -> str:
     """In millions: `9,248.4`, `0.627`; empty for none."""
     millions = flops / 1e6
     return "" if not flops else f"{millions:,.1f}" if millions >= 10 else f"{millions:.3g}"
 
 
-def _layers(
+def _find_layers(
     traced: core.ClosedJaxpr, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, segment: str
 ) -> tuple[Layer, ...]:
     """The layers of a segment in the order in which data meets them.
@@ -157,24 +157,24 @@ def _layers(
     shapes: dict[str, Shape] = {}
     flops = dict.fromkeys(sizes, 0)
     origins: list[_Origin] = [*(frozenset([name]) for name in names), None]
-    for equation, made_of in _meetings(traced.jaxpr, origins)[0]:
-        for owner in sorted({_owner(name) for name in made_of}):
+    for equation, made_of in _find_meetings(traced.jaxpr, origins)[0]:
+        for owner in sorted({_get_owner(name) for name in made_of}):
             if owner in sizes:
-                shapes[owner] = _shape(equation.outvars[0])[1:]
-        if operations := _operations(equation):
+                shapes[owner] = _get_shape(equation.outvars[0])[1:]
+        if operations := _count_operations(equation):
             kernel = max(sorted(made_of), key=dimensions.__getitem__)
-            flops[_owner(kernel)] += operations
+            flops[_get_owner(kernel)] += operations
     return tuple(
         Layer(owner.removeprefix(segment).removeprefix("."), shape, sizes[owner], flops[owner])
         for owner, shape in shapes.items()
     )
 
 
-def _owner(parameter: str) -> str:
+def _get_owner(parameter: str) -> str:
     return parameter.rpartition(".")[0]
 
 
-def _meetings(
+def _find_meetings(
     jaxpr: core.Jaxpr, origins: Sequence[_Origin]
 ) -> tuple[list[tuple[core.JaxprEqn, frozenset[str]]], list[_Origin]]:
     """The equations in which data and parameters meet, with these; and the origins of the outputs."""
@@ -187,9 +187,9 @@ def _meetings(
 
     for equation in jaxpr.eqns:
         inputs = [of(variable) for variable in equation.invars]
-        inner = _inner(equation)
+        inner = _get_inner(equation)
         if inner is not None:
-            meetings, outputs = _meetings(inner, inputs[-len(inner.invars) :] if inner.invars else [])
+            meetings, outputs = _find_meetings(inner, inputs[-len(inner.invars) :] if inner.invars else [])
             found += meetings
         else:
             made_of = frozenset[str]().union(*(names for names in inputs if names is not None))
@@ -200,7 +200,7 @@ def _meetings(
     return found, [of(variable) for variable in jaxpr.outvars]
 
 
-def _inner(equation: core.JaxprEqn) -> core.Jaxpr | None:
+def _get_inner(equation: core.JaxprEqn) -> core.Jaxpr | None:
     """The program that an equation calls; of one that depends on the platform, that of the others than the CPU."""
     if "branches_platforms" in equation.params:
         default = equation.params["branches_platforms"].index(None)
@@ -211,10 +211,10 @@ def _inner(equation: core.JaxprEqn) -> core.Jaxpr | None:
     return getattr(called, "jaxpr", called)
 
 
-def _operations(equation: core.JaxprEqn) -> int:
+def _count_operations(equation: core.JaxprEqn) -> int:
     """Two for each product and sum of a convolution or matrix product."""
-    shapes = [_shape(variable) for variable in equation.invars]
-    outputs = math.prod(_shape(equation.outvars[0]))
+    shapes = [_get_shape(variable) for variable in equation.invars]
+    outputs = math.prod(_get_shape(equation.outvars[0]))
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2 * outputs * math.prod(shapes[0][axis] for axis in contracted)
@@ -224,6 +224,6 @@ def _operations(equation: core.JaxprEqn) -> int:
     return 0
 
 
-def _shape(variable: core.Var | core.Literal) -> Shape:
+def _get_shape(variable: core.Var | core.Literal) -> Shape:
     assert isinstance(variable.aval, jax.core.ShapedArray)  # the only kind that a layer takes or gives
     return variable.aval.shape

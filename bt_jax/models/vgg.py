@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from bt_jax.common.errors import UsageError
-from bt_jax.models.blocks import ConvolutionBlock, flattened, pooled_size
+from bt_jax.models.blocks import ConvolutionBlock, compute_pooled_size, flatten
 from bt_jax.models.layers import Dense, Head, Trained, dropout
 from bt_jax.models.segments import SegmentedModel
 
@@ -28,7 +28,7 @@ class Classifier(nnx.Module):
 
     def __call__(self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, H, W, C] -> logits [B, classes] in float32."""
-        x = flattened(x, self.features_in)
+        x = flatten(x, self.features_in)
         for dense in (self.dense_1, self.dense_2):
             x = dropout(jax.nn.relu(dense(x)), rate=self.dropout_rate, trained=trained, rngs=rngs)
         return self.output(x).astype(jnp.float32)
@@ -63,7 +63,7 @@ def vgg(
       UsageError: the images are too small for five poolings, or `hidden` has no place beside `classifier`.
     """
     generator = np.random.default_rng(seed)
-    left = pooled_size(size, times=len(BLOCKS), name=variant)
+    left = compute_pooled_size(size, times=len(BLOCKS), name=variant)
     if classifier and hidden:
         raise UsageError(
             f"config.model.classifier has hidden layers of its own: set config.model.hidden to (), not {hidden}"

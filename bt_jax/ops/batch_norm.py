@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bt_jax.ops.platform import materialised
+from bt_jax.ops.platform import materialise
 from bt_jax.ops.pointwise import pointwise
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -103,7 +103,7 @@ def _forward(
     epsilon: float,
     activation: Activation,
 ) -> tuple[Statistics, tuple[Any, ...]]:
-    x = materialised(x)
+    x = materialise(x)
     axes, values = tuple(range(x.ndim - 1)), _wide(x)
     batch_mean = values.mean(axes)
     batch_variance = jnp.maximum(jnp.square(values).mean(axes) - jnp.square(batch_mean), 0)
@@ -127,7 +127,7 @@ def _affine(
     mean = jnp.where(by_batch > 0, batch_mean, mean)
     inverse = jax.lax.rsqrt(jnp.where(by_batch > 0, batch_variance, variance) + epsilon)
     factor = scale * inverse
-    return materialised((mean, inverse, factor, bias - mean * factor))
+    return materialise((mean, inverse, factor, bias - mean * factor))
 
 
 def _backward(
@@ -135,14 +135,14 @@ def _backward(
 ) -> tuple[jax.Array, ...]:
     del epsilon
     # Materialised once more, or XLA keeps parts of the forward pass's activation instead of computing them again.
-    x, mean, inverse, factor, shift, by_batch = materialised(saved)
+    x, mean, inverse, factor, shift, by_batch = materialise(saved)
     axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     dz = _before_activation(activation, x, factor, shift, gradients[0])
     bias_gradient = _wide(dz).sum(axes)
     scale_gradient = (_wide(dz) * (x - mean)).sum(axes) * inverse
     slope = -by_batch * factor * inverse * scale_gradient / count
     offset = -slope * mean - by_batch * factor * bias_gradient / count
-    slope, offset = materialised((slope, offset))
+    slope, offset = materialise((slope, offset))
     dx = (factor * dz + (slope * x + offset)).astype(x.dtype)
     return dx, scale_gradient, bias_gradient, *_no_gradients(mean, by_batch)
 
@@ -218,9 +218,9 @@ def _pointwise_forward(
     epsilon: float,
     activation: Activation,
 ) -> tuple[Statistics, tuple[Any, ...]]:
-    rows = materialised(x.reshape(-1, x.shape[-1]))
+    rows = materialise(x.reshape(-1, x.shape[-1]))
     input_mean = _wide(rows).mean(0)
-    centred = materialised((rows - input_mean).astype(x.dtype))
+    centred = materialise((rows - input_mean).astype(x.dtype))
     covariance = _product(centred.T, centred) / rows.shape[0]
     weights = _wide(kernel)
     spread = _exact_product(covariance, weights)
@@ -228,7 +228,7 @@ def _pointwise_forward(
     batch_variance = jnp.maximum((weights * spread).sum(0), 0)
     affine = _affine(scale, bias, batch_mean, batch_variance, mean, variance, by_batch, epsilon)
     _, _, factor, shift = affine
-    products = materialised(rows @ kernel)
+    products = materialise(rows @ kernel)
     y = activation((products * factor + shift).astype(x.dtype)).reshape(*x.shape[:-1], -1)
     return (y, batch_mean, batch_variance), (rows, products, kernel, input_mean, spread, *affine, by_batch)
 
@@ -237,10 +237,10 @@ def _pointwise_backward(
     epsilon: float, activation: Activation, saved: tuple[Any, ...], gradients: Statistics
 ) -> tuple[jax.Array, ...]:
     del epsilon
-    rows, products, kernel, input_mean, spread, mean, inverse, factor, shift, by_batch = materialised(saved)
+    rows, products, kernel, input_mean, spread, mean, inverse, factor, shift, by_batch = materialise(saved)
     gradient, count = gradients[0], rows.shape[0]
     dz = _before_activation(activation, products, factor, shift, gradient.reshape(products.shape))
-    centred = materialised((rows - input_mean).astype(rows.dtype))
+    centred = materialise((rows - input_mean).astype(rows.dtype))
     weights = _wide(kernel)
     moments = _product(centred.T, dz)
     bias_gradient = _wide(dz).sum(0)
@@ -271,7 +271,7 @@ def _before_activation(
 ) -> jax.Array:
     """dz, the gradient before the activation."""
     _, pull = jax.vjp(activation, (x * factor + shift).astype(x.dtype))
-    return materialised(pull(gradient)[0])
+    return materialise(pull(gradient)[0])
 
 
 def _no_gradients(mean: jax.Array, by_batch: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -25,14 +25,14 @@ def convolution(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Paddin
     Returns:
       [B, H', W', D] with H' = (H + top + bottom - K) // stride + 1, and W' alike.
     """
-    plain = functools.partial(native, stride=stride, padding=padding)
+    plain = functools.partial(convolve_natively, stride=stride, padding=padding)
     if math.prod(kernel.shape[:3]) > SMALL_PATCH:
         return plain(x, kernel)
-    patches = functools.partial(product_of_patches, stride=stride, padding=padding)
+    patches = functools.partial(multiply_patches, stride=stride, padding=padding)
     return jax.lax.platform_dependent(x, kernel, cpu=patches, default=plain)
 
 
-def native(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+def convolve_natively(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     """The convolution of XLA. Shapes as in `convolution`."""
     return jax.lax.conv_general_dilated(
         x,
@@ -43,7 +43,7 @@ def native(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) ->
     )
 
 
-def product_of_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+def multiply_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     """The form for few input channels on a CPU: the patch of each output times a matrix. Shapes as in `convolution`."""
     size = kernel.shape[0]
     rows = (x.shape[1] + sum(padding[0]) - size) // stride + 1

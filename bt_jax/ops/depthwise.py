@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bt_jax.ops.platform import materialised
+from bt_jax.ops.platform import materialise
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -36,11 +36,11 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, paddi
         x,
         kernel,
         cpu=functools.partial(shift_and_add, stride=stride, padding=padding),
-        default=functools.partial(native, stride=stride, padding=padding),
+        default=functools.partial(convolve_natively, stride=stride, padding=padding),
     )
 
 
-def native(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+def convolve_natively(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     """The grouped convolution of XLA. Shapes as in `depthwise_convolution`."""
     return jax.lax.conv_general_dilated(
         x,
@@ -66,13 +66,13 @@ def _forward(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
     size = kernel.shape[0]
     rows = (x.shape[1] + sum(padding[0]) - size) // stride + 1
     columns = (x.shape[2] + sum(padding[1]) - size) // stride + 1
-    padded = materialised(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    padded = materialise(jnp.pad(x, ((0, 0), *padding, (0, 0))))
     terms = (
         padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride] * kernel[i, j]
         for i in range(size)
         for j in range(size)
     )
-    return materialised(functools.reduce(jnp.add, terms)), (padded, kernel)
+    return materialise(functools.reduce(jnp.add, terms)), (padded, kernel)
 
 
 def _backward(stride: int, padding: Padding, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -80,22 +80,22 @@ def _backward(stride: int, padding: Padding, saved: tuple, gradient: jax.Array) 
     size = kernel.shape[0]
     lengths = tuple(length - sum(pads) for length, pads in zip(padded.shape[1:3], padding, strict=True))
     margins = tuple(
-        _margins(low, size, stride, outputs=outputs, inputs=inputs)
+        _compute_margins(low, size, stride, outputs=outputs, inputs=inputs)
         for (low, _), outputs, inputs in zip(padding, gradient.shape[1:3], lengths, strict=True)
     )
     # Written once, for both gradients.
-    surrounded = materialised(jnp.pad(gradient, ((0, 0), *margins, (0, 0))))
+    surrounded = materialise(jnp.pad(gradient, ((0, 0), *margins, (0, 0))))
     origin = margins[0][0], margins[1][0]
     return (
-        _input_gradient(surrounded, kernel, origin=origin, stride=stride, padding=padding, lengths=lengths),
-        _kernel_gradient(origin, gradient.shape[1:], stride, size)(padded, surrounded),
+        _compute_input_gradient(surrounded, kernel, origin=origin, stride=stride, padding=padding, lengths=lengths),
+        _make_kernel_gradient(origin, gradient.shape[1:], stride, size)(padded, surrounded),
     )
 
 
 _shift_and_add.defvjp(_forward, _backward)
 
 
-def _input_gradient(
+def _compute_input_gradient(
     surrounded: jax.Array,
     kernel: jax.Array,
     *,
@@ -115,20 +115,20 @@ def _input_gradient(
         for column_phase in range(stride):
             terms = [
                 surrounded[:, top : top + rows, left : left + columns] * kernel[i, j]
-                for i, di in _taps(row_phase, padding[0][0], size, stride)
-                for j, dj in _taps(column_phase, padding[1][0], size, stride)
+                for i, di in _find_taps(row_phase, padding[0][0], size, stride)
+                for j, dj in _find_taps(column_phase, padding[1][0], size, stride)
                 for top, left in [(origin[0] + di, origin[1] + dj)]
             ]
             zeros = jnp.zeros((surrounded.shape[0], rows, columns, surrounded.shape[3]), surrounded.dtype)
             phases.append(functools.reduce(jnp.add, terms) if terms else zeros)
     if stride == 1:
-        return materialised(phases[0])
+        return materialise(phases[0])
     interleaved = jnp.stack(phases).reshape(stride, stride, *phases[0].shape).transpose(2, 3, 0, 4, 1, 5)
     shape = (surrounded.shape[0], rows * stride, columns * stride, surrounded.shape[3])
-    return materialised(interleaved.reshape(shape)[:, : lengths[0], : lengths[1]])
+    return materialise(interleaved.reshape(shape)[:, : lengths[0], : lengths[1]])
 
 
-def _taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, int]]:
+def _find_taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, int]]:
     """The taps that reach the inputs at phase, phase + stride, ..., each with the output it takes the first one to.
 
     `low` is the number of zeros before the first input.
@@ -136,9 +136,9 @@ def _taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, int]]
     return [(tap, (phase + low - tap) // stride) for tap in range(size) if (phase + low - tap) % stride == 0]
 
 
-def _margins(low: int, size: int, stride: int, *, outputs: int, inputs: int) -> tuple[int, int]:
+def _compute_margins(low: int, size: int, stride: int, *, outputs: int, inputs: int) -> tuple[int, int]:
     """Zeros needed before and after the gradient of the outputs so that all taps of all phases stay inside."""
-    offsets = [offset for phase in range(stride) for _, offset in _taps(phase, low, size, stride)]
+    offsets = [offset for phase in range(stride) for _, offset in _find_taps(phase, low, size, stride)]
     return max(0, -min(offsets)), max(0, max(offsets) + -(-inputs // stride) - outputs)
 
 
@@ -146,7 +146,7 @@ def _margins(low: int, size: int, stride: int, *, outputs: int, inputs: int) -> 
 STRIP_BYTES = 65_536
 
 
-def _strip_by_strip(
+def _sum_strips(
     padded: jax.Array,
     surrounded: jax.Array,
     *,
@@ -173,8 +173,10 @@ def _strip_by_strip(
 
     def add_strip(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         image, row = index // strips, index % strips * strip
-        window = _rows(padded, image, row * stride, window_rows)
-        upstream = _rows(surrounded, image, origin[0] + row, strip)[:, origin[1] * step : origin[1] * step + width]
+        window = _slice_rows(padded, image, row * stride, window_rows)
+        upstream = _slice_rows(surrounded, image, origin[0] + row, strip)[
+            :, origin[1] * step : origin[1] * step + width
+        ]
         starts = ((i, j * step) for i in range(size) for j in range(size))
         return [
             total + window[i : i + strip * stride : stride, start : start + width * stride : stride] * upstream
@@ -188,13 +190,13 @@ def _strip_by_strip(
 
 
 @functools.lru_cache
-def _kernel_gradient(
+def _make_kernel_gradient(
     origin: tuple[int, int], shape: tuple[int, int, int], stride: int, size: int
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """`_strip_by_strip` where each device walks over its own images; XLA would give all images to all for the loop."""
+    """`_sum_strips` where each device walks over its own images; XLA would give all images to all for the loop."""
 
     def walk(padded: jax.Array, surrounded: jax.Array) -> jax.Array:
-        return _strip_by_strip(padded, surrounded, origin=origin, shape=shape, stride=stride, size=size)
+        return _sum_strips(padded, surrounded, origin=origin, shape=shape, stride=stride, size=size)
 
     def by_device(
         mesh: Mesh, arguments: tuple[jax.ShapeDtypeStruct, ...], result: jax.ShapeDtypeStruct
@@ -230,6 +232,8 @@ def _kernel_gradient(
     return bilinear
 
 
-def _rows(array: jax.Array, image: jax.Array, row: jax.Array, count: int) -> jax.Array:  # [B, H, ...] -> [count, ...]
+def _slice_rows(
+    array: jax.Array, image: jax.Array, row: jax.Array, count: int
+) -> jax.Array:  # [B, H, ...] -> [count, ...]
     start = [image, row, *(jnp.zeros((), row.dtype) for _ in array.shape[2:])]
     return jax.lax.dynamic_slice(array, start, (1, count, *array.shape[2:]))[0]

@@ -8,7 +8,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 _T = TypeVar("_T")
 
 
-def materialised(tree: _T) -> _T:
+def materialise(tree: _T) -> _T:
     """The same arrays, on a CPU written to memory before anything reads them.
 
     XLA's CPU backend repeats a chain of elementwise operations for each of its readers: inside reductions and

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bt_jax.ops.platform import materialised
+from bt_jax.ops.platform import materialise
 
 # Pixels of an image from which a product per image is faster than gating the whole array before one product.
 PIXELS_PER_PRODUCT = 900
@@ -24,13 +24,13 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    x = materialised(x)
+    x = materialise(x)
     return x @ kernel, (x, kernel)
 
 
 def _backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    rows = materialised(gradient).reshape(-1, gradient.shape[-1])
+    rows = materialise(gradient).reshape(-1, gradient.shape[-1])
     return (rows @ kernel.T).reshape(x.shape), x.reshape(-1, x.shape[-1]).T @ rows
 
 
@@ -52,27 +52,27 @@ def gated_pointwise(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Arr
     Returns:
       [B, H, W, D].
     """
-    on_cpu = _gated_first if x.shape[1] * x.shape[2] < PIXELS_PER_PRODUCT else _gated_kernels
-    return jax.lax.platform_dependent(x, gate, kernel, cpu=on_cpu, tpu=gated_twice, default=_gated_first)
+    on_cpu = _gate_input if x.shape[1] * x.shape[2] < PIXELS_PER_PRODUCT else _gate_kernels
+    return jax.lax.platform_dependent(x, gate, kernel, cpu=on_cpu, tpu=gated_pointwise_on_tpu, default=_gate_input)
 
 
-def _gated_first(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
+def _gate_input(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
     return pointwise(x * gate[:, None, None, :], kernel)
 
 
 @jax.custom_vjp
-def gated_twice(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
+def gated_pointwise_on_tpu(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
     """The form for TPUs. Shapes as in `gated_pointwise`.
 
     The gate's gradient is a sum over pixels that the gradient of `x` waits for, so one product that serves both is
     written to memory and read twice. Two products, each fused with what follows it, leave these passes out, and a TPU
     has arithmetic to spare: B1's step moves a tenth less through the main memory.
     """
-    return _gated_first(x, gate, kernel)
+    return _gate_input(x, gate, kernel)
 
 
 def _forward_twice(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return gated_twice(x, gate, kernel), (x, gate, kernel)
+    return gated_pointwise_on_tpu(x, gate, kernel), (x, gate, kernel)
 
 
 def _backward_twice(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -84,29 +84,29 @@ def _backward_twice(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[
     return (gradient @ kernel.T) * gate[:, None, None, :], gate_gradient.astype(gate.dtype), kernel_gradient
 
 
-gated_twice.defvjp(_forward_twice, _backward_twice)
+gated_pointwise_on_tpu.defvjp(_forward_twice, _backward_twice)
 
 
-def _gated_kernels(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
+def _gate_kernels(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
-    products = _product_per_image(x.reshape(batch, height * width, channels), gate[:, :, None] * kernel)
+    products = _multiply_per_image(x.reshape(batch, height * width, channels), gate[:, :, None] * kernel)
     return products.reshape(batch, height, width, -1)
 
 
 @jax.custom_vjp
-def _product_per_image(x: jax.Array, kernels: jax.Array) -> jax.Array:  # [B, N, C], [B, C, D] -> [B, N, D]
+def _multiply_per_image(x: jax.Array, kernels: jax.Array) -> jax.Array:  # [B, N, C], [B, C, D] -> [B, N, D]
     return jnp.einsum("bnc,bcd->bnd", x, kernels)
 
 
 def _forward_per_image(x: jax.Array, kernels: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    x, kernels = materialised((x, kernels))
-    return _product_per_image(x, kernels), (x, kernels)
+    x, kernels = materialise((x, kernels))
+    return _multiply_per_image(x, kernels), (x, kernels)
 
 
 def _backward_per_image(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernels = saved
-    gradient = materialised(gradient)
+    gradient = materialise(gradient)
     return jnp.einsum("bnd,bcd->bnc", gradient, kernels), jnp.einsum("bnc,bnd->bcd", x, gradient)
 
 
-_product_per_image.defvjp(_forward_per_image, _backward_per_image)
+_multiply_per_image.defvjp(_forward_per_image, _backward_per_image)

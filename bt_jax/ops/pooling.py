@@ -14,14 +14,14 @@ def max_pool(x: jax.Array) -> jax.Array:
     Values that share the first place share the gradient. The gradient of `jax.lax.reduce_window`, a scatter, takes a
     CPU 25 times as long.
     """
-    squares = _squares(x)
+    squares = _split_into_squares(x)
     largest = squares[:, :, 0, :, 0]
     for row, column in _OFFSETS[1:]:
         largest = jnp.maximum(largest, squares[:, :, row, :, column])
     return largest
 
 
-def _squares(x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H // 2, 2, W // 2, 2, C]
+def _split_into_squares(x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H // 2, 2, W // 2, 2, C]
     batch, height, width, channels = x.shape
     height, width = height // WINDOW, width // WINDOW
     return x[:, : height * WINDOW, : width * WINDOW].reshape(batch, height, WINDOW, width, WINDOW, channels)
@@ -34,7 +34,7 @@ def _forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
 
 def _backward(residuals: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array]:
     x, largest = residuals
-    squares = _squares(x)
+    squares = _split_into_squares(x)
     count = sum((squares[:, :, i, :, j] == largest).astype(x.dtype) for i, j in _OFFSETS)
     is_first = squares == largest[:, :, None, :, None]
     shared = jnp.where(is_first, (gradient / count)[:, :, None, :, None], 0)

@@ -14,7 +14,7 @@ from bt_jax.data import shift_probe
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.metrics import calibration, classification
 from bt_jax.metrics.by_patient import Patients
-from bt_jax.metrics.calibration import Change, Temperature
+from bt_jax.metrics.calibration import Calibration, Temperature
 from bt_jax.reports import model_card, score_text, split_report
 from bt_jax.workdir import checkpoint, run_folder
 
@@ -92,7 +92,7 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
         class_names=answers.class_names,
         leaked=answers.leaked,
         patients=patients,
-        change=Change(
+        change=Calibration(
             uncalibrated=before, temperature=None, fitted_on="the validation images of the other folds", biased=False
         ),
         notice=notice,
@@ -147,7 +147,7 @@ def _pooled(workdirs: list[pathlib.Path]) -> OutOfFold:
     rows: list[tuple[str, str, int, np.ndarray, bool, str]] = []
     class_names: tuple[str, ...] = ()
     for fold, workdir_ in enumerate(workdirs):
-        step, _ = checkpoint.best_metadata(workdir_)
+        step, _ = checkpoint.read_best_metadata(workdir_)
         temperature = calibration.read(workdir_, step=step)
         assert temperature is not None  # written with the report
         folder = workdir_ / "report" / "validation"
@@ -200,7 +200,7 @@ def _selected(result: dict[str, Any]) -> dict[str, Any]:
 
 def _facts(workdirs: list[pathlib.Path], record: dict[str, Any], ensemble: Temperature) -> model_card.ModelFacts:
     """What the card of the ensemble says, from the record of the first fold and the times of all."""
-    _, metadata = checkpoint.best_metadata(workdirs[0])
+    _, metadata = checkpoint.read_best_metadata(workdirs[0])
     model = metadata["model"]
     records = [
         run_folder.RunRecord(path / "run.json", json.loads((path / "run.json").read_text())) for path in workdirs
@@ -210,7 +210,7 @@ def _facts(workdirs: list[pathlib.Path], record: dict[str, Any], ensemble: Tempe
         "model": f"mean of {len(workdirs)} networks: {model['name']} at {model['preprocessing']['size']} pixels",
         "weights": model["weights"],
         "data_source": record["data"]["source"],
-        "provenance": records[0].provenance(),
+        "provenance": records[0].get_provenance(),
         "synthetic": bool(record["data"]["synthetic"]),
         "kaggle_set": bool(record["data"]["kaggle_set"]),
         "classes": model["class_names"],
@@ -220,7 +220,7 @@ def _facts(workdirs: list[pathlib.Path], record: dict[str, Any], ensemble: Tempe
         f"{ensemble.fitted_on}. No image is unseen by all of them, so this is the temperature of one network, and "
         f"together they are rather less sure than they are right",
         "versions": records[0].content["versions"],
-        "duration_s": sum(one.total_seconds() for one in records),
+        "duration_s": sum(one.get_total_seconds() for one in records),
     }
 
 

@@ -51,7 +51,7 @@ def canvas(width: float, height: float, *, title: str, notice: str | None) -> Fi
 
 def save(figure: Figure, path: files.Path) -> None:
     """Replaces `path` by the figure in the format that its suffix names, atomically."""
-    with files.replacing(path) as temporary:
+    with files.replace_atomically(path) as temporary:
         figure.savefig(temporary, dpi=DPI, facecolor="white")
 
 

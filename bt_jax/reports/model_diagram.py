@@ -25,7 +25,7 @@ def draw(path: pathlib.Path, parts: Sequence[Segment], *, title: str, size: int)
 
     Args:
       path: where the picture goes, `.svg` or `.png`.
-      parts: from `summary.segments`.
+      parts: from `summary.summarise`.
       title: printed on top, followed by the sums.
       size: side of the image in pixels.
 
@@ -33,9 +33,9 @@ def draw(path: pathlib.Path, parts: Sequence[Segment], *, title: str, size: int)
       UsageError: a suffix that is neither.
     """
     check(path)
-    grouped = summary.groups(parts)
-    parameters, flops = summary.total(parts)
-    title = f"{title}\n{parameters:,} parameters, {summary.mega(flops)} MFLOP for an image"
+    grouped = summary.group_repeated(parts)
+    parameters, flops = summary.count_total(parts)
+    title = f"{title}\n{parameters:,} parameters, {summary.format_mega(flops)} MFLOP for an image"
     height = _ROW * (len(grouped) + 1) + 0.45
     figure = figure_style.canvas(_WIDTH, height, title=title, notice=None)
     axes = figure.add_subplot()
@@ -54,7 +54,7 @@ def draw(path: pathlib.Path, parts: Sequence[Segment], *, title: str, size: int)
         _box(axes, top, name=name, below=_kinds(first), shape=first.shape, colour="#DCEBF5")
         for x, colour, values, form in (
             (_PARAMETERS, figure_style.BLUE, [len(g) * g[0].parameters for g in grouped], "{:,}".format),
-            (_FLOPS, figure_style.ORANGE, [len(g) * g[0].flops for g in grouped], summary.mega),
+            (_FLOPS, figure_style.ORANGE, [len(g) * g[0].flops for g in grouped], summary.format_mega),
         ):
             value = values[number]
             _bar(axes, x, top, value / max(1, *values), colour=colour, text=form(value))
@@ -82,7 +82,7 @@ def _box(axes: Axes, top: float, *, name: str, below: str, shape: summary.Shape,
     y = top + 0.3 * _BOX if below else middle
     axes.text(x, y, figure_style.plain(name), va="center", fontsize=figure_style.LABEL_SIZE, weight="bold")
     axes.text(x, top + 0.72 * _BOX, figure_style.plain(below), va="center", fontsize=7.5, color=figure_style.GREY)
-    axes.text(_SHAPES, middle, summary.in_words(shape), va="center", fontsize=figure_style.LABEL_SIZE)
+    axes.text(_SHAPES, middle, summary.format_shape(shape), va="center", fontsize=figure_style.LABEL_SIZE)
 
 
 def _bar(axes: Axes, x: float, top: float, share: float, *, colour: str, text: str) -> None:

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from bt_jax.common import files
 from bt_jax.metrics import curves
-from bt_jax.metrics.calibration import expected_calibration_error, reliability
+from bt_jax.metrics.calibration import expected_calibration_error, reliability_curve
 from bt_jax.reports import figure_style
 from bt_jax.reports.figure_style import (
     BLACK,
@@ -180,7 +180,7 @@ def calibration(
 
 def _reliability(upper: Axes, lower: Axes, labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[Any], int]:
     """Draws one diagram above its histogram; returns the keys of the legend, and the images in the fullest bin."""
-    confidence, accuracy, count = reliability(labels, probabilities)
+    confidence, accuracy, count = reliability_curve(labels, probabilities)
     filled, bins = count > 0, len(count)
     middle, width = (np.arange(bins) + 0.5) / bins, 1 / bins
     ideal = Line2D([0, 1], [0, 1], color=BLACK, linewidth=1, linestyle="--", label="perfectly calibrated", zorder=3)

@@ -12,7 +12,7 @@ from bt_jax.data.preprocess import Preprocessing
 from bt_jax.inference import ood
 from bt_jax.metrics import calibration
 from bt_jax.metrics.by_patient import Patients
-from bt_jax.metrics.calibration import Change, Temperature
+from bt_jax.metrics.calibration import Calibration, Temperature
 from bt_jax.reports import model_card, score_text, split_report, training_curves
 from bt_jax.workdir import metric_log
 
@@ -85,7 +85,7 @@ def write(
             class_names=data.source.class_names,
             leaked=leakage.has_twin(dataset, *known),
             patients=patients,
-            change=Change(
+            change=Calibration(
                 uncalibrated=calibration.softmax(logits[name]),
                 temperature=temperature.value,
                 fitted_on=temperature.fitted_on,

@@ -9,7 +9,7 @@ import numpy as np
 from bt_jax.common import files
 from bt_jax.metrics import classification
 from bt_jax.metrics.by_patient import Patients
-from bt_jax.metrics.calibration import Change
+from bt_jax.metrics.calibration import Calibration
 from bt_jax.reports import plots, score_text
 
 
@@ -23,7 +23,7 @@ def write_split_report(
     class_names: Sequence[str],
     leaked: np.ndarray | None = None,
     patients: Patients | None = None,
-    change: Change | None = None,
+    change: Calibration | None = None,
     notice: str | None = None,
 ) -> dict[str, Any]:
     """Scores a split and writes everything about it into one folder.
@@ -118,7 +118,7 @@ def write_split_report(
     return result
 
 
-def _calibration(change: Change | None) -> str:
+def _calibration(change: Calibration | None) -> str:
     if change is None:
         return ""
     by = "one temperature for each fold" if change.temperature is None else f"the temperature {change.temperature:.3f}"

@@ -42,7 +42,7 @@ def main() -> int:
     # After the flags, so that --help need not wait for JAX, nor a port that is taken.
     from bt_jax.serve import server
 
-    with signals.caught() as stop, server.bind(_HOST.value, _PORT.value) as listener:
+    with signals.catch_signals() as stop, server.bind(_HOST.value, _PORT.value) as listener:
         from bt_jax.data.io import file_reader
         from bt_jax.inference.predictor import Predictor
         from bt_jax.serve import app

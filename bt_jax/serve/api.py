@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import UnreadableError
 from bt_jax.inference import heat_map
@@ -36,7 +36,7 @@ class RefusedError(Exception):
       reason: for a person.
     """
 
-    def __init__(self, status: int, reason: Sentence):
+    def __init__(self, status: int, reason: Message):
         super().__init__(reason)
         self.status, self.reason = status, reason
 
@@ -131,11 +131,11 @@ class Api:
         except UnreadableError as error:
             yield _SliceItem(name, None, error.reason, True)
         except MemoryError:
-            yield _SliceItem(name, None, Sentence("memory", "it needs more memory than there is"), True)
+            yield _SliceItem(name, None, Message("memory", "it needs more memory than there is"), True)
         else:
             if options.number is not None:
                 text = "it has no slice {number}: {count} are there"
-                yield _SliceItem(name, None, Sentence("no_such_slice", text, number=options.number, count=count), True)
+                yield _SliceItem(name, None, Message("no_such_slice", text, number=options.number, count=count), True)
 
     def _predict(
         self, items: list[_SliceItem], options: RequestOptions, *, deadline: float, patient: bool

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import flask
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.data.io.decode import encode_png
 from bt_jax.data.phantoms import phantom
 from bt_jax.inference import attribution
@@ -105,10 +105,10 @@ def _take_place(places: threading.BoundedSemaphore, engine: Engine) -> Iterator[
 def _read_uploads(settings: Settings) -> list[Upload]:
     found = flask.request.files.getlist("file")
     if not found:
-        raise RefusedError(400, Sentence("no_file", "send files as the field `file` of a form (multipart/form-data)"))
+        raise RefusedError(400, Message("no_file", "send files as the field `file` of a form (multipart/form-data)"))
     if len(found) > settings.files:
         text = "{count} files are more than the limit of {limit} in a request"
-        raise RefusedError(400, Sentence("too_many_files", text, count=len(found), limit=settings.files))
+        raise RefusedError(400, Message("too_many_files", text, count=len(found), limit=settings.files))
     return [Upload((file.filename or "image")[:_LONGEST_NAME], file.read()) for file in found]
 
 
@@ -119,16 +119,16 @@ def _read_options(engine: Engine) -> RequestOptions:
         if field not in _FIELDS:
             raise RefusedError(
                 400,
-                Sentence("unknown_field", "there is no such field: use {known}", known=", ".join(("file", *_FIELDS))),
+                Message("unknown_field", "there is no such field: use {known}", known=", ".join(("file", *_FIELDS))),
             )
     explain = _read_choice("explain", attribution.METHODS)
     if explain and not engine.explains:
         raise RefusedError(
-            400, Sentence("no_heat_maps", "the model is a StableHLO file, for which there are no heat maps")
+            400, Message("no_heat_maps", "the model is a StableHLO file, for which there are no heat maps")
         )
     number = form.get("slice")
     if number is not None and not (number.isascii() and number.isdecimal() and 1 <= int(number[:9]) < 10**8):
-        raise RefusedError(400, Sentence("bad_slice", "`slice` is a whole number from 1"))
+        raise RefusedError(400, Message("bad_slice", "`slice` is a whole number from 1"))
     return RequestOptions(
         language=_read_choice("lang", i18n.LANGUAGES) or choose_language(),
         number=int(number) if number else None,
@@ -142,7 +142,7 @@ def _read_choice(field: str, allowed: tuple[str, ...]) -> str | None:
     value = flask.request.form.get(field)
     if value and value not in allowed:
         text = "`{field}` is one of {allowed}"
-        raise RefusedError(400, Sentence("bad_choice", text, field=field, allowed=", ".join(allowed)))
+        raise RefusedError(400, Message("bad_choice", text, field=field, allowed=", ".join(allowed)))
     return value or None
 
 

@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from bt_jax.common.messages import Sentence, Value
+from bt_jax.common.messages import Message, Value
 
 LANGUAGES = ("en", "es")
 _FOLDER = pathlib.Path(__file__).parent / "texts"
@@ -23,15 +23,15 @@ def load_texts(language: str) -> dict[str, Any]:
 
 def translate(sentence: str, language: str) -> str:
     """A sentence in a language; as it is where there is no translation, such as for plain strings."""
-    template = load_texts(language)["said"].get(sentence.code) if isinstance(sentence, Sentence) else None
-    if template is None or not isinstance(sentence, Sentence):
+    template = load_texts(language)["said"].get(sentence.code) if isinstance(sentence, Message) else None
+    if template is None or not isinstance(sentence, Message):
         return str(sentence)
     return str(template.format(**{name: _format_value(value, language) for name, value in sentence.values.items()}))
 
 
 def get_code_and_values(sentence: str) -> dict[str, Any]:
-    """Code and values of a sentence, for programs; what is no `Sentence` has the code `other`."""
-    return sentence.to_dict() if isinstance(sentence, Sentence) else {"code": "other", "values": {}}
+    """Code and values of a sentence, for programs; what is no `Message` has the code `other`."""
+    return sentence.to_dict() if isinstance(sentence, Message) else {"code": "other", "values": {}}
 
 
 def _format_value(value: Value, language: str) -> str:

@@ -11,7 +11,7 @@ import urllib.parse
 import flask
 from werkzeug import exceptions
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.serve import i18n
 from bt_jax.serve.api import RefusedError
 from bt_jax.serve.batching import BusyError
@@ -31,14 +31,14 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _PROBLEMS = {
-    400: Sentence("bad_request", "the request is not understood"),
-    403: Sentence("other_site", "requests from pages of other sites are refused"),
-    404: Sentence("not_found", "there is no such page"),
-    405: Sentence("method", "this address is for another method of HTTP"),
-    413: Sentence("request_too_large", "the request is larger than the server takes"),
-    421: Sentence("other_host", "the server does not answer to this name"),
-    500: Sentence("internal", "an error inside the server: nothing was predicted"),
-    503: Sentence("busy", "the server has too much to do: try again soon"),
+    400: Message("bad_request", "the request is not understood"),
+    403: Message("other_site", "requests from pages of other sites are refused"),
+    404: Message("not_found", "there is no such page"),
+    405: Message("method", "this address is for another method of HTTP"),
+    413: Message("request_too_large", "the request is larger than the server takes"),
+    421: Message("other_host", "the server does not answer to this name"),
+    500: Message("internal", "an error inside the server: nothing was predicted"),
+    503: Message("busy", "the server has too much to do: try again soon"),
 }
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import ml_collections
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.augment.augment import Augmentation
-from bt_jax.distributed.sharding import Rules
+from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.training import profiler
 
 
@@ -52,4 +52,4 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"config.train.batch_size is {config.train.batch_size}: use a multiple of the {jax.device_count()} devices"
             f"{accumulated}"
         )
-    Rules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)
+    ShardingRules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)

@@ -152,7 +152,7 @@ class FeatureCache:
           views: numbers of views, in the order in which they are computed.
           give_up: asked before each block.
         """
-        params, batch_stats = sharding.gathered((params, batch_stats), self.mesh)
+        params, batch_stats = sharding.gather((params, batch_stats), self.mesh)
         store = FeatureStore(self.folder / self._key(cut, params, batch_stats))
         count, size = len(self.images), self._block
         places = [(view, number) for view in views for number in range(-(-count // size))]
@@ -162,7 +162,7 @@ class FeatureCache:
             if block is not None:
                 found[view, number] = block
         # All hosts compute together, so what one of them lacks, all compute.
-        here = processes.held_by_all(np.array([place in found for place in places]))
+        here = processes.intersect_flags(np.array([place in found for place in places]))
         found = {place: found[place] for place, held in zip(places, here, strict=True) if held}
         missing = [place for place in places if place not in found]
         if missing and give_up():
@@ -231,7 +231,7 @@ class FeatureCache:
                 x = x.mean((1, 2), keepdims=True)
             return x.astype(jnp.float32)
 
-        everywhere, by_row = sharding.replicated(self.mesh), sharding.by_row(self.mesh)
+        everywhere, by_row = sharding.get_replicated_sharding(self.mesh), sharding.get_batch_sharding(self.mesh)
         return jax.jit(outputs, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
     def _key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
@@ -270,7 +270,7 @@ class FeatureCache:
             inputs = np.zeros((size, *part.shape[1:]), np.float32)
             inputs[: len(part)] = part
             # Not waited for: the next ones are read meanwhile.
-            outputs.append(program(params, batch_stats, jax.device_put(inputs, sharding.by_row(self.mesh))))
+            outputs.append(program(params, batch_stats, jax.device_put(inputs, sharding.get_batch_sharding(self.mesh))))
         return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
 
     def _augmented(self, view: int, records: Sequence[int]) -> np.ndarray:

@@ -20,7 +20,7 @@ from bt_jax.training.progress import Progress
 from bt_jax.training.stages import Stage
 from bt_jax.training.train_step import TrainState
 from bt_jax.training.watchdog import Watchdog
-from bt_jax.workdir.checkpoint import Checkpoints, abstract
+from bt_jax.workdir.checkpoint import Checkpoints, make_abstract
 from bt_jax.workdir.metric_log import MetricsWriter
 from bt_jax.workdir.run_folder import RunRecord
 
@@ -154,7 +154,7 @@ class Loop:
                     self._log(stage)
             self.profiler.after(state)
             self.checkpoints.seal_if_complete()
-            self.interrupt.ask_the_others()
+            self.interrupt.synchronise()
             is_last = stage is self.plan[-1] and progress.step_in_stage == stage.steps
             if progress.step % self.evaluate_every == 0 or is_last:
                 self._fetch(stage)
@@ -172,7 +172,7 @@ class Loop:
         jax.block_until_ready(metrics)
         self._has_stepped = True
         seconds = time.monotonic() - self.began
-        self.record.stepped_first(seconds)
+        self.record.record_first_step(seconds)
         self._bar.write(f"first step after {seconds:.1f} s")
 
     def _count_stage(self, stage: Stage) -> None:
@@ -208,7 +208,7 @@ class Loop:
         self._restart_interval()
 
     def _evaluate(self, stage: Stage, state: TrainState) -> None:
-        with self.record.timed("evaluation"):
+        with self.record.time_phase("evaluation"):
             values = self.evaluate(stage, state)
         self.progress.evaluated(values["val/loss"])
         self._write(stage, values)
@@ -226,7 +226,7 @@ class Loop:
     def _save(self, state: TrainState) -> None:
         self.writer.sync()  # a checkpoint never outlives the rows before it
         self.publish()
-        with self.record.timed("checkpoints"):
+        with self.record.time_phase("checkpoints"):
             self.checkpoints.save(
                 self.progress.step,
                 evaluation=state.for_evaluation(),
@@ -253,5 +253,7 @@ class Loop:
 def restored(checkpoints: Checkpoints, step: int, *, like: TrainState) -> TrainState:
     """The state saved at a step, with the shapes, dtypes and shardings of a given state."""
     return TrainState.joined(
-        *checkpoints.restore(step, evaluation=abstract(like.for_evaluation()), training=abstract(like.for_resuming()))
+        *checkpoints.restore(
+            step, evaluation=make_abstract(like.for_evaluation()), training=make_abstract(like.for_resuming())
+        )
     )

@@ -27,7 +27,7 @@ def of_run(path: str, *, model: str) -> Weights:
       UsageError: the run has no checkpoint or is of another model.
     """
     folder = pathlib.Path(path).expanduser()
-    step, metadata = checkpoint.best_metadata(folder)
+    step, metadata = checkpoint.read_best_metadata(folder)
     description = ModelDescription.from_dict(metadata["model"])
     if description.name != model:
         raise UsageError(f"{path} is a run of {description.name}: set config.model.name to that, not to {model}")

@@ -14,7 +14,7 @@ from bt_jax.data.preprocess import Preprocessing
 from bt_jax.defaults import constructor_options
 from bt_jax.distributed import processes
 from bt_jax.distributed.processes import say
-from bt_jax.distributed.sharding import Rules
+from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.inference.description import ModelDescription
 from bt_jax.models.pretrained.sources import Weights, resolve
 from bt_jax.models.registry import Network, Tree
@@ -22,9 +22,9 @@ from bt_jax.training import run_weights, train_step
 from bt_jax.workdir import run_folder
 
 
-def rules(config: ml_collections.ConfigDict) -> Rules:
+def rules(config: ml_collections.ConfigDict) -> ShardingRules:
     """Which parameters are divided among the devices."""
-    return Rules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)
+    return ShardingRules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)
 
 
 def weights_of(config: ml_collections.ConfigDict) -> Weights:

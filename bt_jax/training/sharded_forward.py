@@ -59,8 +59,8 @@ def of_first_host(
     All hosts call this, alike; what it returns is for the first one, which writes the report while the others wait.
     Without others it uses `outputs_of`, from `make_outputs` with the same arguments.
     """
-    if processes.several():
-        local = jax.tree.map(np.asarray, sharding.gathered(weights, mesh))
+    if processes.is_distributed():
+        local = jax.tree.map(np.asarray, sharding.gather(weights, mesh))
         weights = jax.device_put(local, jax.local_devices()[0])
         forward = make_forward(network, normalisation=normalisation, dtype=dtype)
         outputs_of = _of(forward, batch_size)
@@ -70,16 +70,16 @@ def of_first_host(
 def _made(make_forward: Callable[..., Forward], mesh: Mesh, batch_size: int) -> OutputsOf:
     if mesh.size == 1:
         return _of(make_forward(), batch_size)
-    everywhere = sharding.replicated(mesh)
-    forward = make_forward(shardings=((everywhere, everywhere, sharding.by_row(mesh)), everywhere))
+    everywhere = sharding.get_replicated_sharding(mesh)
+    forward = make_forward(shardings=((everywhere, everywhere, sharding.get_batch_sharding(mesh)), everywhere))
     rows = -(-batch_size // mesh.size) * mesh.size
-    held, transfer = sharding.rows_of_host(mesh, rows), sharding.to_devices(mesh)
+    held, transfer = sharding.get_host_rows(mesh, rows), sharding.make_transfer(mesh)
 
     def on_mesh(params: Tree, batch_stats: Tree, images: np.ndarray) -> tuple[jax.Array, ...]:
         return forward(params, batch_stats, transfer(images[held]))
 
     def outputs_of(params: Tree, batch_stats: Tree, *, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        whole = sharding.gathered((params, batch_stats), mesh)
+        whole = sharding.gather((params, batch_stats), mesh)
         return compute_outputs(on_mesh, *whole, images=images, batch_size=rows)
 
     return outputs_of

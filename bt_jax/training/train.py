@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from bt_jax.common import files
-from bt_jax.common.signals import caught
+from bt_jax.common.signals import catch_signals
 from bt_jax.data import pipeline
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
@@ -35,7 +35,7 @@ from bt_jax.training.train_step import TrainState
 from bt_jax.training.watchdog import Watchdog
 from bt_jax.workdir import run_folder
 from bt_jax.workdir.checkpoint import Checkpoints
-from bt_jax.workdir.metric_log import MetricsWriter, NoWriter
+from bt_jax.workdir.metric_log import MetricsWriter, NullMetricsWriter
 
 
 def train_and_evaluate(
@@ -80,7 +80,7 @@ def train_and_evaluate(
 def _train_fold(
     config: ml_collections.ConfigDict, folder: pathlib.Path, publish: Callable[[], None], began: float
 ) -> int:
-    with run_folder.locked(folder):
+    with run_folder.lock(folder):
         # However training ends, the save under way is finished.
         with contextlib.closing(Checkpoints(folder, warn=say)) as checkpoints:
             status = _train_with(checkpoints, config, folder, publish, began)
@@ -101,13 +101,13 @@ def _train_with(
     record = run_folder.RunRecord.open(folder)
     if latest is None:
         weights = setup.weights_of(config)
-        size = config.preprocess.size or registry.native_size(weights.model)
+        size = config.preprocess.size or registry.get_native_size(weights.model)
         preprocessing = Preprocessing(**{**config.preprocess, "size": size})
     else:
         # The network that the run began with, whatever weights could be found now.
-        description = ModelDescription.from_dict(checkpoints.metadata(latest)["model"])
+        description = ModelDescription.from_dict(checkpoints.read_metadata(latest)["model"])
         preprocessing = Preprocessing.from_dict(description.preprocessing)
-    with record.timed("data"):
+    with record.time_phase("data"):
         data = setup.load_data(config, folder, preprocessing, resuming=latest is not None)
     say(
         f"data: {data.source.description}: {len(data.training)} training, {len(data.validation)} validation images "
@@ -121,7 +121,7 @@ def _train_with(
         network, params, batch_stats = description.create_network()
     size, normalisation = preprocessing.size, description.create_normalisation()
     dtype = train_step.compute_dtype(config.train.dtype)
-    parameters = registry.parameter_count(params)
+    parameters = registry.count_parameters(params)
     say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {description.weights}")
 
     order = Order(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)
@@ -132,13 +132,13 @@ def _train_with(
     say(f"\n{plan_table}\n")
 
     mesh = sharding.make_mesh()
-    rows = sharding.rows_of_host(mesh, config.train.batch_size)
+    rows = sharding.get_host_rows(mesh, config.train.batch_size)
     optimizer = train_step.make_optimizer(network.segment_names, **config.optimizer)
     state = train_step.initial_state(params, batch_stats, optimizer, averaging=config.train.average_decay > 0)
-    shardings = setup.rules(config).of(state, mesh)
+    shardings = setup.rules(config).make_shardings(state, mesh)
     state = sharding.place(state, shardings)
     if mesh.size > 1:
-        say(sharding.in_words(state, mesh))
+        say(sharding.describe(state, mesh))
     make_step = functools.partial(
         train_step.make_train_step,
         network,
@@ -166,7 +166,7 @@ def _train_with(
         views=config.train.cached_views,
         threads=config.data.threads,
         limit=round(config.train.cache_limit_gb * 1e9),
-        folder=files.cache_directory() / "features",
+        folder=files.get_cache_directory() / "features",
         kinds=data.training_kinds,
     )
     cuts = cache.cuts(
@@ -183,13 +183,13 @@ def _train_with(
 
     progress = Progress()
     if latest is not None:
-        progress = Progress.from_dict(checkpoints.metadata(latest)["progress"])
+        progress = Progress.from_dict(checkpoints.read_metadata(latest)["progress"])
         if progress.best_step is not None and progress.best_step not in checkpoints.steps:
             say(f"warning: the checkpoint of the best step, {progress.best_step}, is lost: the best is chosen anew")
             progress.forget_best()
         state = restored(checkpoints, latest, like=state)
         say(f"resuming from step {latest}, in stage {progress.stage}")
-    record.started(
+    record.record_start(
         step=progress.step,
         data=data.facts,
         model={"name": network.name, "weights": description.weights, "weights_sha256": description.weights_sha256},
@@ -210,7 +210,7 @@ def _train_with(
         rows=rows,
         names=data.training.paths,
     )
-    with caught(processes.Agreement(mesh) if processes.several() else None) as interrupt:
+    with catch_signals(processes.StopAgreement(mesh) if processes.is_distributed() else None) as interrupt:
         loop = Loop(
             plan=plan,
             progress=progress,
@@ -225,8 +225,8 @@ def _train_with(
                 order=order,
                 cache=cache,
                 cuts=cuts,
-                transfer=sharding.to_devices(mesh),
-                timed=functools.partial(record.timed, "features"),
+                transfer=sharding.make_transfer(mesh),
+                timed=functools.partial(record.time_phase, "features"),
                 weights=image_weights,
                 rows=rows,
             ),
@@ -249,7 +249,7 @@ def _train_with(
             rate=functools.partial(stages.rate_at, **config.schedule),
             checkpoints=checkpoints,
             model=dataclasses.asdict(description),
-            writer=MetricsWriter(folder, step=progress.step) if processes.is_first() else NoWriter(),
+            writer=MetricsWriter(folder, step=progress.step) if processes.is_first() else NullMetricsWriter(),
             record=record,
             interrupt=interrupt,
             watchdog=Watchdog(times=config.train.slow_step, folder=folder, warn=say),
@@ -276,7 +276,7 @@ def _train_with(
     outputs_of_best = sharded_forward.of_first_host(outputs_of, network, best, **forward)
     if not processes.is_first():
         return 0
-    with record.timed("report"):
+    with record.time_phase("report"):
         card = run_report.write(
             folder,
             data=data,
@@ -288,7 +288,7 @@ def _train_with(
                 "model": f"{network.name} at {size}x{size} pixels",
                 "parameters": parameters,
                 "weights": description.weights,
-                "provenance": record.provenance(),
+                "provenance": record.get_provenance(),
                 "preprocessing": _in_words(preprocessing.to_dict()),
                 "augmentation": _in_words(config.augment.to_dict()),
                 "stages": stages.in_words(
@@ -297,8 +297,8 @@ def _train_with(
                 "epochs": round(progress.step / order.steps_per_epoch, 2),
                 "best_step": progress.best_step,
                 "seed": config.seed,
-                "versions": run_folder.versions(),
-                "duration_s": record.total_seconds(),
+                "versions": run_folder.get_versions(),
+                "duration_s": record.get_total_seconds(),
             },
             say=say,
         )

@@ -233,7 +233,7 @@ def make_train_step(
         accuracy. 0 is off.
       accumulate: parts of the batch that follow one another within a step, see `accumulation`; mixing, the statistics
         of BatchNorm and dropout are those of a part.
-      state_shardings: of the state, from `sharding.Rules`; None: it is whole on each device.
+      state_shardings: of the state, from `sharding.ShardingRules`; None: it is whole on each device.
 
     Returns:
       step(state, batch, learning_rate, first_segment) -> (state, metrics). The state is donated. `batch` has `label`
@@ -243,7 +243,7 @@ def make_train_step(
     """
     names = network.segment_names
     weight_of = jnp.asarray(weights)
-    everywhere = sharding.replicated(mesh)
+    everywhere = sharding.get_replicated_sharding(mesh)
 
     def trained_flags(first_segment: jax.Array) -> tuple[bool | jax.Array, ...]:
         return tuple(i >= first_segment if i >= program_segment else False for i in range(len(names)))
@@ -315,7 +315,7 @@ def make_train_step(
     of_state = everywhere if state_shardings is None else state_shardings
     return jax.jit(
         train_step,
-        in_shardings=(of_state, sharding.by_row(mesh), everywhere, everywhere),
+        in_shardings=(of_state, sharding.get_batch_sharding(mesh), everywhere, everywhere),
         out_shardings=(of_state, everywhere),
         donate_argnums=0,
     )

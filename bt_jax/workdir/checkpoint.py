@@ -56,11 +56,11 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, warn: Callable[[str], None] = print):
-        self._folder = _folder_of(workdir)
+        self._folder = _get_folder(workdir)
         self.damaged = tuple(
-            step for step in _steps_in(self._folder) if _set_aside_if_damaged(self._folder, step, warn)
+            step for step in _list_steps(self._folder) if _set_aside_if_damaged(self._folder, step, warn)
         )
-        self._kept = _Kept({step: _best_step(self._folder / str(step)) for step in _steps_in(self._folder)})
+        self._kept = _Kept({step: _read_best_step(self._folder / str(step)) for step in _list_steps(self._folder)})
         self._saving: int | None = None
         self._response: Any = None
         self._sealing: tuple[int, threading.Thread] | None = None
@@ -102,7 +102,7 @@ class Checkpoints:
         self._kept.best[step] = best_step
         if step != latest:
             # The next training step takes the arrays' memory.
-            content = _copied({EVALUATION: evaluation, TRAINING: _by_path(training)})
+            content = _copied({EVALUATION: evaluation, TRAINING: _flatten_by_path(training)})
             self._saving = step
             with self._one_line_errors():
                 self._response = self._checkpointer.save_checkpointables_async(
@@ -114,7 +114,7 @@ class Checkpoints:
         if self._saving is not None and not self._checkpointer.is_saving_in_progress():
             self._seal()
 
-    def metadata(self, step: int) -> dict[str, Any]:
+    def read_metadata(self, step: int) -> dict[str, Any]:
         """The metadata of a step."""
         self._wait()
         return dict(self._checkpointer.metadata(step).custom_metadata)
@@ -122,7 +122,9 @@ class Checkpoints:
     def restore(self, step: int, *, evaluation: Any, training: Any) -> tuple[Any, Any]:
         """Reads a step into arrays of the shapes, dtypes and shardings of the given (abstract) trees."""
         self._wait()
-        restored = self._checkpointer.load_checkpointables(step, {EVALUATION: evaluation, TRAINING: _by_path(training)})
+        restored = self._checkpointer.load_checkpointables(
+            step, {EVALUATION: evaluation, TRAINING: _flatten_by_path(training)}
+        )
         return restored[EVALUATION], jax.tree.unflatten(jax.tree.structure(training), restored[TRAINING].values())
 
     def close(self) -> None:
@@ -168,7 +170,7 @@ class Checkpoints:
 
     def _fail(self, error: Exception, step: int | None) -> None:
         self._failure = error
-        good = [found for found in _steps_in(self._folder) if found != step]
+        good = [found for found in _list_steps(self._folder) if found != step]
         text = " ".join(str(error).split())
         reason = next((known for known in _REASONS if known.lower() in text.lower()), text[:300])
         kept = f"the last good one is of step {good[-1]}" if good else "there is none before it"
@@ -187,12 +189,12 @@ def _seal(folder: epath.Path) -> None:
         checksums.seal(folder)
 
 
-def _folder_of(workdir: str | os.PathLike[str]) -> epath.Path:
+def _get_folder(workdir: str | os.PathLike[str]) -> epath.Path:
     """Where the checkpoints of a workdir are: in it, or in the bucket that it is a copy of."""
-    return (remote.bucket_of(workdir) or epath.Path(workdir).absolute()) / FOLDER
+    return (remote.get_bucket(workdir) or epath.Path(workdir).absolute()) / FOLDER
 
 
-def _steps_in(folder: epath.Path) -> list[int]:
+def _list_steps(folder: epath.Path) -> list[int]:
     if not folder.exists():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
@@ -204,12 +206,14 @@ def _set_aside_if_damaged(folder: epath.Path, step: int, warn: Callable[[str], N
     sealed, told = 1, ""
     if processes.is_first():
         sealed = int(checksums.is_sealed(path))
-        told = (checksums.flaw(path) or "") if sealed else ""
-    if not processes.told_by_first(sealed):  # by a process that was killed in the moment before, or an older version
-        told = _unreadable(path)
-        damaged = not processes.held_by_all(np.array([not told]))[0]
+        told = (checksums.find_flaw(path) or "") if sealed else ""
+    if not processes.broadcast_from_first(
+        sealed
+    ):  # by a process that was killed in the moment before, or an older version
+        told = _find_read_error(path)
+        damaged = not processes.intersect_flags(np.array([not told]))[0]
     else:
-        damaged = bool(processes.told_by_first(int(bool(told))))
+        damaged = bool(processes.broadcast_from_first(int(bool(told))))
     if damaged and processes.is_first():
         aside = folder.parent / DAMAGED / str(step)
         warn(f"warning: the checkpoint of step {step} is damaged ({told}): it is kept in {aside} and not used")
@@ -222,7 +226,7 @@ def _set_aside_if_damaged(folder: epath.Path, step: int, warn: Callable[[str], N
     return damaged
 
 
-def _unreadable(path: epath.Path) -> str:
+def _find_read_error(path: epath.Path) -> str:
     """Why a checkpoint without checksums cannot be read; empty if it can."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was written from
     try:
@@ -238,12 +242,12 @@ def _unreadable(path: epath.Path) -> str:
     return ""
 
 
-def _best_step(folder: epath.Path) -> int | None:
-    best: int | None = _metadata(folder).get("progress", {}).get("best_step")
+def _read_best_step(folder: epath.Path) -> int | None:
+    best: int | None = _read_metadata(folder).get("progress", {}).get("best_step")
     return best
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
+def _flatten_by_path(tree: Any) -> dict[str, Any]:
     """The leaves by their paths: Orbax takes time for every node, and a masked optimiser state has thousands."""
     return {
         f"{number:05d}{jax.tree_util.keystr(path)}": leaf
@@ -251,7 +255,7 @@ def _by_path(tree: Any) -> dict[str, Any]:
     }
 
 
-def best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]:
+def read_best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]:
     """Step and metadata of the best checkpoint of a run, else of the latest where none was evaluated yet.
 
     Damaged ones are passed over, with a warning.
@@ -259,17 +263,17 @@ def best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]
     Raises:
       UsageError: no run, or no checkpoint there that can be used.
     """
-    folder = _folder_of(workdir)
-    steps = _steps_in(folder)
+    folder = _get_folder(workdir)
+    steps = _list_steps(folder)
     if not steps:
         raise UsageError(f"{str(workdir)!r} holds no checkpoint: give the workdir of a run that has saved one")
     for step in reversed(steps):
-        latest = _intact_metadata(folder / str(step), parts=(_METADATA,))
+        latest = _read_intact_metadata(folder / str(step), parts=(_METADATA,))
         if latest is None:
             continue
         best = latest["progress"]["best_step"] or step
         for chosen in (best, step):
-            if chosen in steps and (metadata := _intact_metadata(folder / str(chosen))):
+            if chosen in steps and (metadata := _read_intact_metadata(folder / str(chosen))):
                 if (chosen, step) != (best, steps[-1]):
                     line = f"warning: the best checkpoint in {workdir} is damaged or lost: using that of step {chosen}"
                     print(line, file=sys.stderr)
@@ -277,14 +281,14 @@ def best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]
     raise UsageError(f"the checkpoints in {str(workdir)!r} are damaged: run the training again to mend them")
 
 
-def _intact_metadata(folder: epath.Path, parts: Sequence[str] = (EVALUATION, _METADATA)) -> dict[str, Any] | None:
+def _read_intact_metadata(folder: epath.Path, parts: Sequence[str] = (EVALUATION, _METADATA)) -> dict[str, Any] | None:
     """The metadata of a checkpoint; None if what matters for predictions is damaged."""
-    if checksums.is_sealed(folder) and checksums.flaw(folder, parts=parts):
+    if checksums.is_sealed(folder) and checksums.find_flaw(folder, parts=parts):
         return None
-    return _metadata(folder)
+    return _read_metadata(folder)
 
 
-def _metadata(folder: epath.Path) -> dict[str, Any]:
+def _read_metadata(folder: epath.Path) -> dict[str, Any]:
     """What was saved as metadata with the checkpoint in a folder."""
     try:
         # Orbax keeps it as JSON, but on the way to it describes every array: half a second of the start of a command.
@@ -295,11 +299,11 @@ def _metadata(folder: epath.Path) -> dict[str, Any]:
 
 def restore_for_evaluation(workdir: str | os.PathLike[str], step: int, tree: Any) -> Any:
     """The parameters and statistics to predict with, in the shapes, dtypes and shardings of an (abstract) tree."""
-    folder = _folder_of(workdir) / str(step)
+    folder = _get_folder(workdir) / str(step)
     return ocp.load_checkpointables(folder, {EVALUATION: tree})[EVALUATION]
 
 
-def abstract(tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
+def make_abstract(tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
     """Shapes and dtypes of a tree of arrays, with the sharding to restore them to: the given one or their own."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or leaf.sharding), tree

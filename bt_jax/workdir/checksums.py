@@ -13,8 +13,8 @@ _PART = 2**22  # bytes read at once
 
 def seal(folder: epath.Path) -> None:
     """Lists size and CRC-32 of every file below a folder that is complete. Replaces the list at once."""
-    names = [name for name in _names(folder) if name != FILE]
-    content = {"schema": 1, "files": {name: _checksum(folder / name) for name in sorted(names)}}
+    names = [name for name in _list_files(folder) if name != FILE]
+    content = {"schema": 1, "files": {name: _compute_checksum(folder / name) for name in sorted(names)}}
     beside = folder.parent / f".{folder.name}.{FILE}"
     beside.write_text(json.dumps(content))
     beside.replace(folder / FILE)
@@ -25,7 +25,7 @@ def is_sealed(folder: epath.Path) -> bool:
     return (folder / FILE).exists()
 
 
-def flaw(folder: epath.Path, *, parts: Collection[str] = ()) -> str | None:
+def find_flaw(folder: epath.Path, *, parts: Collection[str] = ()) -> str | None:
     """What is wrong with a sealed folder, in words; None if every file is as it was.
 
     Args:
@@ -40,7 +40,7 @@ def flaw(folder: epath.Path, *, parts: Collection[str] = ()) -> str | None:
         if parts and name.partition("/")[0] not in parts:
             continue
         try:
-            if _checksum(folder / name) != expected:
+            if _compute_checksum(folder / name) != expected:
                 return f"{name} is not what was written"
         except FileNotFoundError:
             return f"{name} is missing"
@@ -49,17 +49,17 @@ def flaw(folder: epath.Path, *, parts: Collection[str] = ()) -> str | None:
     return None
 
 
-def _names(folder: epath.Path, prefix: str = "") -> list[str]:
+def _list_files(folder: epath.Path, prefix: str = "") -> list[str]:
     found = []
     for path in folder.iterdir():
         if path.is_dir():
-            found += _names(path, f"{prefix}{path.name}/")
+            found += _list_files(path, f"{prefix}{path.name}/")
         else:
             found.append(f"{prefix}{path.name}")
     return found
 
 
-def _checksum(path: epath.Path) -> list[int]:
+def _compute_checksum(path: epath.Path) -> list[int]:
     size = checksum = 0
     with path.open("rb") as file:
         while part := file.read(_PART):

@@ -40,7 +40,7 @@ class MetricsWriter:
 
     def write(self, *, step: int, epoch: float, stage: int, **scalars: float) -> None:
         """Adds a row; what is not finite becomes null. Names such as `train/loss` go in as keywords."""
-        row = files.finite({"step": step, "epoch": round(epoch, 4), "stage": stage, **scalars})
+        row = files.make_json_safe({"step": step, "epoch": round(epoch, 4), "stage": stage, **scalars})
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         self._add_events(row)
@@ -60,7 +60,7 @@ class MetricsWriter:
         self._events.close()
 
 
-class NoWriter(MetricsWriter):
+class NullMetricsWriter(MetricsWriter):
     """Of the processes that leave writing to the first one."""
 
     def __init__(self) -> None:

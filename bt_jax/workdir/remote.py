@@ -25,7 +25,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in str(path)
 
 
-def bucket_of(folder: str | os.PathLike[str]) -> epath.Path | None:
+def get_bucket(folder: str | os.PathLike[str]) -> epath.Path | None:
     """The folder in a bucket that a local one is the copy of; None for any other."""
     if is_remote(folder):
         return epath.Path(folder)
@@ -46,7 +46,7 @@ class Mirror:
 
     def __init__(self, url: str, *, process: int = 0):
         name = re.sub(r"[^\w.\-]+", "_", f"{url.rstrip('/')}_{process}")
-        self._remote, self.folder = epath.Path(url), files.cache_directory() / "buckets" / name
+        self._remote, self.folder = epath.Path(url), files.get_cache_directory() / "buckets" / name
         self._there: dict[str, tuple[int, int]] = {}
 
     def pull(self) -> pathlib.Path:
@@ -61,7 +61,7 @@ class Mirror:
             if self._remote.exists():
                 self._pull(self._remote, self.folder)
         (self.folder / _POINTER).write_text(f"{self._remote}\n")
-        self._there = self._here()
+        self._there = self._list_local()
         return self.folder
 
     def push(self) -> None:
@@ -70,7 +70,7 @@ class Mirror:
         Raises:
           UsageError: the bucket cannot be written.
         """
-        now = self._here()
+        now = self._list_local()
         with self._one_line_errors("written"):
             for name in sorted(now.keys() | self._there.keys()):
                 remote = self._remote / name
@@ -99,7 +99,7 @@ class Mirror:
             else:
                 (folder / path.name).write_bytes(path.read_bytes())
 
-    def _here(self) -> dict[str, tuple[int, int]]:
+    def _list_local(self) -> dict[str, tuple[int, int]]:
         """Size and time of change by path, of all files but those that are being written."""
         found = {}
         for path in self.folder.rglob("*"):

@@ -38,7 +38,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def lock(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps another run from training in the same folder; the lock ends with the process, however that ends.
 
     Of several processes the first one holds it.
@@ -49,7 +49,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     if not processes.is_first():
         processes.wait_for_all(f"the lock of {workdir.name}")
-        if not (workdir / "lock").exists() and not remote.bucket_of(workdir):
+        if not (workdir / "lock").exists() and not remote.get_bucket(workdir):
             raise UsageError(f"{workdir} is not the same folder on all hosts: use one that they share, or a gs:// path")
         yield
         return
@@ -84,7 +84,7 @@ def write_config(workdir: pathlib.Path, config: Mapping[str, Any], *, resuming: 
     path = workdir / "config.json"
     if resuming and path.exists():
         before = flatten(json.loads(path.read_text())["config"])
-        if different := differences(before, flatten(config), free=FREE_FIELDS):
+        if different := describe_differences(before, flatten(config), free=FREE_FIELDS):
             raise UsageError(
                 f"{workdir} holds a run with another configuration: {different}. "
                 f"Use another --workdir, or the same fields to resume it"
@@ -93,7 +93,7 @@ def write_config(workdir: pathlib.Path, config: Mapping[str, Any], *, resuming: 
         files.write_json(path, {"schema": SCHEMA, "config": dict(config)})
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str]) -> str:
+def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str]) -> str:
     """In words, the fields of two flat configurations that are not the same, apart from those in `free`; else empty."""
     return "; ".join(
         f"config.{field} was {before.get(field)!r} and is {now.get(field)!r}"
@@ -137,24 +137,24 @@ class RunRecord:
             if path.exists()
             else {"schema": SCHEMA, "starts": [], "seconds": {}, "seconds_by_stage": {}}
         )
-        content["versions"] = versions()
-        content["commit"] = _commit()
+        content["versions"] = get_versions()
+        content["commit"] = _describe_commit()
         content["devices"] = [str(device) for device in jax.devices()]
         content["platform"] = f"{platform.system()} {platform.machine()}, {jax.default_backend()}"
         return cls(path, content)
 
-    def started(self, *, step: int, **facts: Any) -> None:
+    def record_start(self, *, step: int, **facts: Any) -> None:
         """Notes a start or a restart, and what it works on."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.content["starts"].append({"time": now, "step": step})
         self.content |= facts
         self.save()
 
-    def stepped_first(self, seconds: float) -> None:
+    def record_first_step(self, seconds: float) -> None:
         """Notes how long after its start a process had trained its first step."""
         self.content["starts"][-1]["first_step_s"] = round(seconds, 1)
 
-    def provenance(self) -> dict[str, str]:
+    def get_provenance(self) -> dict[str, str]:
         """What tells the run's images, weights and code from others, as far as it is known."""
         known = {
             "images and split, SHA-256": self.content.get("data", {}).get("sha256"),
@@ -163,7 +163,7 @@ class RunRecord:
         }
         return {what: value for what, value in known.items() if value}
 
-    def total_seconds(self) -> float:
+    def get_total_seconds(self) -> float:
         """Seconds from loading the data to now, over all restarts."""
         return self.content["seconds"].get("data", 0.0) + sum(self.content["seconds_by_stage"].values())
 
@@ -177,7 +177,7 @@ class RunRecord:
         times[str(stage)] = times.get(str(stage), 0.0) + seconds
 
     @contextlib.contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def time_phase(self, phase: str) -> Iterator[None]:
         """Adds the time that the block takes."""
         begin = time.monotonic()
         try:
@@ -196,12 +196,12 @@ class RunRecord:
         files.write_json(self.path, self.content | rounded)
 
 
-def versions() -> dict[str, str]:
+def get_versions() -> dict[str, str]:
     """Python and the packages that decide the result."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
-def _commit() -> str | None:
+def _describe_commit() -> str | None:
     """The commit of the checkout this package lies in, with `+` where files differ from it; None outside of git."""
     folder = pathlib.Path(__file__).parent
     try:

@@ -41,7 +41,12 @@ def test_a_turn_takes_its_batches_after_the_waiting_ones(images, monkeypatch):
 
     monkeypatch.setattr(input_throughput.pipeline, "training_batches", counted)
     with input_throughput.flow(
-        images, batch=4, augmentation=SETTINGS, workers=0, threads=1, sharding=sharding.by_row(sharding.make_mesh())
+        images,
+        batch=4,
+        augmentation=SETTINGS,
+        workers=0,
+        threads=1,
+        sharding=sharding.get_batch_sharding(sharding.make_mesh()),
     ) as turn:
         assert turn() > 0
         first = len(given)

@@ -29,7 +29,7 @@ WORKLOAD = Workload(
 
 def test_the_size_is_the_models_own_where_none_is_given():
     workload = dataclasses.replace(WORKLOAD, size=0)
-    assert workload.size == registry.native_size("efficientnet_nano") == 96
+    assert workload.size == registry.get_native_size("efficientnet_nano") == 96
     assert workload.images().shape == (4, 96, 96)
 
 
@@ -51,7 +51,7 @@ def test_a_forward_computes_what_evaluation_computes(monkeypatch):
     assert program.compile_s > 0
     # Its largest matrix product alone, the top convolution at 1x1 pixels, is more than this.
     assert program.flops is not None and program.flops > 4 * 2 * 80 * 320
-    parameters = registry.parameter_count(params)
+    parameters = registry.count_parameters(params)
     assert program.bytes_accessed is not None and program.bytes_accessed > 4 * parameters
     assert program.memory_bytes is not None and program.memory_bytes > 4 * parameters
 

@@ -97,7 +97,7 @@ def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
 
 def brighten(*, mesh):
     """Not a training step, but one as to its arguments, and compiled in a moment."""
-    one, many = sharding.replicated(mesh), sharding.by_row(mesh)
+    one, many = sharding.get_replicated_sharding(mesh), sharding.get_batch_sharding(mesh)
     return jax.jit(
         lambda state, batch, rate, segment: (state + batch["image"].mean() + segment, batch["image"] * rate),
         in_shardings=(one, many, one, one),
@@ -171,7 +171,7 @@ def test_the_step_compiles_for_a_slice_that_is_not_there(tmp_path):
     assert (result["mode"], result["model"], result["size"]) == ("train", "efficientnet_nano", 64)
     assert (result["dtype"], result["images_per_s"]) == ("bfloat16", None)
     assert (result["chips"], result["devices_per_chip"], result["batch"]) == (8, 1, 128)
-    parameters = registry.parameter_count(registry.create("efficientnet_nano", classes=4, hidden=(256,))[1])
+    parameters = registry.count_parameters(registry.create("efficientnet_nano", classes=4, hidden=(256,))[1])
     memory = result["memory_per_chip"]
     # Weights, two moments and the averages, in float32, each padded to tiles.
     assert 16 * parameters < memory["arguments"] < 64 * parameters

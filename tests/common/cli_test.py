@@ -20,8 +20,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module = types.ModuleType("__main__", "Does a thing.\n\n    python -m bt_jax.thing --count=3\n")
     monkeypatch.setitem(sys.modules, "__main__", module)
     monkeypatch.setattr(cli.flags, "FLAGS", values)
-    monkeypatch.setattr(cli, "_quiet", lambda: None)
-    monkeypatch.setattr(cli, "_leave", sys.exit)  # threads of other tests do not concern the command
+    monkeypatch.setattr(cli, "_quieten_libraries", lambda: None)
+    monkeypatch.setattr(cli, "_exit", sys.exit)  # threads of other tests do not concern the command
     # absl knows the main module by the name of the program.
     flags.DEFINE_integer("count", 1, "How many things.", flag_values=values, lower_bound=0, module_name="thing")
     flags.DEFINE_string("library_setting", "", "Of no interest.", flag_values=values, module_name="some.library")
@@ -128,7 +128,7 @@ def test_an_error_of_the_program_keeps_its_traceback(command, monkeypatch):
     ],
 )
 def test_one_line(text, line):
-    assert cli.one_line(ValueError(text)) == line
+    assert cli.format_error(ValueError(text)) == line
 
 
 COMMANDS = {

@@ -24,7 +24,7 @@ def test_a_new_file_and_its_folders_appear(tmp_path):
 def test_the_old_content_is_there_until_the_block_ends(tmp_path):
     path = tmp_path / "table.csv"
     files.write_bytes(path, b"old")
-    with files.replacing(path) as temporary:
+    with files.replace_atomically(path) as temporary:
         temporary.write_bytes(b"new")
         assert path.read_bytes() == b"old"
         assert temporary.parent == path.parent and temporary.suffix == ".csv"
@@ -36,7 +36,7 @@ def test_the_old_content_is_there_until_the_block_ends(tmp_path):
 def test_a_crash_in_the_block_leaves_the_old_content_and_no_temporary_file(tmp_path, error):
     path = tmp_path / "model.bin"
     files.write_bytes(path, b"old")
-    with pytest.raises(error), files.replacing(path) as temporary:
+    with pytest.raises(error), files.replace_atomically(path) as temporary:
         temporary.write_bytes(b"half")
         raise error
     assert path.read_bytes() == b"old"
@@ -44,21 +44,21 @@ def test_a_crash_in_the_block_leaves_the_old_content_and_no_temporary_file(tmp_p
 
 
 def test_a_crash_before_anything_was_written_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="early"), files.replacing(tmp_path / "model.bin"):
+    with pytest.raises(ValueError, match="early"), files.replace_atomically(tmp_path / "model.bin"):
         raise ValueError("early")
     assert names(tmp_path) == []
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     files.write_bytes(tmp_path / "x", b"old")
-    with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError), files.replace_atomically(tmp_path / "x"):
         pass
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
     path = tmp_path / "x"
-    with files.replacing(path) as first, files.replacing(path) as second:
+    with files.replace_atomically(path) as first, files.replace_atomically(path) as second:
         first.write_bytes(b"first")
         second.write_bytes(b"second")
         assert first != second
@@ -99,7 +99,7 @@ json_values = st.recursive(
 @hypothesis.settings(deadline=None, max_examples=50)
 @hypothesis.given(content=json_values)
 def test_finite_changes_nothing_else(content):
-    text = json.dumps(files.finite(content), allow_nan=False)
+    text = json.dumps(files.make_json_safe(content), allow_nan=False)
     standard = json.loads(json.dumps(content), parse_constant=lambda name: None)
     assert json.loads(text) == standard
 
@@ -117,8 +117,8 @@ def test_cache_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("BT_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert files.cache_directory() == tmp_path / ".cache/bt_jax"
+    assert files.get_cache_directory() == tmp_path / ".cache/bt_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert files.cache_directory() == tmp_path / "xdg/bt_jax"
+    assert files.get_cache_directory() == tmp_path / "xdg/bt_jax"
     monkeypatch.setenv("BT_CACHE", "~/mine")
-    assert files.cache_directory() == tmp_path / "mine"
+    assert files.get_cache_directory() == tmp_path / "mine"

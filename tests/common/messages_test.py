@@ -7,11 +7,11 @@ import pickle
 
 import pytest
 
-from bt_jax.common.messages import Sentence, english
+from bt_jax.common.messages import Message, format_english
 
 
-def made() -> Sentence:
-    return Sentence("odd", "It is {kind}, {count} by {share} {size}.", kind=Sentence("ct", "CT"), count=64_000_000,
+def made() -> Message:
+    return Message("odd", "It is {kind}, {count} by {share} {size}.", kind=Message("ct", "CT"), count=64_000_000,
                     share=3.14159, size="8001x8000")  # fmt: skip
 
 
@@ -47,4 +47,4 @@ def test_copies_are_alike(copied):
 
 
 def test_values_in_english():
-    assert [english(value) for value in (999, 1000, 2.0, "a")] == ["999", "1,000", "2.0", "a"]
+    assert [format_english(value) for value in (999, 1000, 2.0, "a")] == ["999", "1,000", "2.0", "a"]

@@ -14,7 +14,7 @@ BOTH = [signal.SIGINT, signal.SIGTERM]
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_is_noted_and_the_block_goes_on(number, status):
     went_on = False
-    with signals.caught() as interrupt:
+    with signals.catch_signals() as interrupt:
         assert not interrupt and interrupt.number is None
         os.kill(os.getpid(), number)
         went_on = True
@@ -31,12 +31,12 @@ def test_handlers_are_as_before_afterwards(number):
 
     original = signal.signal(number, mine)
     try:
-        with pytest.raises(ValueError, match="inside"), signals.caught():
+        with pytest.raises(ValueError, match="inside"), signals.catch_signals():
             assert signal.getsignal(number) is not mine
             os.kill(os.getpid(), number)
             raise ValueError("inside")
         assert signal.getsignal(number) is mine
-        with signals.caught() as second:
+        with signals.catch_signals() as second:
             assert not second
         os.kill(os.getpid(), number)
         assert received == [number]
@@ -49,7 +49,7 @@ def test_the_second_ctrl_c_is_a_keyboard_interrupt():
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), signals.caught() as interrupt:
+    with pytest.raises(KeyboardInterrupt), signals.catch_signals() as interrupt:
         interrupted()
         assert interrupt
         interrupted()
@@ -57,7 +57,7 @@ def test_the_second_ctrl_c_is_a_keyboard_interrupt():
 
 
 def test_ctrl_c_after_sigterm_is_still_a_first_one():
-    with signals.caught() as interrupt:
+    with signals.catch_signals() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.number == signal.SIGINT
@@ -79,7 +79,7 @@ def test_the_second_sigterm_ends_the_process():
 
 
 def test_a_signal_wakes_a_main_thread_that_waits():
-    with signals.caught() as interrupt:
+    with signals.catch_signals() as interrupt:
         timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
         timer.start()
         timer.join()

@@ -78,7 +78,7 @@ def test_the_file_and_the_hash_are_those_of_the_rows(rows: list[tuple[str, str, 
     joined = "\n".join("\t".join(map(str, row)) for row in made)
     for chunk in (3, 1 << 15):
         with unittest.mock.patch.object(split_table, "_CHUNK", chunk):
-            assert made.csv().decode() == files.csv_text(split_table.FIELDS, made)
+            assert made.csv().decode() == files.format_csv(split_table.FIELDS, made)
             assert made.sha256 == hashlib.sha256(joined.encode()).hexdigest()
 
 

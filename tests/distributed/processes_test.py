@@ -92,14 +92,14 @@ def test_a_coordinator_that_is_not_there():
 
 def test_alone_everything_is_agreed_on():
     flags = np.array([True, False])
-    np.testing.assert_array_equal(processes.held_by_all(flags), flags)
-    assert processes.told_by_first(7) == 7
+    np.testing.assert_array_equal(processes.intersect_flags(flags), flags)
+    assert processes.broadcast_from_first(7) == 7
     processes.wait_for_all("nobody")
     assert processes.run_as_one(lambda: 3) == 3
 
 
 def test_a_wish_counts_two_calls_later():
-    agreement = processes.Agreement(sharding.make_mesh())
+    agreement = processes.StopAgreement(sharding.make_mesh())
     assert [agreement(step == 2) for step in range(6)] == [False, False, False, False, True, False]
 
 
@@ -133,7 +133,7 @@ def _assert_alike(workdir: pathlib.Path, reference: pathlib.Path) -> None:
         assert one.keys() == other.keys()
         if "train/loss" in one or "val/loss" in one:
             assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
-    assert checkpoint.best_metadata(workdir)[0] == checkpoint.best_metadata(reference)[0]
+    assert checkpoint.read_best_metadata(workdir)[0] == checkpoint.read_best_metadata(reference)[0]
     assert runs.metrics(workdir, "validation")["n"] == 20
 
 
@@ -163,7 +163,7 @@ def test_a_run_goes_from_eight_devices_to_two_processes_to_one(tmp_path):
     assert "resuming from step" in output and "devices: 2 of 2 hosts" in output
     assert time.monotonic() - begin < 50
     assert status in (processes.LOST_STATUS, -signal.SIGABRT), errors
-    assert re.search("lost another one of this run|another task died", errors)
+    assert re.search("lost another process of this run|another task died", errors)
 
     both = spawning.start(folder, count=2)
     _wait_for_step(folder, 27, of=both)
@@ -179,7 +179,7 @@ def test_a_run_goes_from_eight_devices_to_two_processes_to_one(tmp_path):
     assert len(found) == len(expected)
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
-    assert checkpoint.best_metadata(folder)[0] == checkpoint.best_metadata(alone)[0]
+    assert checkpoint.read_best_metadata(folder)[0] == checkpoint.read_best_metadata(alone)[0]
     assert runs.metrics(folder, "validation")["n"] == 20
 
 
@@ -195,7 +195,7 @@ class _EndedError(BaseException):
         (
             RuntimeError("UNAVAILABLE: Socket closed\nmore"),
             processes.LOST_STATUS,
-            "lost another one of this run (UNAVAIL",
+            "lost another process of this run (UNAVAIL",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("a fault"), 1, "ZeroDivisionError: a fault"),
@@ -212,7 +212,7 @@ def test_one_of_several_ends_at_once_where_it_fails(monkeypatch, capsys, error, 
     def failing():
         raise error
 
-    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "is_distributed", lambda: True)
     monkeypatch.setattr(processes.os, "_exit", end)
     with pytest.raises(_EndedError):
         processes.run_as_one(failing)

@@ -104,7 +104,7 @@ class EightDevices:
 def test_rules_follow_a_parameter_through_the_state(monkeypatch):
     state = state_of("efficientnet_nano", hidden=(8,))
     monkeypatch.setattr(sharding, "NamedSharding", lambda mesh, spec: spec)
-    specs = sharding.Rules(pattern="head|^top/conv", least=8).of(state, EightDevices())
+    specs = sharding.ShardingRules(pattern="head|^top/conv", least=8).make_shardings(state, EightDevices())
     by_path = {jax.tree_util.keystr(path): spec for path, spec in jax.tree_util.tree_leaves_with_path(
         specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))}  # fmt: skip
     divided = {path for path, spec in by_path.items() if spec != PartitionSpec()}
@@ -130,21 +130,21 @@ def test_rules_follow_a_parameter_through_the_state(monkeypatch):
     ],
 )
 def test_an_array_is_divided_along_its_longest_axis_that_can_be(shape, spec):
-    assert sharding.Rules(pattern=".", least=8)._spec("a", shape, 8) == spec
-    assert sharding.Rules(pattern=".", least=10**6)._spec("a", shape, 8) == PartitionSpec()
-    assert sharding.Rules(pattern="b", least=8)._spec("a", shape, 8) == PartitionSpec()
+    assert sharding.ShardingRules(pattern=".", least=8)._spec("a", shape, 8) == spec
+    assert sharding.ShardingRules(pattern=".", least=10**6)._spec("a", shape, 8) == PartitionSpec()
+    assert sharding.ShardingRules(pattern="b", least=8)._spec("a", shape, 8) == PartitionSpec()
 
 
 def test_a_pattern_that_is_none():
     with pytest.raises(UsageError, match=r"config\.mesh\.sharded is '\(', no regular expression"):
-        sharding.Rules(pattern="(")
+        sharding.ShardingRules(pattern="(")
 
 
 def test_one_host_holds_all_rows():
-    np.testing.assert_array_equal(sharding.rows_of_host(MESH, 6), np.arange(6))
+    np.testing.assert_array_equal(sharding.get_host_rows(MESH, 6), np.arange(6))
 
 
 def test_what_is_whole_is_gathered_as_it_is():
-    state = sharding.place({"a": np.ones(3), "b": {"c": np.zeros((2, 2))}}, sharding.replicated(MESH))
-    assert sharding.gathered(state, MESH) is state
-    assert "devices: 1; " in sharding.in_words(state, MESH)
+    state = sharding.place({"a": np.ones(3), "b": {"c": np.zeros((2, 2))}}, sharding.get_replicated_sharding(MESH))
+    assert sharding.gather(state, MESH) is state
+    assert "devices: 1; " in sharding.describe(state, MESH)

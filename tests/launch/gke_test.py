@@ -87,13 +87,13 @@ def test_logs_and_deletion(cloud: Cloud) -> None:
     ],
 )
 def test_machines_of_a_slice(kind: str, topology: str, each: int | None, hosts: tuple[int, int]) -> None:
-    assert gke.hosts_of(kind, topology, each) == hosts
+    assert gke.count_hosts(kind, topology, each) == hosts
 
 
 @pytest.mark.parametrize(("kind", "topology", "each"), [("v5e", "4", None), ("v5e", "0x4", None), ("v4", "2x2x2", 8)])
 def test_a_slice_that_cannot_be_is_one_clear_line(kind: str, topology: str, each: int | None) -> None:
     with pytest.raises(UsageError, match=r"--topology is|--chips-per-host is"):
-        gke.hosts_of(kind, topology, each)
+        gke.count_hosts(kind, topology, each)
 
 
 @pytest.mark.parametrize(
@@ -148,4 +148,4 @@ names = st.from_regex(r"[a-z][a-z./-]{0,8}[a-z]", fullmatch=True)
     )
 )
 def test_what_is_written_is_read_again(content: dict[str, object]) -> None:
-    assert yaml.safe_load(gke.yaml(content)) == content
+    assert yaml.safe_load(gke.format_yaml(content)) == content

@@ -127,7 +127,7 @@ def test_nothing_is_left_when_the_parent_is_killed(tmp_path: pathlib.Path) -> No
 
 
 def test_each_process_knows_its_place() -> None:
-    first, second = multihost.explicit_addresses(2, port=1234)
+    first, second = multihost.make_addresses(2, port=1234)
     assert first == ["--coordinator=127.0.0.1:1234", "--processes=2", "--process=0"]
     assert second == ["--coordinator=127.0.0.1:1234", "--processes=2", "--process=1"]
 

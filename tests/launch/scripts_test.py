@@ -37,7 +37,7 @@ def test_a_script_passes(name: str) -> None:
 @pytest.mark.parametrize("gpus", [0, 8])
 def test_the_script_for_sbatch_passes(gpus: int) -> None:
     flags = ["--config=configs/effnet.py", "--workdir=runs/it's $HOME"]
-    script = slurm.script(flags, name="a b", nodes=2, gpus_per_node=gpus, time="1:00:00", grace=60)
+    script = slurm.make_script(flags, name="a b", nodes=2, gpus_per_node=gpus, time="1:00:00", grace=60)
     assert complaints(script, but="SC2016") == ""  # the flag's dollar is to stay as it is
 
 

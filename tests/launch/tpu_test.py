@@ -259,7 +259,7 @@ def test_a_worker_is_stopped_by_a_signal_and_keeps_the_status(
     cloud: Cloud, worker: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (worker / "wait").touch()
-    slice_ = tpu.Slice(tpu._parser().parse_args(["run", "mine", *WHERE]), commands.Shell(dry_run=False))
+    slice_ = tpu.TpuSlice(tpu._make_parser().parse_args(["run", "mine", *WHERE]), commands.Shell(dry_run=False))
     slice_.copy(None)
     slice_.start(FLAGS)
     log = worker / "bt_jax" / ".worker" / "log"
@@ -278,7 +278,7 @@ def test_a_worker_is_stopped_by_a_signal_and_keeps_the_status(
 def test_a_worker_without_a_run_cannot_be_followed(
     cloud: Cloud, worker: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    slice_ = tpu.Slice(tpu._parser().parse_args(["run", "mine", *WHERE]), commands.Shell(dry_run=False))
+    slice_ = tpu.TpuSlice(tpu._make_parser().parse_args(["run", "mine", *WHERE]), commands.Shell(dry_run=False))
     slice_.copy(None)
     assert slice_.follow() == 2
     assert "nothing was started here" in capfd.readouterr().err

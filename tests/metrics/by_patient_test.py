@@ -28,7 +28,9 @@ def made_up(groups: int, seed: int, largest: int = 6) -> tuple[list[str], np.nda
 def scored(groups: list[str], labels: np.ndarray, probabilities: np.ndarray, seed: int = 0) -> dict[str, Any]:
     given_ = Patients(groups, "by a table")
     return dict(
-        files.finite(by_patient.score(given_, labels=labels, probabilities=probabilities, class_names=NAMES, seed=seed))
+        files.make_json_safe(
+            by_patient.score(given_, labels=labels, probabilities=probabilities, class_names=NAMES, seed=seed)
+        )
     )
 
 

@@ -33,7 +33,7 @@ def test_calibration_error_by_hand() -> None:
     # Confidences .95 (right), .95 (wrong) and .6 (right): bins (14/15, 1] and (8/15, 9/15].
     labels = np.array([0, 1, 0])
     probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.6, 0.4]])
-    confidence, accuracy, count = calibration.reliability(labels, probabilities)
+    confidence, accuracy, count = calibration.reliability_curve(labels, probabilities)
     assert count.tolist() == [0] * 8 + [1] + [0] * 5 + [2]
     assert (confidence[14], accuracy[14]) == (pytest.approx(0.95), 0.5)
     assert (confidence[8], accuracy[8]) == (pytest.approx(0.6), 1.0)
@@ -46,7 +46,7 @@ def test_calibration_error_by_hand() -> None:
 @settings(max_examples=50, deadline=None)
 def test_calibration_bins_lose_no_image(seed: int, n: int, bins: int) -> None:
     labels, probabilities = made_up(n, seed)
-    confidence, accuracy, count = calibration.reliability(labels, probabilities, bins)
+    confidence, accuracy, count = calibration.reliability_curve(labels, probabilities, bins)
     filled = count > 0
     assert count.sum() == n
     np.testing.assert_array_equal(np.isnan(confidence), ~filled)
@@ -66,13 +66,15 @@ def test_the_error_of_right_probabilities_is_that_of_labels_drawn_from_them(n: i
     for _ in range(200):
         labels = (probabilities.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
         errors.append(calibration.expected_calibration_error(labels, probabilities))
-    assert calibration.error_if_calibrated(probabilities) == pytest.approx(np.mean(errors), rel=0.08)
-    assert calibration.error_if_calibrated(probabilities) == calibration.error_if_calibrated(probabilities)
+    assert calibration.estimate_error_if_calibrated(probabilities) == pytest.approx(np.mean(errors), rel=0.08)
+    assert calibration.estimate_error_if_calibrated(probabilities) == calibration.estimate_error_if_calibrated(
+        probabilities
+    )
 
 
 def test_the_error_of_certain_and_right_probabilities_is_zero() -> None:
-    assert calibration.error_if_calibrated(np.eye(3)) == 0.0
-    assert np.isnan(calibration.error_if_calibrated(np.zeros((0, 3))))
+    assert calibration.estimate_error_if_calibrated(np.eye(3)) == 0.0
+    assert np.isnan(calibration.estimate_error_if_calibrated(np.zeros((0, 3))))
 
 
 def test_softmax_by_hand_and_without_overflow() -> None:

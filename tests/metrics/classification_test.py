@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.metrics import by_patient, classification
 from bt_jax.metrics.by_patient import Patients
-from bt_jax.metrics.calibration import Change, expected_calibration_error, softmax
+from bt_jax.metrics.calibration import Calibration, expected_calibration_error, softmax
 
 COLUMNS = (
     "precision", "recall", "f1", "specificity", "auc", "average_precision", "sensitivity_at_specificity_90",
@@ -275,7 +275,7 @@ def test_nothing_is_said_of_patients_and_calibration_that_is_not_known() -> None
 
 def test_an_empty_subset_has_patients_and_calibration_without_values() -> None:
     labels, probabilities = made_up(40, 3)
-    change = Change(uncalibrated=probabilities, temperature=1.0, fitted_on="others", biased=False)
+    change = Calibration(uncalibrated=probabilities, temperature=1.0, fitted_on="others", biased=False)
     result = scored(labels, probabilities, patients=Patients(["p"] * 40, ""), change=change)
     leaked = result["subsets"]["leaked"]
     assert (leaked["patients"]["n"], leaked["patients"]["accuracy"]) == (0, None)
@@ -288,7 +288,7 @@ def test_calibration_is_told_before_and_after_in_each_subset() -> None:
     labels, logits = rng.integers(0, 3, 90), rng.normal(size=(90, 3)) * 5
     leaked = rng.random(90) < 0.5
     before, after = softmax(logits), softmax(logits, 4.0)
-    change = Change(uncalibrated=before, temperature=4.0, fitted_on="40 other images", biased=False)
+    change = Calibration(uncalibrated=before, temperature=4.0, fitted_on="40 other images", biased=False)
     result = scored(labels, after, leaked=leaked, change=change)
     for part, rows in ((result, leaked | True), (result["subsets"]["clean"], ~leaked)):
         told = part["calibration"]

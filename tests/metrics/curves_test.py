@@ -56,15 +56,15 @@ def test_average_precision_without_negatives_is_one_and_without_positives_undefi
 def test_what_needs_both_kinds_is_undefined_without(is_positive: list[bool]) -> None:
     given_ = np.array(is_positive, bool), np.zeros(len(is_positive))
     assert np.isnan(curves.area_under_roc(*given_))
-    assert np.isnan(curves.sensitivity_at(*given_, specificity=0.9))
+    assert np.isnan(curves.sensitivity_at_specificity(*given_, specificity=0.9))
 
 
 def test_sensitivity_at_a_specificity_that_is_just_reached() -> None:
     # Ten negatives, one of them above two of four positives: specificity .9 is reached with two, or with it all four.
     scores = np.array([0.95, 0.94, 0.80, 0.79, 0.85, *np.linspace(0, 0.5, 9)])
     is_positive = np.arange(14) < 4
-    assert curves.sensitivity_at(is_positive, scores, specificity=0.95) == 0.5
-    assert curves.sensitivity_at(is_positive, scores, specificity=0.9) == 1.0
+    assert curves.sensitivity_at_specificity(is_positive, scores, specificity=0.95) == 0.5
+    assert curves.sensitivity_at_specificity(is_positive, scores, specificity=0.9) == 1.0
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(2, 80), decimals=st.sampled_from([0, 1, 8]), least=st.floats(0, 1))
@@ -76,4 +76,4 @@ def test_sensitivity_is_that_of_the_best_threshold(seed: int, n: int, decimals: 
         found = scores >= threshold
         if (~found[~is_positive]).mean() >= least - 1e-9:
             best = max(best, found[is_positive].mean())
-    assert curves.sensitivity_at(is_positive, scores, specificity=least) == pytest.approx(best)
+    assert curves.sensitivity_at_specificity(is_positive, scores, specificity=least) == pytest.approx(best)

@@ -39,14 +39,14 @@ def test_mcnemar_of_many_images():
 
 @hypothesis.given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
 def test_combined(p_values):
-    p = significance.combined(p_values)
+    p = significance.combine_p_values(p_values)
     assert p == (p_values[0] if len(p_values) == 1 else min(1.0, 2 * float(np.median(p_values))))
     assert 0 <= p <= 1
 
 
 def test_combined_of_nothing():
     with pytest.raises(ValueError, match="no p"):
-        significance.combined([])
+        significance.combine_p_values([])
 
 
 def test_combined_holds_its_level():
@@ -55,21 +55,21 @@ def test_combined_holds_its_level():
     shared, own = generator.standard_normal((4000, 1)), generator.standard_normal((4000, 3))
     for weight in (0.0, 0.7, 1.0):
         p_values = scipy.stats.norm.cdf(math.sqrt(weight) * shared + math.sqrt(1 - weight) * own)
-        assert np.mean([significance.combined(list(row)) <= 0.05 for row in p_values]) <= 0.056
+        assert np.mean([significance.combine_p_values(list(row)) <= 0.05 for row in p_values]) <= 0.056
 
 
 def test_by_group_of_single_images_is_the_sign_test():
     """Every image its own group: the randomisation test is McNemar's, up to the number of draws."""
     differences = [1.0] * 14 + [-1.0] * 5 + [0.0] * 100
-    p = significance.by_group(differences, list(range(len(differences))))
+    p = significance.sign_flip_test(differences, list(range(len(differences))))
     assert p == pytest.approx(significance.mcnemar(5, 14), abs=0.02)
 
 
 def test_by_group_counts_a_patient_once():
     """A hundred images of one patient tell as much as one of his images does."""
-    assert significance.by_group([1.0] * 100, ["patient"] * 100) == 1.0
+    assert significance.sign_flip_test([1.0] * 100, ["patient"] * 100) == 1.0
     differences, groups = [1.0] * 40, [f"patient {i // 10}" for i in range(40)]
-    assert significance.by_group(differences, groups) == pytest.approx(2 / 16, abs=0.02)
+    assert significance.sign_flip_test(differences, groups) == pytest.approx(2 / 16, abs=0.02)
     assert significance.mcnemar(0, 40) < 1e-10
 
 
@@ -79,13 +79,13 @@ def test_by_group_counts_a_patient_once():
     st.randoms(),
 )
 def test_by_group_does_not_look_at_order_or_direction(rows, random):
-    p = significance.by_group(*zip(*rows, strict=True))
+    p = significance.sign_flip_test(*zip(*rows, strict=True))
     assert 0 < p <= 1
     turned = [(-difference, group) for difference, group in rows]
-    assert significance.by_group(*zip(*turned, strict=True)) == p
+    assert significance.sign_flip_test(*zip(*turned, strict=True)) == p
     random.shuffle(rows)
-    assert significance.by_group(*zip(*rows, strict=True)) == pytest.approx(p, abs=0.03)
+    assert significance.sign_flip_test(*zip(*rows, strict=True)) == pytest.approx(p, abs=0.03)
 
 
 def test_by_group_of_no_difference():
-    assert significance.by_group([0.0, 0.0], ["a", "b"]) == 1.0
+    assert significance.sign_flip_test([0.0, 0.0], ["a", "b"]) == 1.0

@@ -16,18 +16,18 @@ from bt_jax.models import blocks
 def test_flattening_takes_the_first_channels(size: int, channels: int) -> None:
     x = np.random.default_rng(0).normal(size=(2, size, size + 1, 3))
     features = size * (size + 1) * channels
-    flat = np.asarray(blocks.flattened(jnp.asarray(x, jnp.float32), features))
+    flat = np.asarray(blocks.flatten(jnp.asarray(x, jnp.float32), features))
     np.testing.assert_array_equal(flat, x[..., :channels].reshape(2, features).astype(np.float32))
 
 
 def test_what_is_flat_stays() -> None:
     x = jnp.arange(6.0).reshape(2, 3)
-    np.testing.assert_array_equal(blocks.flattened(x, 3), x)
+    np.testing.assert_array_equal(blocks.flatten(x, 3), x)
 
 
 def test_an_image_of_another_size_is_refused() -> None:
     with pytest.raises(TypeError, match="reshape"):
-        blocks.flattened(jnp.zeros((2, 9, 9, 3)), 64)
+        blocks.flatten(jnp.zeros((2, 9, 9, 3)), 64)
 
 
 @given(size=st.integers(1, 600), times=st.integers(0, 8))
@@ -36,12 +36,12 @@ def test_pooled_size(size: int, times: int) -> None:
     for _ in range(times):
         left //= 2
     if left:
-        assert blocks.pooled_size(size, times=times, name="cnn") == left
+        assert blocks.compute_pooled_size(size, times=times, name="cnn") == left
     else:
         with pytest.raises(
             UsageError, match=f"of {size} pixels are too small for the {times} poolings of cnn: .* to {2**times} "
         ):
-            blocks.pooled_size(size, times=times, name="cnn")
+            blocks.compute_pooled_size(size, times=times, name="cnn")
 
 
 def test_convolution_block_by_hand() -> None:
@@ -88,7 +88,7 @@ def test_output_is_float32() -> None:
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_channels(channels: int) -> None:
-    assert blocks.checked_channels(1) == 1
-    assert blocks.checked_channels(3) == 3
+    assert blocks.check_channels(1) == 1
+    assert blocks.check_channels(3) == 3
     with pytest.raises(UsageError, match=rf"config\.model\.channels is {channels}: use 1 "):
-        blocks.checked_channels(channels)
+        blocks.check_channels(channels)

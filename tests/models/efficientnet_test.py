@@ -126,7 +126,7 @@ def test_stochastic_depth_grows_with_depth() -> None:
     [(32, 1.0, 32), (32, 1.1, 32), (32, 1.4, 48), (40, 1.1, 48), (320, 2.0, 640), (16, 0.25, 8), (24, 1.4, 32)],
 )
 def test_scaled_channels(channels: int, width: float, expected: int) -> None:
-    assert efficientnet.scaled_channels(channels, width) == expected
+    assert efficientnet.scale_channels(channels, width) == expected
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

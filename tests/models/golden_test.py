@@ -55,8 +55,8 @@ def scaled(images: np.ndarray, normalisation: Normalisation) -> np.ndarray:
 def shapes(variant: str) -> dict[names.Key, tuple[int, ...]]:
     """Of all arrays of a model with 1000 classes, without drawing its random weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "truncated_normal", lambda generator, shape, fan: jax.numpy.zeros(shape))
-        patch.setattr(layers, "glorot_uniform", lambda generator, shape: jax.numpy.zeros(shape))
+        patch.setattr(layers, "draw_truncated_normal", lambda generator, shape, fan: jax.numpy.zeros(shape))
+        patch.setattr(layers, "draw_glorot_uniform", lambda generator, shape: jax.numpy.zeros(shape))
         trees = jax.eval_shape(lambda: registry.create(variant, classes=1000, **OPTIONS.get(variant, {}))[1:])
     return {
         tuple(entry.key for entry in path): leaf.shape
@@ -87,8 +87,8 @@ def test_names_and_shapes_are_the_references(form: names.Format, golden: pathlib
     for variant, expected in digests.items():
         ours = shapes(variant)
         table = {
-            theirs: names.to_theirs(np.broadcast_to(0, ours[key]), key, form).shape
-            for key, theirs in names.keys(variant, form, ours).items()
+            theirs: names.export_array(np.broadcast_to(0, ours[key]), key, form).shape
+            for key, theirs in names.map_keys(variant, form, ours).items()
         }
         if variant in stored["tables"][form.name]:
             shown = {key: "x".join(map(str, shape)) for key, shape in table.items()}

@@ -27,7 +27,7 @@ def arrays(norm: layers.BatchNorm) -> tuple[np.ndarray, ...]:
 
 @given(size=st.integers(1, 50), kernel_size=st.integers(1, 7), stride=st.integers(1, 4))
 def test_same_padding(size: int, kernel_size: int, stride: int) -> None:
-    before, after = layers.same_padding(size, kernel_size, stride)
+    before, after = layers.compute_same_padding(size, kernel_size, stride)
     outputs = -(-size // stride)
     assert (size + before + after - kernel_size) // stride + 1 >= outputs
     assert after - before in (0, 1)
@@ -36,11 +36,11 @@ def test_same_padding(size: int, kernel_size: int, stride: int) -> None:
 
 
 def test_paddings_of_the_models() -> None:
-    assert layers.same_padding(240, 3, 2) == (0, 1)
-    assert layers.same_padding(15, 5, 2) == (2, 2)
-    assert layers.same_padding(30, 5, 2) == (1, 2)
-    assert layers.symmetric_padding(240, 3, 2) == (1, 1)
-    assert layers.symmetric_padding(30, 5, 2) == (2, 2)
+    assert layers.compute_same_padding(240, 3, 2) == (0, 1)
+    assert layers.compute_same_padding(15, 5, 2) == (2, 2)
+    assert layers.compute_same_padding(30, 5, 2) == (1, 2)
+    assert layers.compute_symmetric_padding(240, 3, 2) == (1, 1)
+    assert layers.compute_symmetric_padding(30, 5, 2) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_fixed_statistics_fold_into_the_kernel(kind: str) -> None:
     def folded(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         own_convolution, own_norm = nnx.clone((convolution, norm))  # those outside belong to no trace
         own_convolution.kernel[...], own_norm.scale[...], own_norm.bias[...] = kernel, scale, bias
-        y = layers.normed_convolution(own_convolution, own_norm, x, trained=True, activation=jax.nn.silu)
+        y = layers.convolve_and_normalise(own_convolution, own_norm, x, trained=True, activation=jax.nn.silu)
         np.testing.assert_array_equal([own_norm.mean[...], own_norm.variance[...]], statistics, "they stay")
         return y
 
@@ -208,7 +208,7 @@ def test_head_with_hidden_blocks() -> None:
 
 
 def test_initial_values() -> None:
-    values = np.asarray(layers.truncated_normal(np.random.default_rng(0), (100, 1000), fan=50))
+    values = np.asarray(layers.draw_truncated_normal(np.random.default_rng(0), (100, 1000), fan=50))
     np.testing.assert_allclose(values.std(), np.sqrt(2 / 50), rtol=0.01)
     np.testing.assert_allclose(values.mean(), 0, atol=0.005)
     assert np.abs(values).max() <= 2 * np.sqrt(2 / 50) / 0.8796

@@ -18,7 +18,7 @@ from bt_jax.models import mlp, registry
 def test_parameters(size: int, channels: int, hidden: tuple[int, ...], classes: int) -> None:
     network, params, batch_stats = registry.create("mlp", classes=classes, size=size, hidden=hidden, channels=channels)
     sizes = (size * size * channels, *hidden, classes)
-    assert registry.parameter_count(params) == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
+    assert registry.count_parameters(params) == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
     assert network.segment_names == (*(f"dense_{i + 1}" for i in range(len(hidden))), "head")
     assert set(params) == set(network.segment_names)
     assert batch_stats == {}

@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_weights(options: dict[str, Any]) -> None:
 
 def test_all_names_have_a_size_and_a_constructor() -> None:
     sizes = {"efficientnet_b1": 240, "mlp": 64, "cnn": 96, "vgg16": 224, "vgg_nano": 64}
-    assert {name: registry.native_size(name) for name in sizes} == sizes
+    assert {name: registry.get_native_size(name) for name in sizes} == sizes
     network, *_ = registry.create("efficientnet_nano", classes=3, size=64)
     assert (network.size, network.pooled_head) == (64, True)
 

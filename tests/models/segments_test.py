@@ -15,10 +15,10 @@ from bt_jax.models.segments import Grid
 def test_by_hand():
     image = Grid(0.5, 1.0, 96)
     # Pixels 0 to 2 and 2 to 4 are seen: TensorFlow puts the one zero behind.
-    assert image.after(kernel_size=3, stride=2, padding=(0, 1)) == Grid(1.5, 2.0, 48)
-    assert image.after(kernel_size=3, stride=2, padding=(1, 1)) == Grid(0.5, 2.0, 48)
-    assert image.after(kernel_size=5, stride=1, padding=(2, 2)) == image
-    assert image.after(kernel_size=2, stride=2, padding=(0, 0)) == Grid(1.0, 2.0, 48)
+    assert image.convolve(kernel_size=3, stride=2, padding=(0, 1)) == Grid(1.5, 2.0, 48)
+    assert image.convolve(kernel_size=3, stride=2, padding=(1, 1)) == Grid(0.5, 2.0, 48)
+    assert image.convolve(kernel_size=5, stride=1, padding=(2, 2)) == image
+    assert image.convolve(kernel_size=2, stride=2, padding=(0, 0)) == Grid(1.0, 2.0, 48)
 
 
 def test_last_maps():

@@ -11,7 +11,7 @@ from tests import runs
 
 def segments_of(name, *, size, classes=1000, **options):
     network, params, batch_stats = registry.create(name, classes=classes, size=size, **options)
-    return summary.segments(network, params, batch_stats, size=size), params, network
+    return summary.summarise(network, params, batch_stats, size=size), params, network
 
 
 # Multiplications and additions in the papers' millions: EfficientNet's Table 2 (B0 0.39 B) and, for the Lite models,
@@ -22,14 +22,14 @@ def segments_of(name, *, size, classes=1000, **options):
 )
 def test_operations_are_those_that_were_published(name, size, pairs):
     parts, _, _ = segments_of(name, size=size)
-    assert summary.total(parts)[1] / 2 == pytest.approx(pairs, rel=0.06)
+    assert summary.count_total(parts)[1] / 2 == pytest.approx(pairs, rel=0.06)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_nano", "efficientnet_lite0", "mlp", "cnn", "vgg16"])
 def test_every_parameter_is_in_a_layer(name):
     parts, params, network = segments_of(name, size=32)
     assert tuple(part.name for part in parts) == network.segment_names
-    assert summary.total(parts)[0] == registry.parameter_count(params)
+    assert summary.count_total(parts)[0] == registry.count_parameters(params)
     for part in parts:
         assert part.parameters == sum(leaf.size for leaf in jax.tree.leaves(params[part.name]))
 
@@ -63,16 +63,16 @@ def test_shapes_are_those_of_a_run():
 
 def test_neighbours_that_are_alike_stand_together():
     parts, _, _ = segments_of("efficientnet_b1", size=240)
-    grouped = summary.groups(parts)
+    grouped = summary.group_repeated(parts)
     assert [part for group in grouped for part in group] == list(parts)
     assert [len(group) for group in grouped] == [1, 1, 1, 1, 2, 1, 2, 1, 3, 1, 3, 1, 4, 1, 1, 1, 1]
 
 
 def test_the_table():
     parts, _, _ = segments_of("efficientnet_lite0", size=224)
-    lines = summary.table(parts).splitlines()
+    lines = summary.format_table(parts).splitlines()
     assert lines[0].split() == ["segment", "layer", "output", "parameters", "MFLOP"]
-    assert lines[-1].split() == ["all", "1000", "4,652,008", summary.mega(summary.total(parts)[1])]
+    assert lines[-1].split() == ["all", "1000", "4,652,008", summary.format_mega(summary.count_total(parts)[1])]
     assert any(line.split()[:3] == ["block_08", "as", "block_07"] for line in lines)
     assert not [line for line in lines if line != line.rstrip()]
 
@@ -81,7 +81,7 @@ def test_the_table():
     ("flops", "text"), [(0, ""), (2048, "0.00205"), (626_688, "0.627"), (9_248_440_000, "9,248.4")]
 )
 def test_numbers_can_be_read(flops, text):
-    assert summary.mega(flops) == text
+    assert summary.format_mega(flops) == text
 
 
 def picture(tmp_path, name, *flags) -> subprocess.CompletedProcess[str]:

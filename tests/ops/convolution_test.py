@@ -15,7 +15,7 @@ def test_equals_the_native_convolution(channels: int, size: int, stride: int) ->
     padding = ((0, 1), (2, 1))
     with jax.enable_x64(True):
         results = []
-        for function in (convolution.convolution, convolution.native):
+        for function in (convolution.convolution, convolution.convolve_natively):
             outputs, pull_back = jax.vjp(
                 jax.jit(lambda x, kernel, f=function: f(x, kernel, stride=stride, padding=padding)),
                 jnp.asarray(x),

@@ -36,7 +36,7 @@ def assert_equals_native(shape: tuple[int, ...], *, size: int, stride: int, padd
     options = {"stride": stride, "padding": padding}
     with jax.enable_x64(True):
         ours = values_and_gradients(depthwise.shift_and_add, x, kernel, **options)
-        theirs = values_and_gradients(depthwise.native, x, kernel, **options)
+        theirs = values_and_gradients(depthwise.convolve_natively, x, kernel, **options)
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == np.float64
         assert one.shape == other.shape
@@ -64,14 +64,17 @@ def test_equals_the_native_convolution(
     ("length", "size", "stride"), [(12, 3, 1), (12, 3, 2), (15, 3, 2), (12, 5, 2), (15, 5, 1), (15, 5, 2), (2, 5, 2)]
 )
 def test_equals_the_native_convolution_as_the_models_use_it(length: int, size: int, stride: int) -> None:
-    padding = (layers.same_padding(length, size, stride), layers.symmetric_padding(length + 1, size, stride))
+    padding = (
+        layers.compute_same_padding(length, size, stride),
+        layers.compute_symmetric_padding(length + 1, size, stride),
+    )
     assert_equals_native((2, length, length + 1, 4), size=size, stride=stride, padding=padding)
 
 
 def test_by_example() -> None:
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     kernel = jnp.array([[1.0, 10.0], [100.0, 1000.0]])[..., None]
-    for function in (depthwise.shift_and_add, depthwise.native, depthwise.depthwise_convolution):
+    for function in (depthwise.shift_and_add, depthwise.convolve_natively, depthwise.depthwise_convolution):
         outputs = function(x, kernel, stride=2, padding=((0, 1), (0, 1)))
         np.testing.assert_array_equal(outputs[0, :, :, 0], [[4310, 502], [76, 8]])
 
@@ -83,7 +86,7 @@ def test_keeps_the_dtype(dtype: Any) -> None:
     kernel = jnp.asarray(generator.normal(size=(3, 3, 5)), dtype)
     options = {"stride": 2, "padding": ((1, 1), (0, 1))}
     ours = values_and_gradients(depthwise.depthwise_convolution, x, kernel, **options)
-    theirs = values_and_gradients(depthwise.native, *(np.float32(array) for array in (x, kernel)), **options)
+    theirs = values_and_gradients(depthwise.convolve_natively, *(np.float32(array) for array in (x, kernel)), **options)
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == dtype
         tolerance = {jnp.float32: 1e-5, jnp.bfloat16: 0.05}[dtype]
@@ -110,7 +113,7 @@ def test_mapped_and_second_derivatives_agree_with_the_native_form():
     def loss(form, kernel, x):
         return (form(x, kernel, stride=1, padding=((1, 1), (1, 1))) ** 2).sum()
 
-    ours, native = (functools.partial(loss, form) for form in (depthwise.shift_and_add, depthwise.native))
+    ours, native = (functools.partial(loss, form) for form in (depthwise.shift_and_add, depthwise.convolve_natively))
     for argument in (0, 1):
         found, expected = (jax.vmap(jax.grad(each, argnums=argument), (None, 0))(kernel, x) for each in (ours, native))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -5,20 +5,20 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax.ops.platform import materialised
+from bt_jax.ops.platform import materialise
 
 
 def chain(x: jax.Array, *, end: bool) -> jax.Array:
     y = jnp.exp(x * 2 + 1)
     if end:
-        y = materialised(y)
+        y = materialise(y)
     return y[1:] * 3 + y[:-1]
 
 
 def test_values_and_gradients_stay() -> None:
     x = jnp.linspace(0, 1, 12).reshape(4, 3)
     tree = {"a": x, "b": (x + 1, jnp.arange(3))}
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(materialised)(tree), tree)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(materialise)(tree), tree)
     gradients = [jax.grad(lambda x, end=end: chain(x, end=end).sum())(x) for end in (True, False)]
     np.testing.assert_allclose(*gradients, rtol=1e-6)
 

@@ -32,7 +32,7 @@ def test_pointwise_is_the_matrix_product(shape: tuple[int, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("gated", [pointwise.gated_pointwise, pointwise.gated_twice])
+@pytest.mark.parametrize("gated", [pointwise.gated_pointwise, pointwise.gated_pointwise_on_tpu])
 @pytest.mark.parametrize("side", [3, 31])
 def test_gated_pointwise_equals_gating_first_on_both_sides_of_the_threshold(gated: Any, side: int) -> None:
     assert (side * side >= pointwise.PIXELS_PER_PRODUCT) == (side == 31)

@@ -70,7 +70,7 @@ class Folds:
 def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkpoints and no pictures: only what is written for programs and readers."""
     model = {"name": "mlp", "weights": "none", "class_names": list(NAMES), "preprocessing": {"size": 32}}
-    monkeypatch.setattr(checkpoint, "best_metadata", lambda workdir: (STEP, {"model": model}))
+    monkeypatch.setattr(checkpoint, "read_best_metadata", lambda workdir: (STEP, {"model": model}))
     for name in ("confusion_matrix", "roc_curves", "calibration"):
         monkeypatch.setattr(split_report.plots, name, lambda path, **options: None)
 

@@ -8,7 +8,7 @@ import pytest
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.metrics import classification
 from bt_jax.metrics.by_patient import Patients
-from bt_jax.metrics.calibration import Change, softmax
+from bt_jax.metrics.calibration import Calibration, softmax
 from bt_jax.reports import model_card
 
 NOTICE = "SYNTHETIC PHANTOMS - not medical data"
@@ -171,7 +171,7 @@ def test_durations_read_naturally(tmp_path: pathlib.Path, seconds: float, text: 
 
 
 def test_what_a_reader_needs_first_comes_first(tmp_path: pathlib.Path) -> None:
-    change = Change(np.full((80, 4), 0.25), temperature=1.2, fitted_on="others", biased=False)
+    change = Calibration(np.full((80, 4), 0.25), temperature=1.2, fitted_on="others", biased=False)
     result = scored("testing", change=change)
     headings = re.findall(r"^## (.*)$", card(tmp_path, {"testing": result}), re.MULTILINE)
     assert headings == ["Results", "Limits", "The model", "Calibration", "Class by class: testing", "Training"]
@@ -208,7 +208,7 @@ def test_patients_are_counted_and_answered(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_calibration_is_told_and_what_it_is_worth(tmp_path: pathlib.Path, biased: bool) -> None:
-    change = Change(np.full((80, 4), 0.25), temperature=1.2, fitted_on="the 80 validation images", biased=biased)
+    change = Calibration(np.full((80, 4), 0.25), temperature=1.2, fitted_on="the 80 validation images", biased=biased)
     result = scored("validation", change=change)
     text = card(tmp_path, {"validation": result}, {**FACTS, "calibration": "the networks share one"})
     told = section(text, "Calibration")

@@ -8,7 +8,7 @@ import sklearn.metrics
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.metrics import classification
 from bt_jax.metrics.by_patient import Patients
-from bt_jax.metrics.calibration import Change, softmax
+from bt_jax.metrics.calibration import Calibration, softmax
 from bt_jax.reports import score_text
 
 COLUMNS = {
@@ -136,7 +136,9 @@ def test_the_right_ones_of_a_few_are_counted() -> None:
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_calibration_in_words(biased: bool) -> None:
-    change = Change(uncalibrated=np.full((120, 4), 0.25), temperature=1.25, fitted_on="the 9 images", biased=biased)
+    change = Calibration(
+        uncalibrated=np.full((120, 4), 0.25), temperature=1.25, fitted_on="the 9 images", biased=biased
+    )
     text = score_text.calibration_in_words(result := scored(change=change))
     before, after = result["calibration"]["ece_before"], result["calibration"]["ece_after"]
     assert f"{before:.3f} before and {after:.3f} after calibration (temperature 1.250) on the 9 images" in text
@@ -145,7 +147,7 @@ def test_calibration_in_words(biased: bool) -> None:
 
 
 def test_calibration_in_words_without_one_temperature_or_any() -> None:
-    change = Change(uncalibrated=np.full((120, 4), 0.25), temperature=None, fitted_on="other folds", biased=False)
+    change = Calibration(uncalibrated=np.full((120, 4), 0.25), temperature=None, fitted_on="other folds", biased=False)
     assert "after calibration on other folds" in score_text.calibration_in_words(scored(change=change))
     assert "no temperature is stored" in score_text.calibration_in_words(scored())
 

@@ -10,7 +10,7 @@ from PIL import Image
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.metrics import classification
 from bt_jax.metrics.by_patient import Patients
-from bt_jax.metrics.calibration import Change
+from bt_jax.metrics.calibration import Calibration
 from bt_jax.reports import plots, score_text, split_report
 
 NOTICE = "SYNTHETIC PHANTOMS - not medical data"
@@ -122,7 +122,7 @@ def test_every_image_has_its_patient_and_whether_it_is_leaked(tmp_path: pathlib.
 def test_pictures_are_of_the_clean_images_where_there_are_enough(
     tmp_path: pathlib.Path, undrawn: dict[str, list[dict[str, Any]]], leaked: int, drawn: int, said: str | None
 ) -> None:
-    change = Change(np.full((40, 4), 0.25), temperature=1.5, fitted_on="others", biased=False)
+    change = Calibration(np.full((40, 4), 0.25), temperature=1.5, fitted_on="others", biased=False)
     result, labels, probabilities = write(tmp_path / "testing", leaked=np.arange(40) < leaked, change=change)
     shown = {name: options[0] for name, options in undrawn.items()}
     assert np.sum(shown["confusion_matrix"]["metrics"]["confusion_matrix"]) == drawn
@@ -141,7 +141,7 @@ def test_the_picture_of_calibration_says_when_it_flatters(
     tmp_path: pathlib.Path, undrawn: dict[str, list[dict[str, Any]]]
 ) -> None:
     for temperature, biased in ((1.5, True), (None, False)):
-        change = Change(np.full((40, 4), 0.25), temperature=temperature, fitted_on="the images", biased=biased)
+        change = Calibration(np.full((40, 4), 0.25), temperature=temperature, fitted_on="the images", biased=biased)
         write(tmp_path / "validation", change=change)
     titles = [options["title"] for options in undrawn["calibration"]]
     assert "so the error after it is too low" in titles[0]

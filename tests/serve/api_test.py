@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.inference.predictor import Prediction
 from bt_jax.serve import api
 from bt_jax.serve.api import Api, RequestOptions, Upload
@@ -99,7 +99,7 @@ def test_doubt_is_always_a_number(score, said):
 
 def test_a_reason_that_is_no_sentence():
     assert api.make_failure("a", "odd", "es") == {"path": "a", "error": "odd", "code": "other", "values": {}}
-    assert api.make_failure("a", Sentence("empty", "x"), "es")["error"] == "el archivo está vacío"
+    assert api.make_failure("a", Message("empty", "x"), "es")["error"] == "el archivo está vacío"
 
 
 def test_limits_hold_for_every_file(answering):

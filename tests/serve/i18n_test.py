@@ -8,18 +8,18 @@ from collections.abc import Iterator
 import pytest
 
 import bt_jax
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.serve import i18n
 
 PACKAGE = pathlib.Path(bt_jax.__path__[0])
 
 
 def sentences() -> Iterator[tuple[str, str]]:
-    """Code and template of every `Sentence` that is made in the package, as written in its sources."""
+    """Code and template of every `Message` that is made in the package, as written in its sources."""
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Sentence":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Message":
                 assert isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}: a code that is not written there"
                 names = [keyword.arg for keyword in node.keywords]
                 yield node.args[0].value, " ".join(f"{{{name}}}" for name in names)
@@ -66,12 +66,12 @@ def test_every_text_of_the_tables_is_used_and_every_used_one_is_there():
 
 
 def test_what_is_told():
-    sentence = Sentence("too_many_bytes", "{count} bytes are more than the limit of {limit}", count=12345, limit=9999)
+    sentence = Message("too_many_bytes", "{count} bytes are more than the limit of {limit}", count=12345, limit=9999)
     assert i18n.translate(sentence, "en") == "12,345 bytes are more than the limit of 9,999"
     assert i18n.translate(sentence, "es") == "12.345 bytes son más que el límite de 9999"
-    nested = Sentence("other_modality", "It is {modality}.", modality=Sentence("x_ray", "an X-ray"))
+    nested = Message("other_modality", "It is {modality}.", modality=Message("x_ray", "an X-ray"))
     assert "una radiografía" in i18n.translate(nested, "es")
-    share = Sentence("unlike_training", "{score}", score=2.25)
+    share = Message("unlike_training", "{score}", score=2.25)
     assert "2,2 veces" in i18n.translate(share, "es")
     assert i18n.translate("as it is", "es") == "as it is"
     assert i18n.get_code_and_values("as it is") == {"code": "other", "values": {}}

@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug import exceptions
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.serve import middleware
 from bt_jax.serve.api import RefusedError
 from bt_jax.serve.batching import BusyError
@@ -15,7 +15,7 @@ from bt_jax.serve.counters import Counters
 from bt_jax.serve.settings import Settings
 
 ERRORS = {
-    "refused": RefusedError(418, Sentence("empty", "the file is empty")),
+    "refused": RefusedError(418, Message("empty", "the file is empty")),
     "busy": BusyError(9),
     "http": exceptions.UnsupportedMediaType(),
     "gateway": exceptions.BadGateway(),

@@ -50,7 +50,7 @@ def optimizer():
 def fresh_state():
     copied = jax.tree.map(jnp.copy, network()[1:])
     state = train_step.initial_state(*copied, optimizer(), averaging=True)
-    return jax.device_put(state, sharding.replicated(sharding.make_mesh()))
+    return jax.device_put(state, sharding.get_replicated_sharding(sharding.make_mesh()))
 
 
 @functools.cache
@@ -78,7 +78,7 @@ def feed(folder, *, lowest_segment="", opened=None, weights=None):
         images=IMAGES, settings=SETTINGS, seed=ORDER.seed, views=VIEWS, threads=1, limit=10**9, folder=folder,
     )  # fmt: skip
     cuts = cache.cuts(PLAN, *network()[1:], lowest_segment=lowest_segment, steps_per_epoch=ORDER.steps_per_epoch)
-    transfer = functools.partial(jax.device_put, device=sharding.by_row(sharding.make_mesh()))
+    transfer = functools.partial(jax.device_put, device=sharding.get_batch_sharding(sharding.make_mesh()))
     return Feed(open_images=noted, labels=LABELS, order=ORDER, cache=cache, cuts=cuts, transfer=transfer,
                 timed=contextlib.nullcontext, weights=weights)  # fmt: skip
 

@@ -30,7 +30,7 @@ def network():
     batch_stats = train_step.calibrated_statistics(
         made, params, batch_stats, images=augment.to_float(IMAGES), normalisation=normalise.LITE
     )
-    return made, *jax.device_put((params, batch_stats), sharding.replicated(sharding.make_mesh()))
+    return made, *jax.device_put((params, batch_stats), sharding.get_replicated_sharding(sharding.make_mesh()))
 
 
 NAMES = network()[0].segment_names

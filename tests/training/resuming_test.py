@@ -75,7 +75,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_goes_on_from_the_one_before(fi
 @pytest.mark.slow
 def test_a_run_whose_best_checkpoint_is_lost_chooses_anew(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
-    best, _ = checkpoint.best_metadata(finished)
+    best, _ = checkpoint.read_best_metadata(finished)
     latest = max(int(path.name) for path in (finished / "checkpoints").iterdir())
     assert best != latest, "the test needs another fixture"
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(best))

@@ -308,9 +308,9 @@ import sys, jax, numpy as np
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 sys.path.insert(0, sys.argv[2])
 from tests import steps_test as t
-state = jax.device_put(t.fresh_state(), t.sharding.replicated(t.sharding.make_mesh()))
+state = jax.device_put(t.fresh_state(), t.sharding.get_replicated_sharding(t.sharding.make_mesh()))
 for i in range(3):
-    data = jax.device_put(t.batch(seed=i), t.sharding.by_row(t.sharding.make_mesh()))
+    data = jax.device_put(t.batch(seed=i), t.sharding.get_batch_sharding(t.sharding.make_mesh()))
     state, metrics = t.step_of(2)(state, data, np.float32(1e-3), np.int32(2))
     print(float(metrics["loss"]), float(metrics["gradient_norm"]))
 """

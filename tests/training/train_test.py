@@ -273,5 +273,5 @@ def test_values_that_make_no_sense_are_named(tmp_path, field, value):
 
 
 def test_one_process_at_a_time(tmp_path):
-    with run_folder.locked(tmp_path), pytest.raises(UsageError, match="another process is training"):
+    with run_folder.lock(tmp_path), pytest.raises(UsageError, match="another process is training"):
         train.train_and_evaluate(runs.config(), tmp_path)

@@ -91,11 +91,11 @@ def test_round_trip(run):
     assert checkpoints.latest_step == 40
     evaluation, training = trees(0)
     restored = checkpoints.restore(
-        40, evaluation=checkpoint.abstract(evaluation), training=checkpoint.abstract(training)
+        40, evaluation=checkpoint.make_abstract(evaluation), training=checkpoint.make_abstract(training)
     )
     for found, expected in zip(restored, trees(40), strict=True):
         assert_equal_trees(found, expected)
-    metadata = checkpoints.metadata(40)
+    metadata = checkpoints.read_metadata(40)
     checkpoints.close()
     assert metadata == {
         "progress": {"step": 40, "best_step": 20, "unlogged": [{"loss": 0.5}]},
@@ -105,7 +105,7 @@ def test_round_trip(run):
 
 def test_restored_arrays_have_the_sharding_that_was_asked_for(run):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    evaluation = checkpoint.restore_for_evaluation(run, 20, checkpoint.abstract(trees(0)[0], sharding))
+    evaluation = checkpoint.restore_for_evaluation(run, 20, checkpoint.make_abstract(trees(0)[0], sharding))
     assert_equal_trees(evaluation, trees(20)[0])
     assert {leaf.sharding for leaf in jax.tree.leaves(evaluation)} == {sharding}
 
@@ -122,7 +122,7 @@ def test_without_a_best_the_two_latest_stay(tmp_path):
         assert checkpoints.latest_step == step
     checkpoints.close()
     assert steps_on_disk(tmp_path) == [1, 2]
-    assert checkpoint.best_metadata(tmp_path)[0] == 2
+    assert checkpoint.read_best_metadata(tmp_path)[0] == 2
 
 
 def test_a_restarted_run_goes_on_keeping_latest_and_best(copied):
@@ -164,7 +164,7 @@ def test_a_checkpoint_damaged_in_any_file_is_set_aside_and_the_one_before_is_use
     assert warning.startswith("warning: the checkpoint of step 40 is damaged (") and f"is kept in {aside}" in warning
     assert aside.is_dir()
     save(checkpoints, 40, best=20, again=True)  # its step can be saved anew
-    assert checkpoints.latest_step == 40 and "again" in checkpoints.metadata(40)["progress"]
+    assert checkpoints.latest_step == 40 and "again" in checkpoints.read_metadata(40)["progress"]
     checkpoints.close()
     assert steps_on_disk(copied) == [20, 30, 40]
 
@@ -185,15 +185,15 @@ def test_predictions_pass_over_what_is_damaged_and_say_so(copied, capsys):
     folder = copied / checkpoint.FOLDER
     manifest = folder / "20" / "evaluation" / "manifest.ocdbt"
     manifest.write_bytes(manifest.read_bytes()[:-1])
-    assert checkpoint.best_metadata(copied)[0] == 40  # the latest in the place of the best
+    assert checkpoint.read_best_metadata(copied)[0] == 40  # the latest in the place of the best
     told = f"warning: the best checkpoint in {copied} is damaged or lost: using that of step 40\n"
     assert capsys.readouterr().err == told
     shutil.rmtree(folder / "20")
     (folder / "40" / "_CHECKPOINT_METADATA").write_text("{")
-    assert checkpoint.best_metadata(copied)[0] == 30
+    assert checkpoint.read_best_metadata(copied)[0] == 30
     (folder / "30" / "_CHECKPOINT_METADATA").write_text("{")
     with pytest.raises(UsageError, match="are damaged: run the training again"):
-        checkpoint.best_metadata(copied)
+        checkpoint.read_best_metadata(copied)
 
 
 def test_a_checkpoint_is_sealed_while_training_goes_on(tmp_path):
@@ -248,13 +248,13 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(tmp_path):
 def test_a_step_that_is_there_stays(copied):
     checkpoints = Checkpoints(copied)
     save(checkpoints, 40, best=20, changed=True)
-    assert "changed" not in checkpoints.metadata(40)["progress"]
+    assert "changed" not in checkpoints.read_metadata(40)["progress"]
     checkpoints.close()
     assert steps_on_disk(copied) == [20, 30, 40]
 
 
 def test_best_metadata(run):
-    step, metadata = checkpoint.best_metadata(run)
+    step, metadata = checkpoint.read_best_metadata(run)
     assert step == 20
     assert metadata["progress"]["step"] == 20 and metadata["model"] == {"name": "cnn"}
 
@@ -264,7 +264,7 @@ def test_best_metadata_of_a_folder_without_a_run(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "begun" / checkpoint.FOLDER).mkdir(parents=True)
     with pytest.raises(UsageError, match=rf"{name}' holds no checkpoint: give the workdir of a run"):
-        checkpoint.best_metadata(tmp_path / name)
+        checkpoint.read_best_metadata(tmp_path / name)
 
 
 def test_a_half_written_checkpoint_is_ignored_and_cleared_away(copied):
@@ -273,12 +273,12 @@ def test_a_half_written_checkpoint_is_ignored_and_cleared_away(copied):
     half = folder / "50.orbax-checkpoint-tmp"
     shutil.copytree(folder / "40", half)
     next(path for path in half.rglob("*") if path.is_file()).write_bytes(b"")
-    assert checkpoint.best_metadata(copied)[0] == 20
+    assert checkpoint.read_best_metadata(copied)[0] == 20
     checkpoints = Checkpoints(copied)
     assert checkpoints.latest_step == 40
     save(checkpoints, 50, best=20)
     assert checkpoints.latest_step == 50
     checkpoints.close()
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["20", "40", "50"]
-    evaluation = checkpoint.restore_for_evaluation(copied, 50, checkpoint.abstract(trees(0)[0]))
+    evaluation = checkpoint.restore_for_evaluation(copied, 50, checkpoint.make_abstract(trees(0)[0]))
     assert_equal_trees(evaluation, trees(50)[0])

@@ -20,9 +20,9 @@ def folder(tmp_path: pathlib.Path) -> epath.Path:
 
 
 def test_what_is_as_it_was_has_no_flaw(folder):
-    assert checksums.is_sealed(folder) and checksums.flaw(folder) is None
+    assert checksums.is_sealed(folder) and checksums.find_flaw(folder) is None
     checksums.seal(folder)  # again, which does not list the list
-    assert checksums.flaw(folder) is None
+    assert checksums.find_flaw(folder) is None
     assert set(json.loads((folder / checksums.FILE).read_text())["files"]) == {"one", "a/two", "a/deep/empty"}
     assert [path.name for path in folder.parent.iterdir()] == ["sealed"]
 
@@ -41,11 +41,11 @@ def test_flaws_in_words(folder, name, content, flaw):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    assert checksums.flaw(folder) == flaw
+    assert checksums.find_flaw(folder) == flaw
     if name == "one":
-        assert checksums.flaw(folder, parts=("a",)) is None
+        assert checksums.find_flaw(folder, parts=("a",)) is None
 
 
 def test_a_folder_without_a_list(tmp_path):
     assert not checksums.is_sealed(epath.Path(tmp_path))
-    assert checksums.flaw(epath.Path(tmp_path)) == "checksums.json cannot be read"
+    assert checksums.find_flaw(epath.Path(tmp_path)) == "checksums.json cannot be read"

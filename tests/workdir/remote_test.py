@@ -59,7 +59,7 @@ def test_files_are_there_after_a_push_and_here_after_a_pull(url):
     assert other != folder
     assert (other / "config.json").read_text() == "{}"
     assert (other / "report" / "validation" / "metrics.json").read_text() == "1"
-    assert remote.bucket_of(other) == bucket
+    assert remote.get_bucket(other) == bucket
 
 
 def test_only_what_has_changed_is_copied(url, monkeypatch):
@@ -92,10 +92,10 @@ def test_a_pull_forgets_what_another_run_left_here(url):
 
 def test_checkpoints_of_the_copy_are_those_of_the_bucket(url, tmp_path):
     folder = Mirror(url).pull()
-    assert checkpoint._folder_of(folder) == epath.Path(url) / "checkpoints"
+    assert checkpoint._get_folder(folder) == epath.Path(url) / "checkpoints"
     (folder / "fold_3").mkdir()
-    assert checkpoint._folder_of(folder / "fold_3") == epath.Path(url) / "fold_3" / "checkpoints"
-    assert checkpoint._folder_of(tmp_path) == epath.Path(tmp_path) / "checkpoints"
+    assert checkpoint._get_folder(folder / "fold_3") == epath.Path(url) / "fold_3" / "checkpoints"
+    assert checkpoint._get_folder(tmp_path) == epath.Path(tmp_path) / "checkpoints"
 
 
 def test_a_bucket_that_cannot_be_read_is_one_line(url, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_bucket_that_cannot_be_read_is_one_line(url, monkeypatch):
 @pytest.mark.slow
 def test_a_run_in_a_bucket_goes_on_from_there(url, tmp_path, monkeypatch, capsys):
     """With its checkpoints in a folder, since TensorStore goes to buckets by itself."""
-    monkeypatch.setattr(remote, "bucket_of", lambda folder: epath.Path(tmp_path / "checkpoints of the bucket"))
+    monkeypatch.setattr(remote, "get_bucket", lambda folder: epath.Path(tmp_path / "checkpoints of the bucket"))
     config = runs.config(stages__count=1)
     for number in range(2):  # the second on another host, which finds a finished run and reports again
         copy = Mirror(url, process=number)

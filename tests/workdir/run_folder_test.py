@@ -109,7 +109,7 @@ def test_only_a_run_that_is_resumed_is_bound(tmp_path):
 
 def table(rows):
     """The content of a `split.csv`."""
-    return files.csv_text(split_table.FIELDS, rows).encode()
+    return files.format_csv(split_table.FIELDS, rows).encode()
 
 
 def test_split_table(tmp_path):
@@ -135,12 +135,12 @@ def test_changed_images_are_refused_when_resuming(tmp_path, rows):
 
 def test_run_record_adds_up_over_restarts(tmp_path):
     record = run_folder.RunRecord.open(tmp_path)
-    record.started(step=0, data={"source": "phantoms"})
+    record.record_start(step=0, data={"source": "phantoms"})
     record.add_seconds("data", 2.0)
     record.add_stage_seconds(1, 10.0)
     record.save()
     again = run_folder.RunRecord.open(tmp_path)
-    again.started(step=40, weights="none")
+    again.record_start(step=40, weights="none")
     again.add_seconds("data", 0.5)
     again.add_seconds("compile", 100.0)
     again.add_stage_seconds(1, 1.25)
@@ -151,7 +151,7 @@ def test_run_record_adds_up_over_restarts(tmp_path):
     assert content["seconds"] == {"data": 2.5, "compile": 100.0}
     assert content["seconds_by_stage"] == {"1": 11.25, "2": 4.0}
     assert content["data"] == {"source": "phantoms"} and content["weights"] == "none"
-    assert again.total_seconds() == 2.5 + 11.25 + 4.0
+    assert again.get_total_seconds() == 2.5 + 11.25 + 4.0
 
 
 def test_run_record_names_what_decides_the_result(tmp_path):
@@ -164,10 +164,10 @@ def test_run_record_names_what_decides_the_result(tmp_path):
 
 def test_timed_adds_what_the_block_takes_even_if_it_fails(tmp_path):
     record = run_folder.RunRecord.open(tmp_path)
-    with record.timed("sleep"):
+    with record.time_phase("sleep"):
         time.sleep(0.02)
     first = record.content["seconds"]["sleep"]
-    with pytest.raises(KeyError), record.timed("sleep"):
+    with pytest.raises(KeyError), record.time_phase("sleep"):
         time.sleep(0.02)
         raise KeyError
     assert first >= 0.02 and record.content["seconds"]["sleep"] >= first + 0.02
@@ -176,13 +176,13 @@ def test_timed_adds_what_the_block_takes_even_if_it_fails(tmp_path):
 def test_commit_outside_of_git_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "workdir.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert run_folder._commit() is None
+    assert run_folder._describe_commit() is None
     monkeypatch.setenv("PATH", "")
-    assert run_folder._commit() is None
+    assert run_folder._describe_commit() is None
 
 
 def test_files_of_a_run_never_hold_nan(tmp_path):
     record = run_folder.RunRecord.open(tmp_path)
-    record.started(step=0, loss=float("nan"))
+    record.record_start(step=0, loss=float("nan"))
     content = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
-    assert content["loss"] is None and files.finite(content) == content
+    assert content["loss"] is None and files.make_json_safe(content) == content

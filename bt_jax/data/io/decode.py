@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageOps
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 
 # Suffixes, in lower case, that count as images by name.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
@@ -30,7 +30,7 @@ class ImageError(ValueError):
       reason: what is wrong with it.
     """
 
-    def __init__(self, name: str, reason: Sentence):
+    def __init__(self, name: str, reason: Message):
         super().__init__(f"{name}: {reason}")
         self.reason = reason
 
@@ -58,14 +58,14 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
     """As `decode_image`, with a limit of one's own; also whether the file has more frames than this one."""
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     if not content:
-        raise ImageError(name, Sentence("empty", "the file is empty"))
+        raise ImageError(name, Message("empty", "the file is empty"))
     # Pillow's parsers let nearly any exception through on damaged input: struct.error, KeyError, SyntaxError, ...
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
             if width * height <= 0:
                 raise ImageError(
-                    name, Sentence("no_pixels_at", "the image has no pixels ({size})", size=f"{width}x{height}")
+                    name, Message("no_pixels_at", "the image has no pixels ({size})", size=f"{width}x{height}")
                 )
             if width * height > limit:
                 raise ImageError(name, too_many_pixels(width, height, limit))
@@ -77,19 +77,19 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError(name, Sentence("unknown_format", "not an image in a known format")) from None
+        raise ImageError(name, Message("unknown_format", "not an image in a known format")) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(
-            name, Sentence("more_pixels", "the image has more pixels than the limit of {limit}", limit=limit)
+            name, Message("more_pixels", "the image has more pixels than the limit of {limit}", limit=limit)
         ) from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(name, Sentence("undecodable", "cannot be decoded: {reason}", reason=reason)) from error
+        raise ImageError(name, Message("undecodable", "cannot be decoded: {reason}", reason=reason)) from error
 
 
-def too_many_pixels(width: int, height: int, limit: int) -> Sentence:
+def too_many_pixels(width: int, height: int, limit: int) -> Message:
     """What is said of a picture beyond a limit."""
-    return Sentence(
+    return Message(
         "too_many_pixels", "{size} pixels are more than the limit of {limit}", size=f"{width}x{height}", limit=limit
     )
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.data.io import dicom_compression, dicom_remarks
 from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, grey_of, inflated
 
@@ -43,7 +43,7 @@ _UNDEFINED = 2**32 - 1
 # Ten thousand frames with a hundred elements each stay below both.
 _MOST_READS, _MOST_SEQUENCE_BYTES = 3_000_000, 2**25
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_ODD_DEFLATED = Sentence("dicom_deflated", "a deflated DICOM file with an unusual header is not read")
+_ODD_DEFLATED = Message("dicom_deflated", "a deflated DICOM file with an unusual header is not read")
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def _library() -> ModuleType:
         import pydicom
     except ImportError:
         raise UnreadableError(
-            Sentence(
+            Message(
                 "dicom_extra",
                 "DICOM files need the extra `medical`: {command}",
                 command=".venv/bin/pip install -e '.[medical]'",
@@ -100,7 +100,7 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
         dataset = _parse(library, content, limits=limits)
         if not any(name in dataset for name in _PIXELS) and _PIXEL_TAG in content:
             raise UnreadableError(
-                Sentence("dicom_no_end", "the DICOM file is cut off or damaged: its pixels have no end")
+                Message("dicom_no_end", "the DICOM file is cut off or damaged: its pixels have no end")
             )
         count = _checked(library, dataset, limits=limits)
         remarks = dicom_remarks.about(str(dataset.get("Modality", "")), str(dataset.get("BodyPartExamined") or ""))
@@ -113,11 +113,11 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
         raise
     except Exception as error:
         raise UnreadableError(
-            Sentence("dicom_damaged", "the DICOM file is damaged or unusual ({kind})", kind=type(error).__name__)
+            Message("dicom_damaged", "the DICOM file is damaged or unusual ({kind})", kind=type(error).__name__)
         ) from None
     if done < count:
         raise UnreadableError(
-            Sentence(
+            Message(
                 "dicom_frames_missing",
                 "the DICOM file is cut off: {there} of {needed} frames are there",
                 there=done,
@@ -133,7 +133,7 @@ def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
     for name in _SEQUENCES:  # those of a known length are not taken apart before they are asked for
         if name in dataset and (dataset.get_item(name).length or 0) % _UNDEFINED > _MOST_SEQUENCE_BYTES:
             raise UnreadableError(
-                Sentence("dicom_sequences", "the DICOM file has more to say about its frames than is read")
+                Message("dicom_sequences", "the DICOM file has more to say about its frames than is read")
             )
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
@@ -154,7 +154,7 @@ class _Bounded(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         if self.reads > _MOST_READS:
-            raise UnreadableError(Sentence("dicom_elements", "the DICOM file has more data elements than are read"))
+            raise UnreadableError(Message("dicom_elements", "the DICOM file has more data elements than are read"))
         return super().read(size)
 
 
@@ -175,7 +175,7 @@ def _checked(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
     kind = next((name for name in _PIXELS if name in dataset), None)
     if kind is None:
         raise UnreadableError(
-            Sentence("dicom_no_image", "the DICOM file holds no image (perhaps a report, a plan or a directory)")
+            Message("dicom_no_image", "the DICOM file holds no image (perhaps a report, a plan or a directory)")
         )
     rows, columns = (_whole(dataset.get(name)) for name in ("Rows", "Columns"))
     count = _whole(dataset.get("NumberOfFrames") or 1)
@@ -183,7 +183,7 @@ def _checked(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
     check_size(width=columns, height=rows, slices=count, limits=limits)
     if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
         raise UnreadableError(
-            Sentence(
+            Message(
                 "dicom_samples",
                 "DICOM pixels of {samples} samples with {bits} bits are not read",
                 samples=samples,
@@ -265,7 +265,7 @@ def _rescaled(pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]
     slope = frame.number("RescaleSlope", group="PixelValueTransformationSequence")
     intercept = frame.number("RescaleIntercept", group="PixelValueTransformationSequence")
     if slope == 0:
-        return pixels, [Sentence("slope_of_zero", "The rescale slope in the file is 0 and was not used.")]
+        return pixels, [Message("slope_of_zero", "The rescale slope in the file is 0 and was not used.")]
     if (slope is None or slope == 1) and not intercept:
         return pixels, []
     return pixels.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0), []
@@ -274,7 +274,7 @@ def _rescaled(pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]
 def _windowed(values: np.ndarray, frame: _Frame) -> tuple[np.ndarray | None, list[str]]:
     """Measured values [H, W] as a viewer shows them, uint8; None where no window of the file changes the picture."""
     unusable: list[str] = [
-        Sentence(
+        Message(
             "useless_window",
             "The window in the file shows nothing of the image, so its whole range of values was used.",
         )
@@ -321,7 +321,7 @@ def _through(item: Any, values: np.ndarray, dataset: Any) -> tuple[np.ndarray, i
         data = np.frombuffer(data, "u1" if narrow else "<u2" if dataset.original_encoding[1] else ">u2")
     table = np.asarray(data, np.float64)[:length]
     if not table.size or not 1 <= bits <= 16:
-        raise UnreadableError(Sentence("dicom_table", "a table of grey values in the DICOM file makes no sense"))
+        raise UnreadableError(Message("dicom_table", "a table of grey values in the DICOM file makes no sense"))
     index = np.clip(np.asarray(values, np.float64) - first, 0, table.size - 1)
     return table[np.nan_to_num(index).astype(np.int64)], bits
 

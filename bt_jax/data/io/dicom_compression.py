@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.data.io.slices import UnreadableError
 
 # How pixels may be compressed, by the transfer syntax, and the packages that then decode them besides Pillow.
@@ -41,7 +41,7 @@ def check(library: ModuleType, dataset: Any, count: int) -> None:
     name, package = _COMPRESSIONS.get(str(syntax), ("", ""))
     if not name:
         raise UnreadableError(
-            Sentence(
+            Message(
                 "dicom_compression",
                 "its pixels are compressed in a way that is not read: store it uncompressed, or as JPEG 2000",
             )
@@ -72,16 +72,16 @@ def _check_boxes(frame: bytes) -> None:
         length = int.from_bytes(frame[place : place + 4], "big")
         if length < 8:
             raise UnreadableError(
-                Sentence("dicom_jp2_boxes", "the DICOM file is damaged: no image is found in its JPEG 2000 data")
+                Message("dicom_jp2_boxes", "the DICOM file is damaged: no image is found in its JPEG 2000 data")
             )
         place += length
 
 
-def _undecodable(name: str, package: str) -> Sentence:
+def _undecodable(name: str, package: str) -> Message:
     """What to do about pixels that are compressed in a way for which a package is missing, if there is one."""
     if package:
         text = "its pixels are compressed as {name}, which is not read: install {package}, or store it uncompressed"
-        return Sentence("dicom_package", text, name=name, package=package)
-    return Sentence(
+        return Message("dicom_package", text, name=name, package=package)
+    return Message(
         "dicom_decoder", "its pixels are compressed as {name}, which is not read: store it uncompressed", name=name
     )

@@ -1,21 +1,21 @@
 """What is odd about a DICOM file as a slice of a brain MRI, by the tags that say what it shows."""
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 
 _MODALITIES = {
-    "CT": Sentence("ct", "CT"),
-    "CR": Sentence("x_ray", "an X-ray"),
-    "DX": Sentence("x_ray", "an X-ray"),
-    "XA": Sentence("angiography", "an X-ray angiography"),
-    "RF": Sentence("fluoroscopy", "a fluoroscopy"),
-    "MG": Sentence("mammography", "a mammography"),
-    "US": Sentence("ultrasound", "an ultrasound"),
-    "NM": Sentence("scintigraphy", "a scintigraphy"),
-    "PT": Sentence("pet", "PET"),
-    "OP": Sentence("eye", "a photograph of the eye"),
-    "XC": Sentence("photograph", "a photograph"),
-    "SM": Sentence("microscopy", "microscopy"),
-    "ES": Sentence("endoscopy", "an endoscopy"),
+    "CT": Message("ct", "CT"),
+    "CR": Message("x_ray", "an X-ray"),
+    "DX": Message("x_ray", "an X-ray"),
+    "XA": Message("angiography", "an X-ray angiography"),
+    "RF": Message("fluoroscopy", "a fluoroscopy"),
+    "MG": Message("mammography", "a mammography"),
+    "US": Message("ultrasound", "an ultrasound"),
+    "NM": Message("scintigraphy", "a scintigraphy"),
+    "PT": Message("pet", "PET"),
+    "OP": Message("eye", "a photograph of the eye"),
+    "XC": Message("photograph", "a photograph"),
+    "SM": Message("microscopy", "microscopy"),
+    "ES": Message("endoscopy", "an endoscopy"),
 }
 _HEAD = ("BRAIN", "HEAD", "SKULL", "CRANI", "NEURO", "PITUIT", "SELLA", "CEREB")
 
@@ -26,7 +26,7 @@ def about(modality: str, part: str) -> tuple[str, ...]:
     kind = _MODALITIES.get(modality.strip().upper())
     if kind:
         text = "The file says that it is {modality}, not MRI: the model knows MRI alone."
-        found.append(Sentence("other_modality", text, modality=kind))
+        found.append(Message("other_modality", text, modality=kind))
     if part.strip() and not any(name in part.upper() for name in _HEAD):
-        found.append(Sentence("other_part", "The file names another part of the body than the head."))
+        found.append(Message("other_part", "The file names another part of the body than the head."))
     return tuple(found)

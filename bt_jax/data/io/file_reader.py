@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.data.io import decode, dicom, nifti
 from bt_jax.data.io.slices import Limits, Slice, UnreadableError, compact, inflated
 
@@ -15,35 +15,35 @@ SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .ni
 START = 1024
 
 _GZIP = b"\x1f\x8b"
-_MORE_FRAMES = Sentence("more_frames", "The file has several frames, of which the first was read.")
+_MORE_FRAMES = Message("more_frames", "The file has several frames, of which the first was read.")
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"RIFF", b"P4", b"P5", b"P6")
 # What people take for images, and what to do about it.
 _OTHERS = (
-    (0, b"%PDF", Sentence("pdf", "not an image but a PDF document: export its pictures as PNG")),
+    (0, b"%PDF", Message("pdf", "not an image but a PDF document: export its pictures as PNG")),
     (
         0,
         b"PK\x03\x04",
-        Sentence("zip", "not an image but a zip archive inside of which nothing is looked for: unpack it"),
+        Message("zip", "not an image but a zip archive inside of which nothing is looked for: unpack it"),
     ),
-    (0, b"\x37\x7a\xbc\xaf\x27\x1c", Sentence("7z", "not an image but a 7z archive: unpack it")),
-    (0, b"Rar!", Sentence("rar", "not an image but a RAR archive: unpack it")),
-    (0, b"<", Sentence("markup", "not an image but a text (HTML, XML or SVG): export the picture as PNG")),
+    (0, b"\x37\x7a\xbc\xaf\x27\x1c", Message("7z", "not an image but a 7z archive: unpack it")),
+    (0, b"Rar!", Message("rar", "not an image but a RAR archive: unpack it")),
+    (0, b"<", Message("markup", "not an image but a text (HTML, XML or SVG): export the picture as PNG")),
     (
         0,
         b"\x00\x00\x00\x0cjP  ",
-        Sentence("jpeg_2000", "not an image but a JPEG 2000 image outside of DICOM: convert it to PNG"),
+        Message("jpeg_2000", "not an image but a JPEG 2000 image outside of DICOM: convert it to PNG"),
     ),
     (
         4,
         b"ftyp",
-        Sentence(
+        Message(
             "video_or_heic", "not an image but a video, or an image of the kind HEIC or AVIF: convert it to PNG or JPEG"
         ),
     ),
-    (0, b"\x93NUMPY", Sentence("numpy", "not an image but an array of NumPy: save it as PNG or NIfTI")),
-    (0, b"\x89HDF", Sentence("hdf5", "not an image but an HDF5 or MATLAB file: save its images as PNG or NIfTI")),
-    (0, b"MATLAB", Sentence("matlab", "not an image but a MATLAB file: save its images as PNG or NIfTI")),
-    (0, b"8BPS", Sentence("photoshop", "not an image but a Photoshop document: export it as PNG")),
+    (0, b"\x93NUMPY", Message("numpy", "not an image but an array of NumPy: save it as PNG or NIfTI")),
+    (0, b"\x89HDF", Message("hdf5", "not an image but an HDF5 or MATLAB file: save its images as PNG or NIfTI")),
+    (0, b"MATLAB", Message("matlab", "not an image but a MATLAB file: save its images as PNG or NIfTI")),
+    (0, b"8BPS", Message("photoshop", "not an image but a Photoshop document: export it as PNG")),
 )
 
 
@@ -75,10 +75,10 @@ def read_slices(content: bytes, *, limits: Limits | None = None) -> Iterator[Sli
     """
     limits = limits or Limits()
     if not content:
-        raise UnreadableError(Sentence("empty", "the file is empty"))
+        raise UnreadableError(Message("empty", "the file is empty"))
     if len(content) > limits.file_bytes:
         raise UnreadableError(
-            Sentence(
+            Message(
                 "too_many_bytes",
                 "{count} bytes are more than the limit of {limit}",
                 count=len(content),
@@ -89,7 +89,7 @@ def read_slices(content: bytes, *, limits: Limits | None = None) -> Iterator[Sli
     if content[:2] == _GZIP:
         content = inflated(content, window_bits=31, limits=limits)
         if not nifti.looks_like(content[:START]):
-            raise UnreadableError(Sentence("gzip", "compressed by gzip, but not a NIfTI volume: unpack it"))
+            raise UnreadableError(Message("gzip", "compressed by gzip, but not a NIfTI volume: unpack it"))
         return nifti.read(content, limits=limits)
     if nifti.looks_like(start):
         return nifti.read(content, limits=limits)

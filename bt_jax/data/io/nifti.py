@@ -9,14 +9,14 @@ from types import ModuleType
 
 import numpy as np
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, grey_of
 
 # Spacing of one axis over that of the others, from which it counts as the one across the slices.
 _THICK = 1.2
 _AXIAL = 2  # the axis from the feet to the head
-_FIRST_VOLUME = Sentence("first_volume", "The file holds several volumes, of which the first was read.")
-_NO_ORIENTATION = Sentence("no_orientation", "The file does not say how the head lies in it, so slices may be turned.")
+_FIRST_VOLUME = Message("first_volume", "The file holds several volumes, of which the first was read.")
+_NO_ORIENTATION = Message("no_orientation", "The file does not say how the head lies in it, so slices may be turned.")
 
 
 @functools.cache
@@ -27,7 +27,7 @@ def _library() -> ModuleType:
         import nibabel.imageglobals
     except ImportError:
         raise UnreadableError(
-            Sentence(
+            Message(
                 "nifti_extra",
                 "NIfTI volumes need the extra `medical`: {command}",
                 command=".venv/bin/pip install -e '.[medical]'",
@@ -68,14 +68,14 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
         raise
     except Exception as error:
         raise UnreadableError(
-            Sentence("nifti_damaged", "the NIfTI file is damaged or unusual ({kind})", kind=type(error).__name__)
+            Message("nifti_damaged", "the NIfTI file is damaged or unusual ({kind})", kind=type(error).__name__)
         ) from None
 
 
 def _slices(library: ModuleType, content: bytes, *, limits: Limits) -> Iterator[Slice]:
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
         raise UnreadableError(
-            Sentence("nifti_pair", "NIfTI in two files (.hdr and .img) is not read: store it as one .nii file")
+            Message("nifti_pair", "NIfTI in two files (.hdr and .img) is not read: store it as one .nii file")
         )
     kind = library.Nifti2Image if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else library.Nifti1Image
     volume = kind.from_bytes(content)
@@ -102,15 +102,15 @@ def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Li
     dtype = np.dtype(volume.get_data_dtype())  # type: ignore[attr-defined]
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise UnreadableError(
-            Sentence("nifti_kind", "NIfTI volumes of colours, complex or very long numbers are not read")
+            Message("nifti_kind", "NIfTI volumes of colours, complex or very long numbers are not read")
         )
     if not 2 <= len(shape) <= 7 or min(shape) <= 0:
-        raise UnreadableError(Sentence("nifti_empty", "the NIfTI file has no slices"))
+        raise UnreadableError(Message("nifti_empty", "the NIfTI file has no slices"))
     needed = math.prod(shape) * dtype.itemsize
     there = max(0, len(content) - int(volume.dataobj.offset))  # type: ignore[attr-defined]
     if there < needed:
         raise UnreadableError(
-            Sentence(
+            Message(
                 "nifti_cut_off",
                 "the NIfTI file is cut off: {there} of {needed} bytes of values are there",
                 there=there,

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from bt_jax.common.messages import Sentence
+from bt_jax.common.messages import Message
 from bt_jax.data.io.decode import MAX_PIXELS, scaled_to_uint16, too_many_pixels
 
 # Values beyond this are no measurements; differences of larger ones overflow.
@@ -48,7 +48,7 @@ class UnreadableError(ValueError):
     """What cannot be read as images.
 
     Args:
-      reason: one sentence without the file's name, and nothing of its text; a `Sentence` can be told in any language.
+      reason: one sentence without the file's name, and nothing of its text; a `Message` can be told in any language.
     """
 
     def __init__(self, reason: str):
@@ -59,12 +59,12 @@ class UnreadableError(ValueError):
 def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
     """Raises `UnreadableError` for a header that claims nothing, or more than the limits."""
     if width <= 0 or height <= 0 or slices <= 0:
-        raise UnreadableError(Sentence("no_pixels", "the image has no pixels"))
+        raise UnreadableError(Message("no_pixels", "the image has no pixels"))
     if width * height > limits.pixels:
         raise UnreadableError(too_many_pixels(width, height, limits.pixels))
     if slices > limits.slices:
         raise UnreadableError(
-            Sentence(
+            Message(
                 "too_many_slices",
                 "{count} slices are more than the limit of {limit}",
                 count=slices,
@@ -79,17 +79,17 @@ def inflated(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0)
     try:
         content = unpacker.decompress(memoryview(packed)[start:], limits.unpacked_bytes + 1)
     except zlib.error:
-        raise UnreadableError(Sentence("packed_damaged", "the compressed content is damaged")) from None
+        raise UnreadableError(Message("packed_damaged", "the compressed content is damaged")) from None
     if len(content) > limits.unpacked_bytes:
         raise UnreadableError(
-            Sentence(
+            Message(
                 "unpacks_to_too_much",
                 "it unpacks to more than the limit of {limit} bytes",
                 limit=limits.unpacked_bytes,
             )
         )
     if not unpacker.eof:
-        raise UnreadableError(Sentence("packed_cut_off", "the compressed content is cut off"))
+        raise UnreadableError(Message("packed_cut_off", "the compressed content is cut off"))
     return content
 
 

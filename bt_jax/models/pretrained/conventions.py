@@ -4,7 +4,7 @@ The tensors do not tell. The rules:
 
 | file | normalisation | padding, epsilon, momentum |
 |---|---|---|
-| EfficientNet: Keras | its own layers (`of_keras`) | same, 1e-3, .99 |
+| EfficientNet: Keras | its own layers (`infer_keras`) | same, 1e-3, .99 |
 | EfficientNet-PyTorch names; timm, called `tf_` | ImageNet's; Lite: (x - 127) / 128 | same, 1e-3, .99 |
 | other timm | ImageNet's | symmetric, 1e-5, .9 |
 | VGG16: Keras | `CAFFE` | none of them in the network |
@@ -52,7 +52,7 @@ class Conventions:
     notice: str | None = None
 
 
-def of_vgg_keras(path: pathlib.Path, *, official: bool) -> Conventions:
+def infer_keras_vgg(path: pathlib.Path, *, official: bool) -> Conventions:
     """The conventions of a Keras file of VGG16, which holds nothing but the layers.
 
     Args:
@@ -63,7 +63,7 @@ def of_vgg_keras(path: pathlib.Path, *, official: bool) -> Conventions:
     return Conventions(CAFFE, {}, None if official else notice)
 
 
-def of_keras(
+def infer_keras(
     tensors: Mapping[str, np.ndarray], layers: Iterable[str], path: pathlib.Path, *, official: bool
 ) -> Conventions:
     """The conventions of a Keras file of an EfficientNet.
@@ -88,10 +88,10 @@ def of_keras(
     std = np.maximum(np.sqrt(variance), _KERAS_EPSILON)
     if official or sum(re.fullmatch(r"rescaling(_\d+)?", layer) is not None for layer in layers) > 1:
         std *= np.sqrt(IMAGENET.std)
-    return Conventions(_normalisation(mean, std, path), TENSORFLOW)
+    return Conventions(_check_normalisation(mean, std, path), TENSORFLOW)
 
 
-def of_torch(form: Format, path: pathlib.Path, *, model: str) -> Conventions:
+def infer_torch(form: Format, path: pathlib.Path, *, model: str) -> Conventions:
     """The conventions of a file with PyTorch's names, by the rules above.
 
     Args:
@@ -99,16 +99,16 @@ def of_torch(form: Format, path: pathlib.Path, *, model: str) -> Conventions:
       path: of the file.
       model: the name in the registry.
     """
-    config = _timm_config(path)
+    config = _read_timm_config(path)
     called = f"{path.name} {config.get('architecture', '')} {config.get('pretrained_cfg', {}).get('tag', '')}".lower()
     if form is vgg_names.TORCHVISION:
         normalisation = _AMDEGROOT if "amdegroot" in called else IMAGENET
-        return Conventions(_of_config(config, path) or normalisation, {})
+        return Conventions(_read_normalisation(config, path) or normalisation, {})
     tensorflow = form is efficientnet_names.PORT or re.search(r"(?<![a-z0-9])tf_", called) is not None
     if tensorflow and model.startswith("efficientnet_lite"):
         return Conventions(LITE, TENSORFLOW)
     normalisation = SYMMETRIC if re.search(_SYMMETRIC_NAMES, called) else IMAGENET
-    normalisation = _of_config(config, path) or normalisation
+    normalisation = _read_normalisation(config, path) or normalisation
     notice = None
     if form is efficientnet_names.TIMM and "efficientnet" not in called:
         notice = (
@@ -118,7 +118,7 @@ def of_torch(form: Format, path: pathlib.Path, *, model: str) -> Conventions:
     return Conventions(normalisation, TENSORFLOW if tensorflow else PYTORCH, notice)
 
 
-def overridden(conventions: Conventions, metadata: Mapping[str, str], path: pathlib.Path) -> Conventions:
+def override(conventions: Conventions, metadata: Mapping[str, str], path: pathlib.Path) -> Conventions:
     """The conventions with what the header of a safetensors file says instead.
 
     Raises:
@@ -133,12 +133,12 @@ def overridden(conventions: Conventions, metadata: Mapping[str, str], path: path
             if padding not in PADDINGS:
                 raise ValueError(f"padding is {padding!r}, not one of {', '.join(PADDINGS)}")
         explicit = {"padding", "epsilon", "mean", "std"} <= metadata.keys()
-        return Conventions(_normalisation(mean, std, path), options, None if explicit else conventions.notice)
+        return Conventions(_check_normalisation(mean, std, path), options, None if explicit else conventions.notice)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path}: the metadata in its header is of no use ({error}); remove or correct it") from error
 
 
-def _timm_config(path: pathlib.Path) -> dict[str, Any]:
+def _read_timm_config(path: pathlib.Path) -> dict[str, Any]:
     """The `config.json` that timm's published models have beside their weights, or nothing."""
     file = path.with_name("config.json")
     try:
@@ -151,12 +151,14 @@ def _timm_config(path: pathlib.Path) -> dict[str, Any]:
     return {"architecture": content["architecture"], "pretrained_cfg": settings if isinstance(settings, dict) else {}}
 
 
-def _of_config(config: Mapping[str, Any], where: pathlib.Path) -> Normalisation | None:
+def _read_normalisation(config: Mapping[str, Any], where: pathlib.Path) -> Normalisation | None:
     settings = config.get("pretrained_cfg", {})
-    return _normalisation(settings["mean"], settings["std"], where) if {"mean", "std"} <= settings.keys() else None
+    return (
+        _check_normalisation(settings["mean"], settings["std"], where) if {"mean", "std"} <= settings.keys() else None
+    )
 
 
-def _normalisation(mean: Iterable[float], std: Iterable[float], where: pathlib.Path) -> Normalisation:
+def _check_normalisation(mean: Iterable[float], std: Iterable[float], where: pathlib.Path) -> Normalisation:
     try:
         means, deviations = ([float(value) for value in values] for values in (mean, std))
     except (TypeError, ValueError):

@@ -23,11 +23,11 @@ class _Naming(NamedTuple):
     first_block: Mapping[str, str]  # likewise, where a block has no expansion
 
 
-def _layers(variant: str, naming: _Naming) -> dict[Key, str]:
+def _map_layers(variant: str, naming: _Naming) -> dict[Key, str]:
     scaling = efficientnet.VARIANTS[variant]
     table: dict[Key, str] = {("stem", "conv"): naming.stem[0], ("stem", "norm"): naming.stem[1]}
     number = 0
-    for group, repeats in enumerate(efficientnet.group_repeats(scaling)):
+    for group, repeats in enumerate(efficientnet.scale_repeats(scaling)):
         expanded = efficientnet.GROUPS[group].expansion != 1
         for repeat in range(repeats):
             for ours, theirs in (naming.block if expanded else naming.first_block).items():
@@ -113,7 +113,7 @@ KERAS = Format(
     name="Keras",
     family="efficientnet",
     marker="stem_conv/0",
-    layers=functools.partial(_layers, naming=_KERAS),
+    layers=functools.partial(_map_layers, naming=_KERAS),
     variables=names.KERAS_VARIABLES,
     classifier="predictions",
     ignored=r"normalization(_\d+)?/\d",  # of the input
@@ -124,7 +124,7 @@ TIMM = Format(
     name="timm",
     family="efficientnet",
     marker="conv_stem.weight",
-    layers=functools.partial(_layers, naming=_TIMM),
+    layers=functools.partial(_map_layers, naming=_TIMM),
     variables=names.TORCH_VARIABLES,
     classifier="classifier",
     ignored=_TORCH_IGNORED,
@@ -135,7 +135,7 @@ PORT = Format(
     name="EfficientNet-PyTorch",
     family="efficientnet",
     marker="_conv_stem.weight",
-    layers=functools.partial(_layers, naming=_PORT),
+    layers=functools.partial(_map_layers, naming=_PORT),
     variables=names.TORCH_VARIABLES,
     classifier="_fc",
     ignored=_TORCH_IGNORED,
@@ -153,7 +153,7 @@ def to_timm(variant: str, params: Mapping[str, Any], batch_stats: Mapping[str, A
     return names.renamed(variant, params, batch_stats, TIMM)
 
 
-def looks_like(tensors: Mapping[str, np.ndarray]) -> str | None:
+def guess_model(tensors: Mapping[str, np.ndarray]) -> str | None:
     """The member of the family that the depthwise kernels and squeeze-and-excite layers in a file belong to, if any."""
     patterns = r"block\w+_dwconv/0|depthwise_conv2d(_\d+)?/0|_?blocks\.[\d.]+(conv_dw|_depthwise_conv)\.weight"
     found = [key for key in tensors if re.fullmatch(patterns, key)]
@@ -162,18 +162,18 @@ def looks_like(tensors: Mapping[str, np.ndarray]) -> str | None:
     # Keras has no Lite models, so files that give only classes and numbers always have squeeze-and-excite layers.
     lite = not any(re.search(r"se_reduce|se\.conv_reduce|conv2d_1", key) for key in tensors)
     for variant, scaling in efficientnet.VARIANTS.items():
-        if scaling.lite == lite and depthwise_channels(variant) == channels:
+        if scaling.lite == lite and list_depthwise_channels(variant) == channels:
             return variant
     return None
 
 
-def depthwise_channels(variant: str) -> list[int]:
+def list_depthwise_channels(variant: str) -> list[int]:
     """The number of channels of each block's depthwise convolution."""
     scaling = efficientnet.VARIANTS[variant]
     width = 1.0 if scaling.lite else scaling.width
-    channels, inner = efficientnet.scaled_channels(efficientnet.STEM_CHANNELS, width), []
-    for group, repeats in zip(efficientnet.GROUPS, efficientnet.group_repeats(scaling), strict=True):
+    channels, inner = efficientnet.scale_channels(efficientnet.STEM_CHANNELS, width), []
+    for group, repeats in zip(efficientnet.GROUPS, efficientnet.scale_repeats(scaling), strict=True):
         for _ in range(repeats):
             inner.append(channels * group.expansion)
-            channels = efficientnet.scaled_channels(group.channels, scaling.width)
+            channels = efficientnet.scale_channels(group.channels, scaling.width)
     return inner

@@ -23,7 +23,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UsageError: if there is no such file, or it is not Keras's.
     """
-    with _layers(path) as layers:
+    with _open_layers(path) as layers:
         return {
             f"{name}/{index}": dataset[()]
             for name, datasets in layers.items()
@@ -31,18 +31,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
         }
 
 
-def layer_names(path: Path) -> tuple[str, ...]:
+def read_layer_names(path: Path) -> tuple[str, ...]:
     """The layers in the file, those without weights too.
 
     Raises:
       UsageError: as for `read`.
     """
-    with _layers(path) as layers:
+    with _open_layers(path) as layers:
         return tuple(layers)
 
 
 @contextlib.contextmanager
-def _layers(path: Path) -> Iterator[dict[str, list[h5py.Dataset]]]:
+def _open_layers(path: Path) -> Iterator[dict[str, list[h5py.Dataset]]]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")
@@ -50,9 +50,9 @@ def _layers(path: Path) -> Iterator[dict[str, list[h5py.Dataset]]]:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
             if "layer_names" in root.attrs or "layer_names0" in root.attrs:
-                layers = _named_layers(root)
+                layers = _read_named_layers(root)
             else:
-                layers = _numbered_layers(root)
+                layers = _read_numbered_layers(root)
             if not layers:
                 raise UsageError(f"{path}: an HDF5 file, but not of Keras weights; use model.save_weights of Keras")
             yield layers
@@ -60,15 +60,15 @@ def _layers(path: Path) -> Iterator[dict[str, list[h5py.Dataset]]]:
         raise UsageError(f"{path}: not a Keras file of weights, or damaged ({error}); fetch it again") from error
 
 
-def _named_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
+def _read_named_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
     """The layout with the attributes `layer_names` and `weight_names`."""
     return {
-        layer: [root[layer][name] for name in _strings(root[layer], "weight_names")]
-        for layer in _strings(root, "layer_names")
+        layer: [root[layer][name] for name in _read_strings(root[layer], "weight_names")]
+        for layer in _read_strings(root, "layer_names")
     }
 
 
-def _strings(group: h5py.Group, attribute: str) -> list[str]:
+def _read_strings(group: h5py.Group, attribute: str) -> list[str]:
     """A list of strings; Keras cuts one that is too long for an attribute into numbered pieces."""
     pieces = [attribute]
     if attribute not in group.attrs:
@@ -78,11 +78,11 @@ def _strings(group: h5py.Group, attribute: str) -> list[str]:
     return [string.decode() if isinstance(string, bytes) else str(string) for string in strings]
 
 
-def _numbered_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
+def _read_numbered_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
     """The layout `layers/CLASS_NUMBER/vars/INDEX`, where later releases of Keras 3 add the layer's name."""
     container = next((root[name] for name in ("layers", "_layer_checkpoint_dependencies") if name in root), None)
     if container is None:
-        return _attributes(root)
+        return _read_attributes(root)
     layers = {}
     for key, layer in container.items():
         variables = layer.get("vars", {})
@@ -91,7 +91,7 @@ def _numbered_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
     return layers
 
 
-def _attributes(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
+def _read_attributes(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
     """The layout of a model written as a class, whose attributes are layers or rows of them: `.../vars/INDEX`."""
     layers: dict[str, list[h5py.Dataset]] = {}
 

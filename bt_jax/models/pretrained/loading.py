@@ -31,7 +31,7 @@ def load_into(
     Args:
       params: as of `registry.create`.
       batch_stats: likewise.
-      tensors: arrays by the names of one of the model's formats (`formats.of`), as the readers give them.
+      tensors: arrays by the names of one of the model's formats (`formats.get_formats`), as the readers give them.
       network: whose trees these are.
       head: whether to load the head too; it must then be the published classifier with as many classes as the file's.
       where: the file's name, for error messages.
@@ -42,25 +42,26 @@ def load_into(
     Raises:
       UsageError: lists what is missing, left over, or of another shape, and says which model the file looks like.
     """
-    if not formats.of(network.name):
+    if not formats.get_formats(network.name):
         raise UsageError(f"{where}: weights are not read from files for {network.name}")
-    tensors = formats.with_layer_names(tensors, network.name)
-    form, likely = formats.detect(tensors, network.name), formats.looks_like(tensors)
+    tensors = formats.restore_layer_names(tensors, network.name)
+    form, likely = formats.detect(tensors, network.name), formats.guess_model(tensors)
     if form is None:
         found = ", ".join(sorted(tensors)[:_LISTED])
         raise UsageError(
-            f"{where}: no names of {network.name} ({formats.in_words(network.name)})"
-            f"{_advice(likely, network.name)}; found {found}"
+            f"{where}: no names of {network.name} ({formats.describe(network.name)})"
+            f"{_advise(likely, network.name)}; found {found}"
         )
     ours = traverse_util.flatten_dict(dict(params)) | traverse_util.flatten_dict(dict(batch_stats))
     wanted = {key: array for key, array in ours.items() if head or key[0] != "head"}
-    theirs = names.keys(network.name, form, wanted)
+    theirs = names.map_keys(network.name, form, wanted)
     if unnamed := [".".join(key) for key in wanted if key not in theirs]:
         raise UsageError(
-            f"{where}: {form.name} files have nothing for {_listed(unnamed)} of {network.name}; load without the head"
+            f"{where}: {form.name} files have nothing for {_format_list(unnamed)} of {network.name}; "
+            "load without the head"
         )
     expected = {
-        theirs[key]: names.to_theirs(np.empty(array.shape, bool), key, form).shape for key, array in wanted.items()
+        theirs[key]: names.export_array(np.empty(array.shape, bool), key, form).shape for key, array in wanted.items()
     }
     actual = {
         key: array.shape
@@ -68,14 +69,14 @@ def load_into(
         if not names.is_ignored(key, form) and (head or not names.is_classifier(key, form))
     }
     _compare(expected, actual, where=where, model=network.name, likely=likely)
-    loaded = {key: names.to_ours(tensors[theirs[key]], key, form).astype(np.float32) for key in wanted}
+    loaded = {key: names.import_array(tensors[theirs[key]], key, form).astype(np.float32) for key in wanted}
     for key, array in loaded.items():
         if not np.isfinite(array).all():
             raise UsageError(f"{where}: {theirs[key]} holds values that are not finite; fetch the file again")
-    return _filled(params, loaded), _filled(batch_stats, loaded)
+    return _fill(params, loaded), _fill(batch_stats, loaded)
 
 
-def _filled(tree: Mapping[str, Any], loaded: Mapping[names.Key, np.ndarray]) -> Tree:
+def _fill(tree: Mapping[str, Any], loaded: Mapping[names.Key, np.ndarray]) -> Tree:
     flat = traverse_util.flatten_dict(dict(tree))
     return traverse_util.unflatten_dict({key: jnp.asarray(loaded.get(key, array)) for key, array in flat.items()})
 
@@ -88,27 +89,27 @@ def _compare(
     model: str,
     likely: str | None,
 ) -> None:
-    missing = [f"{key} {_shape(shape)}" for key, shape in expected.items() if key not in actual]
-    extra = [f"{key} {_shape(shape)}" for key, shape in actual.items() if key not in expected]
+    missing = [f"{key} {_format_shape(shape)}" for key, shape in expected.items() if key not in actual]
+    extra = [f"{key} {_format_shape(shape)}" for key, shape in actual.items() if key not in expected]
     misshaped = [
-        f"{key} {_shape(actual[key])} instead of {_shape(shape)}"
+        f"{key} {_format_shape(actual[key])} instead of {_format_shape(shape)}"
         for key, shape in expected.items()
         if key in actual and actual[key] != shape
     ]
     problems = (("missing", missing), ("not of this model", extra), ("of another shape", misshaped))
     if any(found for _, found in problems):
-        told = "; ".join(f"{len(found)} {what}: {_listed(found)}" for what, found in problems if found)
-        raise UsageError(f"{where}: not the weights of {model}{_advice(likely, model)}; {told}")
+        told = "; ".join(f"{len(found)} {what}: {_format_list(found)}" for what, found in problems if found)
+        raise UsageError(f"{where}: not the weights of {model}{_advise(likely, model)}; {told}")
 
 
-def _advice(likely: str | None, model: str) -> str:
+def _advise(likely: str | None, model: str) -> str:
     return f"; it looks like {likely}: set the model to that" if likely not in (None, model) else ""
 
 
-def _shape(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return "x".join(str(size) for size in shape) or "scalar"
 
 
-def _listed(found: Collection[str]) -> str:
+def _format_list(found: Collection[str]) -> str:
     more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return ", ".join(list(found)[:_LISTED]) + more

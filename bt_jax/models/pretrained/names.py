@@ -54,7 +54,7 @@ class Format:
     keras_class: Callable[[Key], str] | None = None
 
 
-def keys(model: str, form: Format, arrays: Iterable[Key]) -> dict[Key, str]:
+def map_keys(model: str, form: Format, arrays: Iterable[Key]) -> dict[Key, str]:
     """Their name for each of our arrays. Arrays that the format has no name for are left out."""
     table = form.layers(model)
     separator = "." if form.torch else "/"
@@ -75,7 +75,7 @@ def is_classifier(key: str, form: Format) -> bool:
     return re.match(rf"({form.classifier})[./]", key) is not None
 
 
-def to_theirs(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
+def export_array(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
     """One of our arrays as the format lays it out."""
     if "depthwise" in key and array.ndim == 3:
         array = array[..., None]  # [K, K, C, 1]
@@ -88,8 +88,8 @@ def to_theirs(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
     return array.T if form.torch else array
 
 
-def to_ours(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
-    """The inverse of `to_theirs`."""
+def import_array(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
+    """The inverse of `export_array`."""
     if "depthwise" in key and array.ndim == 4:
         return (array.transpose(2, 3, 0, 1) if form.torch else array)[..., 0]
     if form.torch and array.ndim == 4:
@@ -110,13 +110,13 @@ def renamed(
       ValueError: if the head has hidden layers that the format has no name for.
     """
     arrays = traverse_util.flatten_dict(dict(params)) | traverse_util.flatten_dict(dict(batch_stats))
-    table = keys(model, form, arrays)
+    table = map_keys(model, form, arrays)
     if unnamed := arrays.keys() - table.keys():
         raise ValueError(f"{form.name} has no name for {sorted(unnamed)}")
-    return {theirs: to_theirs(np.asarray(arrays[ours]), ours, form) for ours, theirs in table.items()}
+    return {theirs: export_array(np.asarray(arrays[ours]), ours, form) for ours, theirs in table.items()}
 
 
-def with_layer_names(tensors: Mapping[str, np.ndarray], model: str, form: Format) -> dict[str, np.ndarray]:
+def restore_layer_names(tensors: Mapping[str, np.ndarray], model: str, form: Format) -> dict[str, np.ndarray]:
     """Arrays of Keras by layer name, where the file has only classes and numbers (`conv2d_1`).
 
     The numbers count the layers of a class in the order of the model, which is known.

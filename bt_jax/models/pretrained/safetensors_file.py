@@ -16,21 +16,21 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UsageError: if there is no such file or it is damaged.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """The strings in the file's header.
 
     Raises:
       UsageError: if there is no such file or it is damaged.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         return dict(file.metadata() or {})
 
 
-def _opened(path: Path) -> safetensors.safe_open:
+def _open(path: Path) -> safetensors.safe_open:
     path = pathlib.Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")

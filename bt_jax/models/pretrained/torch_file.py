@@ -58,7 +58,7 @@ class _Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def array(self) -> np.ndarray:
+    def to_array(self) -> np.ndarray:
         values = self.storage.values
         if values is None:
             raise ValueError("a tensor has no data")
@@ -137,7 +137,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise UsageError(f"{path}: there is no such file")
     try:
         content = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-        return _arrays(content, path)
+        return _extract_arrays(content, path)
     except UsageError:
         raise
     # A hostile or damaged pickle can raise anything, as the documentation of `pickle` says.
@@ -152,18 +152,18 @@ def _read_zip(path: pathlib.Path) -> Any:
         if len(pickles) != 1:
             raise ValueError("no data.pkl in the archive")
         root = pickles[0].removesuffix("data.pkl")
-        if f"{root}byteorder" in archive.namelist() and _stored(archive, f"{root}byteorder", limit=16) != b"little":
+        if f"{root}byteorder" in archive.namelist() and _read_entry(archive, f"{root}byteorder", limit=16) != b"little":
             _refuse_big_endian(path)
         with archive.open(pickles[0]) as file:
             unpickler = _Unpickler(file, path)
             content = unpickler.load()
         for key, storage in unpickler.storages.items():
-            data = _stored(archive, f"{root}data/{key}", limit=storage.count * storage.dtype.itemsize)
+            data = _read_entry(archive, f"{root}data/{key}", limit=storage.count * storage.dtype.itemsize)
             _fill(storage, data)
     return content
 
 
-def _stored(archive: zipfile.ZipFile, name: str, *, limit: int) -> bytes:
+def _read_entry(archive: zipfile.ZipFile, name: str, *, limit: int) -> bytes:
     """An entry of the archive. PyTorch never compresses, so what unpacks to more than the file holds is not its."""
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > limit:
@@ -200,7 +200,7 @@ def _refuse_big_endian(path: pathlib.Path) -> NoReturn:
     raise UsageError(f"{path}: written on a big-endian machine; save it again on a {sys.byteorder}-endian one")
 
 
-def _arrays(content: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
+def _extract_arrays(content: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -211,5 +211,5 @@ def _arrays(content: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise UsageError(f"{path}: {name!r} is not a tensor; save model.state_dict()")
-        arrays[name.removeprefix(prefix)] = tensor.array()
+        arrays[name.removeprefix(prefix)] = tensor.to_array()
     return arrays

@@ -10,7 +10,7 @@ from bt_jax.models.pretrained import names
 from bt_jax.models.pretrained.names import Format, Key
 
 
-def _keras_layers(model: str) -> dict[Key, str]:
+def _map_keras_layers(model: str) -> dict[Key, str]:
     del model
     convolutions: dict[Key, str] = {
         (f"block{block}", f"conv_{i}"): f"block{block}_conv{i}"
@@ -24,7 +24,7 @@ def _keras_layers(model: str) -> dict[Key, str]:
     }
 
 
-def _torchvision_layers(model: str) -> dict[Key, str]:
+def _map_torchvision_layers(model: str) -> dict[Key, str]:
     del model
     table: dict[Key, str] = {}
     number = 0  # in a row where each convolution is followed by a ReLU, and each block by a pooling
@@ -44,7 +44,7 @@ KERAS = Format(
     name="Keras",
     family="vgg16",
     marker="block1_conv1/0",
-    layers=_keras_layers,
+    layers=_map_keras_layers,
     variables=names.KERAS_VARIABLES,
     classifier="fc1|fc2|predictions",
     ignored=r"",
@@ -55,7 +55,7 @@ TORCHVISION = Format(
     name="torchvision",
     family="vgg16",
     marker="features.0.weight",
-    layers=_torchvision_layers,
+    layers=_map_torchvision_layers,
     variables=names.TORCH_VARIABLES,
     classifier="classifier|pre_logits|head",  # the last two of timm, which names the other layers alike
     ignored=r"",
@@ -65,7 +65,7 @@ TORCHVISION = Format(
 FORMATS = (KERAS, TORCHVISION)
 
 
-def looks_like(tensors: Mapping[str, np.ndarray]) -> str | None:
+def guess_model(tensors: Mapping[str, np.ndarray]) -> str | None:
     """`vgg16`, if the kernels of convolutions in a file have its numbers of channels."""
     expected = [channels for count, channels in vgg.BLOCKS for _ in range(count)]
     for pattern, axis in ((r"block\d_conv\d/0", -1), (r"features\.\d+\.weight", 0)):

@@ -14,7 +14,7 @@ MEAN, STD = np.float32(IMAGENET.mean), np.float32(IMAGENET.std)
 
 def keras(variance: np.ndarray, layers: list[str], *, official: bool, mean: np.ndarray = MEAN) -> Normalisation:
     tensors = {"normalization_1/0": mean, "normalization_1/1": variance, "normalization_1/2": np.array(0)}
-    return conventions.of_keras(tensors, layers, PATH, official=official).normalisation
+    return conventions.infer_keras(tensors, layers, PATH, official=official).normalisation
 
 
 def close(actual: Normalisation, expected: Normalisation) -> bool:
@@ -39,7 +39,7 @@ def test_other_keras_models_scale_as_their_layer_says() -> None:
 
 
 def test_keras_files_without_normalisation() -> None:
-    found = conventions.of_keras({"stem_conv/0": np.zeros(1)}, ["stem_conv"], PATH, official=False)
+    found = conventions.infer_keras({"stem_conv/0": np.zeros(1)}, ["stem_conv"], PATH, official=False)
     assert found.normalisation == IMAGENET
     assert found.notice is not None and "no Normalization layer" in found.notice
 
@@ -71,7 +71,7 @@ TF, TORCH, HALF = conventions.TENSORFLOW, conventions.PYTORCH, conventions.SYMME
 def test_published_names(
     file: str, form: names.Format, model: str, normalisation: Normalisation, options: dict, tmp_path: pathlib.Path
 ) -> None:
-    found = conventions.of_torch(form, tmp_path / file, model=model)
+    found = conventions.infer_torch(form, tmp_path / file, model=model)
     assert (found.normalisation, found.options, found.notice) == (normalisation, options, None)
 
 
@@ -84,28 +84,28 @@ def test_published_names(
     ],
 )
 def test_vgg_of_torchvision(file: str, normalisation: Normalisation, tmp_path: pathlib.Path) -> None:
-    found = conventions.of_torch(vgg_names.TORCHVISION, tmp_path / file, model="vgg16")
+    found = conventions.infer_torch(vgg_names.TORCHVISION, tmp_path / file, model="vgg16")
     assert (found.normalisation, found.options, found.notice) == (normalisation, {}, None)
 
 
 def test_vgg_of_keras_takes_blue_green_red_from_0_to_255() -> None:
-    found = conventions.of_vgg_keras(pathlib.Path("a.h5"), official=True)
+    found = conventions.infer_keras_vgg(pathlib.Path("a.h5"), official=True)
     assert (found.options, found.notice) == ({}, None)
     white = np.asarray(found.normalisation(np.ones((1, 1, 1), np.float32)))[0, 0, 0]
     np.testing.assert_allclose(white, 255 - np.array([103.939, 116.779, 123.68]), rtol=1e-5)
-    own = conventions.of_vgg_keras(pathlib.Path("a.h5"), official=False)
+    own = conventions.infer_keras_vgg(pathlib.Path("a.h5"), official=False)
     assert own.notice is not None and own.notice.startswith("a.h5 does not say how its inputs were scaled")
 
 
 def test_metadata_of_a_network_without_padding(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "best.safetensors"
-    guessed = conventions.of_torch(vgg_names.TORCHVISION, path, model="vgg16")
-    found = conventions.overridden(guessed, {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 2, 3]"}, path)
+    guessed = conventions.infer_torch(vgg_names.TORCHVISION, path, model="vgg16")
+    found = conventions.override(guessed, {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 2, 3]"}, path)
     assert found == conventions.Conventions(Normalisation((0.1, 0.2, 0.3), (1, 2, 3)), {})
 
 
 def test_a_name_that_says_nothing_gives_a_notice(tmp_path: pathlib.Path) -> None:
-    found = conventions.of_torch(efficientnet_names.TIMM, tmp_path / "best.pth", model="efficientnet_b1")
+    found = conventions.infer_torch(efficientnet_names.TIMM, tmp_path / "best.pth", model="efficientnet_b1")
     assert found.options == conventions.PYTORCH
     assert found.notice is not None and "tf_efficientnet_b1.pth" in found.notice
 
@@ -114,31 +114,33 @@ def test_the_config_beside_the_weights_tells(tmp_path: pathlib.Path) -> None:
     config = {"architecture": "tf_efficientnet_b1", "pretrained_cfg": {"tag": "x", "mean": [0.1] * 3, "std": [0.2] * 3}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     path = tmp_path / "model.safetensors"
-    found = conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
+    found = conventions.infer_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
     assert found.normalisation == Normalisation(mean=(0.1,) * 3, std=(0.2,) * 3)
     assert (found.options, found.notice) == (conventions.TENSORFLOW, None)
-    assert conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_lite1").normalisation == LITE
+    assert conventions.infer_torch(efficientnet_names.TIMM, path, model="efficientnet_lite1").normalisation == LITE
 
     (tmp_path / "config.json").write_text(json.dumps({"something": "else"}))
-    assert conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1").options == conventions.PYTORCH
+    assert (
+        conventions.infer_torch(efficientnet_names.TIMM, path, model="efficientnet_b1").options == conventions.PYTORCH
+    )
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config\.json: not readable as JSON"):
-        conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
+        conventions.infer_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
     config["pretrained_cfg"] = {"mean": [0.1], "std": [0.2]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="not numbers for three channels"):
-        conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
+        conventions.infer_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
 
 
 def test_metadata_overrides(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "best.safetensors"
-    guessed = conventions.of_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
-    assert conventions.overridden(guessed, {"format": "pt"}, path) == guessed
+    guessed = conventions.infer_torch(efficientnet_names.TIMM, path, model="efficientnet_b1")
+    assert conventions.override(guessed, {"format": "pt"}, path) == guessed
     said = {"padding": "same", "epsilon": "0.002", "mean": "[0.1, 0.2, 0.3]", "std": "[1, 2, 3]"}
-    found = conventions.overridden(guessed, said, path)
+    found = conventions.override(guessed, said, path)
     assert found.normalisation == Normalisation(mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
     assert found.options == {"padding": "same", "epsilon": 0.002, "momentum": 0.9}
     assert found.notice is None
     for wrong in ({"padding": "valid"}, {"epsilon": "small"}, {"mean": "[0, 0]"}, {"std": "[1, 1, 0]"}):
         with pytest.raises(UsageError, match=r"best\.safetensors"):
-            conventions.overridden(guessed, wrong, path)
+            conventions.override(guessed, wrong, path)

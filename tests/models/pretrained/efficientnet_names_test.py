@@ -30,15 +30,17 @@ def test_formats_are_told_by_names(nano: Any) -> None:
     for form in efficientnet_names.FORMATS:
         tensors = names.renamed(network.name, params, batch_stats, form)
         assert formats.detect(tensors, network.name) is form
-        assert efficientnet_names.looks_like(tensors) == "efficientnet_nano"
+        assert efficientnet_names.guess_model(tensors) == "efficientnet_nano"
         count = len(traverse_util.flatten_dict(params)) + len(traverse_util.flatten_dict(batch_stats))
         assert len(tensors) == count
     assert formats.detect({"features.0.weight": np.zeros(1)}, network.name) is None
-    assert efficientnet_names.looks_like({"features.0.weight": np.zeros(1)}) is None
+    assert efficientnet_names.guess_model({"features.0.weight": np.zeros(1)}) is None
 
 
 def test_all_members_of_the_family_differ_in_what_tells_them() -> None:
-    tells = {(s.lite, *efficientnet_names.depthwise_channels(variant)) for variant, s in efficientnet.VARIANTS.items()}
+    tells = {
+        (s.lite, *efficientnet_names.list_depthwise_channels(variant)) for variant, s in efficientnet.VARIANTS.items()
+    }
     assert len(tells) == len(efficientnet.VARIANTS)
 
 

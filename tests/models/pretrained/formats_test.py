@@ -9,8 +9,8 @@ from bt_jax.models.pretrained import efficientnet_names, formats, vgg_names
 def test_every_model_has_the_formats_of_its_family(model: str) -> None:
     families = {"efficientnet": efficientnet_names.FORMATS, "vgg16": vgg_names.FORMATS}
     expected = next((found for family, found in families.items() if model.startswith(family)), ())
-    assert formats.of(model) == expected
-    assert formats.in_words(model) == ", ".join(form.name for form in expected)
+    assert formats.get_formats(model) == expected
+    assert formats.describe(model) == ", ".join(form.name for form in expected)
 
 
 def test_a_file_is_told_only_for_its_family() -> None:

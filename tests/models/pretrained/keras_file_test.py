@@ -24,7 +24,7 @@ def test_reads_what_keras_wrote(name: str, golden: pathlib.Path, expected: dict[
     for key, tensor in tensors.items():
         assert tensor.dtype == expected[key].dtype
         np.testing.assert_array_equal(tensor, expected[key], err_msg=key)
-    assert set(LAYERS) <= set(keras_file.layer_names(golden / "containers" / name))
+    assert set(LAYERS) <= set(keras_file.read_layer_names(golden / "containers" / name))
 
 
 def test_layers_by_class_and_number_where_names_are_not_stored(
@@ -39,7 +39,7 @@ def test_layers_by_class_and_number_where_names_are_not_stored(
     np.testing.assert_array_equal(tensors["conv2d/0"], expected["stem_conv/0"])
     np.testing.assert_array_equal(tensors["conv2d_1/1"], expected["block1a_project_conv/1"])
     np.testing.assert_array_equal(tensors["batch_normalization/3"], expected["stem_bn/3"])
-    assert {"rescaling", "rescaling_1"} <= set(keras_file.layer_names(path))
+    assert {"rescaling", "rescaling_1"} <= set(keras_file.read_layer_names(path))
 
 
 def test_weights_saved_alone_with_long_lists_in_pieces(tmp_path: pathlib.Path) -> None:

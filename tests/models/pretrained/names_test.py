@@ -20,21 +20,22 @@ FORMATS = pytest.mark.parametrize("form", formats.FORMATS, ids=lambda form: f"{f
 def test_layouts_are_inverse(form: names.Format, shape: tuple[str, tuple[int, ...]]) -> None:
     layer, sizes = shape
     array, key = np.random.default_rng(0).normal(size=sizes), ("block_01", layer, "kernel")
-    np.testing.assert_array_equal(names.to_ours(names.to_theirs(array, key, form), key, form), array)
+    np.testing.assert_array_equal(names.import_array(names.export_array(array, key, form), key, form), array)
 
 
 def test_layouts_by_example() -> None:
     kernel = np.arange(3 * 3 * 2 * 5).reshape(3, 3, 2, 5)
     assert (
-        names.to_theirs(kernel, ("stem", "conv", "kernel"), efficientnet_names.TIMM)[4, 1, 2, 0] == kernel[2, 0, 1, 4]
+        names.export_array(kernel, ("stem", "conv", "kernel"), efficientnet_names.TIMM)[4, 1, 2, 0]
+        == kernel[2, 0, 1, 4]
     )
     kernel = np.arange(5 * 5 * 4).reshape(5, 5, 4)
     key = ("block_01", "depthwise", "kernel")
-    assert names.to_theirs(kernel, key, efficientnet_names.TIMM)[3, 0, 4, 1] == kernel[4, 1, 3]
-    assert names.to_theirs(kernel, key, efficientnet_names.KERAS)[4, 1, 3, 0] == kernel[4, 1, 3]
+    assert names.export_array(kernel, key, efficientnet_names.TIMM)[3, 0, 4, 1] == kernel[4, 1, 3]
+    assert names.export_array(kernel, key, efficientnet_names.KERAS)[4, 1, 3, 0] == kernel[4, 1, 3]
     kernel = np.arange(6).reshape(2, 3)
-    assert names.to_theirs(kernel, ("head", "output", "kernel"), efficientnet_names.PORT)[2, 1] == kernel[1, 2]
-    assert names.to_theirs(kernel, ("head", "output", "kernel"), efficientnet_names.KERAS)[1, 2] == kernel[1, 2]
+    assert names.export_array(kernel, ("head", "output", "kernel"), efficientnet_names.PORT)[2, 1] == kernel[1, 2]
+    assert names.export_array(kernel, ("head", "output", "kernel"), efficientnet_names.KERAS)[1, 2] == kernel[1, 2]
 
 
 @FORMATS
@@ -42,9 +43,9 @@ def test_layouts_by_example() -> None:
 def test_flattened_layouts_are_inverse(form: names.Format, pixels: int) -> None:
     key = ("head", "dense_1", "kernel")
     array = np.random.default_rng(0).normal(size=(pixels * form.flattened.get(key, 8), 3))
-    theirs = names.to_theirs(array, key, form)
+    theirs = names.export_array(array, key, form)
     assert theirs.shape == (array.shape[::-1] if form.torch else array.shape)
-    np.testing.assert_array_equal(names.to_ours(theirs, key, form), array)
+    np.testing.assert_array_equal(names.import_array(theirs, key, form), array)
 
 
 def test_a_flattened_map_by_example() -> None:
@@ -52,9 +53,9 @@ def test_a_flattened_map_by_example() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(2, 2, 512))  # [H, W, C]
     kernel = generator.normal(size=(2 * 2 * 512, 3))
-    theirs = names.to_theirs(kernel, ("head", "dense_1", "kernel"), vgg_names.TORCHVISION)
+    theirs = names.export_array(kernel, ("head", "dense_1", "kernel"), vgg_names.TORCHVISION)
     np.testing.assert_allclose(theirs @ features.transpose(2, 0, 1).ravel(), features.ravel() @ kernel)
-    same = names.to_theirs(kernel, ("head", "dense_1", "kernel"), vgg_names.KERAS)
+    same = names.export_array(kernel, ("head", "dense_1", "kernel"), vgg_names.KERAS)
     np.testing.assert_array_equal(same, kernel)
-    plain = names.to_theirs(kernel, ("head", "dense_2", "kernel"), vgg_names.TORCHVISION)
+    plain = names.export_array(kernel, ("head", "dense_2", "kernel"), vgg_names.TORCHVISION)
     np.testing.assert_array_equal(plain, kernel.T)

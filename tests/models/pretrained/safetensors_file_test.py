@@ -18,7 +18,7 @@ def test_reads_what_safetensors_wrote(golden: pathlib.Path) -> None:
             np.testing.assert_array_equal(tensor.astype(np.float64), expected[key], err_msg=key)
     assert tensors["bfloat16"].dtype == ml_dtypes.bfloat16
     assert tensors["float16"].dtype == np.float16
-    assert safetensors_file.metadata(path) == {"format": "pt"}
+    assert safetensors_file.read_metadata(path) == {"format": "pt"}
 
 
 def test_errors_name_the_file(golden: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -306,12 +306,12 @@ def test_the_cache_of_keras_is_used(
 
 
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch, machine: pathlib.Path) -> None:
-    assert files.cache_directory() == machine / "cache"
+    assert files.get_cache_directory() == machine / "cache"
     monkeypatch.delenv("BT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert files.cache_directory() == pathlib.Path("/somewhere/bt_jax")
+    assert files.get_cache_directory() == pathlib.Path("/somewhere/bt_jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert files.cache_directory() == machine / "home" / ".cache" / "bt_jax"
+    assert files.get_cache_directory() == machine / "home" / ".cache" / "bt_jax"
 
 
 def test_a_file_named_explicitly_must_be_there(machine: pathlib.Path) -> None:

@@ -87,8 +87,8 @@ def test_what_looks_like_vgg16() -> None:
     """Its 13 convolutions, not another number as in its relatives."""
     channels = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
     file = {f"features.{i}.weight": np.empty((count, 1, 3, 3)) for i, count in enumerate(channels)}
-    assert formats.looks_like(file) == "vgg16"
-    assert formats.looks_like({key: file[key] for key in list(file)[:-1]}) is None
+    assert formats.guess_model(file) == "vgg16"
+    assert formats.guess_model({key: file[key] for key in list(file)[:-1]}) is None
     with pytest.raises(
         UsageError, match=r"no names of efficientnet_nano .*; it looks like vgg16: set the model to that"
     ):
