@@ -85,7 +85,7 @@ def turned(orientation: int) -> Change:
     """In quarters of a circle, or mirrored."""
 
     def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
-        return Image.fromarray(np.ascontiguousarray(near_duplicates.turned(np.asarray(image), orientation)))
+        return Image.fromarray(np.ascontiguousarray(near_duplicates.reorient(np.asarray(image), orientation)))
 
     return change
 
@@ -149,20 +149,20 @@ def accuracy(data: str, count: int) -> list[dict[str, object]]:
     """A row for each change: recall over `count` images, and precision over the pairs found."""
     source = sources.open_path(data, field="--data")
     originals = inspection.inspect(source)
-    among_themselves = near_duplicates.find_twins(originals.thumbnails)
+    among_themselves = near_duplicates.find_near_duplicates(originals.thumbnails)
     twins = zip(among_themselves.first.tolist(), among_themselves.second.tolist(), strict=True)
-    same = [pair for pair, twin in zip(twins, among_themselves.twin, strict=True) if twin]
-    same += near_duplicates.same_value_pairs(originals.fingerprints)
-    cluster = near_duplicates.components(len(originals.records), same)
+    same = [pair for pair, twin in zip(twins, among_themselves.is_duplicate, strict=True) if twin]
+    same += near_duplicates.pair_equal_values(originals.fingerprints)
+    cluster = near_duplicates.find_components(len(originals.records), same)
     chosen = np.random.default_rng(0).choice(len(originals.records), min(count, len(originals.records)), replace=False)
     rows: list[dict[str, object]] = []
     for name, change in CHANGES.items():
         generator = np.random.default_rng(1)
         copies = np.stack([
-            fingerprints.thumbnails(np.asarray(change(open_image(source, originals.records[k].path), generator)))
+            fingerprints.make_thumbnails(np.asarray(change(open_image(source, originals.records[k].path), generator)))
             for k in chosen
         ])  # fmt: skip
-        found = near_duplicates.near_pairs(copies, originals.thumbnails)
+        found = near_duplicates.list_near_duplicates(copies, originals.thumbnails)
         right = cluster[chosen[found[:, 0]]] == cluster[found[:, 1]]
         recall = len(set(found[right, 0].tolist())) / len(chosen)
         rows.append({"change": name, "recall": recall, "precision": float(right.mean()) if len(right) else None})

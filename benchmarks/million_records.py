@@ -24,7 +24,7 @@ from bt_jax.common import files
 from bt_jax.data import leakage, partition, pipeline, sources
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 from bt_jax.workdir import run_folder
 
 BATCH = 64
@@ -68,17 +68,17 @@ def main() -> None:
     data = partition.divide(source, preprocessing=preprocessing, folds=5, fold=0, max_unreadable=0, warn=print)
     note("split by patient")
     with tempfile.TemporaryDirectory() as folder:
-        run_folder.write_split(pathlib.Path(folder), data.table.csv(), resuming=False)
+        run_folder.write_split(pathlib.Path(folder), data.table.to_csv(), resuming=False)
         leakage.write(folder, (data.training, data.validation))
     note("split.csv, seen_images.npz")
     found["sha256_of_the_split"] = data.facts["sha256"]
-    order = Order(records=len(data.training), batch_size=BATCH, seed=0)
+    sampler = Sampler(records=len(data.training), batch_size=BATCH, seed=0)
 
     def batches(start: int) -> Any:
-        stream = pipeline.training_batches(
+        stream = pipeline.load_training_batches(
             data.training.images,
             data.training.labels,
-            order=order,
+            sampler=sampler,
             settings=Augmentation(flip=True, rotation=0.1, noise=0.02),
             views=0,
             start_step=start,
@@ -99,7 +99,7 @@ def main() -> None:
         found["growth_mb"] = {"after_batches": options.steps, "resident": round(resident_mb() - before, 1)}
     print(found["growth_mb"], found["images_per_s"], "images/s", flush=True)
 
-    middle = order.steps_per_epoch // 2
+    middle = sampler.steps_per_epoch // 2
     with batches(middle) as stream:
         expected = [digest(next(stream)) for _ in range(8)]
     begin = time.monotonic()
@@ -110,9 +110,9 @@ def main() -> None:
     found["resumed_in_the_middle_alike"] = resumed == expected[5:]
     counts = np.zeros(len(data.training), np.int64)
     for epoch in range(2):
-        for position in range(epoch * order.steps_per_epoch * BATCH, (epoch + 1) * order.steps_per_epoch * BATCH):
-            counts[order(position).record] += 1
-        left = len(counts) - order.steps_per_epoch * BATCH
+        for position in range(epoch * sampler.steps_per_epoch * BATCH, (epoch + 1) * sampler.steps_per_epoch * BATCH):
+            counts[sampler(position).record] += 1
+        left = len(counts) - sampler.steps_per_epoch * BATCH
         assert counts.max() <= epoch + 1 and (counts < epoch + 1).sum() <= left * (epoch + 1), "a record came twice"
     found["each_record_once_an_epoch"] = True
     found |= {"images": {"training": len(data.training), "validation": len(data.validation)}, **machine.description()}

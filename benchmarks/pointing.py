@@ -24,7 +24,7 @@ import numpy as np
 
 from bt_jax.common import cli, files
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
-from bt_jax.data.letterbox import Placement
+from bt_jax.data.letterbox import Letterbox
 from bt_jax.data.phantoms import phantom
 from bt_jax.inference import attribution, heat_map, trained_model
 from bt_jax.inference.trained_model import TrainedModel
@@ -37,7 +37,7 @@ class Case:
     """A phantom that the model gets right, with its lesion and the rest of the head on the image's own pixels."""
 
     square: np.ndarray
-    placement: Placement
+    placement: Letterbox
     label: int
     lesion: np.ndarray
     head: np.ndarray
@@ -51,8 +51,8 @@ def cases_of(model: TrainedModel, *, each: int, seed: int) -> tuple[list[Case], 
             continue
         for patient in range(each):
             one = phantom.render(patient * phantom.SLICES_PER_PATIENT, label=name, seed=seed)
-            square, placement = model.preprocessing.placed(one.image)
-            head = placement.onto_image(square > 0) > 0.5
+            square, placement = model.preprocessing.letterbox(one.image)
+            head = placement.map_to_image(square > 0) > 0.5
             if one.lesion.any():
                 found.append(Case(square, placement, label, one.lesion, head | one.lesion))
     predicted = model.predict_probabilities(np.stack([case.square for case in found])).argmax(axis=1)
@@ -65,7 +65,7 @@ def score(model: TrainedModel, cases: list[Case], method: str) -> dict[str, Any]
     explained = attribution.explain(model, images, classes=labels, method=method)
     hits, near, chance, shares, areas = [], [], [], [], []
     for case, heat in zip(cases, explained.heat, strict=True):
-        on_image = case.placement.onto_image(heat) * case.head
+        on_image = case.placement.map_to_image(heat) * case.head
         rows = np.flatnonzero(case.head.any(axis=1))
         tolerance = NEAR * (rows[-1] - rows[0] + 1)
         hits.append(heat_map.is_hit(on_image, case.lesion))

@@ -43,7 +43,7 @@ def main() -> None:
     for warning in source.warnings:
         print(f"warning: {warning}")
     images = dataset.load(
-        source.of_split(_SPLIT.value),
+        source.select_split(_SPLIT.value),
         preprocessing=model.preprocessing,
         max_unreadable=_MAX_UNREADABLE.value,
         warn=lambda line: print(f"warning: {line}"),
@@ -54,8 +54,8 @@ def main() -> None:
         print(f"warning: {_MODEL.value} does not say which images it was trained on: leaked ones are not told apart")
     leaked = np.zeros(len(images), bool)
     for folder in model.folders:
-        leaked |= leakage.has_twin(images, *leakage.read(folder))
-    groups = patient_groups.groups_of(images, source.groups)
+        leaked |= leakage.has_near_duplicate(images, *leakage.read(folder))
+    groups = patient_groups.group_by_patient(images, source.groups)
     logits, ood_scores = model.predict(images.images)
     if ood_scores is not None and (ood_scores > 1).any():
         print(

@@ -22,7 +22,7 @@ from bt_jax.benchmark import hlo
 from bt_jax.common import cli
 from bt_jax.data import pipeline
 from bt_jax.data.augment.augment import Augmentation
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
 from bt_jax.training import sharded_forward, train_step
@@ -61,9 +61,9 @@ def train(
         mixup=mixup, accumulate=accumulate, state_shardings=shardings if sharded else None,
     )  # fmt: skip
     pixels, labels = images()
-    batches = pipeline.ahead(
-        pipeline.training_batches(
-            pixels, labels, order=Order(records=RECORDS, batch_size=BATCH, seed=3),
+    batches = pipeline.prefetch(
+        pipeline.load_training_batches(
+            pixels, labels, sampler=Sampler(records=RECORDS, batch_size=BATCH, seed=3),
             settings=Augmentation(flip=True, rotation=0.1, noise=0.05), views=0, start_step=0, stop_step=count,
             rows=sharding.get_host_rows(mesh, BATCH),
         ),

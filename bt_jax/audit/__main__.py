@@ -55,7 +55,7 @@ def main() -> None:
     found = findings.examine(source, looked_at, progress=_Line("likely pairs compared"))
     summary.write(out, found)
     files.write_text(out / "report.html", html_report.render(found))
-    for line in summary.summary(found):
+    for line in summary.summarise(found):
         print(line)
     print(f"report: {out / 'report.html'} ({time.monotonic() - started:.0f} s)")
 

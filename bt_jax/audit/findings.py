@@ -11,7 +11,7 @@ from bt_jax.audit.inspection import ODDITIES, Inspection
 from bt_jax.audit.shortcuts import Shortcuts, find_shortcuts
 from bt_jax.data import splits
 from bt_jax.data.dedup import near_duplicates
-from bt_jax.data.dedup.near_duplicates import NEAR_DUPLICATE, Pairs
+from bt_jax.data.dedup.near_duplicates import UNALIGNED_CORRELATION, Pairs
 from bt_jax.data.sources import Source
 
 KINDS = ("exact", "near", "mirrored", "rotated")
@@ -20,7 +20,7 @@ _CLOSE_CALLS = 60
 
 
 @dataclasses.dataclass(frozen=True)
-class Twins:
+class DuplicatePair:
     """Two images that show the same picture: rows of the inspection, `first` before `second`, and how they do."""
 
     first: int
@@ -47,47 +47,47 @@ class Findings:
 
     source: Source
     inspection: Inspection
-    pairs: tuple[Twins, ...]
+    pairs: tuple[DuplicatePair, ...]
     clusters: tuple[tuple[int, ...], ...]
     leak_kind: dict[int, str]
-    close_calls: tuple[Twins, ...]
+    close_calls: tuple[DuplicatePair, ...]
     groups: tuple[str, ...]
     grouping: str
     shortcuts: Shortcuts | str
 
-    def label(self, row: int) -> str:
+    def get_label(self, row: int) -> str:
         """The class of an image."""
         return self.source.class_names[self.inspection.records[row].label]
 
-    def split(self, row: int) -> str:
+    def get_split(self, row: int) -> str:
         """`Training` or `Testing`."""
         return self.inspection.records[row].split
 
-    def rows_of(self, split: str) -> list[int]:
+    def list_rows(self, split: str) -> list[int]:
         """Images of a split."""
         return [row for row, record in enumerate(self.inspection.records) if record.split == split]
 
-    def across(self, pair: Twins) -> bool:
+    def is_across_splits(self, pair: DuplicatePair) -> bool:
         """Whether the two are of different splits."""
-        return self.split(pair.first) != self.split(pair.second)
+        return self.get_split(pair.first) != self.get_split(pair.second)
 
     @property
-    def contradictions(self) -> list[Twins]:
+    def contradictions(self) -> list[DuplicatePair]:
         """Listed pairs whose labels differ."""
-        return [pair for pair in self.pairs if self.label(pair.first) != self.label(pair.second)]
+        return [pair for pair in self.pairs if self.get_label(pair.first) != self.get_label(pair.second)]
 
     @property
     def same_group(self) -> list[int]:
         """Images of Testing without a twin in Training but with a patient or group that is there too."""
-        training = {self.groups[row] for row in self.rows_of("Training")}
-        return [row for row in self.rows_of("Testing") if row not in self.leak_kind and self.groups[row] in training]
+        training = {self.groups[row] for row in self.list_rows("Training")}
+        return [row for row in self.list_rows("Testing") if row not in self.leak_kind and self.groups[row] in training]
 
     def count_pairs(self, *, across: bool) -> dict[str, int]:
         """Listed pairs by kind."""
-        counts = collections.Counter(pair.kind for pair in self.pairs if self.across(pair) == across)
+        counts = collections.Counter(pair.kind for pair in self.pairs if self.is_across_splits(pair) == across)
         return {kind: counts[kind] for kind in KINDS}
 
-    def odd(self) -> dict[str, list[int]]:
+    def list_oddities(self) -> dict[str, list[int]]:
         """Odd images by kind."""
         found = {
             kind: [row for row, kinds in enumerate(self.inspection.oddities) if kind in kinds] for kind in ODDITIES
@@ -109,7 +109,7 @@ def examine(
     for row, fingerprint in enumerate(inspection.fingerprints):
         copies.setdefault(fingerprint, []).append(row)
     sets = list(copies.values())
-    found = near_duplicates.find_twins(inspection.thumbnails[[rows[0] for rows in sets]], progress=progress)
+    found = near_duplicates.find_near_duplicates(inspection.thumbnails[[rows[0] for rows in sets]], progress=progress)
     split_of = [record.split for record in inspection.records]
     listing = _Listing(sets, found, split_of)
     alike = [
@@ -127,10 +127,10 @@ def examine(
     return Findings(
         source=source,
         inspection=inspection,
-        pairs=tuple(listing.pairs()),
-        clusters=tuple(listing.clusters()),
-        leak_kind=listing.leaks(),
-        close_calls=tuple(listing.close_calls(labels)),
+        pairs=tuple(listing.list_pairs()),
+        clusters=tuple(listing.list_clusters()),
+        leak_kind=listing.classify_leaks(),
+        close_calls=tuple(listing.list_close_calls(labels)),
         groups=tuple(groups),
         grouping=grouping,
         shortcuts=find_shortcuts(
@@ -153,18 +153,20 @@ class _Listing:
     def __init__(self, sets: Sequence[Sequence[int]], found: Pairs, split_of: Sequence[str]):
         self.sets = sets
         self.split_of = split_of
-        self.twins = found.select(found.twin)
-        self.others = found.select(~found.twin)
+        self.twins = found.select(found.is_duplicate)
+        self.others = found.select(~found.is_duplicate)
         self.kinds = self.twins.kinds.tolist()
-        self.similarity = _rounded(self.twins.similarity)
-        plain = (self.twins.orientation == 0) & (self.twins.correlation >= NEAR_DUPLICATE)
+        self.similarity = _round(self.twins.similarity)
+        plain = (self.twins.orientation == 0) & (self.twins.correlation >= UNALIGNED_CORRELATION)
         self.plain, self.moved = np.flatnonzero(plain).tolist(), np.flatnonzero(~plain).tolist()
 
-    def pairs(self) -> list[Twins]:
-        exact = [_twins(*pair, "exact", 1.0) for rows in self.sets for pair in self._within(rows)]
-        near = [pair for k in self.plain for pair in self._between(k)]
+    def list_pairs(self) -> list[DuplicatePair]:
+        exact = [_order_pair(*pair, "exact", 1.0) for rows in self.sets for pair in self._list_within(rows)]
+        near = [pair for k in self.plain for pair in self._list_between(k)]
         listed = exact + near
-        parent = near_duplicates.components(len(self.split_of), [(pair.first, pair.second) for pair in listed]).tolist()
+        parent = near_duplicates.find_components(
+            len(self.split_of), [(pair.first, pair.second) for pair in listed]
+        ).tolist()
         joined = dict(enumerate(parent))
 
         def root(row: int) -> int:
@@ -172,35 +174,35 @@ class _Listing:
                 row = joined[row]
             return row
 
-        rest = [self._one(k) for k in self.moved]
-        rest.sort(key=lambda pair: (self._across(pair), -pair.similarity, pair.first, pair.second))
+        rest = [self._pick_pair(k) for k in self.moved]
+        rest.sort(key=lambda pair: (self._is_across(pair), -pair.similarity, pair.first, pair.second))
         for pair in rest:
             low, high = sorted((root(pair.first), root(pair.second)))
             if low != high:
                 joined[high] = low
                 listed.append(pair)
-        with_twin = {row for pair in listed if self._across(pair) for row in (pair.first, pair.second)}
-        moved = [pair for k in self.moved for pair in self._between(k)]
+        with_twin = {row for pair in listed if self._is_across(pair) for row in (pair.first, pair.second)}
+        moved = [pair for k in self.moved for pair in self._list_between(k)]
         for pair in sorted(moved, key=lambda pair: (-pair.similarity, pair.first, pair.second)):
-            if self._across(pair) and not {pair.first, pair.second} <= with_twin:
+            if self._is_across(pair) and not {pair.first, pair.second} <= with_twin:
                 listed.append(pair)
                 with_twin |= {pair.first, pair.second}
         unique = {(pair.first, pair.second): pair for pair in listed}
         return sorted(unique.values(), key=lambda pair: (pair.first, pair.second))
 
-    def clusters(self) -> list[tuple[int, ...]]:
+    def list_clusters(self) -> list[tuple[int, ...]]:
         edges = [(rows[0], row) for rows in self.sets for row in rows[1:]]
-        edges += [(self.sets[i][0], self.sets[j][0]) for i, j in self._numbers(self.twins)]
+        edges += [(self.sets[i][0], self.sets[j][0]) for i, j in self._list_numbers(self.twins)]
         members: dict[int, list[int]] = {}
-        for row, root in enumerate(near_duplicates.components(len(self.split_of), edges).tolist()):
+        for row, root in enumerate(near_duplicates.find_components(len(self.split_of), edges).tolist()):
             members.setdefault(root, []).append(row)
         found = [tuple(rows) for rows in members.values() if len(rows) > 1]
         return sorted(found, key=lambda rows: (-len(rows), rows))
 
-    def leaks(self) -> dict[int, str]:
+    def classify_leaks(self) -> dict[int, str]:
         kinds: dict[int, str] = {}
         twin_sets: list[tuple[Sequence[int], Sequence[int], str]] = [(rows, rows, "exact") for rows in self.sets]
-        for (i, j), kind in zip(self._numbers(self.twins), self.kinds, strict=True):
+        for (i, j), kind in zip(self._list_numbers(self.twins), self.kinds, strict=True):
             twin_sets += [(self.sets[i], self.sets[j], kind), (self.sets[j], self.sets[i], kind)]
         for kind in KINDS:
             for rows, others, its_kind in twin_sets:
@@ -210,58 +212,61 @@ class _Listing:
                             kinds.setdefault(row, kind)
         return dict(sorted(kinds.items()))
 
-    def close_calls(self, labels: np.ndarray) -> list[Twins]:
+    def list_close_calls(self, labels: np.ndarray) -> list[DuplicatePair]:
         calls = []
-        similarity = _rounded(self.others.similarity)
-        for k, (i, j) in enumerate(self._numbers(self.others)):
-            first, second = self._nearest_splits(self.sets[i], self.sets[j], across=True)
+        similarity = _round(self.others.similarity)
+        for k, (i, j) in enumerate(self._list_numbers(self.others)):
+            first, second = self._pick_rows(self.sets[i], self.sets[j], across=True)
             if self.split_of[first] != self.split_of[second] or labels[first] != labels[second]:
-                calls.append((float(self.others.detail[k]), _twins(first, second, "alike", similarity[k])))
+                calls.append((float(self.others.detail[k]), _order_pair(first, second, "alike", similarity[k])))
         calls.sort(key=lambda call: (-call[0], call[1].first, call[1].second))
         return [call for _, call in calls[:_CLOSE_CALLS]]
 
-    def _one(self, k: int) -> Twins:
+    def _pick_pair(self, k: int) -> DuplicatePair:
         """One pair of images for a pair of sets, within a split if there is one."""
         i, j = int(self.twins.first[k]), int(self.twins.second[k])
-        return self._pair(k, *self._nearest_splits(self.sets[i], self.sets[j], across=False))
+        return self._make_pair(k, *self._pick_rows(self.sets[i], self.sets[j], across=False))
 
-    def _nearest_splits(self, rows: Sequence[int], others: Sequence[int], *, across: bool) -> tuple[int, int]:
-        ways = itertools.product(self._first_of_splits(rows), self._first_of_splits(others))
+    def _pick_rows(self, rows: Sequence[int], others: Sequence[int], *, across: bool) -> tuple[int, int]:
+        ways = itertools.product(self._list_first_of_splits(rows), self._list_first_of_splits(others))
         return min(ways, key=lambda way: (self.split_of[way[0]] == self.split_of[way[1]]) == across)
 
-    def _between(self, k: int) -> Iterable[Twins]:
+    def _list_between(self, k: int) -> Iterable[DuplicatePair]:
         """Pairs of images for a pair of sets."""
         a, b = self.sets[int(self.twins.first[k])], self.sets[int(self.twins.second[k])]
         if len(a) * len(b) <= _MOST_PAIRS:
             ways = set(itertools.product(a, b))
         else:
-            ways = {*itertools.product(self._first_of_splits(a), b), *itertools.product(a, self._first_of_splits(b))}
-        return [self._pair(k, row, other) for row, other in sorted(ways)]
+            ways = {
+                *itertools.product(self._list_first_of_splits(a), b),
+                *itertools.product(a, self._list_first_of_splits(b)),
+            }
+        return [self._make_pair(k, row, other) for row, other in sorted(ways)]
 
-    def _within(self, rows: Sequence[int]) -> Iterable[tuple[int, int]]:
+    def _list_within(self, rows: Sequence[int]) -> Iterable[tuple[int, int]]:
         if len(rows) * (len(rows) - 1) // 2 <= _MOST_PAIRS:
             return itertools.combinations(rows, 2)
-        return sorted({(min(a, b), max(a, b)) for a in self._first_of_splits(rows) for b in rows if a != b})
+        return sorted({(min(a, b), max(a, b)) for a in self._list_first_of_splits(rows) for b in rows if a != b})
 
-    def _pair(self, k: int, row: int, other: int) -> Twins:
-        return _twins(row, other, self.kinds[k], self.similarity[k])
+    def _make_pair(self, k: int, row: int, other: int) -> DuplicatePair:
+        return _order_pair(row, other, self.kinds[k], self.similarity[k])
 
-    def _first_of_splits(self, rows: Sequence[int]) -> list[int]:
+    def _list_first_of_splits(self, rows: Sequence[int]) -> list[int]:
         first: dict[str, int] = {}
         for row in rows:
             first.setdefault(self.split_of[row], row)
         return list(first.values())
 
-    def _across(self, pair: Twins) -> bool:
+    def _is_across(self, pair: DuplicatePair) -> bool:
         return self.split_of[pair.first] != self.split_of[pair.second]
 
-    def _numbers(self, pairs: Pairs) -> list[tuple[int, int]]:
+    def _list_numbers(self, pairs: Pairs) -> list[tuple[int, int]]:
         return list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
 
 
-def _twins(row: int, other: int, kind: str, similarity: float) -> Twins:
-    return Twins(min(row, other), max(row, other), kind, similarity)
+def _order_pair(row: int, other: int, kind: str, similarity: float) -> DuplicatePair:
+    return DuplicatePair(min(row, other), max(row, other), kind, similarity)
 
 
-def _rounded(similarity: np.ndarray) -> list[float]:
+def _round(similarity: np.ndarray) -> list[float]:
     return [round(min(1.0, value), 4) for value in similarity.astype(float).tolist()]

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bt_jax.audit import summary
-from bt_jax.audit.findings import KINDS, Findings, Twins
+from bt_jax.audit.findings import KINDS, DuplicatePair, Findings
 from bt_jax.audit.inspection import CUE_UNITS, CUES, ODDITIES
 from bt_jax.audit.shortcuts import Shortcuts
 from bt_jax.data.io.decode import decode_image
@@ -50,13 +50,13 @@ details { margin: .4rem 0; } code { font-size: .85em; }
 def render(findings: Findings) -> str:
     """The page as HTML; pictures are read from the source again."""
     sections = [
-        _head(findings),
-        _leaks(findings),
-        _contradictions(findings),
-        _pairs(findings),
-        _shortcuts(findings),
-        _files(findings),
-        _groups(findings),
+        _render_head(findings),
+        _render_leaks(findings),
+        _render_contradictions(findings),
+        _render_pairs(findings),
+        _render_shortcuts(findings),
+        _render_files(findings),
+        _render_groups(findings),
         "<h2>How twins are found</h2><p>A search by coarse likeness proposes pairs, in eight orientations. A pair "
         "counts when one picture, moved over the other, agrees with it in the details, which slices of one head that "
         f"lie beside each other do not. Labels and patients play no part. {html.escape(summary.NOT_COVERED)}</p>",
@@ -68,8 +68,8 @@ def render(findings: Findings) -> str:
     )
 
 
-def _head(findings: Findings) -> str:
-    leaked = summary.leaks(findings)
+def _render_head(findings: Findings) -> str:
+    leaked = summary.count_leaks(findings)
     across, within = findings.count_pairs(across=True), findings.count_pairs(across=False)
     tiles = [
         (f"{len(findings.inspection.records):,}", "images"),
@@ -90,7 +90,7 @@ def _head(findings: Findings) -> str:
         )
     if isinstance(findings.shortcuts, Shortcuts):
         text.append(f"<p class=lead>The strongest shortcut: <b>{html.escape(findings.shortcuts.strongest)}</b>.</p>")
-    text.append(_advice(findings))
+    text.append(_render_advice(findings))
     text.append(
         "<div class=tiles>" + "".join(f"<div class=tile><b>{n}</b>{what}</div>" for n, what in tiles) + "</div>"
     )
@@ -98,7 +98,7 @@ def _head(findings: Findings) -> str:
     return "".join(text)
 
 
-def _advice(findings: Findings) -> str:
+def _render_advice(findings: Findings) -> str:
     """What to do about what was found."""
     advice = []
     if findings.leak_kind or findings.same_group:
@@ -119,8 +119,8 @@ def _advice(findings: Findings) -> str:
     return "<ul>" + "".join(f"<li>{line}</li>" for line in advice) + "</ul>" if advice else ""
 
 
-def _leaks(findings: Findings) -> str:
-    leaked = summary.leaks(findings)
+def _render_leaks(findings: Findings) -> str:
+    leaked = summary.count_leaks(findings)
     across, within = findings.count_pairs(across=True), findings.count_pairs(across=False)
     text = ["<h2>Copies and leaks</h2>"]
     if leaked["testing_images"]:
@@ -129,13 +129,13 @@ def _leaks(findings: Findings) -> str:
             for name, values in leaked["by_class"].items()
         ]
         text.append(
-            _table(("class in Testing", "images", "with a twin in Training", "same patient or group only"), rows)
+            _render_table(("class in Testing", "images", "with a twin in Training", "same patient or group only"), rows)
         )
         text.append(
             "<p>A score on images with a twin measures memory. Report it apart from the clean ones, or leave them "
             "out.</p>"
         )
-    text.append(_table(("pairs listed", *KINDS), [
+    text.append(_render_table(("pairs listed", *KINDS), [
         ("across splits", *(f"{across[kind]:,}" for kind in KINDS)),
         ("within a split", *(f"{within[kind]:,}" for kind in KINDS)),
     ]))  # fmt: skip
@@ -147,7 +147,7 @@ def _leaks(findings: Findings) -> str:
     return "".join(text)
 
 
-def _contradictions(findings: Findings) -> str:
+def _render_contradictions(findings: Findings) -> str:
     found = findings.contradictions
     if not found:
         return "<h2>Contradictory labels</h2><p>None: twins have the same label everywhere.</p>"
@@ -155,13 +155,15 @@ def _contradictions(findings: Findings) -> str:
     pictures = sum(not twice.isdisjoint(rows) for rows in findings.clusters)
     return (
         f"<h2>Contradictory labels</h2><p>{len(found):,} pairs, of {pictures:,} pictures, have two labels. One is "
-        f"wrong. {_shown(len(found), _MOST_PAIRS)}</p>{_sheet(findings, found[:_MOST_PAIRS])}"
+        f"wrong. {_describe_limit(len(found), _MOST_PAIRS)}</p>{_render_sheet(findings, found[:_MOST_PAIRS])}"
     )
 
 
-def _pairs(findings: Findings) -> str:
-    near = _one_of_each_cluster(findings, [pair for pair in findings.pairs if pair.kind == "near"])
-    turned = _one_of_each_cluster(findings, [pair for pair in findings.pairs if pair.kind in ("mirrored", "rotated")])
+def _render_pairs(findings: Findings) -> str:
+    near = _choose_one_of_each_cluster(findings, [pair for pair in findings.pairs if pair.kind == "near"])
+    turned = _choose_one_of_each_cluster(
+        findings, [pair for pair in findings.pairs if pair.kind in ("mirrored", "rotated")]
+    )
     text = ["<h2>Pairs to look at</h2>"]
     for pairs, most, heading, remark in (
         (
@@ -179,13 +181,13 @@ def _pairs(findings: Findings) -> str:
         ),
     ):
         text.append(f"<h3>{heading}</h3>")
-        count = f"{len(pairs):,}. {remark} {_shown(len(pairs), most)}" if pairs else "None."
-        text.append(f"<p>{count}</p>{_sheet(findings, pairs[:most])}")
+        count = f"{len(pairs):,}. {remark} {_describe_limit(len(pairs), most)}" if pairs else "None."
+        text.append(f"<p>{count}</p>{_render_sheet(findings, pairs[:most])}")
     if findings.clusters:
         text.append(f"<h3>Largest sets of one picture</h3><p>{len(findings.clusters):,} sets.</p><div class=sheet>")
         for rows in findings.clusters[:_MOST_CLUSTERS]:
-            pictures = "".join(_picture(findings, row, side=_SIDE * 2 // 3) for row in rows[:_MOST_OF_CLUSTER])
-            names = "<br>".join(_name(findings, row) for row in rows[:_MOST_OF_CLUSTER])
+            pictures = "".join(_render_picture(findings, row, side=_SIDE * 2 // 3) for row in rows[:_MOST_OF_CLUSTER])
+            names = "<br>".join(_render_name(findings, row) for row in rows[:_MOST_OF_CLUSTER])
             text.append(
                 f"<figure><div>{pictures}</div><figcaption>{len(rows):,} images<br>{names}</figcaption></figure>"
             )
@@ -193,16 +195,16 @@ def _pairs(findings: Findings) -> str:
     return "".join(text)
 
 
-def _one_of_each_cluster(findings: Findings, pairs: Sequence[Twins]) -> list[Twins]:
+def _choose_one_of_each_cluster(findings: Findings, pairs: Sequence[DuplicatePair]) -> list[DuplicatePair]:
     """Of pairs of the same picture the least alike one, across splits if there is one; the least alike first."""
     cluster_of = {row: number for number, rows in enumerate(findings.clusters) for row in rows}
-    chosen: dict[int, Twins] = {}
-    for pair in sorted(pairs, key=lambda pair: (not findings.across(pair), pair.similarity)):
+    chosen: dict[int, DuplicatePair] = {}
+    for pair in sorted(pairs, key=lambda pair: (not findings.is_across_splits(pair), pair.similarity)):
         chosen.setdefault(cluster_of[pair.first], pair)
     return list(chosen.values())
 
 
-def _shortcuts(findings: Findings) -> str:
+def _render_shortcuts(findings: Findings) -> str:
     found = findings.shortcuts
     text = ["<h2>Shortcuts</h2>"]
     if isinstance(found, Shortcuts):
@@ -215,9 +217,11 @@ def _shortcuts(findings: Findings) -> str:
             (name, _Html(f'<span class=bar style="width:{value * 200:.0f}px"></span>{value:.2f}'))
             for name, value in rows
         ]
-        text.append(_table(("cue", "balanced accuracy"), bars, left=(1,)))
-        rules = [(rule.class_name, rule.words, f"{rule.balanced_accuracy:.2f}") for rule in found.rules[:_MOST_RULES]]
-        text.append(_table(("told from the rest", "by", "balanced accuracy"), rules, left=(1,)))
+        text.append(_render_table(("cue", "balanced accuracy"), bars, left=(1,)))
+        rules = [
+            (rule.class_name, rule.description, f"{rule.balanced_accuracy:.2f}") for rule in found.rules[:_MOST_RULES]
+        ]
+        text.append(_render_table(("told from the rest", "by", "balanced accuracy"), rules, left=(1,)))
         text.append("<p>What a tree can learn from these, a network can learn too, instead of medicine.</p>")
     else:
         text.append(f"<p>Not measured: {html.escape(found)}.</p>")
@@ -229,30 +233,31 @@ def _shortcuts(findings: Findings) -> str:
             *(f"{row[cue]:.4g}" for cue in CUES),
             f"{row['common_size']}: {row['common_size_share']:.0%}",
         )
-        for row in summary.medians(findings)
+        for row in summary.compute_medians(findings)
     ]
-    text.append(f"<h3>Medians</h3>{_table(columns, rows_of_medians)}")
+    text.append(f"<h3>Medians</h3>{_render_table(columns, rows_of_medians)}")
     return "".join(text)
 
 
-def _files(findings: Findings) -> str:
-    unreadable, odd = findings.inspection.unreadable, findings.odd()
+def _render_files(findings: Findings) -> str:
+    unreadable, odd = findings.inspection.unreadable, findings.list_oddities()
     text = ["<h2>Unreadable and odd files</h2>"]
     if unreadable:
         lines = [f"{record.path}: {reason}" for record, reason in unreadable]
-        text.append(f"<p>{len(lines):,} files are not readable images.</p>{_list(lines)}")
+        text.append(f"<p>{len(lines):,} files are not readable images.</p>{_render_list(lines)}")
     for kind, rows in odd.items():
         paths = [findings.inspection.records[row].path for row in rows]
+        pictures = "".join(_render_picture(findings, row, side=_SIDE * 2 // 3) for row in rows[:8])
         text.append(
-            f"<details><summary>{len(rows):,} {kind}: {ODDITIES[kind]}</summary>{_list(paths)}</details>"
-            f"<figure><div>{''.join(_picture(findings, row, side=_SIDE * 2 // 3) for row in rows[:8])}</div></figure>"
+            f"<details><summary>{len(rows):,} {kind}: {ODDITIES[kind]}</summary>{_render_list(paths)}</details>"
+            f"<figure><div>{pictures}</div></figure>"
         )
     if not unreadable and not odd:
         text.append("<p>None.</p>")
     return "".join(text)
 
 
-def _groups(findings: Findings) -> str:
+def _render_groups(findings: Findings) -> str:
     counts = np.unique(np.asarray(findings.groups), return_counts=True)[1]
     return (
         f"<h2>Patients and groups</h2><p>{len(counts):,} groups, the largest of {counts.max(initial=0):,} images: "
@@ -265,7 +270,7 @@ class _Html(str):
     """Text that is HTML already."""
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: tuple[int, ...] = ()) -> str:
+def _render_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: tuple[int, ...] = ()) -> str:
     """Numbers stand to the right; the first column, and those given by number, to the left."""
 
     def cells(row: Sequence[str], tag: str) -> str:
@@ -276,41 +281,44 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: tuple[
     return f"<table>{cells(header, 'th')}{''.join(cells(row, 'td') for row in rows)}</table>"
 
 
-def _list(lines: Sequence[str]) -> str:
+def _render_list(lines: Sequence[str]) -> str:
     shown = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in lines[:_MOST_PATHS])
     rest = f"<li>and {len(lines) - _MOST_PATHS:,} more</li>" if len(lines) > _MOST_PATHS else ""
     return f"<ul>{shown}{rest}</ul>"
 
 
-def _shown(count: int, most: int) -> str:
+def _describe_limit(count: int, most: int) -> str:
     return f"The first {most} are shown." if count > most else ""
 
 
-def _sheet(findings: Findings, pairs: Sequence[Twins]) -> str:
+def _render_sheet(findings: Findings, pairs: Sequence[DuplicatePair]) -> str:
     figures = []
     for pair in pairs:
-        differ = findings.label(pair.first) != findings.label(pair.second)
-        kind = f"{pair.kind}, similarity {pair.similarity:.3f}" + (", across splits" if findings.across(pair) else "")
+        differ = findings.get_label(pair.first) != findings.get_label(pair.second)
+        kind = f"{pair.kind}, similarity {pair.similarity:.3f}" + (
+            ", across splits" if findings.is_across_splits(pair) else ""
+        )
         figures.append(
-            f"<figure><div>{_picture(findings, pair.first)}{_picture(findings, pair.second)}</div><figcaption>{kind}"
+            f"<figure><div>{_render_picture(findings, pair.first)}{_render_picture(findings, pair.second)}</div>"
+            f"<figcaption>{kind}"
             + (" <span class=differs>labels differ</span>" if differ else "")
-            + f"<br>{_name(findings, pair.first)}<br>{_name(findings, pair.second)}</figcaption></figure>"
+            + f"<br>{_render_name(findings, pair.first)}<br>{_render_name(findings, pair.second)}</figcaption></figure>"
         )
     return f"<div class=sheet>{''.join(figures)}</div>" if figures else ""
 
 
-def _name(findings: Findings, row: int) -> str:
+def _render_name(findings: Findings, row: int) -> str:
     return html.escape(findings.inspection.records[row].path)
 
 
-def _picture(findings: Findings, row: int, *, side: int = _SIDE) -> str:
+def _render_picture(findings: Findings, row: int, *, side: int = _SIDE) -> str:
     record = findings.inspection.records[row]
-    uri = _data_uri(findings.source.read, record.path, side)
+    uri = _encode_data_uri(findings.source.read, record.path, side)
     return f'<img src="{uri}" alt="{html.escape(record.path)}" title="{html.escape(record.path)}">'
 
 
 @functools.lru_cache(maxsize=256)
-def _data_uri(read: Callable[[str], bytes], path: str, side: int) -> str:
+def _encode_data_uri(read: Callable[[str], bytes], path: str, side: int) -> str:
     """A small JPEG of the image, inside the page."""
     image = decode_image(read(path), name=path)
     if image.dtype != np.uint8:

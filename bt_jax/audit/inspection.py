@@ -100,10 +100,14 @@ def inspect(
     unreadable: list[tuple[Record, str]] = []
     with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         left = iter(source.records)
-        waiting = [(record, pool.submit(_look, source, record)) for record in itertools.islice(left, _IN_FLIGHT)]
+        waiting = [
+            (record, pool.submit(_inspect_file, source, record)) for record in itertools.islice(left, _IN_FLIGHT)
+        ]
         for done in range(1, total + 1):
             record, future = waiting.pop(0)
-            waiting += [(following, pool.submit(_look, source, following)) for following in itertools.islice(left, 1)]
+            waiting += [
+                (following, pool.submit(_inspect_file, source, following)) for following in itertools.islice(left, 1)
+            ]
             look = future.result()
             if isinstance(look, str):
                 unreadable.append((record, look))
@@ -119,14 +123,14 @@ def inspect(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Look:
+class _FileFacts:
     fingerprint: str
     thumbnails: np.ndarray
     cues: tuple[float, ...]
     oddities: frozenset[str]
 
 
-def _look(source: Source, record: Record) -> _Look | str:
+def _inspect_file(source: Source, record: Record) -> _FileFacts | str:
     """What is to be known of a file, or why it cannot be read."""
     try:
         content = source.read(record.path)
@@ -135,15 +139,15 @@ def _look(source: Source, record: Record) -> _Look | str:
         return str(error).removeprefix(f"{record.path}: ")
     except OSError as error:
         return error.strerror or str(error).removeprefix(f"{record.path}: ")
-    return _Look(
+    return _FileFacts(
         fingerprints.fingerprint(image),
-        fingerprints.thumbnails(image),
-        cues_of(image),
-        oddities_of(content, image, name=record.path),
+        fingerprints.make_thumbnails(image),
+        measure_cues(image),
+        find_oddities(content, image, name=record.path),
     )
 
 
-def cues_of(image: np.ndarray) -> tuple[float, ...]:
+def measure_cues(image: np.ndarray) -> tuple[float, ...]:
     """`CUES` of a decoded image [H, W].
 
     Border is the share of the frame outside of the head's bounding box, in percent; brightness the mean of the pixels
@@ -161,13 +165,13 @@ def cues_of(image: np.ndarray) -> tuple[float, ...]:
     return width, height, width / height, max(0.0, border), brightness
 
 
-def oddities_of(content: bytes, image: np.ndarray, *, name: str) -> frozenset[str]:
+def find_oddities(content: bytes, image: np.ndarray, *, name: str) -> frozenset[str]:
     """Kinds of oddities of a file that can be read, `image` its decoded pixels [H, W]."""
     found = set()
     # The first frame was decoded; in the rest of the file Pillow's parsers meet nearly any error.
     try:
         with Image.open(io.BytesIO(content)) as file:
-            found |= _oddities_of_file(file, suffix=pathlib.PurePosixPath(name).suffix.lower())
+            found |= _find_file_oddities(file, suffix=pathlib.PurePosixPath(name).suffix.lower())
     except Exception:
         found.add("damaged")
     if image.dtype != np.uint8:
@@ -182,7 +186,7 @@ def oddities_of(content: bytes, image: np.ndarray, *, name: str) -> frozenset[st
     return frozenset(found)
 
 
-def _oddities_of_file(file: Image.Image, *, suffix: str) -> set[str]:
+def _find_file_oddities(file: Image.Image, *, suffix: str) -> set[str]:
     found = set()
     if suffix not in _SUFFIXES.get(file.format or "", IMAGE_SUFFIXES):
         found.add("extension")
@@ -192,12 +196,12 @@ def _oddities_of_file(file: Image.Image, *, suffix: str) -> set[str]:
         found.add("alpha")
     if file.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         found.add("turned")
-    if file.mode not in ("L", "1", "LA", "La", "I", "F") and not file.mode.startswith("I;16") and _coloured(file):
+    if file.mode not in ("L", "1", "LA", "La", "I", "F") and not file.mode.startswith("I;16") and _is_coloured(file):
         found.add("colour")
     return found
 
 
-def _coloured(file: Image.Image) -> bool:
+def _is_coloured(file: Image.Image) -> bool:
     """Whether channels differ by more than compression makes of grey, seen on a reduced copy of the first frame."""
     file.seek(0)
     if file.format == "JPEG" and file.mode == "RGB":

@@ -24,13 +24,13 @@ class Rule:
       cue: one of `CUES`.
       class_name: the class that the rule tells.
       balanced_accuracy: cross-validated by group; chance is .5.
-      words: the rule itself, such as `height from 511.5 to 512.5`, as a tree learns it from all images.
+      description: the rule itself, such as `height from 511.5 to 512.5`, as a tree learns it from all images.
     """
 
     cue: str
     class_name: str
     balanced_accuracy: float
-    words: str
+    description: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Shortcuts:
         rule = self.rules[0]
         return (
             f"{rule.class_name} is told from the rest by {rule.cue} alone: balanced accuracy "
-            f"{rule.balanced_accuracy:.2f} where guessing has 0.50 ({rule.words})"
+            f"{rule.balanced_accuracy:.2f} where guessing has 0.50 ({rule.description})"
         )
 
 
@@ -90,7 +90,7 @@ def find_shortcuts(
     divisions = list(splitter.split(cues, labels, group_numbers))
 
     def score(columns: list[int], y: np.ndarray, depth: int) -> float:
-        predicted = cross_val_predict(_tree(depth), cues[:, columns], y, cv=divisions)
+        predicted = cross_val_predict(_make_tree(depth), cues[:, columns], y, cv=divisions)
         return float(balanced_accuracy_score(y, predicted))
 
     by_cue = {cue: score([column], labels, _DEPTH) for column, cue in enumerate(CUES)}
@@ -99,7 +99,7 @@ def find_shortcuts(
         for label in present:
             of_class = labels == label
             accuracy = score([column], of_class, _RULE_DEPTH)
-            rules.append(Rule(cue, class_names[label], accuracy, _words(cue, cues[:, column], of_class)))
+            rules.append(Rule(cue, class_names[label], accuracy, _describe_rule(cue, cues[:, column], of_class)))
     rules.sort(key=lambda rule: (-rule.balanced_accuracy, CUES.index(rule.cue), rule.class_name))
     return Shortcuts(
         images=len(labels),
@@ -111,15 +111,15 @@ def find_shortcuts(
     )
 
 
-def _tree(depth: int) -> DecisionTreeClassifier:
+def _make_tree(depth: int) -> DecisionTreeClassifier:
     return DecisionTreeClassifier(
         max_depth=depth, min_samples_leaf=_FEWEST_IN_LEAF, class_weight="balanced", random_state=0
     )
 
 
-def _words(cue: str, values: np.ndarray, positive: np.ndarray) -> str:
+def _describe_rule(cue: str, values: np.ndarray, positive: np.ndarray) -> str:
     """Where a tree on all images says yes, such as `height below 400 or above 512 pixels`."""
-    fitted = _tree(_RULE_DEPTH).fit(values[:, None], positive)
+    fitted = _make_tree(_RULE_DEPTH).fit(values[:, None], positive)
     edges = np.sort(fitted.tree_.threshold[fitted.tree_.feature == 0])
     if not len(edges):
         return f"{cue}: no rule"
@@ -136,10 +136,10 @@ def _words(cue: str, values: np.ndarray, positive: np.ndarray) -> str:
             parts.append([places[number], places[number + 1]])
     if not parts:
         return f"{cue}: no rule"
-    return f"{cue} {' or '.join(_interval(low, high) for low, high in parts)} {CUE_UNITS[cue]}"
+    return f"{cue} {' or '.join(_describe_interval(low, high) for low, high in parts)} {CUE_UNITS[cue]}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def _describe_interval(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "of any value, in" if low is high else (f"up to {high:.4g}" if low is None else f"above {low:.4g}")
     return f"from {low:.4g} to {high:.4g}"

@@ -11,7 +11,7 @@ from bt_jax.audit.findings import KINDS, Findings
 from bt_jax.audit.inspection import CUES, ODDITIES
 from bt_jax.audit.shortcuts import Shortcuts
 from bt_jax.common import files
-from bt_jax.data.dedup.near_duplicates import NEAR_DUPLICATE, TWIN_CORRELATION, TWIN_DETAIL
+from bt_jax.data.dedup.near_duplicates import DUPLICATE_CORRELATION, DUPLICATE_DETAIL, UNALIGNED_CORRELATION
 
 SCHEMA = 1
 COLUMNS = ("path_a", "path_b", "kind", "similarity", "label_a", "label_b")
@@ -25,7 +25,7 @@ NOT_COVERED = (
 
 def write(folder: pathlib.Path, findings: Findings) -> None:
     """Writes `audit.json` and `duplicates.csv`."""
-    files.write_json(folder / "audit.json", content(findings))
+    files.write_json(folder / "audit.json", build_content(findings))
     paths = [record.path for record in findings.inspection.records]
     files.write_csv(
         folder / "duplicates.csv",
@@ -36,15 +36,15 @@ def write(folder: pathlib.Path, findings: Findings) -> None:
                 paths[pair.second],
                 pair.kind,
                 f"{pair.similarity:.4f}",
-                findings.label(pair.first),
-                findings.label(pair.second),
+                findings.get_label(pair.first),
+                findings.get_label(pair.second),
             )
             for pair in findings.pairs
         ],
     )
 
 
-def content(findings: Findings) -> dict[str, Any]:
+def build_content(findings: Findings) -> dict[str, Any]:
     """`audit.json` as nested dicts and lists."""
     inspection, source = findings.inspection, findings.source
     paths = [record.path for record in inspection.records]
@@ -55,31 +55,31 @@ def content(findings: Findings) -> dict[str, Any]:
         "notice": source.notice,
         "warnings": list(source.warnings),
         "classes": list(source.class_names),
-        "images": class_counts(findings),
+        "images": count_classes(findings),
         "unreadable": [{"path": record.path, "reason": reason} for record, reason in inspection.unreadable],
         "odd": {
             kind: {"meaning": ODDITIES[kind], "count": len(rows), "paths": [paths[row] for row in rows]}
-            for kind, rows in findings.odd().items()
+            for kind, rows in findings.list_oddities().items()
         },
         "duplicates": {
             "across_splits": findings.count_pairs(across=True),
             "within_splits": findings.count_pairs(across=False),
             "thresholds": {
-                "near_correlation": NEAR_DUPLICATE,
-                "laid_correlation": TWIN_CORRELATION,
-                "laid_detail": TWIN_DETAIL,
+                "near_correlation": UNALIGNED_CORRELATION,
+                "laid_correlation": DUPLICATE_CORRELATION,
+                "laid_detail": DUPLICATE_DETAIL,
             },
             "not_covered": NOT_COVERED,
             "clusters": [[paths[row] for row in rows] for rows in findings.clusters],
         },
-        "leaks": leaks(findings),
+        "leaks": count_leaks(findings),
         "contradictions": [
             {
                 "path_a": paths[pair.first],
                 "path_b": paths[pair.second],
                 "kind": pair.kind,
-                "label_a": findings.label(pair.first),
-                "label_b": findings.label(pair.second),
+                "label_a": findings.get_label(pair.first),
+                "label_b": findings.get_label(pair.second),
             }
             for pair in findings.contradictions
         ],
@@ -89,12 +89,12 @@ def content(findings: Findings) -> dict[str, Any]:
             "largest": max(sizes.values(), default=0),
             "of_image": dict(zip(paths, findings.groups, strict=True)),
         },
-        "shortcuts": _shortcuts(findings.shortcuts),
-        "medians": medians(findings),
+        "shortcuts": _build_shortcuts(findings.shortcuts),
+        "medians": compute_medians(findings),
     }
 
 
-def class_counts(findings: Findings) -> dict[str, dict[str, int]]:
+def count_classes(findings: Findings) -> dict[str, dict[str, int]]:
     """Readable images by split and class."""
     counts = collections.Counter((record.split, record.label) for record in findings.inspection.records)
     return {
@@ -104,16 +104,16 @@ def class_counts(findings: Findings) -> dict[str, dict[str, int]]:
     }
 
 
-def leaks(findings: Findings) -> dict[str, Any]:
+def count_leaks(findings: Findings) -> dict[str, Any]:
     """How many Testing images can be looked up in Training, in all and by class."""
-    testing = findings.rows_of("Testing")
+    testing = findings.list_rows("Testing")
     kinds = collections.Counter(findings.leak_kind.values())
     same_group = findings.same_group
     by_class = {}
     for name in findings.source.class_names:
-        rows = [row for row in testing if findings.label(row) == name]
+        rows = [row for row in testing if findings.get_label(row) == name]
         with_twin = sum(row in findings.leak_kind for row in rows)
-        shared = sum(findings.label(row) == name for row in same_group)
+        shared = sum(findings.get_label(row) == name for row in same_group)
         by_class[name] = {"testing_images": len(rows), "with_twin": with_twin, "same_group": shared}
     return {
         "testing_images": len(testing),
@@ -125,11 +125,11 @@ def leaks(findings: Findings) -> dict[str, Any]:
     }
 
 
-def medians(findings: Findings) -> list[dict[str, Any]]:
+def compute_medians(findings: Findings) -> list[dict[str, Any]]:
     """Medians of the cues for each split and class, the most common size and the share of images that have it."""
     rows_of: dict[tuple[str, str], list[int]] = {}
     for row in range(len(findings.inspection.records)):
-        rows_of.setdefault((findings.split(row), findings.label(row)), []).append(row)
+        rows_of.setdefault((findings.get_split(row), findings.get_label(row)), []).append(row)
     result = []
     for split, name in itertools.product(("Training", "Testing"), findings.source.class_names):
         if rows := rows_of.get((split, name)):
@@ -144,7 +144,7 @@ def medians(findings: Findings) -> list[dict[str, Any]]:
     return result
 
 
-def _shortcuts(found: Shortcuts | str) -> dict[str, Any]:
+def _build_shortcuts(found: Shortcuts | str) -> dict[str, Any]:
     if isinstance(found, str):
         return {"strongest": None, "why_not": found}
     return {
@@ -154,21 +154,26 @@ def _shortcuts(found: Shortcuts | str) -> dict[str, Any]:
         "chance": found.chance,
         "balanced_accuracy": {"all": found.by_all, **found.by_cue},
         "rules": [
-            {"cue": rule.cue, "class": rule.class_name, "balanced_accuracy": rule.balanced_accuracy, "rule": rule.words}
+            {
+                "cue": rule.cue,
+                "class": rule.class_name,
+                "balanced_accuracy": rule.balanced_accuracy,
+                "rule": rule.description,
+            }
             for rule in found.rules
         ],
     }
 
 
-def summary(findings: Findings) -> list[str]:
+def summarise(findings: Findings) -> list[str]:
     """A few lines for the terminal."""
     inspection = findings.inspection
-    leaked = leaks(findings)
+    leaked = count_leaks(findings)
     odd = sum(bool(kinds) for kinds in inspection.oddities)
     lines = [
         f"{len(inspection.records):,} images, {len(inspection.unreadable)} unreadable files, {odd} odd ones",
-        f"pairs across splits: {_counted(findings.count_pairs(across=True))}",
-        f"pairs within a split: {_counted(findings.count_pairs(across=False))}",
+        f"pairs across splits: {_format_counts(findings.count_pairs(across=True))}",
+        f"pairs within a split: {_format_counts(findings.count_pairs(across=False))}",
         f"contradictory labels: {len(findings.contradictions)} pairs",
         f"groups: {len(set(findings.groups)):,} ({findings.grouping})",
     ]
@@ -188,5 +193,5 @@ def summary(findings: Findings) -> list[str]:
     ]
 
 
-def _counted(counts: dict[str, int]) -> str:
+def _format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())

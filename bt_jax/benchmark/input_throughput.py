@@ -15,7 +15,7 @@ from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.augment.views import Views
 from bt_jax.data.dataset import Dataset
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 from bt_jax.data.sources import Source
 
 # Batches that may wait ready-made, and those timed in a turn: many more, so that a turn tells of a steady flow.
@@ -31,7 +31,7 @@ def decoded(
     source: Source, *, preprocessing: Preprocessing, max_unreadable: int, warn: Callable[[str], None]
 ) -> tuple[Dataset, float]:
     """The training images of a source, as training reads them at its start, and images per second."""
-    training = source.of_split("Training")
+    training = source.select_split("Training")
     begin = time.perf_counter()
     images = dataset.load(training, preprocessing=preprocessing, max_unreadable=max_unreadable, warn=warn)
     return images, len(training.records) / (time.perf_counter() - begin)
@@ -42,12 +42,12 @@ def flow(
     images: Dataset, *, batch: int, augmentation: Augmentation, workers: int, threads: int, sharding: Any
 ) -> Generator[Callable[[], float]]:
     """Yields a turn: the seconds that `BATCHES_PER_TURN` augmented batches take to come to the devices."""
-    order = Order(records=len(images), batch_size=batch, seed=0)
-    batches = pipeline.ahead(
-        pipeline.training_batches(
+    sampler = Sampler(records=len(images), batch_size=batch, seed=0)
+    batches = pipeline.prefetch(
+        pipeline.load_training_batches(
             images.images,
             images.labels,
-            order=order,
+            sampler=sampler,
             settings=augmentation,
             views=0,
             start_step=0,
@@ -85,7 +85,7 @@ def augmentation_turns(images: np.ndarray, augmentation: Augmentation) -> dict[s
     """
     values = {name: value for name, value in dataclasses.asdict(augmentation).items() if value}
     settings = {
-        "none": Augmentation.none(),
+        "none": Augmentation(),
         **{name: Augmentation(**{name: value}) for name, value in values.items()},
         "all": augmentation,
     }

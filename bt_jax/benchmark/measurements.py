@@ -16,7 +16,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data import sources
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.training import stages, train_step
 from bt_jax.workdir import run_folder
@@ -103,7 +103,7 @@ def of_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repea
       repeats: steps of each program.
     """
     names = workload.network()[0].segment_names
-    order = Order(records=images, batch_size=workload.batch, seed=0)
+    order = Sampler(records=images, batch_size=workload.batch, seed=0)
     made = stages.make_plan(names, steps_per_epoch=order.steps_per_epoch, **plan)
     segments = list(dict.fromkeys(stage.program_segment for stage in made))
     say(f"compiling {len(segments)} programs of {workload.model}, batch {workload.batch}")

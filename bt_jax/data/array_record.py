@@ -25,7 +25,7 @@ from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels, fingerprints, kaggle_patients, splits
 from bt_jax.data.io.decode import ImageError, decode_image
-from bt_jax.data.records import Index, Records, Source, Texts, numbered
+from bt_jax.data.records import Index, Records, Source, StringArray, factorize
 
 DESCRIPTION_FILE = "bt_jax.json"
 SCHEMA = 1
@@ -34,7 +34,7 @@ _BLOCK = 1024  # images whose facts are kept in one file: what a start after a k
 _NAME, _VERSION = "images", "1.0.0"
 
 
-class Reader:
+class ArrayRecordReader:
     """Contents of a prepared folder's images, by path or row; safe in threads, and in processes it is sent to."""
 
     def __init__(self, folder: pathlib.Path, records: Records):
@@ -53,32 +53,32 @@ class Reader:
 
     def __call__(self, path: str) -> bytes:
         """The bytes of the image file of a path."""
-        row = self._records.paths.row_of(path)
+        row = self._records.paths.find(path)
         if row is None:
             raise FileNotFoundError(f"{path} is not in {self._folder}")
-        return self.row(row)
+        return self.read_row(row)
 
-    def row(self, row: int) -> bytes:
+    def read_row(self, row: int) -> bytes:
         """The bytes of the image file in a row."""
         training = bool(self._records.training[row])
         source = self._sources.get(training)
         if source is None:
             with self._lock:
-                source = self._sources.setdefault(training, _data_source(self._folder, training=training))
+                source = self._sources.setdefault(training, _open_data_source(self._folder, training=training))
         record = source[int(self._places[row])]
         if record["path"].decode() != self._records.paths[row]:
             raise OSError(f"{self._folder} is damaged: row {row} is of {record['path'].decode()}: prepare it again")
         return bytes(record["image"])
 
 
-def _data_source(folder: pathlib.Path, *, training: bool) -> Any:
-    tfds = _tfds()
+def _open_data_source(folder: pathlib.Path, *, training: bool) -> Any:
+    tfds = _import_tfds()
     builder = tfds.builder_from_directory(str(folder))
     # The decoder of tensorflow-datasets wraps 16-bit images modulo 256.
     return builder.as_data_source("train" if training else "test", decoders={"image": tfds.decode.SkipDecoding()})
 
 
-def _tfds() -> Any:
+def _import_tfds() -> Any:
     import tensorflow_datasets as tfds  # half a second, and only here
 
     tfds.disable_progress_bar()
@@ -90,7 +90,7 @@ def is_prepared(folder: pathlib.Path) -> bool:
     return (folder / DESCRIPTION_FILE).is_file()
 
 
-def open_folder(folder: pathlib.Path) -> tuple[dict[str, Any], Index, Reader]:
+def open_folder(folder: pathlib.Path) -> tuple[dict[str, Any], Index, ArrayRecordReader]:
     """Description, index and contents of a prepared folder.
 
     Raises:
@@ -103,19 +103,19 @@ def open_folder(folder: pathlib.Path) -> tuple[dict[str, Any], Index, Reader]:
         index = Index.load(folder / "index", grouping=description["grouping"])
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder} is damaged ({type(error).__name__}: {error}): prepare it again") from None
-    return description, index, Reader(folder, index.records)
+    return description, index, ArrayRecordReader(folder, index.records)
 
 
-def numbers_of_classes(names: Sequence[str], class_names: Sequence[str], *, where: str) -> np.ndarray:
+def map_classes(names: Sequence[str], class_names: Sequence[str], *, where: str) -> np.ndarray:
     """The number among `class_names` of each of a data set's own classes.
 
     Raises:
       UsageError: one is none of them.
     """
     for name in names:
-        if class_labels.canonical(name) not in class_names:
+        if class_labels.canonicalise(name) not in class_names:
             raise UsageError(f"{where}: {name!r} is none of the classes {', '.join(class_names)}")
-    return np.array([class_names.index(class_labels.canonical(name)) for name in names], np.int32)
+    return np.array([class_names.index(class_labels.canonicalise(name)) for name in names], np.int32)
 
 
 def prepare(
@@ -146,7 +146,7 @@ def prepare(
     Raises:
       UsageError: `out` is something else, another process is preparing it, or too many files are unreadable.
     """
-    made_from = _identity(source)
+    made_from = _hash_names(source)
     if is_prepared(out):
         found = open_folder(out)[0]
         if found["made_from"] == made_from:
@@ -155,8 +155,8 @@ def prepare(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there and no prepared data set: remove it, or give another --out")
     making = out.with_name(f".{out.name}.preparing")
-    with _alone(making):
-        looked_at = _look_at_all(making / f"facts-{made_from[:16]}", source, progress=progress, threads=threads)
+    with _lock(making):
+        looked_at = _inspect_all(making / f"facts-{made_from[:16]}", source, progress=progress, threads=threads)
         if len(looked_at.unreadable) > max_unreadable:
             first = "; ".join(looked_at.unreadable[:10])
             raise UsageError(
@@ -165,7 +165,7 @@ def prepare(
             )
         for line in looked_at.unreadable:
             warn(f"left out: {line}")
-        index = _index(looked_at, source, warn=warn)
+        index = _build_index(looked_at, source, warn=warn)
         _write_records(making, index, looked_at.hashes, source)
         data = making / _NAME / _VERSION
         index.save(data / "index")
@@ -191,7 +191,7 @@ def prepare(
     return content
 
 
-def _identity(source: Source) -> str:
+def _hash_names(source: Source) -> str:
     """What tells these images from others, by their names alone."""
     digest = hashlib.sha256(json.dumps([SCHEMA, *source.class_names]).encode())
     for record in source.records:
@@ -200,7 +200,7 @@ def _identity(source: Source) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
+def _lock(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
@@ -210,7 +210,7 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-class _LookedAt:
+class _DecodedFacts:
     """What decoding the images showed: `rows` are those of the readable ones, the columns have an entry for each."""
 
     def __init__(self, blocks: Sequence[Mapping[str, np.ndarray]]):
@@ -221,9 +221,9 @@ class _LookedAt:
         self.unreadable = [str(line) for block in blocks for line in block["unreadable"].tolist()]
 
 
-def _look_at_all(
+def _inspect_all(
     folder: pathlib.Path, source: Source, *, progress: Callable[[int, int], None], threads: int | None
-) -> _LookedAt:
+) -> _DecodedFacts:
     """Decodes each image once; a block of them that an earlier start has looked at is not looked at again."""
     records = source.records
     blocks = []
@@ -233,7 +233,7 @@ def _look_at_all(
             path = folder / f"{start}.npz"
             part = [records[row] for row in range(start, min(start + _BLOCK, len(records)))]
             if not path.exists():
-                found = list(pool.map(lambda record: _look_at(source.read, record.path), part))
+                found = list(pool.map(lambda record: _inspect_file(source.read, record.path), part))
                 good = [(start + row, facts) for row, facts in enumerate(found) if not isinstance(facts, str)]
                 block = {
                     "rows": np.array([row for row, _ in good], np.int64),
@@ -247,28 +247,28 @@ def _look_at_all(
                     np.savez(temporary, allow_pickle=False, **block)
             with np.load(path, allow_pickle=False) as content:
                 blocks.append({name: content[name] for name in content.files})
-            if len(records) > splits.MOST_COMPARED:
+            if len(records) > splits.MAX_COMPARED:
                 blocks[-1]["thumbnails"] = blocks[-1]["thumbnails"][:0]
             progress(min(start + _BLOCK, len(records)), len(records))
-    return _LookedAt(blocks)
+    return _DecodedFacts(blocks)
 
 
-def _look_at(read: Callable[[str], bytes], path: str) -> tuple[str, str, tuple[int, ...], np.ndarray] | str:
+def _inspect_file(read: Callable[[str], bytes], path: str) -> tuple[str, str, tuple[int, ...], np.ndarray] | str:
     try:
         content = read(path)
         image = decode_image(content, name=path)
     except (ImageError, OSError) as error:
         return str(error)
     hash_ = hashlib.sha256(content).hexdigest()
-    return fingerprints.fingerprint(image), hash_, image.shape[::-1], fingerprints.thumbnails(image)
+    return fingerprints.fingerprint(image), hash_, image.shape[::-1], fingerprints.make_thumbnails(image)
 
 
-def _index(looked_at: _LookedAt, source: Source, *, warn: Callable[[str], None]) -> Index:
-    kept = Records.of(source.records[row] for row in looked_at.rows.tolist())
-    prints = Texts(looked_at.prints)
+def _build_index(looked_at: _DecodedFacts, source: Source, *, warn: Callable[[str], None]) -> Index:
+    kept = Records.from_rows(source.records[row] for row in looked_at.rows.tolist())
+    prints = StringArray(looked_at.prints)
     training = np.flatnonzero(kept.training)
     paths = list(kept.paths[training])
-    compared = len(source.records) <= splits.MOST_COMPARED
+    compared = len(source.records) <= splits.MAX_COMPARED
     if not compared:
         warn(f"{len(kept):,} images are too many to look for near duplicates: groups.csv should name all patients")
     thumbnails = np.concatenate(looked_at.thumbnails)
@@ -279,14 +279,14 @@ def _index(looked_at: _LookedAt, source: Source, *, warn: Callable[[str], None])
         table=source.groups,
         alike=None if compared else (),
     )
-    group_numbers, group_names = numbered(names)
+    group_numbers, group_names = factorize(names)
     all_groups = np.full(len(kept), -1, np.int32)
     all_groups[training] = group_numbers
-    known = kaggle_patients.patients()
+    known = kaggle_patients.load_patients()
     patients = (
         source.patients.get(path, known.get(print_, "")) for path, print_ in zip(kept.paths, prints, strict=True)
     )
-    patient_numbers, patient_names = numbered(patients)
+    patient_numbers, patient_names = factorize(patients)
     return Index(
         records=kept,
         groups=all_groups,
@@ -302,14 +302,14 @@ def _index(looked_at: _LookedAt, source: Source, *, warn: Callable[[str], None])
 
 def _write_records(folder: pathlib.Path, index: Index, hashes: np.ndarray, source: Source) -> None:
     """Writes the data set of tensorflow-datasets below a folder, in place of one that was begun there."""
-    tfds = _tfds()
+    tfds = _import_tfds()
     shutil.rmtree(folder / _NAME, ignore_errors=True)
-    builder = _builder(tfds, index, hashes, source, data_dir=str(folder))
+    builder = _make_builder(tfds, index, hashes, source, data_dir=str(folder))
     with contextlib.redirect_stdout(io.StringIO()):  # where it speaks of downloads
         builder.download_and_prepare()
 
 
-def _builder(tfds: Any, index: Index, hashes: np.ndarray, source: Source, *, data_dir: str) -> Any:
+def _make_builder(tfds: Any, index: Index, hashes: np.ndarray, source: Source, *, data_dir: str) -> Any:
     def examples(training: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         for place, row in enumerate(np.flatnonzero(index.records.training == training).tolist()):
             record = index.records[row]

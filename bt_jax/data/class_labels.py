@@ -21,7 +21,7 @@ _ALIASES = {
 }
 
 
-def canonical(folder: str) -> str:
+def canonicalise(folder: str) -> str:
     """The class that a folder name stands for: `Glioma`, `glioma-tumor` and `glioma_tumor` are one; others stay."""
     key = re.sub(r"[\s_-]+", "", folder.lower())
     for name in BRAIN_TUMOR_CLASSES:
@@ -30,7 +30,7 @@ def canonical(folder: str) -> str:
     return _ALIASES.get(key, folder)
 
 
-def classes_of_folders(folders: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+def map_folders_to_classes(folders: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
     """The class names of a set of class folders in their fixed order, and the number of each folder's class.
 
     The four of the brain tumour set stand in their own order whenever all folders belong to it and one is a tumour,
@@ -38,7 +38,7 @@ def classes_of_folders(folders: Iterable[str]) -> tuple[tuple[str, ...], dict[st
     among the aliases (`none`, `normal`, `no`) count only beside the tumours.
     """
     folders = sorted(set(folders))
-    names = {canonical(folder) for folder in folders}
+    names = {canonicalise(folder) for folder in folders}
     if names <= set(BRAIN_TUMOR_CLASSES) and names != {"no_tumor"}:
-        return BRAIN_TUMOR_CLASSES, {folder: BRAIN_TUMOR_CLASSES.index(canonical(folder)) for folder in folders}
+        return BRAIN_TUMOR_CLASSES, {folder: BRAIN_TUMOR_CLASSES.index(canonicalise(folder)) for folder in folders}
     return tuple(folders), {folder: i for i, folder in enumerate(folders)}

@@ -19,7 +19,7 @@ from bt_jax.data.records import Index, Record, Records, Source
 
 _NAMED = 10  # files named in a message, the rest counted
 
-# What `remembered` keeps: by source and preprocessing the rows, and the messages about files that cannot be read.
+# What `cache_datasets` keeps: by source and preprocessing the rows, and the messages about files that cannot be read.
 _memory: "dict[tuple[object, ...], tuple[Dataset, list[str]]] | None" = None
 _REMEMBERED = 5  # data sets; each is N x S x S bytes
 
@@ -61,7 +61,7 @@ class Dataset:
         """The rows given by number or by a mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         if self.index is not None:
-            return _of_index(self.index[rows], cast(LazyImages, self.images).select(rows))
+            return _make_lazy(self.index[rows], cast(LazyImages, self.images).select(rows))
         return Dataset(
             records=self.records[rows],
             images=self.images[rows],
@@ -70,13 +70,13 @@ class Dataset:
             sizes=self.sizes[rows],
         )
 
-    def of_split(self, split: str) -> "Dataset":
+    def select_split(self, split: str) -> "Dataset":
         """The rows of `Training` or `Testing`."""
-        return self.select(self.records.of_split(split))
+        return self.select(self.records.mask_split(split))
 
 
 @contextlib.contextmanager
-def remembered() -> Iterator[None]:
+def cache_datasets() -> Iterator[None]:
     """For several runs in one process: `load` decodes a source once for each preprocessing, and keeps the last five.
 
     The files must stay as they are while the block runs.
@@ -115,7 +115,7 @@ def load(
     """
     if source.index is not None:
         count, size = len(source.records), preprocessing.size
-        if count > splits.MOST_COMPARED or count * size * size > memory:
+        if count > splits.MAX_COMPARED or count * size * size > memory:
             images = LazyImages(
                 source.read,
                 source.index.records.paths,
@@ -123,7 +123,7 @@ def load(
                 preprocessing=preprocessing,
                 threads=threads,
             )
-            return _of_index(source.index, images)
+            return _make_lazy(source.index, images)
     key = (source.description, source.class_names, tuple(source.records), preprocessing)
     if _memory is None:
         dataset, unreadable = _decode(source, preprocessing=preprocessing, threads=threads)
@@ -144,7 +144,7 @@ def load(
     return dataset
 
 
-def _of_index(index: Index, images: LazyImages) -> Dataset:
+def _make_lazy(index: Index, images: LazyImages) -> Dataset:
     return Dataset(
         records=index.records,
         images=cast(np.ndarray, images),  # of which it does what is asked of one here
@@ -163,7 +163,12 @@ def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None
             image = decode_image(source.read(record.path), name=record.path)
         except (ImageError, OSError) as error:
             return str(error)
-        return preprocessing(image), fingerprints.fingerprint(image), fingerprints.thumbnails(image), image.shape[::-1]
+        return (
+            preprocessing(image),
+            fingerprints.fingerprint(image),
+            fingerprints.make_thumbnails(image),
+            image.shape[::-1],
+        )
 
     size = preprocessing.size
     images = np.empty((len(source.records), size, size), np.uint8)
@@ -181,7 +186,7 @@ def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None
             hashes.append(result[1])
             kept.append(record)
     dataset = Dataset(
-        records=Records.of(kept),
+        records=Records.from_rows(kept),
         images=images[: len(kept)],
         fingerprints=tuple(hashes),
         thumbnails=small[: len(kept)],

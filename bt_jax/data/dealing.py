@@ -7,7 +7,7 @@ import numpy as np
 MOST_CLASSES = 7  # NumPy adds up more numbers in another order
 
 
-def deal(labels: np.ndarray, groups: np.ndarray, *, folds: int) -> np.ndarray:
+def assign_stratified_groups(labels: np.ndarray, groups: np.ndarray, *, folds: int) -> np.ndarray:
     """The fold in which each row is left out: [N] int64, as `StratifiedGroupKFold` gives it, to the last tie.
 
     With `shuffle=True` and `random_state=0`. It deals out the groups, those of the most uneven classes first, each to
@@ -32,7 +32,7 @@ def deal(labels: np.ndarray, groups: np.ndarray, *, folds: int) -> np.ndarray:
     numbers = range(folds)
     dealt = [[0.0] * classes for _ in numbers]  # images of each class in each fold
     shares = [[0.0] * folds for _ in range(classes)]
-    spread = [_deviation(column) for column in shares]
+    spread = [_compute_deviation(column) for column in shares]
     images = [0.0] * folds
     fold_of = np.empty(count, np.int64)
     for group, in_group in zip(order.tolist(), sizes[order].tolist(), strict=True):
@@ -44,7 +44,7 @@ def deal(labels: np.ndarray, groups: np.ndarray, *, folds: int) -> np.ndarray:
                 column = shares[label]
                 before = column[fold]
                 column[fold] = (there[label] + number) / totals[label]
-                changed[label] = _deviation(column)
+                changed[label] = _compute_deviation(column)
                 column[fold] = before
             value = 0.0
             for deviation in changed:
@@ -60,7 +60,7 @@ def deal(labels: np.ndarray, groups: np.ndarray, *, folds: int) -> np.ndarray:
     return fold_of[groups]
 
 
-def _deviation(column: list[float]) -> float:
+def _compute_deviation(column: list[float]) -> float:
     """As `numpy.std` of an axis that is not the last."""
     count = len(column)
     mean = 0.0

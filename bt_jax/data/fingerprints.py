@@ -22,7 +22,7 @@ def fingerprint(image: np.ndarray) -> str:
     return digest.hexdigest()[:32]
 
 
-def thumbnails(image: np.ndarray) -> np.ndarray:
+def make_thumbnails(image: np.ndarray) -> np.ndarray:
     """Two small copies of a decoded image [H, W], whole frame and head alone: [2, 64, 64] uint8."""
     frame = image if image.dtype == np.uint8 else (image / max(int(image.max()), 1) * 255).astype(np.uint8)
     if max(frame.shape) > 4 * THUMBNAIL_SIZE:

@@ -23,18 +23,18 @@ from bt_jax.data.io.decode import decode_image
 PATH = pathlib.Path(__file__).with_name("patients.csv")
 
 
-def groups() -> dict[str, str]:
+def load_groups() -> dict[str, str]:
     """Fingerprint -> group."""
-    return _column("group")
+    return _load_column("group")
 
 
-def patients() -> dict[str, str]:
+def load_patients() -> dict[str, str]:
     """Fingerprint -> key of the patient, empty for a web image."""
-    return _column("patient")
+    return _load_column("patient")
 
 
 @functools.cache
-def _column(name: str) -> dict[str, str]:
+def _load_column(name: str) -> dict[str, str]:
     return {row["fingerprint"]: row[name] for row in csv.DictReader(io.StringIO(PATH.read_text()))}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bt_jax.data.io.decode import ImageError, decode_image
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.data.records import Texts
+from bt_jax.data.records import StringArray
 
 
 class LazyImages:
@@ -23,9 +23,9 @@ class LazyImages:
     def __init__(
         self,
         read: Callable[[str], bytes],
-        paths: Texts,
+        paths: StringArray,
         *,
-        fingerprints: Texts,
+        fingerprints: StringArray,
         preprocessing: Preprocessing,
         threads: int | None = None,
     ):

@@ -9,7 +9,7 @@ import numpy as np
 from bt_jax.common import files
 from bt_jax.data.dataset import Dataset
 from bt_jax.data.dedup import near_duplicates
-from bt_jax.data.records import Texts
+from bt_jax.data.records import StringArray
 
 FILE = "seen_images.npz"
 
@@ -21,13 +21,13 @@ def write(folder: str | os.PathLike[str], datasets: Sequence[Dataset]) -> None:
     with files.replace_atomically(pathlib.Path(folder) / FILE) as temporary:
         save(
             temporary,
-            fingerprints=np.concatenate([_as_array(dataset.fingerprints) for dataset in datasets]),
+            fingerprints=np.concatenate([_to_array(dataset.fingerprints) for dataset in datasets]),
             thumbnails=np.concatenate([dataset.thumbnails for dataset in datasets]),
         )
 
 
-def _as_array(fingerprints: Sequence[str]) -> np.ndarray:
-    return fingerprints.encoded if isinstance(fingerprints, Texts) else np.array(fingerprints, str)
+def _to_array(fingerprints: Sequence[str]) -> np.ndarray:
+    return fingerprints.encoded if isinstance(fingerprints, StringArray) else np.array(fingerprints, str)
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[set[str], np.ndarray]:
@@ -36,11 +36,11 @@ def read(folder: str | os.PathLike[str]) -> tuple[set[str], np.ndarray]:
         return set(content["fingerprints"].astype(str).tolist()), content["thumbnails"]
 
 
-def has_twin(dataset: Dataset, fingerprints: set[str], thumbnails: np.ndarray) -> np.ndarray:
+def has_near_duplicate(dataset: Dataset, fingerprints: set[str], thumbnails: np.ndarray) -> np.ndarray:
     """Which images have a twin among those identified: [N] bool. Pixel-identical or, by thumbnails, a changed copy."""
     found = np.array([fingerprint in fingerprints for fingerprint in dataset.fingerprints], bool)
     if not len(dataset.thumbnails) or not len(thumbnails):
         return found
     others = np.flatnonzero(~found)
-    found[others] = near_duplicates.has_twin(dataset.thumbnails[others], thumbnails)
+    found[others] = near_duplicates.has_near_duplicate(dataset.thumbnails[others], thumbnails)
     return found

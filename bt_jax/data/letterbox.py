@@ -6,7 +6,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class Letterbox:
     """A rectangle of an image, resized to whole pixels somewhere in a black square.
 
     Points are (x, y), counted from the upper left corner, so that the first pixel's centre is (0.5, 0.5).
@@ -37,7 +37,7 @@ class Placement:
         scale = np.array((right - left, bottom - top)) / np.array(self.extent)
         return (np.asarray(points, np.float64) - self.corner) * scale + (left, top)
 
-    def onto_image(self, values: np.ndarray) -> np.ndarray:
+    def map_to_image(self, values: np.ndarray) -> np.ndarray:
         """What was found in the square, on the pixels of the image.
 
         Each of the image's pixels has the value at the place of its centre, bilinear between the centres of the

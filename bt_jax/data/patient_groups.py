@@ -7,12 +7,12 @@ import numpy as np
 
 from bt_jax.data import kaggle_patients, splits
 from bt_jax.data.dataset import Dataset
-from bt_jax.data.records import Texts
+from bt_jax.data.records import StringArray
 
 _IS_LETTER = np.isin(np.arange(256), list(string.ascii_letters.encode()))
 
 
-def groups_of(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], str] | None:
+def group_by_patient(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], str] | None:
     """A group for every image, and in words where the groups come from; None where no image's patient is known.
 
     Images without a known patient are grouped with those that look nearly the same, if they are not too many for that.
@@ -27,7 +27,7 @@ def groups_of(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], st
         keys = dataset.index.patient_keys
         alone = [key or f"image-{row}" for row, key in enumerate(keys)]
         return alone, f"{sum(map(bool, keys))} images by their patients, the others each alone"
-    known = kaggle_patients.groups()
+    known = kaggle_patients.load_groups()
     if not any(path in table for path in dataset.paths) and not any(print_ in known for print_ in dataset.fingerprints):
         return None
     return splits.group_images(
@@ -35,7 +35,7 @@ def groups_of(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], st
     )
 
 
-def keys_of(dataset: Dataset, table: Mapping[str, str]) -> list[str]:
+def find_patient_keys(dataset: Dataset, table: Mapping[str, str]) -> list[str]:
     """The key of each image's patient, empty where it is unknown.
 
     Args:
@@ -44,29 +44,29 @@ def keys_of(dataset: Dataset, table: Mapping[str, str]) -> list[str]:
     """
     if dataset.index is not None:
         return dataset.index.patient_keys
-    known = kaggle_patients.patients()
+    known = kaggle_patients.load_patients()
     return [
         table.get(path, known.get(fingerprint, ""))
         for path, fingerprint in zip(dataset.paths, dataset.fingerprints, strict=True)
     ]
 
 
-def sources_of(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
-    """`sources` of the keys that `keys_of` gives; where the data has an index, from a key for each patient."""
+def infer_dataset_sources(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
+    """Returns `infer_sources` of the keys from `find_patient_keys`; with an index, from one key for each patient."""
     if dataset.index is None:
-        return sources(keys)
-    of_patient = sources([*dataset.index.patient_names, ""])  # whose last row -1 stands for
+        return infer_sources(keys)
+    of_patient = infer_sources([*dataset.index.patient_names, ""])  # whose last row -1 stands for
     return np.unique(of_patient[dataset.index.patients], return_inverse=True)[1].astype(np.int64)
 
 
-def sources(keys: Sequence[str]) -> np.ndarray:
+def infer_sources(keys: Sequence[str]) -> np.ndarray:
     """What collection each image is from, as numbers from 0: [N] int64.
 
     Images without a known patient are one collection; the others are divided by the letters that a patient's key begins
     with, since hospitals number in ways of their own: in the Kaggle set `MR048994` and `101017`, and every patient of
     the first kind has a glioma.
     """
-    encoded = Texts.of(keys).encoded  # [N] bytes
+    encoded = StringArray.from_strings(keys).encoded  # [N] bytes
     characters = encoded.view(np.uint8).reshape(len(encoded), encoded.itemsize)  # [N, length of the longest]
     beginning = np.logical_and.accumulate(_IS_LETTER[characters], axis=1)
     letters = np.where(beginning, characters, np.uint8(0)).view(encoded.dtype)[:, 0]
@@ -74,7 +74,7 @@ def sources(keys: Sequence[str]) -> np.ndarray:
     return np.unique(letters, return_inverse=True)[1].astype(np.int64)
 
 
-def balancing_weights(sources: np.ndarray, labels: np.ndarray, *, largest: float = 5.0) -> np.ndarray:
+def compute_balancing_weights(sources: np.ndarray, labels: np.ndarray, *, largest: float = 5.0) -> np.ndarray:
     """Weights of images with which the sources of a class count alike: [N] float32.
 
     Each class keeps its weight in all. A handful of images cannot stand for a source, so no weight is above `largest`

@@ -9,13 +9,13 @@ from bt_jax.data import class_labels, splits
 from bt_jax.data.fingerprints import THUMBNAIL_SIZE
 from bt_jax.data.io import decode
 from bt_jax.data.phantoms import phantom
-from bt_jax.data.records import Index, Record, Records, Source, Texts
+from bt_jax.data.records import Index, Record, Records, Source, StringArray
 
 
 def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
     """The built-in phantoms as a source, `per_class` in Training and Testing; they are drawn when read.
 
-    More than `splits.MOST_COMPARED` have an index instead of groups, in which a fingerprint stands for what a phantom
+    More than `splits.MAX_COMPARED` have an index instead of groups, in which a fingerprint stands for what a phantom
     is drawn from; their sizes are not known.
     """
     if len(per_class) != 2 or min(per_class) < 0:
@@ -27,13 +27,13 @@ def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
         class_names=class_labels.BRAIN_TUMOR_CLASSES,
         records=(),
         groups={},
-        read=Reader(training_per_class=per_class[0], seed=seed),
+        read=PhantomReader(training_per_class=per_class[0], seed=seed),
         synthetic=True,
     )
-    if sum(per_class) * len(class_labels.BRAIN_TUMOR_CLASSES) > splits.MOST_COMPARED:
-        index = _index(training_per_class=per_class[0], testing_per_class=per_class[1], seed=seed)
+    if sum(per_class) * len(class_labels.BRAIN_TUMOR_CLASSES) > splits.MAX_COMPARED:
+        index = _build_index(training_per_class=per_class[0], testing_per_class=per_class[1], seed=seed)
         return dataclasses.replace(plain, records=index.records, index=index)
-    entries = phantom.entries(training_per_class=per_class[0], testing_per_class=per_class[1])
+    entries = phantom.list_entries(training_per_class=per_class[0], testing_per_class=per_class[1])
     patients = {entry.path: entry.patient for entry in entries}
     records = tuple(
         Record(entry.path, class_labels.BRAIN_TUMOR_CLASSES.index(entry.label), entry.path.split("/")[0])
@@ -43,7 +43,7 @@ def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class PhantomReader:
     """Draws the phantom of a path, as the bytes of a PNG file."""
 
     training_per_class: int
@@ -52,48 +52,48 @@ class Reader:
     def __call__(self, path: str) -> bytes:
         """The content of the file that the path would name."""
         split, label, name = path.split("/")
-        index = phantom.index_of(split, name, training_per_class=self.training_per_class)
+        index = phantom.parse_index(split, name, training_per_class=self.training_per_class)
         return decode.encode_png(phantom.render(index, label=label, seed=self.seed).image)
 
 
-def _index(*, training_per_class: int, testing_per_class: int, seed: int) -> Index:
-    """The same rows as `phantom.entries` gives, as columns."""
+def _build_index(*, training_per_class: int, testing_per_class: int, seed: int) -> Index:
+    """The same rows as `phantom.list_entries` gives, as columns."""
     paths, kinds, places = [], [], []
     for split, count in (("Testing", testing_per_class), ("Training", training_per_class)):
-        first = phantom.first_index(split, training_per_class=training_per_class)
+        first = phantom.get_first_index(split, training_per_class=training_per_class)
         for kind, label in enumerate(class_labels.BRAIN_TUMOR_CLASSES):
-            paths.append(_paths(split, label, count))
+            paths.append(_format_paths(split, label, count))
             kinds.append(np.full(count, kind, np.int32))
             places.append(first + np.arange(count, dtype=np.int64))
     numbers, indices = np.concatenate(kinds), np.concatenate(places)  # [N] classes, and what each is drawn from
     training = np.arange(len(numbers)) >= testing_per_class * len(class_labels.BRAIN_TUMOR_CLASSES)
     of_class = int(indices.max()) // phantom.SLICES_PER_PATIENT + 1
     patients = (numbers * of_class + indices // phantom.SLICES_PER_PATIENT).astype(np.int32)
-    names = Texts.of(
-        phantom.patient_of(label, number * phantom.SLICES_PER_PATIENT)
+    names = StringArray.from_strings(
+        phantom.name_patient(label, number * phantom.SLICES_PER_PATIENT)
         for label in class_labels.BRAIN_TUMOR_CLASSES
         for number in range(of_class)
     )
     drawn_from = np.stack([(seed % 2**32 << 8) + numbers.astype(np.int64), indices], axis=1)  # [N, 2]
     digits = drawn_from.astype(">u8").tobytes().hex().encode()
     return Index(
-        records=Records(Texts(np.concatenate(paths)), numbers, training),
+        records=Records(StringArray(np.concatenate(paths)), numbers, training),
         groups=np.where(training, patients, -1).astype(np.int32),
         group_names=names,
         patients=patients,
         patient_names=names,
-        fingerprints=Texts(np.frombuffer(digits, "S32")),
+        fingerprints=StringArray(np.frombuffer(digits, "S32")),
         sizes=np.zeros((len(numbers), 2), np.int32),
         thumbnails=np.zeros((0, 2, THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8),
         grouping=f"{int(training.sum())} images by groups.csv",
     )
 
 
-def _paths(split: str, label: str, count: int) -> np.ndarray:
-    """`phantom.path_of` of all numbers below `count`: [count] bytes."""
+def _format_paths(split: str, label: str, count: int) -> np.ndarray:
+    """`phantom.format_path` of all numbers below `count`: [count] bytes."""
     if not count:
         return np.zeros(0, "S1")
-    first = phantom.path_of(split, label, 0, count=count).encode()
+    first = phantom.format_path(split, label, 0, count=count).encode()
     place = first.rindex(b".")
     letters = np.tile(np.frombuffer(first, np.uint8), (count, 1))  # [count, length of a path]
     left = np.arange(1, count + 1)

@@ -19,7 +19,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data import slow_records
 from bt_jax.data.augment import augment
 from bt_jax.data.augment.views import Views
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 
 Batch = dict[str, np.ndarray]
 _FAILED = "cannot augment "
@@ -28,22 +28,22 @@ _U = TypeVar("_U")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Load:
+class _LoadExample:
     """The example at a position: augmented pixels, label, and weight where images have one."""
 
     view: Views
     labels: np.ndarray  # [N] int32
     weights: np.ndarray | None  # [N] float32
-    order: Order
+    sampler: Sampler
     views: int
     names: Sequence[str] | None  # [N]
 
     def __call__(self, position: int) -> dict[str, Any]:
-        example = self.order(position)
+        example = self.sampler(position)
         view = example.epoch % self.views if self.views else example.epoch
         weight = {} if self.weights is None else {"weight": self.weights[example.record]}
         name = f"image {example.record}" if self.names is None else self.names[example.record]
-        with slow_records.loading(f"{name}, for step {position // self.order.batch_size + 1}"):
+        with slow_records.track_loading(f"{name}, for step {position // self.sampler.batch_size + 1}"):
             try:
                 image = self.view(view=view, record=example.record)
             except Exception as error:
@@ -52,11 +52,11 @@ class _Load:
         return {"image": image, "label": self.labels[example.record], **weight}
 
 
-def training_batches(
+def load_training_batches(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    order: Order,
+    sampler: Sampler,
     settings: augment.Augmentation,
     views: int,
     start_step: int,
@@ -74,7 +74,7 @@ def training_batches(
     Args:
       images: [N, S, S] uint8, preprocessed.
       labels: [N] int.
-      order: which record stands where; holds the batch size (over all hosts) and the seed.
+      sampler: which record stands where; holds the batch size (over all hosts) and the seed.
       settings: strength of each operation.
       views: number of different augmentations of a record; 0 draws a new one in every epoch.
       start_step: step of the first batch.
@@ -96,19 +96,19 @@ def training_batches(
     for name, value in (("views", views), ("workers", workers), ("threads", threads)):
         if value < 0:
             raise UsageError(f"config.data.{name} is {value}: use 0 or more")
-    held = np.arange(order.batch_size) if rows is None else np.asarray(rows)
+    held = np.arange(sampler.batch_size) if rows is None else np.asarray(rows)
     count = len(held)
-    view = Views(images=images, settings=settings, seed=order.seed, kinds=kinds)
-    load = _Load(view, labels, weights, order, views, names)
+    view = Views(images=images, settings=settings, seed=sampler.seed, kinds=kinds)
+    load = _LoadExample(view, labels, weights, sampler, views, names)
     dataset = (
         grain.MapDataset.range(start_step * count, stop_step * count)
-        .map(lambda i: load((i // count) * order.batch_size + int(held[i % count])))
+        .map(lambda i: load((i // count) * sampler.batch_size + int(held[i % count])))
         .batch(count, drop_remainder=True)
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered))
     )
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_the_parent)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_exit_with_parent)
     iterator = iter(dataset)
     try:
         yield from iterator
@@ -122,7 +122,7 @@ def training_batches(
         iterator.close()
 
 
-def _end_with_the_parent(number: int, count: int) -> None:
+def _exit_with_parent(number: int, count: int) -> None:
     """Ends this worker process when the one that started it is gone, which grain's workers would outlive."""
     del number, count
     parent = multiprocessing.parent_process()
@@ -135,7 +135,7 @@ def _end_with_the_parent(number: int, count: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def ahead(items: Generator[_T], transfer: Callable[[_T], _U], *, count: int = 2) -> Generator[_U]:
+def prefetch(items: Generator[_T], transfer: Callable[[_T], _U], *, count: int = 2) -> Generator[_U]:
     """`transfer(item)` of each item, started `count` items before it is asked for: copies run while steps compute."""
     queue: collections.deque[_U] = collections.deque()
     with contextlib.closing(items):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.letterbox import Placement
+from bt_jax.data.letterbox import Letterbox
 
 FORMS = ("head", "stretch")
 
@@ -61,15 +61,15 @@ class Preprocessing:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """`[H, W]` uint8 or uint16 -> `[size, size]` uint8."""
-        return self.placed(image)[0]
+        return self.letterbox(image)[0]
 
-    def placed(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+    def letterbox(self, image: np.ndarray) -> tuple[np.ndarray, Letterbox]:
         """`[H, W]` uint8 or uint16 -> `[size, size]` uint8, and where in it the image's pixels lie."""
         if image.ndim != 2 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected [H, W] uint8 or uint16 with pixels, got {image.shape} {image.dtype}")
         if self.form == "stretch":
             height, width = image.shape
-            whole = Placement((width, height), (0, 0, width, height), (0, 0), (self.size, self.size), self.size)
+            whole = Letterbox((width, height), (0, 0, width, height), (0, 0), (self.size, self.size), self.size)
             return self._stretched(image), whole
         return self._head(image)
 
@@ -92,13 +92,13 @@ class Preprocessing:
         resized = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR, reducing_gap=3.0)
         return np.array(resized)
 
-    def _head(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+    def _head(self, image: np.ndarray) -> tuple[np.ndarray, Letterbox]:
         frame = Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32))
         box, intensities = find_head(frame, margin=self.margin)
-        low, high = _quantiles(intensities, self.lower_percentile / 100, self.upper_percentile / 100)
+        low, high = _compute_quantiles(intensities, self.lower_percentile / 100, self.upper_percentile / 100)
         left, top, right, bottom = box
         scale = self.size / max(right - left, bottom - top)
-        seen = _clipped(box, frame)
+        seen = _clip(box, frame)
         width = min(self.size, max(1, round((seen[2] - seen[0]) * scale)))
         height = min(self.size, max(1, round((seen[3] - seen[1]) * scale)))
         resized = frame.resize((width, height), Image.Resampling.BILINEAR, box=seen, reducing_gap=3.0)
@@ -108,7 +108,7 @@ class Preprocessing:
         y = min(self.size - height, round(self.size / 2 + (seen[1] - (top + bottom) / 2) * scale))
         result = np.zeros((self.size, self.size), np.uint8)
         result[y : y + height, x : x + width] = np.clip(normalised + np.float32(0.5), 0, 255)
-        return result, Placement(frame.size, seen, (x, y), (width, height), self.size)
+        return result, Letterbox(frame.size, seen, (x, y), (width, height), self.size)
 
 
 def find_head(frame: Image.Image, *, margin: float) -> tuple[_Box, np.ndarray]:
@@ -127,9 +127,9 @@ def find_head(frame: Image.Image, *, margin: float) -> tuple[_Box, np.ndarray]:
     """
     box: _Box = (0, 0, frame.width, frame.height)
     for longer_side, extra in ((_ROUGH, _ROUGH_MARGIN), (_FINE, margin)):
-        box = _clipped(box, frame)
-        thumbnail = _thumbnail(frame, box, longer_side)
-        outline = _outline(thumbnail)
+        box = _clip(box, frame)
+        thumbnail = _shrink(frame, box, longer_side)
+        outline = _find_outline(thumbnail)
         rows, columns = np.flatnonzero(outline.any(1)), np.flatnonzero(outline.any(0))
         horizontal = (box[2] - box[0]) / thumbnail.shape[1]
         vertical = (box[3] - box[1]) / thumbnail.shape[0]
@@ -140,13 +140,13 @@ def find_head(frame: Image.Image, *, margin: float) -> tuple[_Box, np.ndarray]:
     return box, thumbnail[outline]
 
 
-def _clipped(box: _Box, frame: Image.Image) -> _Box:
+def _clip(box: _Box, frame: Image.Image) -> _Box:
     """The part of the box that lies inside the frame."""
     left, top, right, bottom = box
     return max(0.0, left), max(0.0, top), min(float(frame.width), right), min(float(frame.height), bottom)
 
 
-def _thumbnail(frame: Image.Image, box: _Box, longer_side: int) -> np.ndarray:
+def _shrink(frame: Image.Image, box: _Box, longer_side: int) -> np.ndarray:
     """The boxed part reduced to the longer side (never enlarged) by averaging: `[h, w]` float32."""
     width, height = box[2] - box[0], box[3] - box[1]
     scale = min(1.0, longer_side / max(width, height))
@@ -154,23 +154,23 @@ def _thumbnail(frame: Image.Image, box: _Box, longer_side: int) -> np.ndarray:
     return np.asarray(frame.resize(size, Image.Resampling.BOX, box=box, reducing_gap=2.0), np.float32)
 
 
-def _outline(thumbnail: np.ndarray) -> np.ndarray:
+def _find_outline(thumbnail: np.ndarray) -> np.ndarray:
     """Which pixels lie inside the head's outline, holes filled; all of them where nothing stands out. `[h, w]` bool."""
-    top, bottom, left, right = _inside_bright_frame(thumbnail)
+    top, bottom, left, right = _find_inside_of_bright_frame(thumbnail)
     inner = thumbnail[top:bottom, left:right]
     # The background is dark and nearly always there: an eighth of the pixels lies below its middle. Where an image is
     # cropped inside the head, the threshold falls between shades of tissue and the bounding box stays whole.
-    dark, bright = _quantiles(inner, 0.125, 0.98)
-    mask = _large_components(_majority(inner > dark + 0.12 * (bright - dark)))
+    dark, bright = _compute_quantiles(inner, 0.125, 0.98)
+    mask = _keep_large_components(_filter_by_majority(inner > dark + 0.12 * (bright - dark)))
     outline = np.zeros(thumbnail.shape, bool)
     if mask.any():
-        outline[top:bottom, left:right] = _filled(mask, axis=0) & _filled(mask, axis=1)
+        outline[top:bottom, left:right] = _fill(mask, axis=0) & _fill(mask, axis=1)
     else:
         outline[:] = True
     return outline
 
 
-def _inside_bright_frame(thumbnail: np.ndarray) -> tuple[int, int, int, int]:
+def _find_inside_of_bright_frame(thumbnail: np.ndarray) -> tuple[int, int, int, int]:
     """First and end row, first and end column inside a bright uniform frame (screenshots, scanned film)."""
     low, high = float(thumbnail.min()), float(thumbnail.max())
 
@@ -186,28 +186,28 @@ def _inside_bright_frame(thumbnail: np.ndarray) -> tuple[int, int, int, int]:
     return top, bottom, left, right
 
 
-def _quantiles(values: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
+def _compute_quantiles(values: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
     """Two quantiles, the nearest value below each; several times faster than `np.percentile` on small arrays."""
     positions = int(lower * (values.size - 1)), int(upper * (values.size - 1))
     ordered = np.partition(values, positions, axis=None)
     return float(ordered[positions[0]]), float(ordered[positions[1]])
 
 
-def _majority(mask: np.ndarray) -> np.ndarray:
+def _filter_by_majority(mask: np.ndarray) -> np.ndarray:
     """True where most of the 3x3 neighbourhood is: drops specks and lines of 1 pixel, keeps a scalp of 2."""
     padded = np.pad(mask, 1).astype(np.int8)
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] >= 5
 
 
-def _filled(mask: np.ndarray, *, axis: int) -> np.ndarray:
+def _fill(mask: np.ndarray, *, axis: int) -> np.ndarray:
     """True from the first to the last true pixel of each line."""
     forward = np.logical_or.accumulate(mask, axis)
     backward = np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis), axis)
     return forward & backward
 
 
-def _large_components(mask: np.ndarray) -> np.ndarray:
+def _keep_large_components(mask: np.ndarray) -> np.ndarray:
     """The mask without the 4-connected components that have less than a 15th of the largest one's pixels."""
     height, width = mask.shape
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8).ravel())

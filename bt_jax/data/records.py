@@ -22,14 +22,14 @@ class Record:
     split: str
 
 
-class Texts(Sequence[str]):
-    """Texts of about equal length in one array, mapped from a file where they are read from one."""
+class StringArray(Sequence[str]):
+    """Strings of about equal length in one array, which may be mapped from a file."""
 
     def __init__(self, texts: np.ndarray):
         self.encoded = texts  # [N] bytes, UTF-8
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
+    def from_strings(cls, texts: Iterable[str]) -> "StringArray":
         """Copies texts; none may end with NUL, which no path does."""
         encoded = [text.encode() for text in texts]
         return cls(np.array(encoded, f"S{max(map(len, encoded), default=1) or 1}"))
@@ -40,10 +40,10 @@ class Texts(Sequence[str]):
     @overload
     def __getitem__(self, row: int) -> str: ...
     @overload
-    def __getitem__(self, row: "slice | np.ndarray") -> "Texts": ...
-    def __getitem__(self, row: "int | slice | np.ndarray") -> "str | Texts":
+    def __getitem__(self, row: "slice | np.ndarray") -> "StringArray": ...
+    def __getitem__(self, row: "int | slice | np.ndarray") -> "str | StringArray":
         if isinstance(row, slice | np.ndarray):
-            return Texts(self.encoded[row])
+            return StringArray(self.encoded[row])
         return bytes(self.encoded[row]).decode()
 
     def __iter__(self) -> Iterator[str]:
@@ -59,7 +59,7 @@ class Texts(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def row_of(self, text: str) -> int | None:
+    def find(self, text: str) -> int | None:
         """The row of a text, where the texts are in order; None where there is none."""
         row = int(np.searchsorted(self.encoded, np.bytes_(text.encode())))
         return row if row < len(self) and self[row] == text else None
@@ -75,16 +75,16 @@ class Records(Sequence[Record]):
       training: [N] bool.
     """
 
-    paths: Texts
+    paths: StringArray
     labels: np.ndarray
     training: np.ndarray
 
     @classmethod
-    def of(cls, records: Iterable[Record]) -> "Records":
+    def from_rows(cls, records: Iterable[Record]) -> "Records":
         """The columns of some records."""
         rows = list(records)
         return cls(
-            Texts.of(record.path for record in rows),
+            StringArray.from_strings(record.path for record in rows),
             np.array([record.label for record in rows], np.int32),
             np.array([record.split == TRAINING for record in rows], bool),
         )
@@ -114,7 +114,7 @@ class Records(Sequence[Record]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def of_split(self, split: str) -> np.ndarray:
+    def mask_split(self, split: str) -> np.ndarray:
         """Which rows are of `Training` or `Testing`: [N] bool."""
         return self.training == (split == TRAINING)
 
@@ -137,10 +137,10 @@ class Index:
 
     records: Records
     groups: np.ndarray
-    group_names: Texts
+    group_names: StringArray
     patients: np.ndarray
-    patient_names: Texts
-    fingerprints: Texts
+    patient_names: StringArray
+    fingerprints: StringArray
     sizes: np.ndarray
     thumbnails: np.ndarray
     grouping: str
@@ -198,12 +198,12 @@ class Index:
             return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
         return cls(
-            records=Records(Texts(column("paths")), column("labels"), column("training")),
+            records=Records(StringArray(column("paths")), column("labels"), column("training")),
             groups=column("groups"),
-            group_names=Texts(column("group_names")),
+            group_names=StringArray(column("group_names")),
             patients=column("patients"),
-            patient_names=Texts(column("patient_names")),
-            fingerprints=Texts(column("fingerprints")),
+            patient_names=StringArray(column("patient_names")),
+            fingerprints=StringArray(column("fingerprints")),
             sizes=column("sizes"),
             thumbnails=column("thumbnails"),
             grouping=grouping,
@@ -239,12 +239,12 @@ class Source:
     divided: bool = True
     index: Index | None = None
 
-    def of_split(self, split: str) -> "Source":
+    def select_split(self, split: str) -> "Source":
         """The records of `Training` or `Testing`; all of them where the source is not divided."""
         if not self.divided:
             return self
         if self.index is not None:
-            index = self.index[np.flatnonzero(self.index.records.of_split(split))]
+            index = self.index[np.flatnonzero(self.index.records.mask_split(split))]
             return dataclasses.replace(self, records=index.records, index=index)
         return dataclasses.replace(self, records=tuple(record for record in self.records if record.split == split))
 
@@ -254,8 +254,8 @@ class Source:
         return class_labels.SYNTHETIC_NOTICE if self.synthetic else None
 
 
-def numbered(names: Iterable[str]) -> tuple[np.ndarray, Texts]:
-    """Texts as numbers, -1 for empty ones: [N] int32, and the texts by number, in the order of their first row."""
+def factorize(names: Iterable[str]) -> tuple[np.ndarray, StringArray]:
+    """Encodes names as numbers, -1 for empty ones: [N] int32, and the names by number in order of first occurrence."""
     number: dict[str, int] = {"": -1}
     numbers = np.array([number.setdefault(name, len(number) - 1) for name in names], np.int32)
-    return numbers, Texts.of(name for name in number if name)
+    return numbers, StringArray.from_strings(name for name in number if name)

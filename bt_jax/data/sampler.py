@@ -21,7 +21,7 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class Sampler:
     """Epochs of freshly shuffled records, each cut to whole batches.
 
     The records left over by the cut are others in every epoch.
@@ -49,9 +49,9 @@ class Order:
     def __call__(self, position: int) -> Example:
         """The example at a position, counted from 0 over all epochs."""
         epoch, offset = divmod(position, self.steps_per_epoch * self.batch_size)
-        return Example(epoch=epoch, record=int(_permutation(self.seed, epoch, self.records)[offset]))
+        return Example(epoch=epoch, record=int(_permute(self.seed, epoch, self.records)[offset]))
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, records: int) -> np.ndarray:
+def _permute(seed: int, epoch: int, records: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(records)

@@ -49,7 +49,7 @@ class Probe:
           UsageError: names the field and says what can be given.
         """
         name, _, criterion = text.partition(":")
-        class_name = name if name in class_names else class_labels.canonical(name)
+        class_name = name if name in class_names else class_labels.canonicalise(name)
         if class_name not in class_names:
             raise UsageError(f"config.data.probe is {text!r}: {name!r} is none of the classes {', '.join(class_names)}")
         if criterion in ("", "web"):
@@ -60,14 +60,14 @@ class Probe:
         return cls(text, class_name, cue=cue.removesuffix("!"), pattern=pattern, negated=cue.endswith("!"))
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """`meningioma_tumor without a known patient`."""
         if self.cue == "patient" and not self.pattern:
             return f"{self.class_name} {'with' if self.negated else 'without'} a known patient"
         of = "whose patient's key" if self.cue == "patient" else "whose width x height"
         return f"{self.class_name} {of} {'is not' if self.negated else 'is'} {self.pattern}"
 
-    def rows(self, dataset: Dataset, *, class_names: Sequence[str], patients: Sequence[str]) -> np.ndarray:
+    def select_rows(self, dataset: Dataset, *, class_names: Sequence[str], patients: Sequence[str]) -> np.ndarray:
         """The images of a data set that are the probe: [N] bool.
 
         Args:

@@ -16,7 +16,7 @@ _told: set[tuple[str, float]] = set()
 
 
 @contextlib.contextmanager
-def loading(name: str) -> Iterator[None]:
+def track_loading(name: str) -> Iterator[None]:
     """A record of this name is being loaded in this thread."""
     if not _watching.locked() and _watching.acquire(blocking=False):
         threading.Thread(target=_watch, name="slow records", daemon=True).start()
@@ -28,7 +28,7 @@ def loading(name: str) -> Iterator[None]:
         del _loading[thread]
 
 
-def overdue() -> list[str]:
+def list_overdue() -> list[str]:
     """A line for each record that has been loading for more than `SECONDS`, once."""
     lines = []
     for what in list(_loading.values()):
@@ -45,5 +45,5 @@ def overdue() -> list[str]:
 def _watch() -> None:
     while True:
         time.sleep(min(1.0, SECONDS / 4))
-        for line in overdue():
+        for line in list_overdue():
             print(line, file=sys.stderr, flush=True)

@@ -49,7 +49,7 @@ def open_source(
         return open_path(os.environ["BT_DATA"], field="$BT_DATA")
     if pathlib.Path(DEFAULT_DIRECTORY).exists():
         return open_path(DEFAULT_DIRECTORY, field="the default data folder")
-    downloaded, reason = _kaggle_download()
+    downloaded, reason = _download_from_kaggle()
     if downloaded is not None:
         return open_path(downloaded, field="the Kaggle download")
     phantoms = open_phantoms(per_class=phantoms_per_class, seed=seed)
@@ -60,7 +60,7 @@ def open_source(
     return dataclasses.replace(phantoms, warnings=(warning,))
 
 
-def _kaggle_download() -> tuple[pathlib.Path | None, str]:
+def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:
     """The data set through kagglehub, or why it cannot be had."""
     key = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", pathlib.Path.home() / ".kaggle")) / "kaggle.json"
     if not ({"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ) or "KAGGLE_API_TOKEN" in os.environ or key.exists()):
@@ -88,7 +88,7 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
     if array_record.is_prepared(path):
         return _open_prepared(path, class_names=class_names)
     if path.is_dir():
-        names, folders = _contents(path)
+        names, folders = _list_contents(path)
         layout = _Layout.read(names, folders, where=path)
         return layout.source(lambda name: (path / name).read_bytes(), kind="folder", class_names=class_names)
     if not path.exists():
@@ -109,11 +109,11 @@ def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -
     if class_names is None and not index.records.training.any():
         raise UsageError(f"{path} has no images of Training: there is nothing to train on")
     if class_names is not None:
-        number = array_record.numbers_of_classes(own, class_names, where=str(path))
+        number = array_record.map_classes(own, class_names, where=str(path))
         records = dataclasses.replace(index.records, labels=number[index.records.labels])
         index = dataclasses.replace(index, records=records)
     table, name = b"path,group", path / GROUPS_FILE
-    if name.exists() and len(index) <= splits.MOST_COMPARED:  # of larger sets the index says it
+    if name.exists() and len(index) <= splits.MAX_COMPARED:  # of larger sets the index says it
         table = name.read_bytes()
     return Source(
         description=f"{description['description']}, prepared in {path}",
@@ -128,7 +128,7 @@ def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -
     )
 
 
-def _contents(path: pathlib.Path) -> tuple[list[str], list[str]]:
+def _list_contents(path: pathlib.Path) -> tuple[list[str], list[str]]:
     """Files and folders below a folder, relative to it; links to folders are followed, which `rglob` does not."""
     names: list[str] = []
     folders: list[str] = []
@@ -154,19 +154,19 @@ class _Layout:
     @classmethod
     def read(cls, names: list[str], folders: list[str], *, where: pathlib.Path) -> "_Layout":
         """Finds the place of every file; hidden ones and those of the operating system do not count."""
-        files = [name for name in names if not _hidden(name)]
-        prefix = _prefix(files)
+        files = [name for name in names if not _is_hidden(name)]
+        prefix = _find_prefix(files)
         files = sorted(name.removeprefix(prefix) for name in files)
-        folders = sorted(folder.removeprefix(prefix) for folder in folders if not _hidden(folder))
+        folders = sorted(folder.removeprefix(prefix) for folder in folders if not _is_hidden(folder))
         nested = any(name.split("/")[0].lower() in SPLITS for name in files + folders)
-        images = [(*place, name) for name in files if (place := _place(name, nested=nested))]
+        images = [(*place, name) for name in files if (place := _locate(name, nested=nested))]
         if not images:
             raise UsageError(f"{where} holds no images in class folders: expected Training/<class>/<image>")
         full = {(split, folder) for split, folder, _ in images}
         empty = [
             (*place, folder)
             for folder in folders
-            if (place := _place(f"{folder}/", nested=nested)) and place not in full
+            if (place := _locate(f"{folder}/", nested=nested)) and place not in full
         ]
         elsewhere = sum("/" in name for name in files) - len(images)
         warnings = [f"{elsewhere} files in {where} lie outside of class folders: left out"] if elsewhere else []
@@ -203,7 +203,7 @@ class _Layout:
         training = {folder for split, folder, _ in self.images if split == "Training"}
         if not training:
             raise UsageError(f"{self.where} has no images in Training/<class>/: there is nothing to train on")
-        return class_labels.classes_of_folders(training)
+        return class_labels.map_folders_to_classes(training)
 
     def _numbered(self, number: dict[str, int], class_names: tuple[str, ...]) -> dict[str, int]:
         """The class of every folder, those of Testing under an alias included."""
@@ -211,13 +211,13 @@ class _Layout:
         number = dict(number)
         for _, folder, path in self.images:
             if folder not in number:
-                if class_labels.canonical(folder) not in known:
+                if class_labels.canonicalise(folder) not in known:
                     raise UsageError(f"{self.where / path}: {folder!r} is none of the classes {', '.join(known)}")
-                number[folder] = known[class_labels.canonical(folder)]
+                number[folder] = known[class_labels.canonicalise(folder)]
         return number
 
 
-def _place(path: str, *, nested: bool) -> tuple[str, str] | None:
+def _locate(path: str, *, nested: bool) -> tuple[str, str] | None:
     """Split and class folder of a file, or None where it stands elsewhere. By themselves class folders are Training."""
     parts = path.split("/")
     if nested and len(parts) == 3 and parts[0].lower() in SPLITS:
@@ -225,7 +225,7 @@ def _place(path: str, *, nested: bool) -> tuple[str, str] | None:
     return ("Training", parts[0]) if not nested and len(parts) == 2 else None
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     parts = name.split("/")
     return (
         any(part.startswith(".") for part in parts)
@@ -234,7 +234,7 @@ def _hidden(name: str) -> bool:
     )
 
 
-def _prefix(names: list[str]) -> str:
+def _find_prefix(names: list[str]) -> str:
     """The folder, if any, that Training (else Testing) stands in; archives often wrap everything in one."""
     for split in ("Training", "Testing"):
         for name in names:
@@ -247,16 +247,16 @@ def _prefix(names: list[str]) -> str:
 
 def parse_groups(content: bytes, *, name: str) -> dict[str, str]:
     """`groups.csv`, a table with the columns `path` and `group`, as path -> group."""
-    return {path: group for path, group in _parse(content, name=name, column="group").items() if group}
+    return {path: group for path, group in _parse_column(content, name=name, column="group").items() if group}
 
 
 def parse_patients(content: bytes, *, name: str) -> dict[str, str]:
     """`groups.csv` as path -> key of the patient, empty where unknown; without a column `patient` the group is one."""
-    patients = _parse(content, name=name, column="patient")
+    patients = _parse_column(content, name=name, column="patient")
     return patients if patients else parse_groups(content, name=name)
 
 
-def _parse(content: bytes, *, name: str, column: str) -> dict[str, str]:
+def _parse_column(content: bytes, *, name: str, column: str) -> dict[str, str]:
     """A column by path; nothing if there is no such column."""
     try:
         table = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))

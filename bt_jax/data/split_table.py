@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bt_jax.common import files
-from bt_jax.data.records import Records, Texts
+from bt_jax.data.records import Records, StringArray
 
 FIELDS = ("path", "label", "group", "fold", "role", "fingerprint")
 _CHUNK = 1 << 15
@@ -49,7 +49,7 @@ class SplitTable(Collection[list[Any]]):
             self._names(self.trainable),
             self.groups,
             self.folds.tolist(),
-            _each(self.roles),
+            _intern(self.roles),
             self.fingerprints,
             strict=True,
         )
@@ -74,7 +74,7 @@ class SplitTable(Collection[list[Any]]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def groups_of(self, paths: Iterable[str]) -> list[str]:
+    def look_up_groups(self, paths: Iterable[str]) -> list[str]:
         """The group of each path; empty for those of testing."""
         wanted = dict.fromkeys(paths, "")
         for path, group in zip(self.trainable.paths, self.groups, strict=True):
@@ -87,19 +87,19 @@ class SplitTable(Collection[list[Any]]):
         """Of all rows: which images, by their pixels, and what each is for."""
         digest, between = hashlib.sha256(), b""
         for columns in self._chunks():
-            digest.update(between + _lines(columns, separator=b"\t")[:-1])
+            digest.update(between + _join_lines(columns, separator=b"\t")[:-1])
             between = b"\n"
         return digest.hexdigest()
 
-    def csv(self) -> bytes:
+    def to_csv(self) -> bytes:
         """The content of `split.csv`."""
         parts = [files.format_csv(FIELDS, ()).encode()]
         for columns in self._chunks():
             if any(_SPECIAL[column.view(np.uint8)].any() for column in columns):
-                first, *others = zip(*(Texts(column) for column in columns), strict=True)
+                first, *others = zip(*(StringArray(column) for column in columns), strict=True)
                 parts.append(files.format_csv(first, others).encode())
             else:
-                parts.append(_lines(columns, separator=b","))
+                parts.append(_join_lines(columns, separator=b","))
         return b"".join(parts)
 
     def _chunks(self) -> Iterator[list[np.ndarray]]:
@@ -108,24 +108,24 @@ class SplitTable(Collection[list[Any]]):
         for start in range(0, len(self.trainable), _CHUNK):
             part = slice(start, start + _CHUNK)
             columns = (self.trainable.paths[part], self._class_of(self.trainable.labels[part]), self.groups[part])
-            yield [*map(_encoded, columns), folds[part], roles[part], _encoded(self.fingerprints[part])]
+            yield [*map(_encode, columns), folds[part], roles[part], _encode(self.fingerprints[part])]
         for start in range(0, len(self.testing), _CHUNK):
             part = slice(start, start + _CHUNK)
             paths, labels = self.testing.paths[part], self._class_of(self.testing.labels[part])
             nothing, role = np.zeros(len(paths), "S1"), np.repeat(b"testing", len(paths))
-            fingerprints = _encoded(self.testing_fingerprints[part])
-            yield [_encoded(paths), _encoded(labels), nothing, nothing, role, fingerprints]
+            fingerprints = _encode(self.testing_fingerprints[part])
+            yield [_encode(paths), _encode(labels), nothing, nothing, role, fingerprints]
 
-    def _class_of(self, labels: np.ndarray) -> Texts:
-        return Texts(_encoded(self.class_names)[labels])
-
-
-def _encoded(texts: Sequence[str]) -> np.ndarray:
-    """Texts as an array of bytes."""
-    return np.ascontiguousarray((texts if isinstance(texts, Texts) else Texts.of(texts)).encoded)
+    def _class_of(self, labels: np.ndarray) -> StringArray:
+        return StringArray(_encode(self.class_names)[labels])
 
 
-def _lines(columns: Sequence[np.ndarray], *, separator: bytes) -> bytes:
+def _encode(texts: Sequence[str]) -> np.ndarray:
+    """Returns strings as an array of bytes."""
+    return np.ascontiguousarray((texts if isinstance(texts, StringArray) else StringArray.from_strings(texts)).encoded)
+
+
+def _join_lines(columns: Sequence[np.ndarray], *, separator: bytes) -> bytes:
     """The rows of columns of bytes, each with its end of line. Arrays fill up texts with NUL, which is left out."""
     count = len(columns[0])
     letters = list[np.ndarray]()
@@ -135,7 +135,7 @@ def _lines(columns: Sequence[np.ndarray], *, separator: bytes) -> bytes:
     return joined[joined != 0].tobytes()
 
 
-def _each(texts: np.ndarray) -> Iterable[str]:
+def _intern(texts: np.ndarray) -> Iterable[str]:
     """The texts one by one, equal ones being the same object."""
     names, numbers = np.unique(texts, return_inverse=True)
     return map(names.tolist().__getitem__, numbers.tolist())

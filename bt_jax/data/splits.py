@@ -9,7 +9,7 @@ from bt_jax.data import dealing, kaggle_patients
 from bt_jax.data.dedup import near_duplicates
 
 # Images; above, near duplicates are not looked for among those without a known patient: the time grows with the square.
-MOST_COMPARED = 50_000
+MAX_COMPARED = 50_000
 
 
 def group_images(
@@ -29,27 +29,27 @@ def group_images(
       fingerprints: [N], see `fingerprints.fingerprint`.
       thumbnails: [N, 2, S, S] uint8, see `fingerprints.thumbnails`.
       table: path -> group of the data's own `groups.csv`; may be empty or lack images.
-      alike: pairs of rows found by `near_duplicates.find_twins`, if that was done already.
+      alike: pairs of rows found by `near_duplicates.find_near_duplicates`, if that was done already.
 
     Returns:
       The groups [N], and in words where they come from.
     """
     known = [
-        table.get(path) or kaggle_patients.groups().get(fingerprint)
+        table.get(path) or kaggle_patients.load_groups().get(fingerprint)
         for path, fingerprint in zip(paths, fingerprints, strict=True)
     ]
     from_table = sum(path in table for path in paths)
     from_manifest = sum(group is not None for group in known) - from_table
-    pairs = near_duplicates.same_value_pairs(fingerprints)
+    pairs = near_duplicates.pair_equal_values(fingerprints)
     unknown = [i for i, group in enumerate(known) if group is None]
     if alike is not None:
         pairs += [(i, j) for i, j in alike if known[i] is None or known[j] is None]
     elif unknown:
-        found = near_duplicates.find_twins(thumbnails[unknown], thumbnails)
+        found = near_duplicates.find_near_duplicates(thumbnails[unknown], thumbnails)
         pairs += [(unknown[i], j) for i, j in zip(found.first.tolist(), found.second.tolist(), strict=True)]
     members = {group: i for i, group in reversed(list(enumerate(known))) if group is not None}
     pairs += [(members[group], i) for i, group in enumerate(known) if group is not None]
-    roots = near_duplicates.components(len(paths), pairs)
+    roots = near_duplicates.find_components(len(paths), pairs)
     name_of: dict[int, str] = {}
     for i, root in enumerate(roots.tolist()):
         group = known[i]
@@ -93,7 +93,7 @@ def assign_folds(
             )
     of_label, dense = np.unique(y, return_inverse=True)
     if 1 < len(of_label) <= dealing.MOST_CLASSES:
-        return dealing.deal(dense, g, folds=folds)
+        return dealing.assign_stratified_groups(dense, g, folds=folds)
     from sklearn.model_selection import StratifiedGroupKFold  # a second, which hardly any run needs to spend
 
     fold = np.empty(len(y), np.int64)

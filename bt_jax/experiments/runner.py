@@ -73,7 +73,7 @@ def run(
       UsageError: the folder's runs have another base configuration.
     """
     configs = plan(base, values=values, seeds=seeds)
-    with run_folder.lock(folder), dataset.remembered():
+    with run_folder.lock(folder), dataset.cache_datasets():
         runs = _opened(folder, base, values=values, configs=configs)
         waiting = [one for one in runs if one.key in configs]
         for number, one in enumerate(waiting, start=1):

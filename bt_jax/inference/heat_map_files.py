@@ -47,9 +47,9 @@ def explain_image(predictor: Predictor, image: np.ndarray, *, label: str, method
     number = predictor.class_names.index(label)
     heat, methods = np.zeros(image.shape, np.float32), dict[str, None]()
     for model in predictor.models:
-        square, placement = model.preprocessing.placed(image)
+        square, placement = model.preprocessing.letterbox(image)
         found = attribution.explain(model, square[None], classes=[number], method=method, batch_size=1)
-        heat += attribution.scale_to_one(placement.onto_image(found.heat[0]))
+        heat += attribution.scale_to_one(placement.map_to_image(found.heat[0]))
         methods[found.method] = None
     return HeatMap(attribution.scale_to_one(heat), label, "+".join(methods))
 

@@ -147,7 +147,7 @@ def _is_wanted(name: str, start: Callable[[], bytes]) -> bool | None:
     if suffix in file_reader.SUFFIXES or name.lower().endswith(".nii.gz"):
         return True
     # DICOM files are often named by a number, such as IM000001 or 1.2.840.113619.2.1.
-    return (not suffix or suffix[1:].isdecimal()) and file_reader.recognised(start())
+    return (not suffix or suffix[1:].isdecimal()) and file_reader.is_recognised(start())
 
 
 def _read_start(path: str, most: int) -> bytes:

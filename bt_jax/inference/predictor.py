@@ -7,7 +7,7 @@ import numpy as np
 
 from bt_jax.common.errors import UsageError
 from bt_jax.common.messages import Message
-from bt_jax.data.augment.augment import Augmentation, augment, generator_for
+from bt_jax.data.augment.augment import Augmentation, augment, make_generator
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.data.io.slices import Slice
 from bt_jax.data.preprocess import Preprocessing
@@ -156,7 +156,7 @@ def _make_view(image: np.ndarray, view: int) -> np.ndarray:
     """A view [S, S] uint8 of a preprocessed image: 0 is the image itself, the others are the same for all images."""
     if not view:
         return image
-    seen = augment(image, generator=generator_for(seed=0, view=view, record=0), settings=VIEWS)
+    seen = augment(image, generator=make_generator(seed=0, view=view, record=0), settings=VIEWS)
     return np.rint(seen * 255).astype(np.uint8)
 
 

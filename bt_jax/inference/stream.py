@@ -154,7 +154,7 @@ class _FileReader:
         except (OSError, UnreadableError) as error:
             return iter([(file.name, describe_error(error))])
         items = self._prepare_slices(file.name, content)
-        if file_reader.unpacks(content):
+        if file_reader.is_compressed(content):
             return items
         return itertools.chain(list(itertools.islice(items, _EAGER_SLICES)), items)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bt_jax.data import leakage, patient_groups, shift_probe
-from bt_jax.data.partition import DividedData
+from bt_jax.data.partition import Partition
 from bt_jax.data.phantoms import ood_images
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.inference import ood
@@ -26,7 +26,7 @@ _PICTURES_OF_A_KIND = 4
 def write(
     folder: pathlib.Path,
     *,
-    data: DividedData,
+    data: Partition,
     preprocessing: Preprocessing,
     outputs_of: Outputs,
     step: int,
@@ -67,12 +67,12 @@ def write(
     )
     calibration.write(folder, temperature)
     doubted = _fit_doubt(folder, data, preprocessing, outputs_of, features, step=step)
-    tested = patient_groups.groups_of(data.testing, data.source.groups)
+    tested = patient_groups.group_by_patient(data.testing, data.source.groups)
     results = {}
     for name, dataset, known, patients in (
-        ("validation", data.validation, training, Patients(data.groups_of(data.validation), data.grouping)),
+        ("validation", data.validation, training, Patients(data.look_up_groups(data.validation), data.grouping)),
         ("testing", data.testing, seen, Patients(*tested) if tested else None),
-        (shift_probe.SPLIT, data.shifted, seen, Patients(data.groups_of(data.shifted), data.grouping)),
+        (shift_probe.SPLIT, data.shifted, seen, Patients(data.look_up_groups(data.shifted), data.grouping)),
     ):
         if name not in logits:
             continue
@@ -83,7 +83,7 @@ def write(
             labels=dataset.labels,
             probabilities=calibration.softmax(logits[name], temperature.value),
             class_names=data.source.class_names,
-            leaked=leakage.has_twin(dataset, *known),
+            leaked=leakage.has_near_duplicate(dataset, *known),
             patients=patients,
             change=Calibration(
                 uncalibrated=calibration.softmax(logits[name]),
@@ -96,7 +96,7 @@ def write(
         say(score_text.in_a_line(results[name]))
         say(f"{name}: {score_text.calibration_in_words(results[name])}")
     if data.probe and shift_probe.SPLIT in results:
-        facts["shift_probe"] = score_text.probe_in_words(results[shift_probe.SPLIT], of=data.probe.words)
+        facts["shift_probe"] = score_text.probe_in_words(results[shift_probe.SPLIT], of=data.probe.description)
         say(f"shift probe: {facts['shift_probe']}")
     training_curves.draw(
         directory / "training_curves.png",
@@ -124,7 +124,7 @@ def write(
 
 def _fit_doubt(
     folder: pathlib.Path,
-    data: DividedData,
+    data: Partition,
     preprocessing: Preprocessing,
     outputs_of: Outputs,
     features: Mapping[str, np.ndarray],

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax.data.pipeline import Batch, ahead
-from bt_jax.data.sampler import Order
+from bt_jax.data.pipeline import Batch, prefetch
+from bt_jax.data.sampler import Sampler
 from bt_jax.training.feature_cache import Cut, FeatureCache, Features
 from bt_jax.training.stages import Stage
 from bt_jax.training.train_step import TrainState
@@ -33,7 +33,7 @@ class Feed:
         *,
         open_images: Callable[..., Generator[Batch]],
         labels: np.ndarray,
-        order: Order,
+        order: Sampler,
         cache: FeatureCache,
         cuts: Mapping[int, Cut],
         transfer: Callable[[Batch], Any],
@@ -67,7 +67,7 @@ class Feed:
             if features is None:
                 return False
             source = self._feature_batches(features, start, stop)
-        self._batches, self._has_images = ahead(source, self._transfer), cut is None
+        self._batches, self._has_images = prefetch(source, self._transfer), cut is None
         return True
 
     def __next__(self) -> Any:

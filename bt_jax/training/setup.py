@@ -9,7 +9,7 @@ import ml_collections
 
 from bt_jax.data import leakage, sources
 from bt_jax.data.augment.augment import to_float
-from bt_jax.data.partition import DividedData, divide
+from bt_jax.data.partition import Partition, divide
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.defaults import constructor_options
 from bt_jax.distributed import processes
@@ -38,7 +38,7 @@ def weights_of(config: ml_collections.ConfigDict) -> Weights:
 
 
 def model_of(
-    config: ml_collections.ConfigDict, weights: Weights, preprocessing: Preprocessing, data: DividedData
+    config: ml_collections.ConfigDict, weights: Weights, preprocessing: Preprocessing, data: Partition
 ) -> tuple[ModelDescription, Network, Tree, Tree]:
     """The model of a fresh run: description, network, parameters and running statistics."""
     description = ModelDescription(
@@ -70,7 +70,7 @@ def model_of(
 
 def load_data(
     config: ml_collections.ConfigDict, folder: pathlib.Path, preprocessing: Preprocessing, *, resuming: bool
-) -> DividedData:
+) -> Partition:
     """The images, divided; writes `split.csv` and what identifies the images that the model sees."""
     source = sources.open_source(
         config.data.source,
@@ -92,7 +92,7 @@ def load_data(
         probe=config.data.probe,
         memory=config.data.memory_gb * 1e9,
     )
-    run_folder.write_split(folder, data.table.csv(), resuming=resuming)
+    run_folder.write_split(folder, data.table.to_csv(), resuming=resuming)
     if processes.is_first():
         leakage.write(folder, (data.training, data.validation))
     return data

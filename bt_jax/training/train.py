@@ -17,7 +17,7 @@ from bt_jax.common.signals import catch_signals
 from bt_jax.data import pipeline
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import processes, sharding
 from bt_jax.distributed.processes import say
 from bt_jax.inference.description import ModelDescription
@@ -114,7 +114,7 @@ def _train_with(
         f"(fold {config.data.fold} of {config.data.folds}; {data.grouping}), {len(data.testing)} testing images"
     )
     if data.probe:
-        say(f"shift probe: {len(data.shifted)} images of {data.probe.words} are kept from both")
+        say(f"shift probe: {len(data.shifted)} images of {data.probe.description} are kept from both")
     if latest is None:
         description, network, params, batch_stats = setup.model_of(config, weights, preprocessing, data)
     else:
@@ -124,7 +124,7 @@ def _train_with(
     parameters = registry.count_parameters(params)
     say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {description.weights}")
 
-    order = Order(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)
+    order = Sampler(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)
     plan = stages.make_plan(network.segment_names, steps_per_epoch=order.steps_per_epoch, **config.stages)
     plan_table = stages.describe(
         plan, params, segment_names=network.segment_names, steps_per_epoch=order.steps_per_epoch
@@ -154,7 +154,7 @@ def _train_with(
         accumulate=config.train.accumulate,
         state_shardings=shardings if config.mesh.sharded else None,
     )
-    image_weights = data.training_weights(config.data.balance)
+    image_weights = data.compute_training_weights(config.data.balance)
     cache = FeatureCache(
         network=network,
         normalisation=normalisation,
@@ -196,10 +196,10 @@ def _train_with(
     )
 
     open_images = functools.partial(
-        pipeline.training_batches,
+        pipeline.load_training_batches,
         data.training.images,
         data.training.labels,
-        order=order,
+        sampler=order,
         settings=Augmentation(**config.augment),
         views=config.data.views,
         kinds=data.training_kinds,

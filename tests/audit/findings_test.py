@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bt_jax.audit import findings
-from bt_jax.audit.findings import Findings, Twins
+from bt_jax.audit.findings import DuplicatePair, Findings
 from bt_jax.audit.inspection import inspect
 from bt_jax.data.dedup import near_duplicates
 from bt_jax.data.dedup.near_duplicates import Pairs
@@ -69,7 +69,7 @@ def found() -> Findings:
     )  # fmt: skip
 
 
-def paths(found: Findings, pair: Twins) -> tuple[str, str]:
+def paths(found: Findings, pair: DuplicatePair) -> tuple[str, str]:
     records = found.inspection.records
     return records[pair.first].path, records[pair.second].path
 
@@ -176,7 +176,9 @@ def test_what_is_listed_says_all_there_is_to_say(listing):
     assert len(listed) == len(pairs)
     assert listed <= {(min(pair), max(pair)) for pair in everything}
     n = len(split_of)
-    np.testing.assert_array_equal(near_duplicates.components(n, listed), near_duplicates.components(n, everything))
+    np.testing.assert_array_equal(
+        near_duplicates.find_components(n, listed), near_duplicates.find_components(n, everything)
+    )
     for chosen in (everything, listed):
         across = [pair for pair in chosen if split_of[pair[0]] != split_of[pair[1]]]
         reached = {row for pair in across for row in pair}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bt_jax.audit import findings, html_report, inspection, shortcuts
-from bt_jax.audit.findings import Findings, Twins
+from bt_jax.audit.findings import DuplicatePair, Findings
 from bt_jax.data.io import decode
 from bt_jax.data.sources import Record, Source
 
@@ -45,10 +45,10 @@ def found() -> Findings:
     return Findings(
         source=source,
         inspection=looked_at,
-        pairs=tuple(Twins(a, b, "near" if a < 56 else "mirrored", 0.99) for a, b in twins),
+        pairs=tuple(DuplicatePair(a, b, "near" if a < 56 else "mirrored", 0.99) for a, b in twins),
         clusters=tuple(twins),
         leak_kind={1: "near"},
-        close_calls=tuple(Twins(0, k, "alike", 0.96) for k in range(1, 30)),
+        close_calls=tuple(DuplicatePair(0, k, "alike", 0.96) for k in range(1, 30)),
         groups=tuple(f"group {k // 2}" for k in range(COUNT)),
         grouping="by <guess>",
         shortcuts=shortcuts.Shortcuts(
@@ -99,8 +99,13 @@ def test_what_a_reader_needs_first_comes_first(found):
 
 
 def test_one_pair_of_each_picture_and_the_least_alike_first(found):
-    pairs = [Twins(0, 2, "near", 0.99), Twins(0, 1, "near", 0.98), Twins(4, 6, "near", 0.96), Twins(4, 5, "near", 0.97)]
-    chosen = html_report._one_of_each_cluster(dataclasses.replace(found, clusters=((0, 1, 2), (4, 5, 6))), pairs)
+    pairs = [
+        DuplicatePair(0, 2, "near", 0.99),
+        DuplicatePair(0, 1, "near", 0.98),
+        DuplicatePair(4, 6, "near", 0.96),
+        DuplicatePair(4, 5, "near", 0.97),
+    ]
+    chosen = html_report._choose_one_of_each_cluster(dataclasses.replace(found, clusters=((0, 1, 2), (4, 5, 6))), pairs)
     assert chosen == [pairs[3], pairs[1]], "across splits before within"
 
 

@@ -22,7 +22,7 @@ def encoded(image: Image.Image, image_format: str, **options) -> bytes:
 
 
 def oddities(content: bytes, name: str = "x.png") -> set[str]:
-    return set(inspection.oddities_of(content, decode.decode_image(content, name=name), name=name))
+    return set(inspection.find_oddities(content, decode.decode_image(content, name=name), name=name))
 
 
 GREY = Image.fromarray(picture())
@@ -71,10 +71,10 @@ def test_a_file_that_can_be_read_in_part_is_damaged():
 def test_cues():
     image = phantom.render(0, label="glioma_tumor", seed=0).image
     height, width = image.shape
-    cues = dict(zip(inspection.CUES, inspection.cues_of(image), strict=True))
+    cues = dict(zip(inspection.CUES, inspection.measure_cues(image), strict=True))
     assert (cues["width"], cues["height"], cues["aspect"]) == (width, height, width / height)
     assert cues["brightness"] == pytest.approx(image.mean())
-    padded = dict(zip(inspection.CUES, inspection.cues_of(np.pad(image, 200)), strict=True))
+    padded = dict(zip(inspection.CUES, inspection.measure_cues(np.pad(image, 200)), strict=True))
     head = (1 - cues["border"] / 100) * image.size
     assert padded["border"] == pytest.approx(100 * (1 - head / ((height + 400) * (width + 400))), abs=4)
     assert padded["border"] > cues["border"] + 20
@@ -83,7 +83,7 @@ def test_cues():
 def test_cues_of_16_bits_are_those_of_8():
     image = picture()
     np.testing.assert_allclose(
-        inspection.cues_of(image.astype(np.uint16) * 257), inspection.cues_of(image), rtol=1e-3, atol=0.5
+        inspection.measure_cues(image.astype(np.uint16) * 257), inspection.measure_cues(image), rtol=1e-3, atol=0.5
     )
 
 
@@ -107,8 +107,8 @@ def test_a_folder_is_read_in_order_and_what_is_no_image_is_listed(kaggle):
     for row in (0, 7):
         image = decode.decode_image(source.read(found.records[row].path), name="x")
         assert found.fingerprints[row] == fingerprints.fingerprint(image)
-        np.testing.assert_array_equal(found.thumbnails[row], fingerprints.thumbnails(image))
-        np.testing.assert_allclose(found.cues[row], inspection.cues_of(image), rtol=1e-6)
+        np.testing.assert_array_equal(found.thumbnails[row], fingerprints.make_thumbnails(image))
+        np.testing.assert_allclose(found.cues[row], inspection.measure_cues(image), rtol=1e-6)
     by_path = dict(zip((record.path for record in found.records), found.oddities, strict=True))
     assert by_path["Testing/no_tumor/colour.jpg"] == {"colour"}
 

@@ -212,7 +212,7 @@ def test_the_real_set_without_its_patients(tmp_path, monkeypatch):
     if not os.environ.get("BT_DATA"):
         pytest.skip("the real images are found through $BT_DATA")
     real = pathlib.Path(os.environ["BT_DATA"])
-    monkeypatch.setattr(kaggle_patients, "groups", dict)
+    monkeypatch.setattr(kaggle_patients, "load_groups", dict)
     source = dataclasses.replace(sources.open_path(real, field="$BT_DATA"), groups={})
     looked_at = inspection.inspect(source)
     found = findings.examine(source, looked_at)
@@ -222,7 +222,7 @@ def test_the_real_set_without_its_patients(tmp_path, monkeypatch):
     assert result["unreadable"] == [] and result["odd"] == {}
 
     paths = np.array([record.path for record in looked_at.records])
-    testing, training = found.rows_of("Testing"), found.rows_of("Training")
+    testing, training = found.list_rows("Testing"), found.list_rows("Training")
     near = correlations(looked_at.thumbnails[testing], looked_at.thumbnails[training]) >= 0.98
     truth = {
         (a, b) for a, row in zip(paths[testing].tolist(), near, strict=True) for b in paths[training][row].tolist()

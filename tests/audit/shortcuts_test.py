@@ -28,7 +28,7 @@ def test_a_planted_cue_is_named_with_its_rule():
     found = find(cues, labels, groups)
     assert (found.rules[0].cue, found.rules[0].class_name) == ("height", "none")
     assert found.rules[0].balanced_accuracy == 1
-    assert found.rules[0].words == "height from 406 to 706 pixels"
+    assert found.rules[0].description == "height from 406 to 706 pixels"
     assert found.strongest == (
         "none is told from the rest by height alone: balanced accuracy 1.00 where guessing has 0.50 "
         "(height from 406 to 706 pixels)"
@@ -98,4 +98,4 @@ def test_what_cannot_be_measured(labels, groups, why):
 )
 def test_rules_in_words(yes, words):
     values = np.repeat(np.arange(10), 20).astype(np.float32)
-    assert shortcuts._words("width", values, yes(values)) == words
+    assert shortcuts._describe_rule("width", values, yes(values)) == words

@@ -45,7 +45,7 @@ def found() -> Findings:
 def test_files_hold_what_was_found(found, tmp_path):
     summary.write(tmp_path / "out", found)
     result = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert result == json.loads(json.dumps(summary.content(found)))
+    assert result == json.loads(json.dumps(summary.build_content(found)))
     assert result["schema"] == 1 and result["classes"] == list(NAMES)
     assert result["images"] == {
         "Training": {"glioma_tumor": 1, "no_tumor": 2}, "Testing": {"glioma_tumor": 1, "no_tumor": 2}
@@ -70,7 +70,7 @@ def test_files_hold_what_was_found(found, tmp_path):
 
 
 def test_leaks_add_up(found):
-    leaks = summary.leaks(found)
+    leaks = summary.count_leaks(found)
     assert leaks["testing_images"] == 3 == leaks["with_twin"] + leaks["same_group"] + leaks["clean"]
     assert leaks["with_twin"] == 2 == sum(leaks["by_kind"].values())
     for total in ("testing_images", "with_twin", "same_group"):
@@ -78,7 +78,7 @@ def test_leaks_add_up(found):
 
 
 def test_medians_by_split_and_class(found):
-    rows = summary.medians(found)
+    rows = summary.compute_medians(found)
     assert [(row["split"], row["class"], row["images"]) for row in rows] == [
         ("Training", "glioma_tumor", 1), ("Training", "no_tumor", 2),
         ("Testing", "glioma_tumor", 1), ("Testing", "no_tumor", 2),
@@ -89,7 +89,7 @@ def test_medians_by_split_and_class(found):
 
 
 def test_the_summary_counts(found):
-    lines = summary.summary(found)
+    lines = summary.summarise(found)
     assert lines[0] == "6 images, 1 unreadable files, 0 odd ones"
     assert lines[1] == "Testing: 2 of 3 images have a twin in Training, 0 more a patient or group, 1 are clean"
     assert "pairs across splits: 0 exact, 2 near, 0 mirrored, 0 rotated" in lines
@@ -99,12 +99,12 @@ def test_the_summary_counts(found):
 
 def test_without_a_testing_folder():
     alone = examined(["Training/glioma_tumor/a.png", "Training/no_tumor/b.png"], copies={})
-    assert summary.content(alone)["leaks"]["testing_images"] == 0
-    assert "Testing" not in summary.content(alone)["images"]
-    assert not any(line.startswith("Testing") for line in summary.summary(alone))
+    assert summary.build_content(alone)["leaks"]["testing_images"] == 0
+    assert "Testing" not in summary.build_content(alone)["images"]
+    assert not any(line.startswith("Testing") for line in summary.summarise(alone))
 
 
 def test_phantoms_are_called_phantoms(found):
     synthetic = dataclasses.replace(found, source=dataclasses.replace(found.source, synthetic=True))
-    assert "SYNTHETIC" in summary.content(synthetic)["notice"]
-    assert summary.content(found)["notice"] is None
+    assert "SYNTHETIC" in summary.build_content(synthetic)["notice"]
+    assert summary.build_content(found)["notice"] is None

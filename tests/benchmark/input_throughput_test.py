@@ -32,7 +32,7 @@ def test_the_training_images_alone_are_read(images):
 
 def test_a_turn_takes_its_batches_after_the_waiting_ones(images, monkeypatch):
     given = []
-    original = pipeline.training_batches
+    original = pipeline.load_training_batches
 
     def counted(*arguments, **options):
         for batch in original(*arguments, **options):
@@ -72,7 +72,7 @@ def test_every_operation_that_is_on_is_timed_alone(images, monkeypatch):
         used.clear()
         assert turn() > 0
         assert len(used) == len(images)
-        expected = {"none": Augmentation.none(), "all": settings, "flip": Augmentation(flip=True),
+        expected = {"none": Augmentation(), "all": settings, "flip": Augmentation(flip=True),
                     "rotation": Augmentation(rotation=0.1), "noise": Augmentation(noise=0.05),
                     "fourier": Augmentation(fourier=0.5), "jpeg": Augmentation(jpeg=0.5)}  # fmt: skip
         assert set(used) == {expected[name]}

@@ -99,13 +99,13 @@ def test_class_folders_alone(folder: Folder, tmp_path: pathlib.Path) -> None:
     prepare(folder.open(), tmp_path / "out")
     found = opened(tmp_path / "out")
     assert_same(found, folder.open())
-    assert list(found.of_split("Testing").records) == list(found.records)
+    assert list(found.select_split("Testing").records) == list(found.records)
 
 
 @pytest.mark.parametrize("split", ["Training", "Testing"])
 def test_a_part(images: Folder, tmp_path: pathlib.Path, split: str) -> None:
     prepare(images.open(), tmp_path / "out")
-    found, source = opened(tmp_path / "out").of_split(split), images.open().of_split(split)
+    found, source = opened(tmp_path / "out").select_split(split), images.open().select_split(split)
     assert list(found.records) == list(source.records)
     for record in found.records:
         assert found.read(record.path) == source.read(record.path)
@@ -204,7 +204,7 @@ def test_what_was_looked_at_is_not_looked_at_again(
 
 def test_only_one_process_prepares_a_folder(images: Folder, tmp_path: pathlib.Path) -> None:
     with (
-        array_record._alone(tmp_path / ".out.preparing"),
+        array_record._lock(tmp_path / ".out.preparing"),
         pytest.raises(UsageError, match="another process is at work"),
     ):
         prepare(images.open(), tmp_path / "out")
@@ -252,7 +252,7 @@ def test_patients_of_the_index(images: Folder, tmp_path: pathlib.Path) -> None:
     assert found.index is not None
     keys = [found.index.patient_names[number] if number >= 0 else "" for number in found.index.patients.tolist()]
     loaded = dataset.load(images.open(), preprocessing=PREPROCESSING, max_unreadable=0, warn=pytest.fail)
-    assert keys == patient_groups.keys_of(loaded, images.open().patients)
+    assert keys == patient_groups.find_patient_keys(loaded, images.open().patients)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def test_order_and_spelling():
     ],
 )  # fmt: skip
 def test_canonical(folder, name):
-    assert class_labels.canonical(folder) == name
+    assert class_labels.canonicalise(folder) == name
 
 
 @pytest.mark.parametrize(
@@ -30,15 +30,15 @@ def test_canonical(folder, name):
     [("pituitary", "notumor", "meningioma", "glioma"), FOUR, ("no", "glioma_tumor"), ("Glioma",), FOUR[:2]],
 )
 def test_folders_of_the_set_have_its_four_classes_in_order(folders):
-    names, number = class_labels.classes_of_folders(folders)
+    names, number = class_labels.map_folders_to_classes(folders)
     assert names == FOUR
     assert {folder: names[i] for folder, i in number.items()} == {
-        folder: class_labels.canonical(folder) for folder in folders
+        folder: class_labels.canonicalise(folder) for folder in folders
     }
 
 
 def test_two_spellings_of_a_class_are_one():
-    names, number = class_labels.classes_of_folders(["glioma", "glioma_tumor", "none"])
+    names, number = class_labels.map_folders_to_classes(["glioma", "glioma_tumor", "none"])
     assert names == FOUR and number == {"glioma": 0, "glioma_tumor": 0, "none": 2}
 
 
@@ -46,7 +46,7 @@ def test_two_spellings_of_a_class_are_one():
     "folders", [("yes", "no"), ("no",), ("normal", "pneumonia"), ("glioma", "cats"), ("none", "no")]
 )
 def test_any_other_set_keeps_its_own_names_in_alphabetical_order(folders):
-    names, number = class_labels.classes_of_folders(folders)
+    names, number = class_labels.map_folders_to_classes(folders)
     assert names == tuple(sorted(folders))
     assert number == {folder: names.index(folder) for folder in folders}
 
@@ -56,6 +56,6 @@ def test_any_other_set_keeps_its_own_names_in_alphabetical_order(folders):
 def test_the_order_of_the_folders_does_not_matter(folders, seed):
     shuffled = list(folders)
     seed.shuffle(shuffled)
-    names, number = class_labels.classes_of_folders(folders)
-    assert class_labels.classes_of_folders(shuffled) == (names, number)
+    names, number = class_labels.map_folders_to_classes(folders)
+    assert class_labels.map_folders_to_classes(shuffled) == (names, number)
     assert number.keys() == set(folders) and set(number.values()) <= set(range(len(names)))

@@ -54,7 +54,7 @@ def test_rows_are_the_records_in_order(kaggle):
     for i, record in enumerate(source.records):
         image = np.asarray(Image.open(kaggle.path / record.path))
         np.testing.assert_array_equal(loaded.images[i], PREPROCESSING(image))
-        np.testing.assert_array_equal(loaded.thumbnails[i], fingerprints.thumbnails(image))
+        np.testing.assert_array_equal(loaded.thumbnails[i], fingerprints.make_thumbnails(image))
         assert loaded.fingerprints[i] == fingerprints.fingerprint(image)
 
 
@@ -138,7 +138,7 @@ def test_a_remembered_source_is_decoded_once_for_each_preprocessing(kaggle, ramp
     )
     plain, warnings = load(source)
     once = len(decoded)
-    with dataset.remembered():
+    with dataset.cache_datasets():
         for _ in range(3):
             again, said = load(source)
             np.testing.assert_array_equal(again.images, plain.images)
@@ -162,7 +162,7 @@ def test_sizes_are_those_of_the_decoded_images(kaggle):
     by_path = dict(zip(loaded.paths, loaded.sizes.tolist(), strict=True))
     assert by_path.pop("Training/no_tumor/a_wide.png") == [50, 20]
     assert set(map(tuple, by_path.values())) == {(48, 40)}
-    assert loaded.of_split("Training").sizes.tolist().count([50, 20]) == 1
+    assert loaded.select_split("Training").sizes.tolist().count([50, 20]) == 1
 
 
 def test_select_and_of_split(kaggle):
@@ -174,12 +174,12 @@ def test_select_and_of_split(kaggle):
         np.testing.assert_array_equal(part.images, loaded.images[::3])
         np.testing.assert_array_equal(part.thumbnails, loaded.thumbnails[::3])
     assert loaded.select(np.array([4, 1])).paths == [loaded.paths[4], loaded.paths[1]]
-    assert [record.split for record in loaded.of_split("Testing").records] == ["Testing"] * 3
-    nothing = loaded.of_split("Testing").of_split("Training")
+    assert [record.split for record in loaded.select_split("Testing").records] == ["Testing"] * 3
+    nothing = loaded.select_split("Testing").select_split("Training")
     assert len(nothing) == 0 and nothing.images.shape == (0, 16, 16) and nothing.labels.shape == (0,)
 
 
 @pytest.mark.real_data
 def test_all_real_images_are_readable(real_source, real_dataset):
     assert real_dataset.records == real_source.records
-    assert len(real_dataset.of_split("Training")) == 2870
+    assert len(real_dataset.select_split("Training")) == 2870

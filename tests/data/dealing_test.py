@@ -40,21 +40,23 @@ def test_as_scikit_learn(seed: int, classes: int, folds: int, groups: int, per_g
     label = dense(generator.integers(0, classes, len(group)) if mixed else group % classes)
     if group.max() + 1 < folds or (np.bincount(label) < folds).all() or label.max() < 1:
         return
-    np.testing.assert_array_equal(dealing.deal(label, group, folds=folds), reference(label, group, folds))
+    np.testing.assert_array_equal(
+        dealing.assign_stratified_groups(label, group, folds=folds), reference(label, group, folds)
+    )
 
 
 def test_many_equal_groups() -> None:
     """Whose order is nothing but ties, as of phantoms."""
     group = np.arange(2000) // 4
     label = group % 4
-    found = dealing.deal(label, group, folds=5)
+    found = dealing.assign_stratified_groups(label, group, folds=5)
     np.testing.assert_array_equal(found, reference(label, group, 5))
     assert np.bincount(found).tolist() == [400] * 5
 
 
 def test_more_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="8 classes"):
-        dealing.deal(np.arange(8), np.arange(8), folds=2)
+        dealing.assign_stratified_groups(np.arange(8), np.arange(8), folds=2)
 
 
 @pytest.mark.parametrize("classes", [1, 4, 9])

@@ -58,17 +58,17 @@ def test_the_fingerprint_of_an_image_stays_as_it_is():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (700, 3), (64, 64), (300, 200)])
 def test_thumbnails_of_any_size(shape):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    small = fingerprints.thumbnails(image)
+    small = fingerprints.make_thumbnails(image)
     assert small.shape == (2, 64, 64) and small.dtype == np.uint8
 
 
 def test_thumbnails_of_16_bits_are_those_of_8(slices):
     deep = slices[0].astype(np.uint16) * 257
-    correlation = near_duplicates.standardised(fingerprints.thumbnails(deep)) * near_duplicates.standardised(
-        fingerprints.thumbnails(slices[0])
+    correlation = near_duplicates.standardise(fingerprints.make_thumbnails(deep)) * near_duplicates.standardise(
+        fingerprints.make_thumbnails(slices[0])
     )
     assert correlation.sum(1).min() > 0.999
-    assert fingerprints.thumbnails(np.zeros((30, 30), np.uint16)).max() == 0
+    assert fingerprints.make_thumbnails(np.zeros((30, 30), np.uint16)).max() == 0
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,6 @@ def test_thumbnails_of_16_bits_are_those_of_8(slices):
     ids=["half", "larger", "jpeg", "smaller jpeg", "darker"],
 )
 def test_changed_copies_are_near_twins_of_their_originals_alone(slices, change):
-    originals = np.stack([fingerprints.thumbnails(image) for image in slices])
-    copies = np.stack([fingerprints.thumbnails(change(image)) for image in slices])
-    assert near_duplicates.near_pairs(copies, originals).tolist() == [[i, i] for i in range(len(slices))]
+    originals = np.stack([fingerprints.make_thumbnails(image) for image in slices])
+    copies = np.stack([fingerprints.make_thumbnails(change(image)) for image in slices])
+    assert near_duplicates.list_near_duplicates(copies, originals).tolist() == [[i, i] for i in range(len(slices))]

@@ -15,7 +15,7 @@ def test_the_table_knows_every_distinct_training_image_of_the_set():
     assert all(len(row["fingerprint"]) == 32 and row["group"] for row in rows)
     assert len({row["group"] for row in rows}) == 645
     assert len({row["patient"] for row in rows} - {""}) == 225
-    assert kaggle_patients.groups() == {row["fingerprint"]: row["group"] for row in rows}
+    assert kaggle_patients.load_groups() == {row["fingerprint"]: row["group"] for row in rows}
 
 
 def test_no_patient_is_divided_among_groups():

@@ -13,7 +13,7 @@ from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.lazy_images import LazyImages
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.records import Source
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 from tests.data.conftest import Folder, picture
 
 PREPROCESSING = Preprocessing(form="head", size=24)
@@ -78,13 +78,13 @@ def test_a_run_has_the_same_images_split_and_batches(source: Source, fold: int, 
         np.testing.assert_array_equal(parts[0].labels, parts[1].labels)
         np.testing.assert_array_equal(parts[0].images[:], parts[1].images)
         np.testing.assert_array_equal(parts[0].thumbnails, parts[1].thumbnails)
-        assert lazy.groups_of(parts[0]) == eager.groups_of(parts[1])
+        assert lazy.look_up_groups(parts[0]) == eager.look_up_groups(parts[1])
     batches = [
         list(
-            pipeline.training_batches(
+            pipeline.load_training_batches(
                 part.training.images,
                 part.training.labels,
-                order=Order(records=len(part.training), batch_size=3, seed=1),
+                sampler=Sampler(records=len(part.training), batch_size=3, seed=1),
                 settings=Augmentation(rotation=0.1, histogram=0.5),
                 kinds=part.training_kinds,
                 views=0,
@@ -99,13 +99,15 @@ def test_a_run_has_the_same_images_split_and_batches(source: Source, fold: int, 
         np.testing.assert_array_equal(a["label"], b["label"])
     leakage.write(tmp_path, (lazy.training, lazy.validation))
     written = leakage.read(tmp_path)
-    np.testing.assert_array_equal(leakage.has_twin(lazy.testing, *written), leakage.has_twin(eager.testing, *written))
+    np.testing.assert_array_equal(
+        leakage.has_near_duplicate(lazy.testing, *written), leakage.has_near_duplicate(eager.testing, *written)
+    )
 
 
 def test_phantoms_too_many_for_memory_are_the_same_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
     per_class = (9, 3)
     eager = sources.open_phantoms(per_class=per_class, seed=1)
-    monkeypatch.setattr(splits, "MOST_COMPARED", 10)
+    monkeypatch.setattr(splits, "MAX_COMPARED", 10)
     lazy = sources.open_phantoms(per_class=per_class, seed=1)
     assert lazy.index is not None and eager.index is None
     assert list(lazy.records) == list(eager.records)
@@ -121,14 +123,14 @@ def test_phantoms_too_many_for_memory_are_the_same_phantoms(monkeypatch: pytest.
 
 
 def test_phantoms_of_other_seeds_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "MOST_COMPARED", 10)
+    monkeypatch.setattr(splits, "MAX_COMPARED", 10)
     first, second = (sources.open_phantoms(per_class=(5, 1), seed=seed) for seed in (0, 1))
     assert first.index is not None and second.index is not None
     assert not set(first.index.fingerprints) & set(second.index.fingerprints)
 
 
 def test_many_phantoms_stand_in_the_order_of_their_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "MOST_COMPARED", 10)
+    monkeypatch.setattr(splits, "MAX_COMPARED", 10)
     source = sources.open_phantoms(per_class=(10_050, 0), seed=0)
     paths = [record.path for record in source.records]
     assert paths == sorted(paths) and len(set(paths)) == 4 * 10_050
@@ -136,7 +138,7 @@ def test_many_phantoms_stand_in_the_order_of_their_paths(monkeypatch: pytest.Mon
 
 def test_patients_of_lazy_images(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     lazy = dataset.load(source, memory=0, **SETTINGS)
-    found = patient_groups.groups_of(lazy, source.groups)
+    found = patient_groups.group_by_patient(lazy, source.groups)
     assert found is not None
     groups, words = found
     assert groups[lazy.paths.index("Training/glioma_tumor/image (5).png")] == "MR7"

@@ -26,15 +26,15 @@ def test_what_is_written_is_read_back(loaded, tmp_path):
 
 
 def test_images_seen_and_their_near_duplicates_are_recognised(kaggle, loaded, tmp_path):
-    training = loaded.of_split("Training")
+    training = loaded.select_split("Training")
     leakage.write(tmp_path, (training,))
     image = Image.open(kaggle.path / training.paths[2])
     image.save(kaggle.path / "Testing/no_tumor/a_same.bmp")
     image.resize((91, 77)).save(kaggle.path / "Testing/no_tumor/b_resized.jpg", quality=80)
     now = dataset.load(
         kaggle.open(), preprocessing=Preprocessing(form="stretch", size=8), max_unreadable=0, warn=print
-    ).of_split("Testing")
-    found = leakage.has_twin(now, *leakage.read(tmp_path))
+    ).select_split("Testing")
+    found = leakage.has_near_duplicate(now, *leakage.read(tmp_path))
     names = [path.split("/")[-1] for path in now.paths]
     assert {name for name, twin in zip(names, found, strict=True) if twin} == {"a_same.bmp", "b_resized.jpg"}
     assert len(names) == 5
@@ -43,7 +43,7 @@ def test_images_seen_and_their_near_duplicates_are_recognised(kaggle, loaded, tm
 def test_a_pixel_identical_image_counts_although_its_thumbnail_is_constant(loaded):
     blank = np.zeros_like(loaded.thumbnails)
     flat = Dataset(loaded.records, loaded.images, loaded.fingerprints, blank, loaded.sizes)
-    found = leakage.has_twin(flat, {loaded.fingerprints[4]}, blank)
+    found = leakage.has_near_duplicate(flat, {loaded.fingerprints[4]}, blank)
     assert np.flatnonzero(found).tolist() == [4]
 
 
@@ -52,8 +52,8 @@ def test_no_images(loaded, tmp_path):
     leakage.write(tmp_path, (nothing,))
     fingerprints, thumbnails = leakage.read(tmp_path)
     assert fingerprints == set() and len(thumbnails) == 0
-    assert not leakage.has_twin(loaded, fingerprints, thumbnails).any()
-    assert leakage.has_twin(nothing, set(loaded.fingerprints), loaded.thumbnails).shape == (0,)
+    assert not leakage.has_near_duplicate(loaded, fingerprints, thumbnails).any()
+    assert leakage.has_near_duplicate(nothing, set(loaded.fingerprints), loaded.thumbnails).shape == (0,)
 
 
 def test_a_file_with_objects_in_it_is_refused(tmp_path):

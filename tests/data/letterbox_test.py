@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bt_jax.data.letterbox import Placement
+from bt_jax.data.letterbox import Letterbox
 from bt_jax.data.phantoms.phantom import render
 from bt_jax.data.preprocess import Preprocessing
 
 # The middle 40 x 20 pixels of an image, enlarged to 80 x 40 in the middle of a square.
-CENTRED = Placement(frame=(60, 40), seen=(10, 10, 50, 30), corner=(8, 28), extent=(80, 40), size=96)
+CENTRED = Letterbox(frame=(60, 40), seen=(10, 10, 50, 30), corner=(8, 28), extent=(80, 40), size=96)
 
 
 def disc(height: int, width: int, *, x: float, y: float, radius: float) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_a_ramp_comes_back_as_itself():
     """Bilinear values are exact for what is linear: each pixel of the image gets the place it came from."""
     down, across = np.mgrid[:96, :96] + 0.5
     for ramp, axis in ((across, 0), (down, 1)):
-        found = CENTRED.onto_image(ramp)
+        found = CENTRED.map_to_image(ramp)
         points = np.stack(np.meshgrid(np.arange(60) + 0.5, np.arange(40) + 0.5), axis=-1)
         expected = CENTRED.to_square(points)[..., axis]
         # Half a pixel of the square at the rectangle's edge has no centre beyond it to be mixed with.
@@ -44,13 +44,13 @@ def test_a_ramp_comes_back_as_itself():
 
 
 def test_what_was_not_seen_is_0_and_the_black_around_is_not_mixed_in():
-    found = CENTRED.onto_image(np.ones((96, 96), np.float32))
+    found = CENTRED.map_to_image(np.ones((96, 96), np.float32))
     expected = np.zeros((40, 60), np.float32)
     expected[10:30, 10:50] = 1
     np.testing.assert_allclose(found, expected, atol=1e-6)
     around = np.ones((96, 96), np.float32)
     around[28:68, 8:88] = 0
-    assert CENTRED.onto_image(around).max() == 0
+    assert CENTRED.map_to_image(around).max() == 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -66,7 +66,7 @@ def test_a_mark_lies_where_the_placement_says(size, height, width, place, form):
     x, y = place[0] * width, place[1] * height
     image = disc(height, width, x=x, y=y, radius=0.07 * min(height, width))
     preprocessing = Preprocessing(form=form, size=size)
-    square, placement = preprocessing.placed(image)
+    square, placement = preprocessing.letterbox(image)
     np.testing.assert_array_equal(square, preprocessing(image))
     marked = centre_of_bright(image)
     scale = np.array(placement.extent) / np.array(
@@ -74,7 +74,7 @@ def test_a_mark_lies_where_the_placement_says(size, height, width, place, form):
     )
     np.testing.assert_allclose(placement.to_square(marked), centre_of_bright(square), atol=0.75 + 0.5 * scale.max())
     np.testing.assert_allclose(placement.to_image(placement.to_square(marked)), marked, atol=1e-9)
-    back = placement.onto_image(square)
+    back = placement.map_to_image(square)
     assert back.shape == image.shape
     np.testing.assert_allclose(centre_of_bright(back), marked, atol=0.75 + 0.75 / scale.min())
 
@@ -82,9 +82,9 @@ def test_a_mark_lies_where_the_placement_says(size, height, width, place, form):
 def test_a_phantom_comes_back_as_it_was():
     """Enlarged, so that nothing is lost, and with the intensities that preprocessing gives them."""
     image = render(0, label="glioma_tumor", seed=3).image
-    square, placement = Preprocessing(size=512).placed(image)
+    square, placement = Preprocessing(size=512).letterbox(image)
     left, top, right, bottom = (round(edge) for edge in placement.seen)
-    back = placement.onto_image(square)[top + 2 : bottom - 2, left + 2 : right - 2]
+    back = placement.map_to_image(square)[top + 2 : bottom - 2, left + 2 : right - 2]
     there = image[top + 2 : bottom - 2, left + 2 : right - 2].astype(float)
     assert np.corrcoef(back.ravel(), there.ravel())[0, 1] > 0.98
 
@@ -92,13 +92,13 @@ def test_a_phantom_comes_back_as_it_was():
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (40, 1), (3, 200)])
 def test_tiny_and_narrow_images(height, width):
     image = np.full((height, width), 100, np.uint8)
-    square, placement = Preprocessing(size=32).placed(image)
-    back = placement.onto_image(np.ones(square.shape, np.float32))
+    square, placement = Preprocessing(size=32).letterbox(image)
+    back = placement.map_to_image(np.ones(square.shape, np.float32))
     assert back.shape == image.shape
     assert back.max() <= 1 + 1e-6 and back.mean() > 0.5
 
 
 def test_the_square_without_the_frame_is_all_of_the_image():
     """Stretching sees the whole frame, whatever its shape."""
-    _, placement = Preprocessing(form="stretch", size=48).placed(np.zeros((30, 70), np.uint8))
-    assert placement.onto_image(np.ones((48, 48))).min() == pytest.approx(1)
+    _, placement = Preprocessing(form="stretch", size=48).letterbox(np.zeros((30, 70), np.uint8))
+    assert placement.map_to_image(np.ones((48, 48))).min() == pytest.approx(1)

@@ -18,7 +18,7 @@ def source() -> sources.Source:
     return dataclasses.replace(phantoms, read=functools.cache(phantoms.read))
 
 
-def divide(source: sources.Source, *, fold: int = 0, **options) -> partition.DividedData:
+def divide(source: sources.Source, *, fold: int = 0, **options) -> partition.Partition:
     options = {"folds": FOLDS, "max_unreadable": 0, "warn": print} | options
     return partition.divide(source, preprocessing=Preprocessing(form="stretch", size=8), fold=fold, **options)
 
@@ -28,12 +28,12 @@ def test_training_and_validation_are_all_of_training_by_patient(source):
     for fold in range(FOLDS):
         data = divide(source, fold=fold)
         training, validation = set(data.training.paths), set(data.validation.paths)
-        assert training | validation == {record.path for record in source.of_split("Training").records}
+        assert training | validation == {record.path for record in source.select_split("Training").records}
         assert not {source.groups[path] for path in training} & {source.groups[path] for path in validation}
         assert np.bincount(data.validation.labels).tolist() == [4, 4, 4, 4]
-        assert set(data.testing.paths) == {record.path for record in source.of_split("Testing").records}
+        assert set(data.testing.paths) == {record.path for record in source.select_split("Testing").records}
         validated += data.validation.paths
-    assert sorted(validated) == [record.path for record in source.of_split("Training").records]
+    assert sorted(validated) == [record.path for record in source.select_split("Training").records]
 
 
 def test_the_table_says_what_each_image_is_for(source):
@@ -89,7 +89,7 @@ def test_no_testing_images(folder):
     assert data.grouping == "8 images by near duplicates alone, their patients unknown"
 
 
-def probed(source, probe: str, **options) -> partition.DividedData:
+def probed(source, probe: str, **options) -> partition.Partition:
     return divide(source, probe=probe, **options)
 
 
@@ -115,7 +115,7 @@ def test_a_probe_is_kept_from_training_and_validation_and_moves_nothing_else(lar
     assert data.training.paths == [path for path in plain.training.paths if path not in gone]
     assert data.validation.paths == [path for path in plain.validation.paths if path not in gone]
     assert [row[:4] for row in data.table] == [row[:4] for row in plain.table]
-    assert data.groups_of(data.shifted) == [source.groups[paths[0]], source.groups[paths[4]]]
+    assert data.look_up_groups(data.shifted) == [source.groups[paths[0]], source.groups[paths[4]]]
     assert data.facts["probe"] == "meningioma_tumor whose patient's key is x*"
     assert data.sha256 != plain.sha256
 
@@ -126,7 +126,7 @@ def test_without_a_probe_there_is_none(source):
 
 
 def test_a_probe_that_leaves_nothing_of_its_class(source):
-    patient = next(group for group in divide(source).groups_of(divide(source).validation) if "no_tumor" in group)
+    patient = next(group for group in divide(source).look_up_groups(divide(source).validation) if "no_tumor" in group)
     with pytest.raises(UsageError, match=r"config\.data\.probe is .*leaves no image of no_tumor for training"):
         probed(source, f"no_tumor:patient!={patient}", fold=0)
 
@@ -142,11 +142,11 @@ def test_the_kinds_of_training_images_are_sources_where_there_are_several_else_c
 def test_sources_count_alike_only_where_asked(source):
     mixed = {path: "a" if path.endswith(("1.png", "2.png")) else "b" for path in source.patients}
     data = divide(dataclasses.replace(source, patients=mixed))
-    assert data.training_weights("none") is None
-    weights = data.training_weights("source")
+    assert data.compute_training_weights("none") is None
+    weights = data.compute_training_weights("source")
     assert weights is not None and weights.dtype == np.float32 and len(np.unique(weights.round(4))) > 1
 
 
 def test_the_groups_of_the_validation_images(source):
     data = divide(source, fold=2)
-    assert data.groups_of(data.validation) == [source.groups[path] for path in data.validation.paths]
+    assert data.look_up_groups(data.validation) == [source.groups[path] for path in data.validation.paths]

@@ -15,7 +15,7 @@ from bt_jax.data import pipeline
 from bt_jax.data.augment import augment
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.augment.views import Views
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 
 RECORDS, SIZE, BATCH = 22, 24, 6
 STEPS_PER_EPOCH = RECORDS // BATCH
@@ -33,8 +33,10 @@ def parsed_flags() -> None:
 
 def batches(start: int, stop: int, *, seed: int = 5, **options: Any) -> list[pipeline.Batch]:
     options = {"settings": SETTINGS, "views": 0} | options
-    order = Order(records=RECORDS, batch_size=BATCH, seed=seed)
-    return list(pipeline.training_batches(IMAGES, LABELS, order=order, start_step=start, stop_step=stop, **options))
+    sampler = Sampler(records=RECORDS, batch_size=BATCH, seed=seed)
+    return list(
+        pipeline.load_training_batches(IMAGES, LABELS, sampler=sampler, start_step=start, stop_step=stop, **options)
+    )
 
 
 def assert_same(a: list[pipeline.Batch], b: list[pipeline.Batch]) -> None:
@@ -54,7 +56,7 @@ def by_record(found: list[pipeline.Batch]) -> dict[int, list[np.ndarray]]:
 
 
 def test_batches_are_what_order_and_augmentation_say():
-    order = Order(records=RECORDS, batch_size=BATCH, seed=5)
+    sampler = Sampler(records=RECORDS, batch_size=BATCH, seed=5)
     found = batches(2, 7)
     assert len(found) == 5
     for step, batch in enumerate(found, 2):
@@ -62,16 +64,16 @@ def test_batches_are_what_order_and_augmentation_say():
         assert batch["label"].shape == (BATCH,) and batch["label"].dtype == np.int32
         assert batch["image"].min() >= 0 and batch["image"].max() <= 1
         for row in range(BATCH):
-            example = order(step * BATCH + row)
+            example = sampler(step * BATCH + row)
             assert batch["label"][row] == example.record
-            generator = augment.generator_for(seed=5, view=example.epoch, record=example.record)
+            generator = augment.make_generator(seed=5, view=example.epoch, record=example.record)
             np.testing.assert_array_equal(
                 batch["image"][row], augment.augment(IMAGES[example.record], generator=generator, settings=SETTINGS)
             )
 
 
 def test_without_augmentation_the_pixels_arrive_as_they_are():
-    for label, views in by_record(batches(0, STEPS_PER_EPOCH, settings=Augmentation.none())).items():
+    for label, views in by_record(batches(0, STEPS_PER_EPOCH, settings=Augmentation())).items():
         np.testing.assert_allclose(views[0] * 255, IMAGES[label], atol=1e-4)
 
 
@@ -84,7 +86,7 @@ def test_partners_come_with_the_views_whatever_loads_them():
     assert_same(found, batches(2, 9, settings=STYLED, kinds=KINDS, threads=0))
     assert_same(found[3:], batches(5, 9, settings=STYLED, kinds=KINDS))
     views = Views(images=IMAGES, settings=STYLED, seed=5, kinds=KINDS)
-    example = Order(records=RECORDS, batch_size=BATCH, seed=5)(4 * BATCH + 1)
+    example = Sampler(records=RECORDS, batch_size=BATCH, seed=5)(4 * BATCH + 1)
     np.testing.assert_array_equal(found[2]["image"][1], views(view=example.epoch, record=example.record))
 
 
@@ -164,13 +166,13 @@ import numpy as np
 from absl import flags
 from bt_jax.data import pipeline
 from bt_jax.data.augment.augment import Augmentation
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 
 if __name__ == "__main__":
     flags.FLAGS(sys.argv[:1])
     content = np.load(sys.argv[1])
     found = list(pipeline.training_batches(
-        content["images"], content["labels"], order=Order(records=22, batch_size=6, seed=5),
+        content["images"], content["labels"], sampler=Sampler(records=22, batch_size=6, seed=5),
         settings=Augmentation(flip=True, rotation=0.1, zoom=0.2, noise=0.05), views=0, start_step=2, stop_step=9,
         workers=int(sys.argv[3]), threads=1,
     ))
@@ -207,7 +209,7 @@ def test_ahead_starts_transfers_early_and_keeps_the_order():
         log.append(f"send {i}")
         return i * 10
 
-    stream = pipeline.ahead(items(), transfer, count=2)
+    stream = pipeline.prefetch(items(), transfer, count=2)
     assert next(stream) == 0
     assert log == ["make 0", "send 0", "make 1", "send 1", "make 2", "send 2"]
     assert list(stream) == [10, 20, 30, 40]
@@ -223,7 +225,7 @@ def test_ahead_closes_its_items_when_it_is_closed():
         finally:
             closed.append(True)
 
-    stream = pipeline.ahead(items(), str)
+    stream = pipeline.prefetch(items(), str)
     assert next(stream) == "0"
     stream.close()
     assert closed == [True]
@@ -239,8 +241,8 @@ def test_leaving_early_stops_the_loading(monkeypatch):
         return original(*args, **options)
 
     monkeypatch.setattr(pipeline.augment, "augment", counted)
-    stream = pipeline.training_batches(
-        IMAGES, LABELS, order=Order(records=RECORDS, batch_size=BATCH, seed=5), settings=SETTINGS, views=0,
+    stream = pipeline.load_training_batches(
+        IMAGES, LABELS, sampler=Sampler(records=RECORDS, batch_size=BATCH, seed=5), settings=SETTINGS, views=0,
         start_step=0, stop_step=10_000,
     )  # fmt: skip
     next(stream)

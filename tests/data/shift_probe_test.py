@@ -25,7 +25,7 @@ PATIENTS = ["MR01", "1001", ""] * 4
 
 def chosen(images: Dataset, text: str, patients: list[str] = PATIENTS) -> list[int]:
     probe = Probe.parse(text, class_names=NAMES)
-    return np.flatnonzero(probe.rows(images, class_names=NAMES, patients=patients)).tolist()
+    return np.flatnonzero(probe.select_rows(images, class_names=NAMES, patients=patients)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_cannot_be_meant_is_refused(images: Dataset, text: str, message: st
 def test_many_values_are_summed_up(images: Dataset) -> None:
     many = dataclasses.replace(images.select(np.zeros(9, int)), sizes=np.arange(18).reshape(9, 2))
     with pytest.raises(UsageError, match=r"there is size 0x1, 10x11, 12x13, 14x15, 16x17 and 4 others"):
-        Probe.parse("glioma:size=x", class_names=NAMES).rows(many, class_names=NAMES, patients=[""] * 9)
+        Probe.parse("glioma:size=x", class_names=NAMES).select_rows(many, class_names=NAMES, patients=[""] * 9)
 
 
 def test_classes_of_other_sets_keep_their_names() -> None:
@@ -73,7 +73,7 @@ def test_classes_of_other_sets_keep_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "description"),
     [
         ("meningioma:web", "meningioma_tumor without a known patient"),
         ("meningioma:patient!=", "meningioma_tumor with a known patient"),
@@ -81,17 +81,17 @@ def test_classes_of_other_sets_keep_their_names() -> None:
         ("no_tumor:size!=225x225", "no_tumor whose width x height is not 225x225"),
     ],
 )
-def test_in_words(text: str, words: str) -> None:
-    assert Probe.parse(text, class_names=NAMES).words == words
+def test_in_words(text: str, description: str) -> None:
+    assert Probe.parse(text, class_names=NAMES).description == description
 
 
 @pytest.mark.real_data
 def test_the_probes_of_the_real_images(real_source: sources.Source, real_dataset: Dataset) -> None:
     """The web meningiomas, and the gliomas of the collection that the other tumours are of."""
-    training = real_dataset.of_split("Training")
-    patients = patient_groups.keys_of(training, real_source.patients)
-    assert patients == patient_groups.keys_of(training, {})  # the package's own table says the same
+    training = real_dataset.select_split("Training")
+    patients = patient_groups.find_patient_keys(training, real_source.patients)
+    assert patients == patient_groups.find_patient_keys(training, {})  # the package's own table says the same
     assert len(chosen(training, "meningioma_tumor:web", patients)) == 143
     assert len(chosen(training, "glioma_tumor:patient=[0-9]*", patients)) == 148
-    collections = patient_groups.sources(patients)
+    collections = patient_groups.infer_sources(patients)
     assert sorted(np.bincount(collections)) == [553, 678, 1639]

@@ -8,9 +8,9 @@ from bt_jax.data import slow_records
 
 
 def test_a_failure_is_passed_on_and_forgotten():
-    with pytest.raises(KeyError), slow_records.loading("a"):
+    with pytest.raises(KeyError), slow_records.track_loading("a"):
         raise KeyError
-    assert slow_records.overdue() == []
+    assert slow_records.list_overdue() == []
 
 
 _STALLED = """

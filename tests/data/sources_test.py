@@ -54,8 +54,10 @@ def test_folder_in_the_kaggle_layout(kaggle):
 
 def test_of_split_takes_the_records_of_that_split(kaggle):
     source = kaggle.open()
-    assert {record.path.split("/")[0] for record in source.of_split("Testing").records} == {"Testing"}
-    assert len(source.of_split("Training").records) + len(source.of_split("Testing").records) == len(source.records)
+    assert {record.path.split("/")[0] for record in source.select_split("Testing").records} == {"Testing"}
+    assert len(source.select_split("Training").records) + len(source.select_split("Testing").records) == len(
+        source.records
+    )
 
 
 def test_patients_are_a_column_of_their_own_else_the_groups(kaggle):
@@ -147,7 +149,7 @@ def test_flat_layout_is_all_training_and_serves_as_any_split(folder):
     source = folder.open()
     assert not source.divided
     assert {record.split for record in source.records} == {"Training"}
-    assert source.of_split("Testing").records == source.records
+    assert source.select_split("Testing").records == source.records
     assert any("no Testing folder" in line for line in source.warnings)
 
 
@@ -157,7 +159,7 @@ def test_missing_testing_is_a_warning(folder):
     assert len(source.records) == 4 and source.divided
     (warning,) = source.warnings
     assert "no Testing folder" in warning
-    assert source.of_split("Testing").records == ()
+    assert source.select_split("Testing").records == ()
 
 
 @pytest.mark.parametrize("as_zip", [False, True])
@@ -202,7 +204,7 @@ def test_testing_alone_can_be_scored_against_the_classes_of_a_model(folder, wrap
     path = zipped(folder.path, wrapper=wrapper)
     source = sources.open_path(path, field="--data", class_names=class_labels.BRAIN_TUMOR_CLASSES)
     assert source.class_names == class_labels.BRAIN_TUMOR_CLASSES
-    assert [(record.path.split("/")[1], record.label) for record in source.of_split("Testing").records] == [
+    assert [(record.path.split("/")[1], record.label) for record in source.select_split("Testing").records] == [
         ("no_tumor", 2), ("pituitary", 3), ("pituitary", 3)
     ]  # fmt: skip
 
@@ -278,7 +280,7 @@ def test_phantoms_are_a_divided_source_of_readable_images_with_a_notice():
     source = sources.open_source("phantoms", directory=None, phantoms_per_class=(5, 2), seed=3)
     assert source.synthetic and source.notice == class_labels.SYNTHETIC_NOTICE
     assert source.class_names == class_labels.BRAIN_TUMOR_CLASSES
-    counts = {split: len(source.of_split(split).records) for split in ("Training", "Testing")}
+    counts = {split: len(source.select_split(split).records) for split in ("Training", "Testing")}
     assert counts == {"Training": 20, "Testing": 8}
     assert source.groups.keys() == {record.path for record in source.records}
     path = "Training/no_tumor/phantom_0002.png"
@@ -380,10 +382,10 @@ def test_kaggle_download_is_used_and_its_failure_reported(kaggle, tmp_path, monk
 @pytest.mark.real_data
 def test_the_real_set_by_class(real_source):
     counts = np.zeros(4, int)
-    for record in real_source.of_split("Training").records:
+    for record in real_source.select_split("Training").records:
         counts[record.label] += 1
     assert dict(zip(real_source.class_names, counts.tolist(), strict=True)) == {
         "glioma_tumor": 826, "meningioma_tumor": 822, "no_tumor": 395, "pituitary_tumor": 827
     }  # fmt: skip
     assert real_source.warnings == ()
-    assert real_source.groups.keys() >= {record.path for record in real_source.of_split("Training").records}
+    assert real_source.groups.keys() >= {record.path for record in real_source.select_split("Training").records}

@@ -20,12 +20,14 @@ ROWS = [
 def table() -> SplitTable:
     return SplitTable(
         class_names=("a", "b"),
-        trainable=Records.of([Record("Training/a/1.png", 0, "Training"), Record("Training/b/2.png", 1, "Training")]),
+        trainable=Records.from_rows(
+            [Record("Training/a/1.png", 0, "Training"), Record("Training/b/2.png", 1, "Training")]
+        ),
         groups=["g1", "g2"],
         folds=np.array([1, 0]),
         roles=np.array(["training", "validation"]),
         fingerprints=("f1", "f2"),
-        testing=Records.of([Record("Testing/b/3.png", 1, "Testing")]),
+        testing=Records.from_rows([Record("Testing/b/3.png", 1, "Testing")]),
         testing_fingerprints=("f3",),
     )
 
@@ -38,7 +40,7 @@ def test_rows() -> None:
 
 
 def test_the_file() -> None:
-    assert table().csv().decode() == (
+    assert table().to_csv().decode() == (
         "path,label,group,fold,role,fingerprint\nTraining/a/1.png,a,g1,1,training,f1\n"
         "Training/b/2.png,b,g2,0,validation,f2\nTesting/b/3.png,b,,,testing,f3\n"
     )
@@ -46,7 +48,7 @@ def test_the_file() -> None:
 
 def test_groups_by_path() -> None:
     paths = ["Testing/b/3.png", "Training/b/2.png", "Training/a/1.png"]
-    assert table().groups_of(paths) == ["", "g2", "g1"]
+    assert table().look_up_groups(paths) == ["", "g2", "g1"]
 
 
 def test_the_hash_is_that_of_all_rows() -> None:
@@ -61,7 +63,7 @@ texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 def test_the_file_and_the_hash_are_those_of_the_rows(rows: list[tuple[str, str, str]], training: int) -> None:
     """Whatever is in the names, and however many rows are written at a time."""
     paths, groups, fingerprints = ([row[place] for row in rows] for place in range(3))
-    records = Records.of(
+    records = Records.from_rows(
         Record(path, number % 2, "Training" if number < training else "Testing") for number, path in enumerate(paths)
     )
     count = min(training, len(rows))
@@ -78,12 +80,12 @@ def test_the_file_and_the_hash_are_those_of_the_rows(rows: list[tuple[str, str, 
     joined = "\n".join("\t".join(map(str, row)) for row in made)
     for chunk in (3, 1 << 15):
         with unittest.mock.patch.object(split_table, "_CHUNK", chunk):
-            assert made.csv().decode() == files.format_csv(split_table.FIELDS, made)
+            assert made.to_csv().decode() == files.format_csv(split_table.FIELDS, made)
             assert made.sha256 == hashlib.sha256(joined.encode()).hexdigest()
 
 
 def test_nothing() -> None:
-    none = Records.of(())
+    none = Records.from_rows(())
     empty = SplitTable((), none, [], np.zeros(0, int), np.zeros(0, str), (), none, ())
-    assert list(empty) == [] and empty.csv() == b"path,label,group,fold,role,fingerprint\n"
+    assert list(empty) == [] and empty.to_csv() == b"path,label,group,fold,role,fingerprint\n"
     assert empty.sha256 == hashlib.sha256(b"").hexdigest()

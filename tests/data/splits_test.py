@@ -73,7 +73,7 @@ def test_near_duplicates_do_not_join_known_patients():
 
 def test_patients_known_by_the_content_of_their_images(monkeypatch):
     monkeypatch.setattr(
-        kaggle_patients, "groups", lambda: {"fingerprint 1": "17", "fingerprint 2": "17", "fingerprint 3": "4"}
+        kaggle_patients, "load_groups", lambda: {"fingerprint 1": "17", "fingerprint 2": "17", "fingerprint 3": "4"}
     )
     groups, origin = grouped(5, {3: "p"})
     assert partition(groups) == [0, 1, 1, 3, 4]
@@ -157,7 +157,7 @@ def test_impossible_splits(labels, groups, folds, message):
 
 @pytest.mark.real_data
 def test_real_groups_are_those_of_the_table_with_and_without_it(real_directory, real_source, real_dataset):
-    training = real_dataset.of_split("Training")
+    training = real_dataset.select_split("Training")
     with (real_directory / "groups.csv").open(newline="") as file:
         group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
     expected = [group_of[path] for path in training.paths]
@@ -171,11 +171,11 @@ def test_real_groups_are_those_of_the_table_with_and_without_it(real_directory, 
 
 @pytest.mark.real_data
 def test_real_images_that_nobody_knows_join_near_duplicates(real_source, real_dataset, monkeypatch):
-    training = real_dataset.of_split("Training")
+    training = real_dataset.select_split("Training")
     known, _ = of_real(training, real_source.groups)
     # One of each pair of pixel-distinct twins among the healthy is taken out of the manifest.
     healthy = np.flatnonzero(training.labels == real_source.class_names.index("no_tumor"))
-    twins = near_duplicates.find_twins(training.thumbnails[healthy])
+    twins = near_duplicates.find_near_duplicates(training.thumbnails[healthy])
     distinct = {
         known[i]: i
         for i, j in zip(healthy[twins.first].tolist(), healthy[twins.second].tolist(), strict=True)
@@ -184,8 +184,10 @@ def test_real_images_that_nobody_knows_join_near_duplicates(real_source, real_da
     left_out = sorted(distinct.values())
     assert len(left_out) >= 15
     unknown = {training.fingerprints[i] for i in left_out}
-    rest = {fingerprint: group for fingerprint, group in kaggle_patients.groups().items() if fingerprint not in unknown}
-    monkeypatch.setattr(kaggle_patients, "groups", lambda: rest)
+    rest = {
+        fingerprint: group for fingerprint, group in kaggle_patients.load_groups().items() if fingerprint not in unknown
+    }
+    monkeypatch.setattr(kaggle_patients, "load_groups", lambda: rest)
     groups, origin = of_real(training, {})
     assert "by near duplicates alone, their patients unknown" in origin
     before, after = partition(known), partition(groups)
@@ -195,7 +197,7 @@ def test_real_images_that_nobody_knows_join_near_duplicates(real_source, real_da
 
 @pytest.mark.real_data
 def test_real_folds(real_source, real_dataset):
-    training = real_dataset.of_split("Training")
+    training = real_dataset.select_split("Training")
     groups, _ = of_real(training, real_source.groups)
     fold = splits.assign_folds(labels=training.labels, groups=groups, folds=5, class_names=real_source.class_names)
     expected = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=0)

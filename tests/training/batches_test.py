@@ -10,7 +10,7 @@ import pytest
 
 from bt_jax.data import pipeline
 from bt_jax.data.augment import augment
-from bt_jax.data.sampler import Order
+from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
 from bt_jax.training import stages, train_step
@@ -20,7 +20,7 @@ from bt_jax.training.feature_cache import FeatureCache
 VIEWS = 2
 IMAGES = np.random.default_rng(0).integers(0, 256, (35, 32, 32), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 4, 35).astype(np.int32)
-ORDER = Order(records=35, batch_size=8, seed=5)  # four steps an epoch
+ORDER = Sampler(records=35, batch_size=8, seed=5)  # four steps an epoch
 SETTINGS = augment.Augmentation(flip=True, rotation=0.1)
 
 
@@ -63,7 +63,13 @@ def step_of(program_segment):
 
 
 open_images = functools.partial(
-    pipeline.training_batches, IMAGES, LABELS, order=ORDER, settings=SETTINGS, views=VIEWS, stop_step=PLAN[-1].last_step
+    pipeline.load_training_batches,
+    IMAGES,
+    LABELS,
+    sampler=ORDER,
+    settings=SETTINGS,
+    views=VIEWS,
+    stop_step=PLAN[-1].last_step,
 )
 
 

@@ -91,7 +91,7 @@ def is_found(made, **options):
 
 def views_of(view, records):
     return np.stack([
-        augment.augment(IMAGES[i], generator=augment.generator_for(seed=3, view=view, record=i), settings=SETTINGS)
+        augment.augment(IMAGES[i], generator=augment.make_generator(seed=3, view=view, record=i), settings=SETTINGS)
         for i in records
     ])  # fmt: skip
 

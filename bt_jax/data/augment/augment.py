@@ -48,12 +48,12 @@ _LIMITS = {
 # In the order in which they are applied. Those of style need a partner.
 _STYLES = {"fourier": style.exchange_amplitude, "histogram": style.exchange_histogram}
 _LOOKS = {
-    "network": photometric.network,
-    "convolution": photometric.convolution,
-    "bias_field": photometric.bias_field,
-    "sharpness": photometric.sharpness,
-    "resolution": photometric.resolution,
-    "jpeg": photometric.jpeg,
+    "network": photometric.apply_random_network,
+    "convolution": photometric.apply_random_convolution,
+    "bias_field": photometric.apply_bias_field,
+    "sharpness": photometric.sharpen,
+    "resolution": photometric.reduce_resolution,
+    "jpeg": photometric.compress_jpeg,
 }
 
 Partner = Callable[[np.random.Generator], np.ndarray]
@@ -84,14 +84,14 @@ class Augmentation:
       elastic: fraction of the side; points of a coarse grid move by up to that, and the rest with them. Default 0.
       fourier: coarse amplitudes mixed with a partner's, see `style.exchange_amplitude`. Default 0.
       histogram: grey values mixed with a partner's, see `style.exchange_histogram`. Default 0.
-      network: contrasts of a small random network, see `photometric.network`. Default 0.
-      convolution: texture of a random kernel, see `photometric.convolution`. Default 0.
-      bias_field: uneven brightness, see `photometric.bias_field`. Default 0.
-      sharpness: emphasised edges, see `photometric.sharpness`. Default 0.
-      resolution: fewer pixels, see `photometric.resolution`. Default 0.
-      jpeg: compression, see `photometric.jpeg`. Default 0.
-      curve: a random curve of intensities, see `photometric.random_curve`. Default 0.
-      cutout: a rectangle of one grey, see `photometric.cutout`. Default 0.
+      network: contrasts of a small random network, see `photometric.apply_random_network`. Default 0.
+      convolution: texture of a random kernel, see `photometric.apply_random_convolution`. Default 0.
+      bias_field: uneven brightness, see `photometric.apply_bias_field`. Default 0.
+      sharpness: emphasised edges, see `photometric.sharpen`. Default 0.
+      resolution: fewer pixels, see `photometric.reduce_resolution`. Default 0.
+      jpeg: compression, see `photometric.compress_jpeg`. Default 0.
+      curve: a random curve of intensities, see `photometric.draw_curve`. Default 0.
+      cutout: a rectangle of one grey, see `photometric.cut_out`. Default 0.
     """
 
     flip: bool = False
@@ -144,7 +144,7 @@ def augment(
 
     Args:
       image: `[S, S]` uint8.
-      generator: the source of randomness, see `generator_for`.
+      generator: the source of randomness, see `make_generator`.
       settings: which operations, and how strong.
       partner: gives another image `[S, S]` uint8, chosen by a generator; needed for `fourier` and `histogram`.
 
@@ -155,15 +155,15 @@ def augment(
     flip, turn, zoom, across, down, contrast, brightness, gamma, noise, blur, border, noise_seed, seed = (
         2 * generator.random(13) - 1
     ).tolist()
-    own = functools.partial(_own_generator, int((seed + 1) * 2**52))
+    own = functools.partial(_make_own_generator, int((seed + 1) * 2**52))
     warp = geometry.Warp(
         mirrored=settings.flip and flip < 0,
         angle=2 * math.pi * settings.rotation * turn,
-        scale=(1 + settings.zoom * zoom) * _border_scale(settings.border * border),
+        scale=(1 + settings.zoom * zoom) * _compute_border_scale(settings.border * border),
         shift=(settings.shift * across, settings.shift * down),
     )
     if settings.crop or settings.aspect or settings.elastic:
-        warp = _warped_further(warp, settings, own)
+        warp = _extend_warp(warp, settings, own)
     if not warp.changes_nothing:
         image = np.asarray(warp(Image.fromarray(image)))
     for name, exchange in _STYLES.items():
@@ -178,9 +178,9 @@ def augment(
     sigma = settings.blur * abs(blur)
     if sigma > 0:
         image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
-    curve = _curve(
+    curve = _compute_curve(
         image,
-        start=photometric.random_curve(strength=settings.curve, generator=own("curve")) if settings.curve else _UNIT,
+        start=photometric.draw_curve(strength=settings.curve, generator=own("curve")) if settings.curve else _UNIT,
         exponent=(1 + settings.gamma) ** gamma,
         factor=1 + settings.contrast * contrast,
         offset=settings.brightness * brightness,
@@ -195,7 +195,7 @@ def augment(
         )
         np.clip(result, 0, 1, out=result)
     if settings.cutout:
-        result = photometric.cutout(result, strength=settings.cutout, generator=own("cutout"))
+        result = photometric.cut_out(result, strength=settings.cutout, generator=own("cutout"))
     return result
 
 
@@ -204,7 +204,7 @@ def to_float(image: np.ndarray) -> np.ndarray:
     return np.divide(image, np.float32(255), dtype=np.float32)
 
 
-def generator_for(*, seed: int, view: int, record: int) -> np.random.Generator:
+def make_generator(*, seed: int, view: int, record: int) -> np.random.Generator:
     """The generator of one view (say, an epoch) of one record; depends on exactly these, each in 0 .. 2**64 - 1.
 
     The counter-based Philox keeps the streams of different arguments apart by construction (Salmon et al. 2011,
@@ -215,12 +215,12 @@ def generator_for(*, seed: int, view: int, record: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def _border_scale(width: float) -> float:
+def _compute_border_scale(width: float) -> float:
     """The factor that leaves a border of this fraction of the side on every side; negative: that crops as much."""
     return 1 - 2 * width if width > 0 else 1 / (1 + 2 * width)
 
 
-def _warped_further(
+def _extend_warp(
     warp: geometry.Warp, settings: Augmentation, own: Callable[[str], np.random.Generator]
 ) -> geometry.Warp:
     """The warp with crop, aspect and elastic deformation."""
@@ -228,7 +228,7 @@ def _warped_further(
     cut = settings.crop * generator.random()
     place = generator.uniform(-0.5, 0.5, 2) * cut  # of the middle of what is kept, from that of the image
     enlarged = 1 / (1 - cut)
-    elastic = geometry.random_displacements(own("elastic"), largest=settings.elastic) if settings.elastic else None
+    elastic = geometry.draw_displacements(own("elastic"), largest=settings.elastic) if settings.elastic else None
     return dataclasses.replace(
         warp,
         scale=warp.scale * enlarged,
@@ -238,12 +238,14 @@ def _warped_further(
     )
 
 
-def _own_generator(seed: int, name: str) -> np.random.Generator:
+def _make_own_generator(seed: int, name: str) -> np.random.Generator:
     """A generator for one operation of one view; named, so that a new operation changes no other's draws."""
     return np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
 
 
-def _curve(image: np.ndarray, *, start: np.ndarray, exponent: float, factor: float, offset: float) -> np.ndarray:
+def _compute_curve(
+    image: np.ndarray, *, start: np.ndarray, exponent: float, factor: float, offset: float
+) -> np.ndarray:
     """What each of the 256 intensities, after those in `start`, becomes: `[256]` float32 in [0, 1]."""
     curve = start if exponent == 1 else start ** np.float32(exponent)
     if factor != 1:

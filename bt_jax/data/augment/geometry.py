@@ -38,7 +38,7 @@ class Warp:
         """The warped picture, of the same size, by bilinear interpolation, black where nothing is known."""
         matrix = self._matrix(picture.width)
         if self.displacements is not None:
-            mesh = _mesh(matrix, self.displacements, picture.width)
+            mesh = _build_mesh(matrix, self.displacements, picture.width)
             return picture.transform(picture.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
         return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
@@ -59,7 +59,7 @@ class Warp:
         return sign * a, sign * b, centre - sign * (a * x + b * y), c, d, centre - c * x - d * y
 
 
-def random_displacements(generator: np.random.Generator, *, largest: float) -> np.ndarray:
+def draw_displacements(generator: np.random.Generator, *, largest: float) -> np.ndarray:
     """Displacements of a grid: `[_WAVES, _WAVES, 2]` float64, none longer than `largest` across or down."""
     return largest * generator.random() * generator.uniform(-1, 1, (_WAVES, _WAVES, 2))
 
@@ -70,7 +70,7 @@ def smooth(coarse: np.ndarray, *, size: int) -> np.ndarray:
     return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _mesh(
+def _build_mesh(
     matrix: Matrix, displacements: np.ndarray, size: int
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
     """Boxes of the view, each with the corners of what it shows: upper left, lower left, lower right, upper right."""

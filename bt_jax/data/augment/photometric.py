@@ -20,7 +20,7 @@ _DARKEST = 8 / 255  # what is darker is taken for the surroundings of the head
 _CHANNELS, _SLOPE = (2, 2, 2, 1), np.float32(0.01)  # of the layers of a random network; of what is below 0 between them
 
 
-def bias_field(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+def apply_bias_field(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
     """Brightness that varies smoothly over the head, as the receiving coil's does.
 
     Args:
@@ -34,7 +34,7 @@ def bias_field(image: np.ndarray, *, strength: float, generator: np.random.Gener
     return to_bytes(image * np.exp(np.float32(np.log1p(largest)) * field))
 
 
-def resolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+def reduce_resolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
     """Fewer pixels: reduced and enlarged again, by filters drawn at random, as scaling on other machines does.
 
     Args:
@@ -49,7 +49,7 @@ def resolution(image: np.ndarray, *, strength: float, generator: np.random.Gener
     return np.asarray(picture.resize((side, side), _ENLARGING[up]))
 
 
-def sharpness(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+def sharpen(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
     """Edges emphasised by an unsharp mask, as scanners and viewers do.
 
     Args:
@@ -62,7 +62,7 @@ def sharpness(image: np.ndarray, *, strength: float, generator: np.random.Genera
     return np.asarray(Image.fromarray(image).filter(mask))
 
 
-def jpeg(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+def compress_jpeg(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
     """Every second image compressed as JPEG.
 
     Args:
@@ -78,7 +78,7 @@ def jpeg(image: np.ndarray, *, strength: float, generator: np.random.Generator) 
     return np.asarray(Image.open(content))
 
 
-def convolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+def apply_random_convolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
     """Every second image mixed with what a small random kernel makes of it: the same shapes in another texture.
 
     The kernel's sum is 1, unlike that of arXiv:2007.13003: flat areas, the black around the head among them, keep their
@@ -96,10 +96,10 @@ def convolution(image: np.ndarray, *, strength: float, generator: np.random.Gene
     kernel += (1 - kernel.sum()) / kernel.size
     kernel *= share
     kernel[side // 2, side // 2] += 1 - share
-    return to_bytes(_filtered(image.astype(np.float32)[None], kernel[None, None])[0])
+    return to_bytes(_filter(image.astype(np.float32)[None], kernel[None, None])[0])
 
 
-def network(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+def apply_random_network(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
     """Every second image mixed with what a shallow network of random weights makes of it (arXiv:2111.12525).
 
     Its curves of intensities rise and fall, as between the sequences of a scanner: what was brighter than its
@@ -125,7 +125,7 @@ def network(image: np.ndarray, *, strength: float, generator: np.random.Generato
         side = _KERNELS[generator.integers(2)]
         kernel = generator.standard_normal((channels, len(x), side, side), np.float32)
         shift = generator.standard_normal(channels, np.float32)
-        x = _filtered(x, kernel) + shift[:, None, None]
+        x = _filter(x, kernel) + shift[:, None, None]
         black = kernel.sum((2, 3)) @ black + shift
         if channels > 1:
             x, black = (np.where(values > 0, values, _SLOPE * values) for values in (x, black))
@@ -139,7 +139,7 @@ def network(image: np.ndarray, *, strength: float, generator: np.random.Generato
     return to_bytes(255 * ((1 - share) * given + share * np.float32(own / brightest) * made))
 
 
-def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Maps [I, S, S] by a kernel [O, I, side, side], repeated at the edges: [O, S, S] float32."""
     side, size = kernel.shape[-1], image.shape[-1]
     around = np.pad(image, ((0, 0), (side // 2,) * 2, (side // 2,) * 2), mode="edge")
@@ -149,7 +149,7 @@ def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return result
 
 
-def random_curve(*, strength: float, generator: np.random.Generator) -> np.ndarray:
+def draw_curve(*, strength: float, generator: np.random.Generator) -> np.ndarray:
     """What each of the 256 intensities becomes along a random curve that never falls: [256] float32 in [0, 1].
 
     A cubic Bezier curve from black to white with both inner points drawn from the square between, as in Models Genesis
@@ -168,7 +168,7 @@ def random_curve(*, strength: float, generator: np.random.Generator) -> np.ndarr
     return (1 - share) * unit + share * curve.astype(np.float32)
 
 
-def cutout(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+def cut_out(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
     """Every second image with a rectangle of one random grey (arXiv:1708.04896), somewhere inside.
 
     Args:

@@ -29,7 +29,7 @@ class Views:
         """A view of a record: [S, S] float32 in [0, 1]."""
         return augment.augment(
             self.images[record],
-            generator=augment.generator_for(seed=self.seed, view=view, record=record),
+            generator=augment.make_generator(seed=self.seed, view=view, record=record),
             settings=self.settings,
             partner=functools.partial(self._partner, record),
         )

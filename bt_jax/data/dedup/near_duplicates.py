@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import numpy as np
 
 from bt_jax.data.dedup import registration
-from bt_jax.data.dedup.neighbours import Cells
+from bt_jax.data.dedup.neighbours import CellIndex
 
 # How the second picture of a pair has to be turned to become the first.
 ORIENTATIONS = (
@@ -29,12 +29,12 @@ ORIENTATIONS = (
 _MIRRORED = 4  # first of the mirrored ones
 
 # Correlation from which two thumbnails are nearly equal as they lie.
-NEAR_DUPLICATE = 0.98
+UNALIGNED_CORRELATION = 0.98
 # Two pictures are twins if so much of what is finer than a sixteenth of a side agrees, one laid on the other. Of all
 # pairs in the Kaggle set the copies have .982 and more, slices that lie beside each other .976 and less.
-TWIN_DETAIL = 0.98
+DUPLICATE_DETAIL = 0.98
 _UNDECIDED_DETAIL = 0.95  # is worth a second look
-TWIN_CORRELATION = 0.95  # and of the whole; low enough for a changed gamma
+DUPLICATE_CORRELATION = 0.95  # and of the whole; low enough for a changed gamma
 # Correlation as they lie, and agreement of details, from which two slices are of one patient: 393 of 393 pairs whose
 # patients are known in the Kaggle set.
 LOOK_ALIKE = 0.95
@@ -64,18 +64,18 @@ class Pairs:
       second: number of the other; where both are of one set it is the larger.
       orientation: index in `ORIENTATIONS`.
       correlation: of the thumbnails as they lie, whole frame or head alone, whichever is larger.
-      laid: of what overlaps, as they lie or moved over each other, in the comparison that decided.
+      aligned: of what overlaps, as they lie or moved over each other, in the comparison that decided.
       detail: agreement of the fine parts, laid on each other where needed.
-      twin: they show the same picture; else they are look-alikes, which are likely slices of one patient.
+      is_duplicate: they show the same picture; else they are look-alikes, which are likely slices of one patient.
     """
 
     first: np.ndarray
     second: np.ndarray
     orientation: np.ndarray
     correlation: np.ndarray
-    laid: np.ndarray
+    aligned: np.ndarray
     detail: np.ndarray
-    twin: np.ndarray
+    is_duplicate: np.ndarray
 
     def __len__(self) -> int:
         return len(self.first)
@@ -87,7 +87,7 @@ class Pairs:
     @property
     def similarity(self) -> np.ndarray:
         """The larger of the correlations: [P] float32."""
-        return np.maximum(self.correlation, self.laid)
+        return np.maximum(self.correlation, self.aligned)
 
     @property
     def kinds(self) -> np.ndarray:
@@ -96,10 +96,10 @@ class Pairs:
         return np.where(self.orientation == 0, "near", turned_kinds)
 
 
-def find_twins(
+def find_near_duplicates(
     a: np.ndarray, b: np.ndarray | None = None, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Pairs:
-    """Twins and look-alikes by their thumbnails, of which no two should be equal (see `same_value_pairs`).
+    """Twins and look-alikes by their thumbnails, of which no two should be equal (see `pair_equal_values`).
 
     Args:
       a: thumbnails [N, 2, S, S] uint8, as `fingerprints.thumbnails` makes them, S a multiple of 16.
@@ -109,52 +109,52 @@ def find_twins(
     others = a if b is None else b
     proposed = [np.zeros((0, 3), np.int64)]
     for kind in range(2):
-        cells = Cells(_coarse(others[:, kind]))
-        upright = cells.rows if b is None else _coarse(a[:, kind])
+        cells = CellIndex(_reduce(others[:, kind]))
+        upright = cells.rows if b is None else _reduce(a[:, kind])
         for turn in range(len(ORIENTATIONS)):
             # To look for b turned is to look for b with a turned back.
-            queries = turned(upright.reshape(-1, _COARSE, _COARSE), turn, back=True).reshape(len(a), -1)
+            queries = reorient(upright.reshape(-1, _COARSE, _COARSE), turn, back=True).reshape(len(a), -1)
             count, likeness = _UPRIGHT if turn == 0 else _TURNED
             i, j = cells.search(
                 queries,
                 count=count,
                 most=_MOST_CANDIDATES,
                 cells=_CELLS_SEARCHED,
-                sure=_distance(NEAR_DUPLICATE),
+                sure=_convert_to_distance(UNALIGNED_CORRELATION),
                 itself=b is None,
             )
-            near = ((queries[i] - cells.rows[j]) ** 2).sum(1) <= _distance(likeness) ** 2
+            near = ((queries[i] - cells.rows[j]) ** 2).sum(1) <= _convert_to_distance(likeness) ** 2
             featureless = ~(queries[i].any(1) & cells.rows[j].any(1))
             kept = near & ~featureless
             proposed.append(np.stack([i[kept], j[kept], np.full(kept.sum(), turn)], 1))
     candidates = np.concatenate(proposed)
     if b is None:
-        candidates = _in_order(candidates)
+        candidates = _order_pairs(candidates)
     candidates = np.unique(candidates, axis=0)
     blocks = [candidates[start : start + _PAIRS_AT_ONCE] for start in range(0, len(candidates), _PAIRS_AT_ONCE)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         checked = []
-        for result in pool.map(lambda block: _checked(a, others, block), blocks):
+        for result in pool.map(lambda block: _check_candidates(a, others, block), blocks):
             checked.append(result)
             progress(min(len(checked) * _PAIRS_AT_ONCE, len(candidates)), len(candidates))
-    return _one_each(candidates, np.concatenate([*checked, np.zeros((3, 0), np.float32)], axis=1))
+    return _choose_orientations(candidates, np.concatenate([*checked, np.zeros((3, 0), np.float32)], axis=1))
 
 
-def near_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def list_near_duplicates(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Twins (i, j) [P, 2] of thumbnails `a` [N, 2, S, S] among `b` [M, 2, S, S], sorted."""
-    pairs = find_twins(a, b)
-    return np.stack([pairs.first, pairs.second], 1)[pairs.twin]
+    pairs = find_near_duplicates(a, b)
+    return np.stack([pairs.first, pairs.second], 1)[pairs.is_duplicate]
 
 
-def has_twin(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def has_near_duplicate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Which of the thumbnails `a` [N, 2, S, S] have a twin among `b` [M, 2, S, S]: [N] bool."""
     found = np.zeros(len(a), bool)
     if len(a) and len(b):
-        found[near_pairs(a, b)[:, 0]] = True
+        found[list_near_duplicates(a, b)[:, 0]] = True
     return found
 
 
-def turned(thumbnails: np.ndarray, orientation: int, *, back: bool = False) -> np.ndarray:
+def reorient(thumbnails: np.ndarray, orientation: int, *, back: bool = False) -> np.ndarray:
     """Thumbnails [..., S, S] as `ORIENTATIONS` says; `back` undoes it. A view of the same memory."""
     quarters = orientation % _MIRRORED
     if orientation < _MIRRORED:
@@ -164,7 +164,7 @@ def turned(thumbnails: np.ndarray, orientation: int, *, back: bool = False) -> n
     return np.rot90(mirrored, quarters, axes=(-2, -1))
 
 
-def standardised(thumbnails: np.ndarray) -> np.ndarray:
+def standardise(thumbnails: np.ndarray) -> np.ndarray:
     """Copies [N, ...] as rows [N, D] float32 whose products are correlations; those without structure become 0."""
     rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(1, keepdims=True)
@@ -179,7 +179,7 @@ def standardised(thumbnails: np.ndarray) -> np.ndarray:
     return rows
 
 
-def components(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+def find_components(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     """The smallest member of each number's connected component: [n] int64."""
     parent = np.arange(n)
 
@@ -195,30 +195,30 @@ def components(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     return np.array([root(i) for i in range(n)], np.int64)
 
 
-def same_value_pairs(values: Sequence[Hashable]) -> list[tuple[int, int]]:
+def pair_equal_values(values: Sequence[Hashable]) -> list[tuple[int, int]]:
     """(first, later) for each later occurrence of a value."""
     first: dict[Hashable, int] = {}
     return [(first[value], i) for i, value in enumerate(values) if first.setdefault(value, i) != i]
 
 
-def _coarse(thumbnails: np.ndarray) -> np.ndarray:
+def _reduce(thumbnails: np.ndarray) -> np.ndarray:
     """Rows [N, 256] float32 no farther apart than the standardised thumbnails [N, S, S] are: a projection of these."""
     n, size, _ = thumbnails.shape
     step = size // _COARSE
     rows = np.empty((n, _COARSE * _COARSE), np.float32)
     for start in range(0, n, 1024):
-        block = standardised(thumbnails[start : start + 1024])
+        block = standardise(thumbnails[start : start + 1024])
         squares = block.reshape(len(block), _COARSE, step, _COARSE, step)
         rows[start : start + 1024] = squares.sum((2, 4)).reshape(len(block), -1) / step
     return rows
 
 
-def _distance(correlation: float) -> float:
+def _convert_to_distance(correlation: float) -> float:
     """Between two standardised rows."""
     return math.sqrt(2 * (1 - correlation))
 
 
-def _in_order(candidates: np.ndarray) -> np.ndarray:
+def _order_pairs(candidates: np.ndarray) -> np.ndarray:
     """(i, j, turn) with i < j: what is turned one way seen from one side is turned back seen from the other."""
     i, j, turn = candidates.T
     swapped = i > j
@@ -226,37 +226,37 @@ def _in_order(candidates: np.ndarray) -> np.ndarray:
     return np.stack([np.minimum(i, j), np.maximum(i, j), np.where(swapped, back, turn)], 1)
 
 
-def _checked(a: np.ndarray, b: np.ndarray, block: np.ndarray) -> np.ndarray:
+def _check_candidates(a: np.ndarray, b: np.ndarray, block: np.ndarray) -> np.ndarray:
     """What `Pairs` holds of candidates [P, 3]: correlation as they lie, laid on each other, and of details: [3, P]."""
     result = np.zeros((3, len(block)), np.float32)
     settled = np.zeros(len(block), bool)
 
-    def settle(rows: np.ndarray, agreement: registration.Agreement) -> None:
-        settled[rows] |= (agreement.correlation >= TWIN_CORRELATION) & (agreement.detail >= TWIN_DETAIL)
+    def settle(rows: np.ndarray, agreement: registration.Alignment) -> None:
+        settled[rows] |= (agreement.correlation >= DUPLICATE_CORRELATION) & (agreement.detail >= DUPLICATE_DETAIL)
         better = settled[rows] | (agreement.detail > result[2, rows])
         result[1:, rows[better]] = agreement.correlation[better], agreement.detail[better]
 
     for kind in range(2):
         first = a[block[:, 0], kind]
-        second = np.stack([turned(b[j, kind], turn) for _, j, turn in block.tolist()])
-        products = np.einsum("pd,pd->p", standardised(first), standardised(second))
+        second = np.stack([reorient(b[j, kind], turn) for _, j, turn in block.tolist()])
+        products = np.einsum("pd,pd->p", standardise(first), standardise(second))
         np.maximum(result[0], products, out=result[0])
         likely = (products != 0) & ((block[:, 2] == 0) | (products >= _TURNED[1]))
         rows = np.flatnonzero((products >= LOOK_ALIKE) & ~settled)
-        settle(rows, registration.as_they_lie(first[rows], second[rows]))
+        settle(rows, registration.compare_unaligned(first[rows], second[rows]))
         rows = np.flatnonzero(likely & ~settled)
-        settle(rows, registration.laid_over(first[rows], second[rows]))
+        settle(rows, registration.align(first[rows], second[rows]))
         # Interpolation blurs the picture that is moved: the other way round may tell more.
         rows = np.flatnonzero(likely & ~settled & (result[2] >= _UNDECIDED_DETAIL))
-        settle(rows, registration.laid_over(second[rows], first[rows]))
+        settle(rows, registration.align(second[rows], first[rows]))
     return result
 
 
-def _one_each(candidates: np.ndarray, checked: np.ndarray) -> Pairs:
+def _choose_orientations(candidates: np.ndarray, checked: np.ndarray) -> Pairs:
     """Of each pair of images the orientation that agrees best, if they are twins or look alike upright."""
     correlation, laid, detail = checked
     i, j, turn = candidates.T
-    twin = (laid >= TWIN_CORRELATION) & (detail >= TWIN_DETAIL)
+    twin = (laid >= DUPLICATE_CORRELATION) & (detail >= DUPLICATE_DETAIL)
     alike = (turn == 0) & (correlation >= LOOK_ALIKE) & (detail >= _LOOK_ALIKE_DETAIL)
     kept = np.flatnonzero(twin | alike)
     # A head is nearly its own mirror image: upright counts where it fits.

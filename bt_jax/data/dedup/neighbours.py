@@ -9,7 +9,7 @@ _ROWS_PER_CELL_TO_LEARN = 64  # k-means learns from a sample of this size, so th
 _QUERIES_AT_ONCE = 4096
 
 
-class Cells:
+class CellIndex:
     """Rows [N, D] float32 sorted into about the square root of N cells around the centres of k-means.
 
     A search of N queries takes time near N^1.5: each is compared with the centres and with the rows of some cells.
@@ -22,12 +22,12 @@ class Cells:
         sample = rows[np.sort(generator.choice(len(rows), min(len(rows), cells * _ROWS_PER_CELL_TO_LEARN), False))]
         self.centres = sample[np.sort(generator.choice(len(sample), cells, False))] if len(rows) else rows[:0]
         for _ in range(_ROUNDS if len(rows) else 0):
-            of_sample = _nearest_centre(sample, self.centres)
+            of_sample = _assign_centres(sample, self.centres)
             sums = np.zeros_like(self.centres)
             np.add.at(sums, of_sample, sample)
             counts = np.bincount(of_sample, minlength=len(self.centres))[:, None]
             self.centres = np.where(counts > 0, sums / np.maximum(counts, 1), self.centres).astype(np.float32)
-        cell_of = _nearest_centre(rows, self.centres)
+        cell_of = _assign_centres(rows, self.centres)
         self.members = [np.flatnonzero(cell_of == cell) for cell in range(len(self.centres))]
 
     def search(
@@ -54,24 +54,24 @@ class Cells:
         self, queries: np.ndarray, start: int, *, count: int, most: int, cells: int, sure: float, itself: bool
     ) -> np.ndarray:
         block = queries[start : start + _QUERIES_AT_ONCE]
-        searched = _smallest(_squares(block, self.centres), cells)
+        searched = _mark_smallest(_compute_squared_distances(block, self.centres), cells)
         pairs, distances = [], []
         for cell, members in enumerate(self.members):
             who = np.flatnonzero(searched[:, cell])
             if not len(who) or not len(members):
                 continue
-            squares = _squares(block[who], self.rows[members])
+            squares = _compute_squared_distances(block[who], self.rows[members])
             if itself:
                 squares[(who[:, None] + start) == members] = np.inf
-            i, j = np.nonzero((_smallest(squares, count) & (squares < np.inf)) | (squares <= sure**2))
+            i, j = np.nonzero((_mark_smallest(squares, count) & (squares < np.inf)) | (squares <= sure**2))
             pairs.append(np.stack([who[i] + start, members[j]]))
             distances.append(squares[i, j])
         if not pairs:
             return np.zeros((2, 0), np.int64)
-        return _best(np.concatenate(pairs, 1), np.concatenate(distances), count=count, most=most, sure=sure)
+        return _keep_nearest(np.concatenate(pairs, 1), np.concatenate(distances), count=count, most=most, sure=sure)
 
 
-def _best(pairs: np.ndarray, distances: np.ndarray, *, count: int, most: int, sure: float) -> np.ndarray:
+def _keep_nearest(pairs: np.ndarray, distances: np.ndarray, *, count: int, most: int, sure: float) -> np.ndarray:
     """Of each query the `count` nearest rows, and up to `most` within `sure`."""
     order = np.lexsort((pairs[1], distances, pairs[0]))
     pairs, distances = pairs[:, order], distances[order]
@@ -80,7 +80,7 @@ def _best(pairs: np.ndarray, distances: np.ndarray, *, count: int, most: int, su
     return pairs[:, (place < count) | ((place < most) & (distances <= sure**2))]
 
 
-def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+def _mark_smallest(values: np.ndarray, count: int) -> np.ndarray:
     """Which are the `count` smallest values of each row: [M, N] bool."""
     if count >= values.shape[1]:
         return np.ones(values.shape, bool)
@@ -89,15 +89,15 @@ def _smallest(values: np.ndarray, count: int) -> np.ndarray:
     return smallest
 
 
-def _nearest_centre(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def _assign_centres(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     blocks = [
-        _squares(rows[start : start + _QUERIES_AT_ONCE], centres).argmin(1)
+        _compute_squared_distances(rows[start : start + _QUERIES_AT_ONCE], centres).argmin(1)
         for start in range(0, len(rows), _QUERIES_AT_ONCE)
     ]
     return np.concatenate([*blocks, np.zeros(0, np.int64)])
 
 
-def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _compute_squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Squared distances of rows: [M, N] float32."""
     squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
     return np.maximum(squares, 0, out=squares)

@@ -18,7 +18,7 @@ _LARGEST_CHANGE = 0.4  # of a side: scale, shear and rotation that a copy may ha
 
 
 @dataclasses.dataclass(frozen=True)
-class Agreement:
+class Alignment:
     """How well pairs agree once laid on top of each other; all fields [P] float32, zeros where a pair never fits.
 
     Attributes:
@@ -32,34 +32,34 @@ class Agreement:
     overlap: np.ndarray
 
 
-def as_they_lie(a: np.ndarray, b: np.ndarray) -> Agreement:
+def compare_unaligned(a: np.ndarray, b: np.ndarray) -> Alignment:
     """How well pairs of thumbnails `a` and `b`, both [P, S, S], agree without being moved."""
-    a, b = _normalised(a), _normalised(b)
+    a, b = _normalise(a), _normalise(b)
     inside = np.ones(a.shape, bool)
-    detail = _correlation(_band(a), _band(b), inside)
-    return Agreement(_correlation(a, b, inside), detail, np.ones(len(a), np.float32))
+    detail = _correlate(_filter_band(a), _filter_band(b), inside)
+    return Alignment(_correlate(a, b, inside), detail, np.ones(len(a), np.float32))
 
 
-def laid_over(a: np.ndarray, b: np.ndarray) -> Agreement:
+def align(a: np.ndarray, b: np.ndarray) -> Alignment:
     """Moves each of `b` [P, S, S] over its partner in `a` [P, S, S] and compares; S is a multiple of 4.
 
     The move is affine: shift, scale, small rotation and shear; brightness and contrast may differ. It is found by
     Gauss-Newton on the squared difference (Lucas and Kanade 1981), from coarse to fine, so only near where the pictures
     lie already.
     """
-    return Agreement(*_laid_over(_normalised(a), _normalised(b)))
+    return Alignment(*_align(_normalise(a), _normalise(b)))
 
 
-def _laid_over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _align(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     result = np.zeros((3, len(a)), np.float32)
     kept = np.arange(len(a))
-    move = _start(a, b)
+    move = _find_start(a, b)
     for pixels, steps, least_correlation, least_detail in _LEVELS:
-        coarse_a, coarse_b = _averaged(a[kept], pixels), _averaged(b[kept], pixels)
-        move = _fitted(coarse_a, coarse_b, move, steps=steps)
-        moved, inside = _moved(coarse_b, move)
-        correlation = _correlation(coarse_a, moved, inside)
-        detail = _correlation(_band(coarse_a), _moved(_band(coarse_b), move)[0], inside)
+        coarse_a, coarse_b = _average(a[kept], pixels), _average(b[kept], pixels)
+        move = _fit(coarse_a, coarse_b, move, steps=steps)
+        moved, inside = _move(coarse_b, move)
+        correlation = _correlate(coarse_a, moved, inside)
+        detail = _correlate(_filter_band(coarse_a), _move(_filter_band(coarse_b), move)[0], inside)
         overlap = inside.mean((1, 2))
         fits = (
             (correlation >= least_correlation)
@@ -72,34 +72,34 @@ def _laid_over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return result
 
 
-def _normalised(images: np.ndarray) -> np.ndarray:
+def _normalise(images: np.ndarray) -> np.ndarray:
     """[P, S, S] float32 with mean 0 and variance 1; what has nearly one shade becomes 0."""
     images = images - images.mean((1, 2), keepdims=True, dtype=np.float32)
     deviation = images.std((1, 2), keepdims=True)
     return np.divide(images, deviation, out=np.zeros_like(images), where=deviation > 0.1)
 
 
-def _start(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _find_start(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The best of some moves [P, 2, 3] that enlarge or reduce b alone, after a few steps on the coarsest level."""
-    coarse_a, coarse_b = _averaged(a, _LEVELS[0][0]), _averaged(b, _LEVELS[0][0])
+    coarse_a, coarse_b = _average(a, _LEVELS[0][0]), _average(b, _LEVELS[0][0])
     best, best_move = np.full(len(a), -1, np.float32), np.zeros((len(a), 2, 3), np.float32)
     for scale in _SCALES:
         move = np.zeros_like(best_move)
         move[:, 0, 1] = move[:, 1, 2] = scale - 1
-        move = _fitted(coarse_a, coarse_b, move, steps=_FIRST_STEPS)
-        correlation = _correlation(coarse_a, *_moved(coarse_b, move))
+        move = _fit(coarse_a, coarse_b, move, steps=_FIRST_STEPS)
+        correlation = _correlate(coarse_a, *_move(coarse_b, move))
         better = correlation > best
         best[better], best_move[better] = correlation[better], move[better]
     return best_move
 
 
-def _fitted(a: np.ndarray, b: np.ndarray, move: np.ndarray, *, steps: int) -> np.ndarray:
+def _fit(a: np.ndarray, b: np.ndarray, move: np.ndarray, *, steps: int) -> np.ndarray:
     """The move [P, 2, 3] that lays b over a, starting from `move`; lengths are in halves of a side."""
     p, size, _ = a.shape
-    y, x = _grid(size)
+    y, x = _make_grid(size)
     columns = np.empty((p, 8, size, size), np.float32)
     for _ in range(steps):
-        moved, inside = _moved(b, move)
+        moved, inside = _move(b, move)
         slope_y, slope_x = (slope * inside for slope in np.gradient(moved, 2 / size, axis=(1, 2)))
         columns[:, 0], columns[:, 1], columns[:, 2] = slope_x, slope_x * x, slope_x * y
         columns[:, 3], columns[:, 4], columns[:, 5] = slope_y, slope_y * x, slope_y * y
@@ -120,16 +120,16 @@ def _fitted(a: np.ndarray, b: np.ndarray, move: np.ndarray, *, steps: int) -> np
     return move
 
 
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+def _make_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns as numbers from -1 to 1, the pixels' centres."""
     line = ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)
     return line[:, None], line[None, :]
 
 
-def _moved(b: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _move(b: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """b [P, S, S] looked up at the moved places, bilinearly, and which of these lie inside: [P, S, S] bool."""
     p, size, _ = b.shape
-    y, x = _grid(size)
+    y, x = _make_grid(size)
     inside = np.ones((p, size, size), bool)
     corner = (np.arange(p, dtype=np.int32) * (size * size))[:, None, None]
     shares = []
@@ -151,7 +151,7 @@ def _moved(b: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return upper, inside
 
 
-def _correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _correlate(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Of the pixels inside: [P] float32; 0 where one side is nearly constant."""
     weights, a, b = (side.reshape(len(a), a.shape[1] * a.shape[2]) for side in (inside.astype(np.float32), a, b))
     a, b = a * weights, b * weights
@@ -162,18 +162,18 @@ def _correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray
     return np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 1e-3 * count)
 
 
-def _averaged(images: np.ndarray, pixels: int) -> np.ndarray:
+def _average(images: np.ndarray, pixels: int) -> np.ndarray:
     """[P, S, S] -> [P, S / pixels, S / pixels]."""
     p, size, _ = images.shape
     return images.reshape(p, size // pixels, pixels, size // pixels, pixels).mean((2, 4))
 
 
-def _band(images: np.ndarray) -> np.ndarray:
+def _filter_band(images: np.ndarray) -> np.ndarray:
     """[P, S, S] without its coarse part, nor the finest, which interpolation blurs on one side alone."""
-    return _blurred(images, 1) - _blurred(images, 4)
+    return _blur(images, 1) - _blur(images, 4)
 
 
-def _blurred(images: np.ndarray, times: int) -> np.ndarray:
+def _blur(images: np.ndarray, times: int) -> np.ndarray:
     """[P, S, S], averaged with its neighbours in both directions by the weights 1, 2, 1, again and again."""
     for _ in range(times):
         wide = np.concatenate([images[:, :1], images, images[:, -1:]], 1)

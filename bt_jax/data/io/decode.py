@@ -68,11 +68,11 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
                     name, Message("no_pixels_at", "the image has no pixels ({size})", size=f"{width}x{height}")
                 )
             if width * height > limit:
-                raise ImageError(name, too_many_pixels(width, height, limit))
+                raise ImageError(name, describe_too_many_pixels(width, height, limit))
             if image.format == "JPEG":
                 image.draft("L", None)  # type: ignore[arg-type]
             image.load()
-            array = np.ascontiguousarray(_grey(_upright(image)))
+            array = np.ascontiguousarray(_convert_to_grey(_turn_upright(image)))
             return array, _has_more_frames(image)
     except ImageError:
         raise
@@ -87,7 +87,7 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
         raise ImageError(name, Message("undecodable", "cannot be decoded: {reason}", reason=reason)) from error
 
 
-def too_many_pixels(width: int, height: int, limit: int) -> Message:
+def describe_too_many_pixels(width: int, height: int, limit: int) -> Message:
     """What is said of a picture beyond a limit."""
     return Message(
         "too_many_pixels", "{size} pixels are more than the limit of {limit}", size=f"{width}x{height}", limit=limit
@@ -111,7 +111,7 @@ def _has_more_frames(image: Image.Image) -> bool:
         return False
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
     """Turned by the EXIF orientation. Damaged EXIF says nothing about the pixels, so it counts as absent."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -120,10 +120,10 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if orientation == 1 else ImageOps.exif_transpose(image)
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def _convert_to_grey(image: Image.Image) -> np.ndarray:
     """`[H, W]` uint8 or uint16 of a loaded image in any mode."""
     if image.mode in ("I", "F"):
-        return scaled_to_uint16(np.asarray(image, np.float64))
+        return scale_to_uint16(np.asarray(image, np.float64))
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("CMYK", "PA"):
@@ -134,7 +134,7 @@ def _grey(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L"))
 
 
-def scaled_to_uint16(values: np.ndarray) -> np.ndarray:
+def scale_to_uint16(values: np.ndarray) -> np.ndarray:
     """The range of the finite float64 values stretched to 0..65535; NaN and a constant image become 0."""
     finite = np.isfinite(values)
     if not finite.any():

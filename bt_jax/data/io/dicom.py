@@ -20,7 +20,7 @@ from PIL import Image
 
 from bt_jax.common.messages import Message
 from bt_jax.data.io import dicom_compression, dicom_remarks
-from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, grey_of, inflated
+from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, convert_to_grey, inflate
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
@@ -47,7 +47,7 @@ _ODD_DEFLATED = Message("dicom_deflated", "a deflated DICOM file with an unusual
 
 
 @functools.cache
-def _library() -> ModuleType:
+def _import_pydicom() -> ModuleType:
     """pydicom, made silent: its messages quote the values of tags."""
     try:
         import pydicom
@@ -67,7 +67,7 @@ def _library() -> ModuleType:
     return pydicom
 
 
-def looks_like(start: bytes) -> bool:
+def is_dicom(start: bytes) -> bool:
     """Whether the first bytes of a file, 132 or more, are those of DICOM, with its preamble or without."""
     if start[128:132] == b"DICM":
         return True
@@ -81,20 +81,20 @@ def looks_like(start: bytes) -> bool:
 
 def is_deflated(content: bytes) -> bool:
     """Whether the content of a DICOM file is compressed as a whole."""
-    return looks_like(content[:1024]) and _DEFLATED in content
+    return is_dicom(content[:1024]) and _DEFLATED in content
 
 
 def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
     """The frames of a DICOM file, each as a person would see it in a viewer.
 
-    Stored values become measured ones by the modality's rescaling or table, and grey values 0..255 by the table for
-    display or the first window, if that cuts anything off; else they stay as `grey_of` makes them. MONOCHROME1 is
-    inverted, so that more is brighter. Colours become grey as in other images.
+    The modality's rescaling or table turns stored values into measured values. The VOI table or the first window turns
+    these into grey values 0..255 if it cuts anything off; otherwise `convert_to_grey` does. MONOCHROME1 is inverted, so
+    that larger values are brighter. Colours become grey as in other images.
 
     Raises:
       UnreadableError: damaged, without pixels, above the limits, or compressed in a way that needs another package.
     """
-    library = _library()
+    library = _import_pydicom()
     # pydicom lets nearly any exception through on damaged input, and quotes values of tags in its messages.
     try:
         dataset = _parse(library, content, limits=limits)
@@ -102,12 +102,14 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
             raise UnreadableError(
                 Message("dicom_no_end", "the DICOM file is cut off or damaged: its pixels have no end")
             )
-        count = _checked(library, dataset, limits=limits)
-        remarks = dicom_remarks.about(str(dataset.get("Modality", "")), str(dataset.get("BodyPartExamined") or ""))
+        count = _check_header(library, dataset, limits=limits)
+        remarks = dicom_remarks.describe_unusual_content(
+            str(dataset.get("Modality", "")), str(dataset.get("BodyPartExamined") or "")
+        )
         frames = library.pixels.iter_pixels(dataset)
         done = 0
         for done, pixels in enumerate(itertools.islice(frames, count), 1):
-            image, about = _picture(library, pixels, _Frame(dataset, done - 1))
+            image, about = _render(library, pixels, _FrameTags(dataset, done - 1))
             yield Slice(image, done if count > 1 else None, (*remarks, *about))
     except UnreadableError:
         raise
@@ -128,7 +130,7 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
 
 def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
     if is_deflated(content):
-        content = _unpacked(content, limits=limits)
+        content = _inflate_body(content, limits=limits)
     dataset = library.dcmread(_Bounded(content), force=True, specific_tags=list(_TAGS))
     for name in _SEQUENCES:  # those of a known length are not taken apart before they are asked for
         if name in dataset and (dataset.get_item(name).length or 0) % _UNDEFINED > _MOST_SEQUENCE_BYTES:
@@ -158,28 +160,28 @@ class _Bounded(io.BytesIO):
         return super().read(size)
 
 
-def _unpacked(content: bytes, *, limits: Limits) -> bytes:
+def _inflate_body(content: bytes, *, limits: Limits) -> bytes:
     """The same file with its data elements inflated; pydicom would inflate them without a limit."""
     end = 144 + struct.unpack("<I", content[140:144])[0] if content[132:138] == b"\x02\x00\x00\x00UL" else 0
     if content.count(_DEFLATED) != 1 or _DEFLATED not in content[:end]:
         raise UnreadableError(_ODD_DEFLATED)
     plain = b"1.2.840.10008.1.2.1".ljust(len(_DEFLATED), b"\x00")
-    body = inflated(content, window_bits=-15, limits=limits, start=end)
+    body = inflate(content, window_bits=-15, limits=limits, start=end)
     if _DEFLATED in body:
         raise UnreadableError(_ODD_DEFLATED)
     return content[:end].replace(_DEFLATED, plain) + body
 
 
-def _checked(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
+def _check_header(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
     """The number of frames of a file whose header makes sense."""
     kind = next((name for name in _PIXELS if name in dataset), None)
     if kind is None:
         raise UnreadableError(
             Message("dicom_no_image", "the DICOM file holds no image (perhaps a report, a plan or a directory)")
         )
-    rows, columns = (_whole(dataset.get(name)) for name in ("Rows", "Columns"))
-    count = _whole(dataset.get("NumberOfFrames") or 1)
-    bits, samples = _whole(dataset.get("BitsAllocated")), _whole(dataset.get("SamplesPerPixel") or 1)
+    rows, columns = (_parse_whole(dataset.get(name)) for name in ("Rows", "Columns"))
+    count = _parse_whole(dataset.get("NumberOfFrames") or 1)
+    bits, samples = _parse_whole(dataset.get("BitsAllocated")), _parse_whole(dataset.get("SamplesPerPixel") or 1)
     check_size(width=columns, height=rows, slices=count, limits=limits)
     if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
         raise UnreadableError(
@@ -199,7 +201,7 @@ def _checked(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
     return count
 
 
-class _Frame:
+class _FrameTags:
     """The tags of a frame: its own, those that all frames share, or those of the file."""
 
     def __init__(self, dataset: Any, index: int):
@@ -218,38 +220,38 @@ class _Frame:
 
     def number(self, name: str, *, group: str) -> float | None:
         """The first finite number of a tag."""
-        return _number(self.get(name, group=group))
+        return _parse_number(self.get(name, group=group))
 
 
-def _picture(library: ModuleType, pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]:
+def _render(library: ModuleType, pixels: np.ndarray, frame: _FrameTags) -> tuple[np.ndarray, list[str]]:
     """Stored values [H, W] or [H, W, 3] -> [H, W] uint8 or uint16, and remarks."""
     dataset = frame.dataset
     interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
     if interpretation == "PALETTE COLOR":
         pixels = library.pixels.apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:
-        return _luminance(pixels), []
-    values, about = _rescaled(_unpadded(dataset, pixels, inverted=interpretation == "MONOCHROME1"), frame)
-    shown, odd = _windowed(values, frame)
-    image = grey_of(values) if shown is None else shown
+        return _convert_colour(pixels), []
+    values, about = _rescale(_replace_padding(dataset, pixels, inverted=interpretation == "MONOCHROME1"), frame)
+    shown, odd = _apply_voi(values, frame)
+    image = convert_to_grey(values) if shown is None else shown
     if interpretation == "MONOCHROME1":
         # Deep values have no natural white. Black is then what was the largest of them.
-        bits = _whole(dataset.get("BitsStored") or 8)
+        bits = _parse_whole(dataset.get("BitsStored") or 8)
         white = 255 if shown is not None else 2**bits - 1 if bits <= 8 and image.dtype == np.uint8 else image.max()
         image = (np.maximum(white, image.max()) - image).astype(image.dtype)
     return np.ascontiguousarray(image), [*about, *odd]
 
 
-def _luminance(pixels: np.ndarray) -> np.ndarray:
+def _convert_colour(pixels: np.ndarray) -> np.ndarray:
     """[H, W, 3] of unsigned integers -> [H, W] by ITU-R 601, as for all other images."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
-    return grey_of(np.rint(pixels.astype(np.float64) @ (0.299, 0.587, 0.114)))
+    return convert_to_grey(np.rint(pixels.astype(np.float64) @ (0.299, 0.587, 0.114)))
 
 
-def _unpadded(dataset: Any, pixels: np.ndarray, *, inverted: bool) -> np.ndarray:
+def _replace_padding(dataset: Any, pixels: np.ndarray, *, inverted: bool) -> np.ndarray:
     """Stored values [H, W], with the darkest of them where the file says that there is nothing."""
-    value = _number(dataset.get("PixelPaddingValue"))
+    value = _parse_number(dataset.get("PixelPaddingValue"))
     padded = pixels == value
     if value is None or not padded.any() or padded.all():
         return pixels
@@ -257,11 +259,11 @@ def _unpadded(dataset: Any, pixels: np.ndarray, *, inverted: bool) -> np.ndarray
     return np.where(padded, measured.max() if inverted else measured.min(), pixels)
 
 
-def _rescaled(pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]:
+def _rescale(pixels: np.ndarray, frame: _FrameTags) -> tuple[np.ndarray, list[str]]:
     """Stored values as measured values."""
     table = frame.dataset.get("ModalityLUTSequence")
     if table:
-        return _through(table[0], pixels, frame.dataset)[0], []
+        return _apply_table(table[0], pixels, frame.dataset)[0], []
     slope = frame.number("RescaleSlope", group="PixelValueTransformationSequence")
     intercept = frame.number("RescaleIntercept", group="PixelValueTransformationSequence")
     if slope == 0:
@@ -271,7 +273,7 @@ def _rescaled(pixels: np.ndarray, frame: _Frame) -> tuple[np.ndarray, list[str]]
     return pixels.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0), []
 
 
-def _windowed(values: np.ndarray, frame: _Frame) -> tuple[np.ndarray | None, list[str]]:
+def _apply_voi(values: np.ndarray, frame: _FrameTags) -> tuple[np.ndarray | None, list[str]]:
     """Measured values [H, W] as a viewer shows them, uint8; None where no window of the file changes the picture."""
     unusable: list[str] = [
         Message(
@@ -281,7 +283,7 @@ def _windowed(values: np.ndarray, frame: _Frame) -> tuple[np.ndarray | None, lis
     ]
     table = frame.get("VOILUTSequence", group="FrameVOILUTSequence")
     if table:
-        chosen, bits = _through(table[0], np.rint(values), frame.dataset)
+        chosen, bits = _apply_table(table[0], np.rint(values), frame.dataset)
         shown = np.clip(chosen * (255 / (2.0**bits - 1)), 0, 255)
     else:
         centre = frame.number("WindowCenter", group="FrameVOILUTSequence")
@@ -293,14 +295,14 @@ def _windowed(values: np.ndarray, frame: _Frame) -> tuple[np.ndarray | None, lis
             return None, unusable
         if function != "SIGMOID" and centre - width / 2 <= values.min() and values.max() <= centre + width / 2 - 1:
             return None, []  # nothing is cut off: the values themselves tell as much, and more finely
-        shown = _through_window(np.asarray(values, np.float64), centre=centre, width=width, function=function)
+        shown = _apply_window(np.asarray(values, np.float64), centre=centre, width=width, function=function)
     image = np.rint(shown).astype(np.uint8)
     if image.min() == image.max() and values.min() != values.max():
         return None, unusable
     return image, []
 
 
-def _through_window(values: np.ndarray, *, centre: float, width: float, function: str) -> np.ndarray:
+def _apply_window(values: np.ndarray, *, centre: float, width: float, function: str) -> np.ndarray:
     """Values as 0..255 by PS3.3 C.11.2.1.2 and C.11.2.1.3 of the standard; a window of 1 is a threshold."""
     if function == "SIGMOID":
         return 255 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
@@ -311,9 +313,9 @@ def _through_window(values: np.ndarray, *, centre: float, width: float, function
     return np.clip((values - centre) / width + 0.5, 0, 1) * 255
 
 
-def _through(item: Any, values: np.ndarray, dataset: Any) -> tuple[np.ndarray, int]:
+def _apply_table(item: Any, values: np.ndarray, dataset: Any) -> tuple[np.ndarray, int]:
     """Values [H, W] by a table of the file; what lies outside takes its first or last entry. Also its bits."""
-    length, first, bits = (_whole(number) for number in item.LUTDescriptor)
+    length, first, bits = (_parse_whole(number) for number in item.LUTDescriptor)
     length, bits = length or 65536, bits or 16
     data = item.LUTData
     if isinstance(data, bytes):
@@ -326,7 +328,7 @@ def _through(item: Any, values: np.ndarray, dataset: Any) -> tuple[np.ndarray, i
     return table[np.nan_to_num(index).astype(np.int64)], bits
 
 
-def _number(value: Any) -> float | None:
+def _parse_number(value: Any) -> float | None:
     """A tag as a finite number: the first where it has several, None where it is none."""
     if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue":
         value = value[0] if len(value) else None
@@ -337,7 +339,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _whole(value: Any) -> int:
+def _parse_whole(value: Any) -> int:
     """A tag as a whole number, -1 where it is none."""
-    number = _number(value)
+    number = _parse_number(value)
     return -1 if number is None or number != int(number) else int(number)

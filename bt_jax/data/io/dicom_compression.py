@@ -47,13 +47,13 @@ def check(library: ModuleType, dataset: Any, count: int) -> None:
             )
         )
     if not library.pixels.get_decoder(syntax).is_available:
-        raise UnreadableError(_undecodable(name, package))
+        raise UnreadableError(_describe_undecodable(name, package))
     if syntax in library.uid.JPEG2000TransferSyntaxes:
-        for frame in _frames(library, dataset, count):
+        for frame in _split_frames(library, dataset, count):
             _check_boxes(frame)
 
 
-def _frames(library: ModuleType, dataset: Any, count: int) -> Iterator[bytes]:
+def _split_frames(library: ModuleType, dataset: Any, count: int) -> Iterator[bytes]:
     """The compressed frames, as pydicom's decoders get them."""
     offsets = None
     if "ExtendedOffsetTable" in dataset:
@@ -77,7 +77,7 @@ def _check_boxes(frame: bytes) -> None:
         place += length
 
 
-def _undecodable(name: str, package: str) -> Message:
+def _describe_undecodable(name: str, package: str) -> Message:
     """What to do about pixels that are compressed in a way for which a package is missing, if there is one."""
     if package:
         text = "its pixels are compressed as {name}, which is not read: install {package}, or store it uncompressed"

@@ -20,7 +20,7 @@ _MODALITIES = {
 _HEAD = ("BRAIN", "HEAD", "SKULL", "CRANI", "NEURO", "PITUIT", "SELLA", "CEREB")
 
 
-def about(modality: str, part: str) -> tuple[str, ...]:
+def describe_unusual_content(modality: str, part: str) -> tuple[str, ...]:
     """Remarks on the values of Modality and BodyPartExamined; nothing of their text gets into one."""
     found: list[str] = []
     kind = _MODALITIES.get(modality.strip().upper())

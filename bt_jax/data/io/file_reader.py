@@ -7,7 +7,7 @@ from PIL import Image
 
 from bt_jax.common.messages import Message
 from bt_jax.data.io import decode, dicom, nifti
-from bt_jax.data.io.slices import Limits, Slice, UnreadableError, compact, inflated
+from bt_jax.data.io.slices import Limits, Slice, UnreadableError, compact, inflate
 
 # Suffixes, in lower case, of the files of a folder that are read; content decides what they are.
 SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .nii.gz
@@ -53,12 +53,12 @@ def silence_parsers() -> None:
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
-def recognised(start: bytes) -> bool:
+def is_recognised(start: bytes) -> bool:
     """Whether the first bytes of a file are those of an image, DICOM file or volume."""
-    return start.startswith(_IMAGES) or dicom.looks_like(start) or nifti.looks_like(start)
+    return start.startswith(_IMAGES) or dicom.is_dicom(start) or nifti.is_nifti(start)
 
 
-def unpacks(content: bytes) -> bool:
+def is_compressed(content: bytes) -> bool:
     """Whether reading a file takes much more memory than its content: it is compressed as a whole."""
     return content[:2] == _GZIP or dicom.is_deflated(content)
 
@@ -87,18 +87,18 @@ def read_slices(content: bytes, *, limits: Limits | None = None) -> Iterator[Sli
         )
     start = content[:START]
     if content[:2] == _GZIP:
-        content = inflated(content, window_bits=31, limits=limits)
-        if not nifti.looks_like(content[:START]):
+        content = inflate(content, window_bits=31, limits=limits)
+        if not nifti.is_nifti(content[:START]):
             raise UnreadableError(Message("gzip", "compressed by gzip, but not a NIfTI volume: unpack it"))
         return nifti.read(content, limits=limits)
-    if nifti.looks_like(start):
+    if nifti.is_nifti(start):
         return nifti.read(content, limits=limits)
-    if dicom.looks_like(start):
+    if dicom.is_dicom(start):
         return dicom.read(content, limits=limits)
-    return iter([_image(content, limits=limits)])
+    return iter([_read_image(content, limits=limits)])
 
 
-def _image(content: bytes, *, limits: Limits) -> Slice:
+def _read_image(content: bytes, *, limits: Limits) -> Slice:
     try:
         image, more = decode.decode_first_frame(content, name="", max_pixels=limits.pixels)
     except decode.ImageError as error:

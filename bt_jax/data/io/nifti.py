@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from bt_jax.common.messages import Message
-from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, grey_of
+from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, convert_to_grey
 
 # Spacing of one axis over that of the others, from which it counts as the one across the slices.
 _THICK = 1.2
@@ -20,7 +20,7 @@ _NO_ORIENTATION = Message("no_orientation", "The file does not say how the head 
 
 
 @functools.cache
-def _library() -> ModuleType:
+def _import_nibabel() -> ModuleType:
     """nibabel, made silent: its messages may quote the header."""
     try:
         import nibabel
@@ -39,7 +39,7 @@ def _library() -> ModuleType:
     return nibabel
 
 
-def looks_like(start: bytes) -> bool:
+def is_nifti(start: bytes) -> bool:
     """Whether the first bytes of a file, 348 or more, are those of NIfTI 1 or 2."""
     first = start[:4]
     if first in (b"\x5c\x01\x00\x00", b"\x00\x00\x01\x5c"):  # 348
@@ -60,10 +60,10 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
     Raises:
       UnreadableError: damaged, above the limits, or of a kind that is not read.
     """
-    library = _library()
+    library = _import_nibabel()
     # nibabel lets many kinds of exceptions through on damaged input.
     try:
-        yield from _slices(library, content, limits=limits)
+        yield from _iterate_slices(library, content, limits=limits)
     except UnreadableError:
         raise
     except Exception as error:
@@ -72,7 +72,7 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
         ) from None
 
 
-def _slices(library: ModuleType, content: bytes, *, limits: Limits) -> Iterator[Slice]:
+def _iterate_slices(library: ModuleType, content: bytes, *, limits: Limits) -> Iterator[Slice]:
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
         raise UnreadableError(
             Message("nifti_pair", "NIfTI in two files (.hdr and .img) is not read: store it as one .nii file")
@@ -83,10 +83,10 @@ def _slices(library: ModuleType, content: bytes, *, limits: Limits) -> Iterator[
     _check(volume, shape, content, limits=limits)
     about = [_FIRST_VOLUME] if math.prod(shape[3:]) > 1 else []
     if len(shape) == 2:
-        yield Slice(_shown(np.asarray(volume.dataobj), (1, 1), swapped=False), None, tuple(about))
+        yield Slice(_orient(np.asarray(volume.dataobj), (1, 1), swapped=False), None, tuple(about))
         return
-    axis, order, directions, known = _orientation(library, volume)
-    check_size(**_frame(shape, axis), slices=shape[axis], limits=limits)
+    axis, order, directions, known = _find_orientation(library, volume)
+    check_size(**_measure_frame(shape, axis), slices=shape[axis], limits=limits)
     if not known:
         about.append(_NO_ORIENTATION)
     for index in range(shape[axis]):
@@ -94,7 +94,7 @@ def _slices(library: ModuleType, content: bytes, *, limits: Limits) -> Iterator[
         where[axis] = index  # type: ignore[call-overload]
         values = np.asarray(volume.dataobj[tuple(where)])
         number = index + 1 if shape[axis] > 1 else None
-        yield Slice(_shown(values, directions, swapped=order), number, tuple(about))
+        yield Slice(_orient(values, directions, swapped=order), number, tuple(about))
 
 
 def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Limits) -> None:
@@ -121,12 +121,12 @@ def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Li
         check_size(width=shape[0], height=shape[1], slices=1, limits=limits)
 
 
-def _frame(shape: tuple[int, ...], axis: int) -> dict[str, int]:
+def _measure_frame(shape: tuple[int, ...], axis: int) -> dict[str, int]:
     width, height = (length for number, length in enumerate(shape[:3]) if number != axis)
     return {"width": width, "height": height}
 
 
-def _orientation(library: ModuleType, volume: object) -> tuple[int, bool, tuple[int, int], bool]:
+def _find_orientation(library: ModuleType, volume: object) -> tuple[int, bool, tuple[int, int], bool]:
     """How slices lie in the array.
 
     Returns:
@@ -137,7 +137,7 @@ def _orientation(library: ModuleType, volume: object) -> tuple[int, bool, tuple[
     axes = np.full((3, 2), np.nan)  # [3, 2]: axis of the body, direction
     if np.isfinite(affine).all():
         axes = library.io_orientation(affine)
-    known = bool(np.isfinite(axes).all()) and _placed(volume)
+    known = bool(np.isfinite(axes).all()) and _has_orientation(volume)
     if not np.isfinite(axes).all():
         axes = np.array([[0, 1], [1, 1], [2, 1]])
     body = [int(axis) for axis in axes[:, 0]]
@@ -152,15 +152,15 @@ def _orientation(library: ModuleType, volume: object) -> tuple[int, bool, tuple[
     return axis, swapped, (int(axes[first, 1]), int(axes[second, 1])), known
 
 
-def _placed(volume: object) -> bool:
+def _has_orientation(volume: object) -> bool:
     """Whether the header has one of its two forms of orientation."""
     header = volume.header  # type: ignore[attr-defined]
     return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
 
 
-def _shown(values: np.ndarray, directions: tuple[int, int], *, swapped: bool) -> np.ndarray:
+def _orient(values: np.ndarray, directions: tuple[int, int], *, swapped: bool) -> np.ndarray:
     """A slice [a, b] of the array, turned to what is seen: [H, W] uint8 or uint16."""
     if swapped:
         values = values.T
     values = values[:: directions[0], :: directions[1]]  # to the right or front; to the front or head
-    return np.ascontiguousarray(grey_of(np.flip(values).T))
+    return np.ascontiguousarray(convert_to_grey(np.flip(values).T))

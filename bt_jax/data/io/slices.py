@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 
 from bt_jax.common.messages import Message
-from bt_jax.data.io.decode import MAX_PIXELS, scaled_to_uint16, too_many_pixels
+from bt_jax.data.io.decode import MAX_PIXELS, describe_too_many_pixels, scale_to_uint16
 
 # Values beyond this are no measurements; differences of larger ones overflow.
 _LARGEST = 1e30
@@ -61,7 +61,7 @@ def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
     if width <= 0 or height <= 0 or slices <= 0:
         raise UnreadableError(Message("no_pixels", "the image has no pixels"))
     if width * height > limits.pixels:
-        raise UnreadableError(too_many_pixels(width, height, limits.pixels))
+        raise UnreadableError(describe_too_many_pixels(width, height, limits.pixels))
     if slices > limits.slices:
         raise UnreadableError(
             Message(
@@ -73,7 +73,7 @@ def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
         )
 
 
-def inflated(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0) -> bytes:
+def inflate(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0) -> bytes:
     """What zlib makes of a compressed stream, of which `unpacked_bytes` at most are ever held."""
     unpacker = zlib.decompressobj(window_bits)
     try:
@@ -93,7 +93,7 @@ def inflated(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0)
     return content
 
 
-def grey_of(values: np.ndarray) -> np.ndarray:
+def convert_to_grey(values: np.ndarray) -> np.ndarray:
     """Measured values of any range as a grey image.
 
     Whole numbers stay what they are, moved up where some are negative, see also `compact`. Everything else is scaled
@@ -108,10 +108,10 @@ def grey_of(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "iu":
         values = np.clip(np.asarray(values, np.float64), -_LARGEST, _LARGEST)
         if not np.isfinite(values).all() or (values != np.rint(values)).any():
-            return scaled_to_uint16(values)
+            return scale_to_uint16(values)
     low, high = values.min().item(), values.max().item()
     if high - min(low, 0) > 65535:
-        return scaled_to_uint16(np.asarray(values, np.float64))
+        return scale_to_uint16(np.asarray(values, np.float64))
     return compact((np.asarray(values, np.float64) - min(low, 0)).astype(np.uint16))
 
 

@@ -15,10 +15,10 @@ from bt_jax.data.phantoms.shapes import (
     Tissue,
     U,
     V,
-    ellipse,
+    measure_ellipse,
     paint,
     smooth_noise,
-    soft_mask,
+    soften,
 )
 
 
@@ -68,7 +68,7 @@ def draw_lesion(generator: np.random.Generator, *, plane: str, label: str, depth
     return Lesion(label, centre, radius, contrast, push, shape)
 
 
-def displaced(u: np.ndarray, v: np.ndarray, lesion: Lesion | None) -> tuple[np.ndarray, np.ndarray]:
+def displace(u: np.ndarray, v: np.ndarray, lesion: Lesion | None) -> tuple[np.ndarray, np.ndarray]:
     """The coordinates of the tissue that is seen at each point after the mass has pushed it outwards."""
     if lesion is None or lesion.push == 0:
         return u, v
@@ -92,8 +92,8 @@ def paint_lesion(
     if lesion.kind == "glioma_tumor":
         return _paint_glioma(image, lesion, distance + 0.20 * rough, fine, brain, tissue, bright)
     if lesion.kind == "meningioma_tumor":
-        mask = soft_mask(1 - distance - 0.05 * rough, softness) * soft_mask(brain + 0.035, 0.02)
-        cleft = soft_mask(1.12 - distance, softness) * soft_mask(brain, 0.02)
+        mask = soften(1 - distance - 0.05 * rough, softness) * soften(brain + 0.035, 0.02)
+        cleft = soften(1.12 - distance, softness) * soften(brain, 0.02)
         paint(image, 0.6 * cleft, tissue.fluid)
         paint(image, mask, bright * (1 + 0.03 * fine))
         return mask
@@ -103,9 +103,9 @@ def paint_lesion(
         a, b, size = np.tanh(lesion.shape[number, :3]).tolist()
         lift = -0.45 if plane != "axial" else 0.5 * b
         offset = (lesion.centre[0] + 0.45 * a * lesion.radius, lesion.centre[1] + lift * lesion.radius)
-        lobe = ellipse(U, V, offset, (lesion.radius * (0.7 + 0.1 * size),) * 2)
+        lobe = measure_ellipse(U, V, offset, (lesion.radius * (0.7 + 0.1 * size),) * 2)
         lobes = np.maximum(lobes, lobe * (1 / lesion.radius))
-    mask = soft_mask(lobes - 0.06 * rough, softness)
+    mask = soften(lobes - 0.06 * rough, softness)
     paint(image, mask, bright * (1 + 0.04 * fine))
     return mask
 
@@ -120,12 +120,12 @@ def _paint_glioma(
     bright: float,
 ) -> np.ndarray:
     """Oedema around an enhancing, uneven rim around a dark necrotic core; some have no core, some hardly a rim."""
-    inside = soft_mask(brain, 0.02)
+    inside = soften(brain, 0.02)
     necrosis, spread, rim = (0.5 + 0.5 * np.tanh(lesion.shape[0, :3])).tolist()
-    oedema = soft_mask(1.35 + 0.5 * spread - distance, 0.5) * inside
+    oedema = soften(1.35 + 0.5 * spread - distance, 0.5) * inside
     paint(image, 0.7 * oedema, tissue.oedema)
-    mask = soft_mask(1 - distance, 0.03 / lesion.radius) * inside
+    mask = soften(1 - distance, 0.03 / lesion.radius) * inside
     paint(image, mask, bright * (1 + 0.16 * fine))
-    core = soft_mask(0.45 + 0.35 * necrosis - 0.1 * rim - distance, 0.15) * inside
+    core = soften(0.45 + 0.35 * necrosis - 0.1 * rim - distance, 0.15) * inside
     paint(image, (0.9 if necrosis > 0.25 else 0.3) * core, 0.6 * tissue.fluid + 0.4 * tissue.oedema)
     return mask

@@ -15,7 +15,7 @@ _WORDS = ("patient", "name", "hospital", "report", "findings", "no evidence of",
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class OODImage:
     """A picture and what it is of.
 
     Attributes:
@@ -27,33 +27,33 @@ class Picture:
     image: np.ndarray
 
 
-def draw(*, each: int, seed: int = 0) -> list[Picture]:
+def draw(*, each: int, seed: int = 0) -> list[OODImage]:
     """`each` pictures of every kind; depends on exactly these arguments."""
     return [
-        Picture(kind, draw_one(np.random.default_rng((seed, number, index))))
+        OODImage(kind, draw_one(np.random.default_rng((seed, number, index))))
         for number, (kind, draw_one) in enumerate(KINDS.items())
         for index in range(each)
     ]
 
 
-def _blank(generator: np.random.Generator) -> np.ndarray:
+def _draw_blank(generator: np.random.Generator) -> np.ndarray:
     return np.full((_SIDE, _SIDE), int(generator.choice((0, 64, 128, 200, 255))), np.uint8)
 
 
-def _noise(generator: np.random.Generator) -> np.ndarray:
+def _draw_noise(generator: np.random.Generator) -> np.ndarray:
     return generator.integers(0, 256, (_SIDE, _SIDE)).astype(np.uint8)
 
 
-def _clouds(generator: np.random.Generator) -> np.ndarray:
+def _draw_clouds(generator: np.random.Generator) -> np.ndarray:
     """Amplitudes that fall with the frequency, as those of photographs do (Field 1987)."""
     down, across = np.meshgrid(*(np.fft.fftfreq(_SIDE),) * 2, indexing="ij")
     amplitude = np.hypot(down, across)
     amplitude[0, 0] = 1
     phases = np.exp(2j * np.pi * generator.random((_SIDE, _SIDE)))
-    return _stretched(np.fft.ifft2(phases / amplitude ** generator.uniform(0.9, 1.6)).real)
+    return _stretch(np.fft.ifft2(phases / amplitude ** generator.uniform(0.9, 1.6)).real)
 
 
-def _landscape(generator: np.random.Generator) -> np.ndarray:
+def _draw_landscape(generator: np.random.Generator) -> np.ndarray:
     """A bright sky over ridges of hills, each darker than the one behind."""
     image = np.linspace(250, generator.uniform(150, 220), _SIDE)[:, None] * np.ones((1, _SIDE))
     rows = np.arange(_SIDE)[:, None]
@@ -65,14 +65,14 @@ def _landscape(generator: np.random.Generator) -> np.ndarray:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def _stripes(generator: np.random.Generator) -> np.ndarray:
+def _draw_stripes(generator: np.random.Generator) -> np.ndarray:
     down, across = np.mgrid[:_SIDE, :_SIDE]
     angle, width = generator.uniform(0, np.pi), generator.uniform(6, 40)
     waves = np.sin((across * np.cos(angle) + down * np.sin(angle)) * 2 * np.pi / width)
-    return _stretched(np.sign(waves) if generator.random() < 0.5 else waves)
+    return _stretch(np.sign(waves) if generator.random() < 0.5 else waves)
 
 
-def _checkerboard(generator: np.random.Generator) -> np.ndarray:
+def _draw_checkerboard(generator: np.random.Generator) -> np.ndarray:
     cell = int(generator.integers(8, 48))
     down, across = np.mgrid[:_SIDE, :_SIDE] // cell
     return np.where((down + across) % 2, int(generator.integers(150, 256)), int(generator.integers(0, 100))).astype(
@@ -80,7 +80,7 @@ def _checkerboard(generator: np.random.Generator) -> np.ndarray:
     )
 
 
-def _text(generator: np.random.Generator) -> np.ndarray:
+def _draw_text(generator: np.random.Generator) -> np.ndarray:
     ink, paper = (20, 250) if generator.random() < 0.7 else (240, 10)
     image = Image.new("L", (_SIDE, _SIDE), paper)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=int(generator.integers(10, 22)))
@@ -89,7 +89,7 @@ def _text(generator: np.random.Generator) -> np.ndarray:
     return np.array(image)
 
 
-def _chart(generator: np.random.Generator) -> np.ndarray:
+def _draw_chart(generator: np.random.Generator) -> np.ndarray:
     """Bars, a line or a pie on white paper."""
     image = Image.new("L", (_SIDE, _SIDE), 255)
     pen = ImageDraw.Draw(image)
@@ -110,7 +110,7 @@ def _chart(generator: np.random.Generator) -> np.ndarray:
     return np.array(image)
 
 
-def _limbs(generator: np.random.Generator) -> np.ndarray:
+def _draw_limbs(generator: np.random.Generator) -> np.ndarray:
     """Two round sections on black, each with a bright bone and dim flesh: thighs or arms."""
     image = np.zeros((_SIDE, _SIDE))
     down, across = np.mgrid[:_SIDE, :_SIDE]
@@ -122,7 +122,7 @@ def _limbs(generator: np.random.Generator) -> np.ndarray:
     return (image + np.abs(generator.normal(0, 6, image.shape))).clip(0, 255).astype(np.uint8)
 
 
-def _trunk(generator: np.random.Generator) -> np.ndarray:
+def _draw_trunk(generator: np.random.Generator) -> np.ndarray:
     """A wide oval with two dark lungs, a spine and ribs."""
     down, across = np.mgrid[:_SIDE, :_SIDE]
 
@@ -139,7 +139,7 @@ def _trunk(generator: np.random.Generator) -> np.ndarray:
     return (image + np.abs(generator.normal(0, 6, image.shape))).clip(0, 255).astype(np.uint8)
 
 
-def _shapes(generator: np.random.Generator) -> np.ndarray:
+def _draw_shapes(generator: np.random.Generator) -> np.ndarray:
     """Rectangles and discs of all shades."""
     image = Image.new("L", (_SIDE, _SIDE), int(generator.integers(256)))
     pen = ImageDraw.Draw(image)
@@ -151,21 +151,21 @@ def _shapes(generator: np.random.Generator) -> np.ndarray:
     return np.array(image)
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
+def _stretch(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     return ((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
 
 
 KINDS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
-    "blank": _blank,
-    "noise": _noise,
-    "clouds": _clouds,
-    "landscape": _landscape,
-    "stripes": _stripes,
-    "checkerboard": _checkerboard,
-    "text": _text,
-    "chart": _chart,
-    "limbs": _limbs,
-    "trunk": _trunk,
-    "shapes": _shapes,
+    "blank": _draw_blank,
+    "noise": _draw_noise,
+    "clouds": _draw_clouds,
+    "landscape": _draw_landscape,
+    "stripes": _draw_stripes,
+    "checkerboard": _draw_checkerboard,
+    "text": _draw_text,
+    "chart": _draw_chart,
+    "limbs": _draw_limbs,
+    "trunk": _draw_trunk,
+    "shapes": _draw_shapes,
 }

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bt_jax.common import files
-from bt_jax.data.augment.augment import generator_for
+from bt_jax.data.augment.augment import make_generator
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.io.decode import encode_png
 from bt_jax.data.phantoms import anatomy, shapes
@@ -53,16 +53,16 @@ def render(index: int, *, label: str, seed: int) -> Phantom:
         raise ValueError(f"index is {index}: use 0 or more")
     kind = BRAIN_TUMOR_CLASSES.index(label)
     patient, position = divmod(index, SLICES_PER_PATIENT)
-    shared = generator_for(seed=seed, view=_PATIENT_STREAM + kind, record=patient)
-    own = generator_for(seed=seed, view=_SLICE_STREAM + kind, record=index)
+    shared = make_generator(seed=seed, view=_PATIENT_STREAM + kind, record=patient)
+    own = make_generator(seed=seed, view=_SLICE_STREAM + kind, record=index)
     # From the middle of the lesion outwards: 0 would make the first slice of every patient the same.
     depth = (position + float(shared.uniform(0.1, 0.9))) / SLICES_PER_PATIENT  # 0..1
 
     plane = shapes.PLANES[int(shared.integers(len(shapes.PLANES)))]
-    frame = _Frame.draw(shared)
+    frame = _Exposure.draw(shared)
     slice_ = anatomy.draw(shared, plane=plane, label=label, depth=depth)
     image, lesion = frame.expose(slice_.intensity, slice_.lesion, own)
-    return Phantom(image=image, lesion=lesion, plane=plane, patient=patient_of(label, index))
+    return Phantom(image=image, lesion=lesion, plane=plane, patient=name_patient(label, index))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,36 +75,36 @@ class Entry:
     patient: str
 
 
-def entries(*, training_per_class: int, testing_per_class: int) -> list[Entry]:
+def list_entries(*, training_per_class: int, testing_per_class: int) -> list[Entry]:
     """A set of phantoms in the order of their paths, `Training/<class>/phantom_0001.png` and `Testing/...`.
 
     No patient is in both splits.
     """
     found = []
     for split, count in (("Testing", testing_per_class), ("Training", training_per_class)):
-        start = first_index(split, training_per_class=training_per_class)
+        start = get_first_index(split, training_per_class=training_per_class)
         for label in BRAIN_TUMOR_CLASSES:
             for number in range(count):
-                path = path_of(split, label, number, count=count)
-                found.append(Entry(path, label, start + number, patient_of(label, start + number)))
+                path = format_path(split, label, number, count=count)
+                found.append(Entry(path, label, start + number, name_patient(label, start + number)))
     return found
 
 
-def path_of(split: str, label: str, number: int, *, count: int) -> str:
+def format_path(split: str, label: str, number: int, *, count: int) -> str:
     """Where the phantom of a number, from 0, stands among `count` of its class; the paths' order is the numbers'."""
     return f"{split}/{label}/phantom_{number + 1:0{max(4, len(str(count)))}d}.png"
 
 
-def first_index(split: str, *, training_per_class: int) -> int:
+def get_first_index(split: str, *, training_per_class: int) -> int:
     """What the first phantom of a class in a split is drawn from."""
     # Testing goes on with the first patient that Training has not begun.
     return 0 if split == "Training" else math.ceil(training_per_class / SLICES_PER_PATIENT) * SLICES_PER_PATIENT
 
 
-def index_of(split: str, name: str, *, training_per_class: int) -> int:
+def parse_index(split: str, name: str, *, training_per_class: int) -> int:
     """What the phantom of a file's name in a split is drawn from."""
     number = int(name.removeprefix("phantom_").removesuffix(".png")) - 1
-    return first_index(split, training_per_class=training_per_class) + number
+    return get_first_index(split, training_per_class=training_per_class) + number
 
 
 def write_folder(
@@ -116,7 +116,7 @@ def write_folder(
     """
     directory = pathlib.Path(directory)
     rows = []
-    for entry in entries(training_per_class=training_per_class, testing_per_class=testing_per_class):
+    for entry in list_entries(training_per_class=training_per_class, testing_per_class=testing_per_class):
         phantom = render(entry.index, label=entry.label, seed=seed)
         files.write_bytes(directory / entry.path, encode_png(phantom.image))
         if entry.path.startswith("Training/"):
@@ -124,13 +124,13 @@ def write_folder(
     files.write_csv(directory / "groups.csv", ("path", "label", "group"), sorted(rows))
 
 
-def patient_of(label: str, index: int) -> str:
+def name_patient(label: str, index: int) -> str:
     """Who a phantom is a slice of."""
     return f"{label}-{index // SLICES_PER_PATIENT:04d}"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Frame:
+class _Exposure:
     """How a patient's slices are exposed: size, place of the head, receiver and noise. Independent of the class."""
 
     height: int
@@ -146,7 +146,7 @@ class _Frame:
     bias: np.ndarray  # [3, 3] float32
 
     @classmethod
-    def draw(cls, generator: np.random.Generator) -> "_Frame":
+    def draw(cls, generator: np.random.Generator) -> "_Exposure":
         uniform = generator.uniform
         height = int(generator.integers(180, 321))
         return cls(

@@ -1,7 +1,7 @@
 """What the phantoms are painted with: the canonical grid, soft shapes, smooth noise, tissues.
 
 Coordinates are u (to the right) and v (down) from -1.1 to 1.1; a head is about 2 high. Shapes are implicit functions
-that are positive inside; `soft_mask` turns them into masks with an edge of a pixel or two.
+that are positive inside; `soften` turns them into masks with an edge of a pixel or two.
 """
 
 import dataclasses
@@ -59,12 +59,12 @@ def paint(image: np.ndarray, mask: np.ndarray, value: float | np.ndarray) -> Non
     image += mask * (value - image)
 
 
-def soft_mask(inside: np.ndarray, width: float = 0.02) -> np.ndarray:
+def soften(inside: np.ndarray, width: float = 0.02) -> np.ndarray:
     """0..1 from an implicit function that is positive inside, over `width` in its units."""
     return np.clip(inside * (1 / width) + 0.5, 0, 1)
 
 
-def ellipse(
+def measure_ellipse(
     u: np.ndarray, v: np.ndarray, centre: tuple[float, float], half: tuple[float, float], angle: float = 0.0
 ) -> np.ndarray:
     """About the signed distance to an ellipse, positive inside."""

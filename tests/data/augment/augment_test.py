@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.augment import augment as augment_module
-from bt_jax.data.augment.augment import Augmentation, augment, generator_for, to_float
+from bt_jax.data.augment.augment import Augmentation, augment, make_generator, to_float
 
 STRONG = {
     "flip": True, "rotation": 0.2, "zoom": 0.3, "shift": 0.1, "contrast": 0.4, "brightness": 0.2, "gamma": 0.5,
@@ -31,7 +31,7 @@ def partner_of(image: np.ndarray) -> Callable[[np.random.Generator], np.ndarray]
 
 
 def view(image: np.ndarray, number: int = 0, **changes) -> np.ndarray:
-    generator = generator_for(seed=3, view=0, record=number)
+    generator = make_generator(seed=3, view=0, record=number)
     return augment(image, generator=generator, settings=Augmentation(**changes), partner=partner_of(image))
 
 
@@ -42,7 +42,7 @@ def centroid(image: np.ndarray) -> np.ndarray:
 
 def test_nothing_on_equals_the_unaugmented_path_exactly():
     image = np.arange(4096, dtype=np.int64).reshape(64, 64).astype(np.uint8)
-    result = augment(image, generator=generator_for(seed=0, view=0, record=0), settings=Augmentation.none())
+    result = augment(image, generator=make_generator(seed=0, view=0, record=0), settings=Augmentation())
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, to_float(image))
     np.testing.assert_array_equal(to_float(np.array([0, 51, 255], np.uint8)), np.array([0, 0.2, 1], np.float32))
@@ -60,7 +60,7 @@ def test_shape_dtype_range_and_determinism(size, record, on):
     first, second = (
         augment(
             image,
-            generator=generator_for(seed=1, view=2, record=record),
+            generator=make_generator(seed=1, view=2, record=record),
             settings=chosen,
             partner=partner_of(image),
         )
@@ -84,7 +84,7 @@ def test_draws_do_not_depend_on_what_is_on(name):
     """The generator is left in the same state, so whoever draws next draws the same."""
     states = []
     for chosen in (Augmentation(**STRONG), Augmentation(**{**STRONG, name: type(STRONG[name])(0)}), Augmentation()):
-        generator = generator_for(seed=5, view=0, record=0)
+        generator = make_generator(seed=5, view=0, record=0)
         augment(disc(), generator=generator, settings=chosen, partner=partner_of(disc()))
         states.append(generator.random())
     assert states[0] == states[1] == states[2]
@@ -105,7 +105,7 @@ def test_switching_one_off_leaves_the_others_draws():
 def test_operations_with_draws_of_their_own_draw_the_same_in_any_company(name, monkeypatch):
     """The generator that the operation gets stands where it stood when it was alone."""
     seen = []
-    original = augment_module._own_generator
+    original = augment_module._make_own_generator
 
     def noted(seed, of):
         generator = original(seed, of)
@@ -113,7 +113,7 @@ def test_operations_with_draws_of_their_own_draw_the_same_in_any_company(name, m
             seen.append(generator.bit_generator.state["state"]["state"].tolist())
         return generator
 
-    monkeypatch.setattr(augment_module, "_own_generator", noted)
+    monkeypatch.setattr(augment_module, "_make_own_generator", noted)
     for number in range(3):
         view(disc(), number, **{name: STRONG[name]})
         view(disc(), number, **STRONG)
@@ -136,7 +136,7 @@ def test_old_settings_give_the_views_they_always_gave():
 def test_style_needs_a_partner():
     for name in ("fourier", "histogram"):
         with pytest.raises(ValueError, match=rf"augmentation\.{name} needs a partner"):
-            augment(disc(), generator=generator_for(seed=0, view=0, record=0), settings=Augmentation(**{name: 0.5}))
+            augment(disc(), generator=make_generator(seed=0, view=0, record=0), settings=Augmentation(**{name: 0.5}))
 
 
 def test_a_crop_shows_a_part_of_the_side_that_lies_anywhere():
@@ -238,14 +238,14 @@ def test_noise_and_blur_are_as_strong_as_they_say():
 
 def test_generators_depend_on_all_three_and_nothing_else():
     arguments = [(s, v, r) for s in (0, 1, 2**32) for v in (0, 1, 2**32) for r in (0, 1, 2**32, 2**64 - 1)]
-    draws = [generator_for(seed=s, view=v, record=r).random(4).tolist() for s, v, r in arguments]
+    draws = [make_generator(seed=s, view=v, record=r).random(4).tolist() for s, v, r in arguments]
     assert len({tuple(draw) for draw in draws}) == len(arguments)
-    assert draws == [generator_for(seed=s, view=v, record=r).random(4).tolist() for s, v, r in arguments]
+    assert draws == [make_generator(seed=s, view=v, record=r).random(4).tolist() for s, v, r in arguments]
 
 
 def test_the_streams_stay_the_same_across_versions():
     np.testing.assert_allclose(
-        generator_for(seed=1, view=2, record=3).random(2), [0.06344102965932141, 0.707504754819708], rtol=1e-12
+        make_generator(seed=1, view=2, record=3).random(2), [0.06344102965932141, 0.707504754819708], rtol=1e-12
     )
 
 

@@ -59,7 +59,7 @@ def test_all_points_displaced_alike_are_a_shift() -> None:
 @given(seed=st.integers(0, 1000), largest=st.floats(0, 0.05))
 def test_an_elastic_warp_has_no_seams_and_moves_no_further_than_said(seed: int, largest: float) -> None:
     generator = np.random.default_rng(seed)
-    grid = geometry.random_displacements(generator, largest=largest)
+    grid = geometry.draw_displacements(generator, largest=largest)
     assert np.abs(grid).max() <= largest
     ramp = np.broadcast_to(np.arange(200, dtype=np.float32), (200, 200))
     warped = np.asarray(Warp(displacements=grid)(Image.fromarray(ramp.copy())))

@@ -20,7 +20,7 @@ def partners(views: Views, record: int, count: int = 400) -> np.ndarray:
 def test_a_view_is_what_augmentation_makes_of_the_record() -> None:
     settings = Augmentation(rotation=0.1, noise=0.1)
     found = Views(images=IMAGES, settings=settings, seed=4)(view=7, record=3)
-    generator = augment.generator_for(seed=4, view=7, record=3)
+    generator = augment.make_generator(seed=4, view=7, record=3)
     np.testing.assert_array_equal(found, augment.augment(IMAGES[3], generator=generator, settings=settings))
 
 

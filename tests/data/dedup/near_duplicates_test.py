@@ -21,7 +21,7 @@ def random_thumbnails(count: int, seed: int = 0) -> np.ndarray:
 
 
 def thumbnails_of(images: list[np.ndarray]) -> np.ndarray:
-    return np.stack([fingerprints.thumbnails(image) for image in images])
+    return np.stack([fingerprints.make_thumbnails(image) for image in images])
 
 
 def resized(image: np.ndarray, scale: float) -> np.ndarray:
@@ -51,15 +51,15 @@ def slices() -> list[np.ndarray]:
 
 def test_products_of_standardised_rows_are_correlations():
     a = random_thumbnails(5)[:, 0]
-    rows = near_duplicates.standardised(a)
+    rows = near_duplicates.standardise(a)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows @ rows.T, np.corrcoef(a.reshape(5, -1)), atol=1e-5)
 
 
 def test_constant_images_are_nobodys_twins():
     thumbnails = np.full((3, 2, 16, 16), 7, np.uint8)
-    assert np.isfinite(near_duplicates.standardised(thumbnails[:, 0])).all()
-    assert len(near_duplicates.near_pairs(thumbnails, thumbnails)) == 0
+    assert np.isfinite(near_duplicates.standardise(thumbnails[:, 0])).all()
+    assert len(near_duplicates.list_near_duplicates(thumbnails, thumbnails)) == 0
 
 
 def test_near_pairs_counts_either_kind_of_thumbnail():
@@ -67,16 +67,16 @@ def test_near_pairs_counts_either_kind_of_thumbnail():
     b[3, 0] = a[1, 0]  # the whole frame
     b[0, 1] = a[2, 1]  # the head alone
     b[4] = a[0]  # both count once
-    pairs = near_duplicates.near_pairs(a, b)
+    pairs = near_duplicates.list_near_duplicates(a, b)
     assert pairs.dtype == np.int64 and pairs.tolist() == [[0, 4], [1, 3], [2, 0]]
-    assert near_duplicates.has_twin(a, b).tolist() == [True, True, True, False]
+    assert near_duplicates.has_near_duplicate(a, b).tolist() == [True, True, True, False]
 
 
 def test_blocks_of_candidates_change_nothing(slices, monkeypatch):
     a = thumbnails_of([*slices, *(changed(image) for image in slices[:3])])
-    whole = near_duplicates.find_twins(a)
+    whole = near_duplicates.find_near_duplicates(a)
     monkeypatch.setattr(near_duplicates, "_PAIRS_AT_ONCE", 5)
-    in_blocks = near_duplicates.find_twins(a)
+    in_blocks = near_duplicates.find_near_duplicates(a)
     for field in ("first", "second", "orientation", "twin"):
         np.testing.assert_array_equal(getattr(in_blocks, field), getattr(whole, field))
     np.testing.assert_allclose(in_blocks.detail, whole.detail, atol=1e-3)
@@ -100,7 +100,7 @@ CHANGES = {
 def test_changed_copies_are_twins_of_their_originals_alone(slices, change):
     originals = thumbnails_of(slices)
     copies = thumbnails_of([CHANGES[change](image) for image in slices])
-    found = near_duplicates.near_pairs(copies, originals)
+    found = near_duplicates.list_near_duplicates(copies, originals)
     assert [i for i, j in found if i != j] == []
     assert len(found) >= len(slices) - 1, f"only {found[:, 0].tolist()}"
 
@@ -109,14 +109,14 @@ def test_changed_copies_are_twins_of_their_originals_alone(slices, change):
 def test_turned_and_mirrored_copies(slices, orientation):
     originals = thumbnails_of(slices)
     # To be turned by what the pair says, the copy is turned back.
-    copies = thumbnails_of([resized(near_duplicates.turned(image, orientation, back=True), 0.8) for image in slices])
-    found = near_duplicates.find_twins(originals, copies)
-    found = found.select(found.twin)
+    copies = thumbnails_of([resized(near_duplicates.reorient(image, orientation, back=True), 0.8) for image in slices])
+    found = near_duplicates.find_near_duplicates(originals, copies)
+    found = found.select(found.is_duplicate)
     assert list(zip(found.first, found.second, strict=True)) == [(i, i) for i in range(len(slices))]
     assert (found.orientation == orientation).all()
     assert set(found.kinds) == {"mirrored" if orientation >= 4 else "rotated"}
-    both = near_duplicates.find_twins(np.concatenate([originals, copies]))
-    both = both.select(both.twin)
+    both = near_duplicates.find_near_duplicates(np.concatenate([originals, copies]))
+    both = both.select(both.is_duplicate)
     assert both.first.tolist() == list(range(len(slices)))
     assert both.second.tolist() == [i + len(slices) for i in range(len(slices))]
     assert (both.orientation == orientation).all()
@@ -125,8 +125,8 @@ def test_turned_and_mirrored_copies(slices, orientation):
 @hypothesis.given(orientation=st.integers(0, 7))
 def test_turning_back_undoes_turning(orientation):
     a = random_thumbnails(2)
-    there = near_duplicates.turned(a, orientation)
-    np.testing.assert_array_equal(near_duplicates.turned(there, orientation, back=True), a)
+    there = near_duplicates.reorient(a, orientation)
+    np.testing.assert_array_equal(near_duplicates.reorient(there, orientation, back=True), a)
     if orientation:
         assert (there != a).any()
 
@@ -144,7 +144,8 @@ def test_the_order_of_images_does_not_count(slices, order):
     ]
     a = thumbnails_of(images)
     plain, shuffled = (
-        found.select(found.twin) for found in (near_duplicates.find_twins(a), near_duplicates.find_twins(a[order]))
+        found.select(found.is_duplicate)
+        for found in (near_duplicates.find_near_duplicates(a), near_duplicates.find_near_duplicates(a[order]))
     )
     expected = {frozenset((i, j)) for i, j in zip(plain.first.tolist(), plain.second.tolist(), strict=True)}
     found = {frozenset((order[i], order[j])) for i, j in zip(shuffled.first, shuffled.second, strict=True)}
@@ -156,8 +157,8 @@ def test_the_order_of_images_does_not_count(slices, order):
 def test_no_two_patients_are_joined():
     """The phantoms' neighbouring slices are nearly the same drawing: some are twins, others look alike."""
     slices = [phantom.render(i, label="meningioma_tumor", seed=0).image for i in range(16)]
-    found = near_duplicates.find_twins(thumbnails_of(slices))
-    assert 0 < found.twin.sum() < len(found)
+    found = near_duplicates.find_near_duplicates(thumbnails_of(slices))
+    assert 0 < found.is_duplicate.sum() < len(found)
     assert (found.first // phantom.SLICES_PER_PATIENT == found.second // phantom.SLICES_PER_PATIENT).all()
 
 
@@ -171,7 +172,7 @@ def test_no_two_patients_are_joined():
     ids=["constant", "nearly constant", "a bright corner"],
 )
 def test_pictures_without_structure_are_nobodys_twins(picture):
-    assert len(near_duplicates.find_twins(thumbnails_of([picture(k) for k in range(5)]))) == 0
+    assert len(near_duplicates.find_near_duplicates(thumbnails_of([picture(k) for k in range(5)]))) == 0
 
 
 def test_many_copies_of_one_picture_stay_within_bounds(slices, monkeypatch):
@@ -179,16 +180,18 @@ def test_many_copies_of_one_picture_stay_within_bounds(slices, monkeypatch):
     generator = np.random.default_rng(0)
     noisy = [np.clip(slices[0] + generator.normal(0, 3, slices[0].shape), 0, 255).astype(np.uint8) for _ in range(60)]
     checked = []
-    found = near_duplicates.find_twins(thumbnails_of(noisy), progress=lambda done, total: checked.append(total))
+    found = near_duplicates.find_near_duplicates(
+        thumbnails_of(noisy), progress=lambda done, total: checked.append(total)
+    )
     assert checked[-1] <= 60 * 2 * near_duplicates._MOST_CANDIDATES
-    roots = near_duplicates.components(60, zip(found.first.tolist(), found.second.tolist(), strict=True))
+    roots = near_duplicates.find_components(60, zip(found.first.tolist(), found.second.tolist(), strict=True))
     assert set(roots.tolist()) == {0}
 
 
 def test_nothing_has_a_twin_among_nothing():
     some, none = random_thumbnails(3), random_thumbnails(0)
-    assert near_duplicates.has_twin(some, none).tolist() == [False] * 3
-    assert near_duplicates.has_twin(none, some).shape == (0,)
+    assert near_duplicates.has_near_duplicate(some, none).tolist() == [False] * 3
+    assert near_duplicates.has_near_duplicate(none, some).shape == (0,)
 
 
 @hypothesis.settings(deadline=None)
@@ -199,26 +202,26 @@ def test_components_are_those_of_a_plain_search(graph):
     for _ in range(n):
         for i, j in pairs:
             smallest[i] = smallest[j] = min(smallest[i], smallest[j])
-    assert near_duplicates.components(n, pairs).tolist() == smallest
+    assert near_duplicates.find_components(n, pairs).tolist() == smallest
 
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(values=st.lists(st.sampled_from("abcd")))
 def test_same_value_pairs_join_exactly_equal_values(values):
-    roots = near_duplicates.components(len(values), near_duplicates.same_value_pairs(values))
+    roots = near_duplicates.find_components(len(values), near_duplicates.pair_equal_values(values))
     assert roots.tolist() == [values.index(value) for value in values]
 
 
 @pytest.mark.real_data
 def test_exact_facts_of_the_real_set(real_dataset):
-    training, testing = real_dataset.of_split("Training"), real_dataset.of_split("Testing")
+    training, testing = real_dataset.select_split("Training"), real_dataset.select_split("Testing")
     assert (len(training), len(testing)) == (2870, 263)
     assert len(set(training.fingerprints)) == 2769
     seen = set(training.fingerprints)
     identical = np.array([fingerprint in seen for fingerprint in testing.fingerprints])
     assert identical.sum() == 251
     assert np.bincount(testing.labels[identical], minlength=4).tolist() == [18, 106, 105, 22]
-    near = near_duplicates.has_twin(testing.thumbnails, training.thumbnails)
+    near = near_duplicates.has_near_duplicate(testing.thumbnails, training.thumbnails)
     assert near[identical].all()
     assert near.sum() == 260
-    np.testing.assert_array_equal(leakage.has_twin(testing, seen, training.thumbnails), near)
+    np.testing.assert_array_equal(leakage.has_near_duplicate(testing, seen, training.thumbnails), near)

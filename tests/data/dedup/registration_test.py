@@ -35,7 +35,7 @@ def moved(
 
 
 def test_equal_pictures_agree_as_they_lie(heads):
-    agreement = registration.as_they_lie(heads, heads)
+    agreement = registration.compare_unaligned(heads, heads)
     for values in (agreement.correlation, agreement.detail, agreement.overlap):
         assert values.shape == (8,) and values.dtype == np.float32
         np.testing.assert_allclose(values, 1, atol=1e-5)
@@ -55,8 +55,8 @@ def test_equal_pictures_agree_as_they_lie(heads):
 )
 def test_a_moved_copy_agrees_once_it_is_laid_over(heads, move):
     copies = moved(heads, **move)
-    before = registration.as_they_lie(heads, copies)
-    after = registration.laid_over(heads, copies)
+    before = registration.compare_unaligned(heads, copies)
+    after = registration.align(heads, copies)
     # A smaller copy has lost details.
     assert (after.detail > (0.96 if move.get("scale", 1) < 1 else 0.975)).all(), after.detail
     assert (after.correlation > 0.98).all(), after.correlation
@@ -66,22 +66,22 @@ def test_a_moved_copy_agrees_once_it_is_laid_over(heads, move):
 
 def test_different_heads_do_not_agree(heads):
     i, j = np.triu_indices(8, 1)
-    assert registration.laid_over(heads[i], heads[j]).detail.max() < 0.9
+    assert registration.align(heads[i], heads[j]).detail.max() < 0.9
 
 
 @hypothesis.settings(deadline=None, max_examples=10)
 @hypothesis.given(gain=st.floats(0.3, 1.0), offset=st.floats(0, 60), other_gain=st.floats(0.3, 1.0))
 def test_brightness_and_contrast_do_not_count(heads, gain, offset, other_gain):
     copies = moved(heads[:3], shift=(1.5, 1.0))
-    expected = registration.laid_over(heads[:3], copies)
-    found = registration.laid_over(heads[:3] * np.float32(other_gain), copies * np.float32(gain) + np.float32(offset))
+    expected = registration.align(heads[:3], copies)
+    found = registration.align(heads[:3] * np.float32(other_gain), copies * np.float32(gain) + np.float32(offset))
     assert (expected.detail > 0.97).all()
     np.testing.assert_allclose(found.detail, expected.detail, atol=1e-3)
 
 
 def test_pictures_without_structure_agree_with_nothing(heads):
     flat = np.full_like(heads, 9)
-    for compare in (registration.as_they_lie, registration.laid_over):
+    for compare in (registration.compare_unaligned, registration.align):
         for a, b in ((flat, flat), (heads, flat), (flat, heads)):
             agreement = compare(a, b)
             assert agreement.detail.max() == 0 and agreement.correlation.max() == 0
@@ -89,13 +89,13 @@ def test_pictures_without_structure_agree_with_nothing(heads):
 
 def test_each_pair_is_compared_by_itself(heads):
     copies = moved(heads, shift=(2, 1))
-    together = registration.laid_over(heads, copies)
+    together = registration.align(heads, copies)
     for k in (0, 5):
-        alone = registration.laid_over(heads[k : k + 1], copies[k : k + 1])
+        alone = registration.align(heads[k : k + 1], copies[k : k + 1])
         np.testing.assert_allclose(alone.detail[0], together.detail[k], atol=1e-4)
 
 
 def test_no_pairs():
     none = np.zeros((0, 64, 64), np.uint8)
-    assert registration.laid_over(none, none).detail.shape == (0,)
-    assert registration.as_they_lie(none, none).detail.shape == (0,)
+    assert registration.align(none, none).detail.shape == (0,)
+    assert registration.compare_unaligned(none, none).detail.shape == (0,)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bt_jax.data.io.dicom_remarks import about
+from bt_jax.data.io.dicom_remarks import describe_unusual_content
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,6 @@ from bt_jax.data.io.dicom_remarks import about
     ],
 )
 def test_what_is_said(modality, part, codes):
-    found = about(modality, part)
+    found = describe_unusual_content(modality, part)
     assert [remark.code for remark in found] == codes
     assert "secret" not in " ".join(found)

@@ -102,6 +102,6 @@ def test_limits():
 def test_files_are_recognised_by_their_first_bytes():
     for name, content in hostile_inputs.intact().items():
         if not name.endswith(".gz"):
-            assert file_reader.recognised(content[: file_reader.START]), name
+            assert file_reader.is_recognised(content[: file_reader.START]), name
     for text in (b"", b"path,label\n", b"#!/bin/sh\n", b"# Read me\n", b"\x7fELF" + bytes(200), b"MZ" + bytes(200)):
-        assert not file_reader.recognised(text), text
+        assert not file_reader.is_recognised(text), text

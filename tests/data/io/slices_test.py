@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bt_jax.data.io.slices import Limits, UnreadableError, check_size, compact, grey_of, inflated
+from bt_jax.data.io.slices import Limits, UnreadableError, check_size, compact, convert_to_grey, inflate
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, max_side=6)
 
 
 @given(arrays.arrays(st.sampled_from(["u1", "i1", "u2", "<i2", ">i2", "i4", "u4", "i8", "u8"]), SHAPES))
 def test_whole_numbers_keep_their_order_and_where_they_fit_their_distances(values):
-    grey = grey_of(values)
+    grey = convert_to_grey(values)
     assert grey.shape == values.shape
     spread = int(values.max()) - min(int(values.min()), 0)
     if spread <= 65535:
@@ -29,14 +29,16 @@ def test_whole_numbers_keep_their_order_and_where_they_fit_their_distances(value
 
 @given(arrays.arrays(st.sampled_from(["f2", "f4", "f8"]), SHAPES))
 def test_any_floats_become_grey(values):
-    grey = grey_of(values)
+    grey = convert_to_grey(values)
     assert grey.shape == values.shape and grey.dtype in (np.uint8, np.uint16)
 
 
 def test_whole_floats_are_whole_numbers():
-    np.testing.assert_array_equal(grey_of(np.array([[0.0, 7.0]])), np.array([[0, 7]], np.uint8))
-    np.testing.assert_array_equal(grey_of(np.array([[-2.0, -1, 700.0]])), np.array([[0, 1, 702]], np.uint16))
-    np.testing.assert_array_equal(grey_of(np.array([[0.0, 0.25, 1.0]])), np.array([[0, 16384, 65535]], np.uint16))
+    np.testing.assert_array_equal(convert_to_grey(np.array([[0.0, 7.0]])), np.array([[0, 7]], np.uint8))
+    np.testing.assert_array_equal(convert_to_grey(np.array([[-2.0, -1, 700.0]])), np.array([[0, 1, 702]], np.uint16))
+    np.testing.assert_array_equal(
+        convert_to_grey(np.array([[0.0, 0.25, 1.0]])), np.array([[0, 16384, 65535]], np.uint16)
+    )
 
 
 def test_8_bits_are_found_in_16():
@@ -60,10 +62,10 @@ def test_limits_are_checked_before_anything_is_made():
 
 def test_no_more_is_unpacked_than_is_allowed():
     packed = b"??" + zlib.compress(bytes(1000))
-    assert inflated(packed, window_bits=15, limits=Limits(unpacked_bytes=1000), start=2) == bytes(1000)
+    assert inflate(packed, window_bits=15, limits=Limits(unpacked_bytes=1000), start=2) == bytes(1000)
     with pytest.raises(UnreadableError, match="more than the limit of 999 bytes"):
-        inflated(packed, window_bits=15, limits=Limits(unpacked_bytes=999), start=2)
+        inflate(packed, window_bits=15, limits=Limits(unpacked_bytes=999), start=2)
     with pytest.raises(UnreadableError, match="cut off"):
-        inflated(packed[:-3], window_bits=15, limits=Limits(), start=2)
+        inflate(packed[:-3], window_bits=15, limits=Limits(), start=2)
     with pytest.raises(UnreadableError, match="damaged"):
-        inflated(packed, window_bits=15, limits=Limits())
+        inflate(packed, window_bits=15, limits=Limits())
