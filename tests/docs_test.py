@@ -16,8 +16,7 @@ import zipfile
 
 import pytest
 
-from bt_jax.data.phantoms import phantom
-from tests import runs
+from tests import phantom_folder, runs
 
 ROOT = runs.ROOT
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -227,7 +226,7 @@ def archive(tmp_path_factory) -> pathlib.Path:
     """A small zip of phantoms."""
     folder = tmp_path_factory.mktemp("archive")
     training, testing = PHANTOMS_PER_CLASS
-    phantom.write_folder(folder / "images", training_per_class=training, testing_per_class=testing, seed=0)
+    phantom_folder.write(folder / "images", training_per_class=training, testing_per_class=testing, seed=0)
     with zipfile.ZipFile(folder / "archive.zip", "w") as zip_file:
         for file in sorted((folder / "images").rglob("*")):
             if file.is_file():

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.phantoms import phantom
 from bt_jax.inference import trained_model
 from bt_jax.metrics.calibration import softmax
 from bt_jax.training import train
-from tests import runs
+from tests import phantom_folder, runs
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run on a folder of phantoms, and the folder."""
     folder = tmp_path_factory.mktemp("evaluate")
-    phantom.write_folder(folder / "data", training_per_class=25, testing_per_class=4, seed=0)
+    phantom_folder.write(folder / "data", training_per_class=25, testing_per_class=4, seed=0)
     config = runs.config(data__source="folder", data__dir=str(folder / "data"), stages__count=1)
     assert train.train_and_evaluate(config, folder / "run") == 0
     return folder

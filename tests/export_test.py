@@ -6,9 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from bt_jax.data.phantoms import phantom
 from bt_jax.inference import trained_model
-from tests import runs, small_models
+from tests import phantom_folder, runs, small_models
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def test_a_file_becomes_another(model):
 
 @pytest.mark.slow
 def test_compared_on_images_that_are_named(model):
-    phantom.write_folder(model / "data", training_per_class=4, testing_per_class=0, seed=1)
+    phantom_folder.write(model / "data", training_per_class=4, testing_per_class=0, seed=1)
     (model / "data/Training/no_tumor/phantom_0001.png").write_bytes(b"not an image")
     flags = (f"--model={model / 'model.safetensors'}", f"--data={model / 'data'}")
     ended = export(*flags, "--format=onnx", f"--out={model / 'model.onnx'}")

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from bt_jax.data.io.decode import encode_png
-from bt_jax.data.phantoms import phantom
 from bt_jax.training import train
-from tests import hostile_inputs, medical_files, runs, untrained
+from tests import hostile_inputs, medical_files, phantom_folder, runs, untrained
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +178,7 @@ def test_records_stream_and_an_interrupt_leaves_no_half_file(model, tmp_path):
 @pytest.mark.slow
 def test_a_trained_run_answers_as_its_report_does(tmp_path):
     """With one model, with itself as an ensemble, and with the folds of a cross-validation."""
-    phantom.write_folder(tmp_path / "data", training_per_class=25, testing_per_class=4, seed=0)
+    phantom_folder.write(tmp_path / "data", training_per_class=25, testing_per_class=4, seed=0)
     config = runs.config(data__source="folder", data__dir=str(tmp_path / "data"), stages__count=1)
     assert train.train_and_evaluate(config, tmp_path / "run") == 0
     report = list(csv.DictReader((tmp_path / "run/report/testing/predictions.csv").read_text().splitlines()))

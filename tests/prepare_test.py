@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from bt_jax.data.phantoms import phantom
-from tests import runs
+from tests import phantom_folder, runs
 
 
 def prepare(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +39,7 @@ def test_a_mistake_is_one_clear_line(flags: list[str], message: str) -> None:
 @pytest.mark.slow
 def test_a_run_goes_on_from_what_was_prepared_of_its_folder(tmp_path: pathlib.Path) -> None:
     """Where the images lie cannot change a run: the report made from the one is that made from the other."""
-    phantom.write_folder(tmp_path / "images", training_per_class=25, testing_per_class=4, seed=0)
+    phantom_folder.write(tmp_path / "images", training_per_class=25, testing_per_class=4, seed=0)
     assert prepare(f"--data={tmp_path / 'images'}", f"--out={tmp_path / 'prepared'}").returncode == 0
     small = {"preprocess.size": 32, "stages.epochs": 1.0, "train.batch_size": 8, "data.source": "folder"}
     fields = [f"--config.{name}={value}" for name, value in small.items()]

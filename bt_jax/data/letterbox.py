@@ -25,18 +25,6 @@ class Letterbox:
     extent: tuple[int, int]
     size: int
 
-    def to_square(self, points: np.ndarray) -> np.ndarray:
-        """Points of the image [..., 2] as points of the square."""
-        left, top, right, bottom = self.seen
-        scale = np.array(self.extent) / np.array((right - left, bottom - top))
-        return (np.asarray(points, np.float64) - (left, top)) * scale + self.corner
-
-    def to_image(self, points: np.ndarray) -> np.ndarray:
-        """Points of the square [..., 2] as points of the image."""
-        left, top, right, bottom = self.seen
-        scale = np.array((right - left, bottom - top)) / np.array(self.extent)
-        return (np.asarray(points, np.float64) - self.corner) * scale + (left, top)
-
     def map_to_image(self, values: np.ndarray) -> np.ndarray:
         """What was found in the square, on the pixels of the image.
 

@@ -8,15 +8,16 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
+import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grain
 import numpy as np
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data import slow_records
 from bt_jax.data.augment import augment
 from bt_jax.data.augment.views import Views
 from bt_jax.data.sampler import Sampler
@@ -25,6 +26,13 @@ Batch = dict[str, np.ndarray]
 _FAILED = "cannot augment "
 _T = TypeVar("_T")
 _U = TypeVar("_U")
+
+SLOW_SECONDS = 60.0  # an augmented image takes milliseconds
+
+# By thread: what it loads, and since when. One for each process.
+_loading: dict[int, tuple[str, float]] = {}
+_watching = threading.Lock()
+_reported: set[tuple[str, float]] = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +51,7 @@ class _LoadExample:
         view = example.epoch % self.views if self.views else example.epoch
         weight = {} if self.weights is None else {"weight": self.weights[example.record]}
         name = f"image {example.record}" if self.names is None else self.names[example.record]
-        with slow_records.track_loading(f"{name}, for step {position // self.sampler.batch_size + 1}"):
+        with track_loading(f"{name}, for step {position // self.sampler.batch_size + 1}"):
             try:
                 image = self.view(view=view, record=example.record)
             except Exception as error:
@@ -143,3 +151,37 @@ def prefetch(items: Generator[_T], transfer: Callable[[_T], _U], *, count: int =
         while queue:
             queue.extend(transfer(item) for item in itertools.islice(items, 1))
             yield queue.popleft()
+
+
+@contextlib.contextmanager
+def track_loading(name: str) -> Iterator[None]:
+    """A record of this name is being loaded in this thread."""
+    if not _watching.locked() and _watching.acquire(blocking=False):
+        threading.Thread(target=_watch, name="slow records", daemon=True).start()
+    thread = threading.get_ident()
+    _loading[thread] = name, time.monotonic()
+    try:
+        yield
+    finally:
+        del _loading[thread]
+
+
+def list_overdue() -> list[str]:
+    """A line for each record that has been loading for more than `SLOW_SECONDS`, once."""
+    lines = []
+    for what in list(_loading.values()):
+        name, since = what
+        if time.monotonic() - since > SLOW_SECONDS and what not in _reported:
+            _reported.add(what)
+            lines.append(
+                f"warning: {name} has been loading for {time.monotonic() - since:.0f} s in process {os.getpid()}; "
+                f"training waits for it"
+            )
+    return lines
+
+
+def _watch() -> None:
+    while True:
+        time.sleep(min(1.0, SLOW_SECONDS / 4))
+        for line in list_overdue():
+            print(line, file=sys.stderr, flush=True)

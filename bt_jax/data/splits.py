@@ -1,15 +1,17 @@
 """Which training images belong together, and the split into folds that keeps them together."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data import dealing, kaggle_patients
+from bt_jax.data import kaggle_patients
 from bt_jax.data.dedup import near_duplicates
 
 # Images; above, near duplicates are not looked for among those without a known patient: the time grows with the square.
 MAX_COMPARED = 50_000
+MAX_CLASSES = 7  # NumPy adds up more numbers in another order
 
 
 def group_images(
@@ -92,8 +94,8 @@ def assign_folds(
                 f"groups: use fewer folds or more data"
             )
     of_label, dense = np.unique(y, return_inverse=True)
-    if 1 < len(of_label) <= dealing.MOST_CLASSES:
-        return dealing.assign_stratified_groups(dense, g, folds=folds)
+    if 1 < len(of_label) <= MAX_CLASSES:
+        return assign_stratified_groups(dense, g, folds=folds)
     from sklearn.model_selection import StratifiedGroupKFold  # a second, which hardly any run needs to spend
 
     fold = np.empty(len(y), np.int64)
@@ -101,3 +103,75 @@ def assign_folds(
     for number, (_, validation) in enumerate(splitter.split(np.zeros(len(y)), y, g)):
         fold[validation] = number
     return fold
+
+
+def assign_stratified_groups(labels: np.ndarray, groups: np.ndarray, *, folds: int) -> np.ndarray:
+    """The fold in which each row is left out: [N] int64, as `StratifiedGroupKFold` gives it, to the last tie.
+
+    With `shuffle=True` and `random_state=0`. It deals out the groups, those of the most uneven classes first, each to
+    the fold that makes the classes' shares in all folds most alike, and computes all of them anew each time; here only
+    what a group changes is computed, by the same operations in the same order, so that ties fall the same way.
+
+    Args:
+      labels: [N] integers from 0, each of which occurs.
+      groups: [N] integers from 0, each of which occurs, in the order of the groups' names.
+      folds: number of folds.
+    """
+    classes, count = int(labels.max()) + 1, int(groups.max()) + 1
+    if classes > MAX_CLASSES:
+        raise ValueError(f"{classes} classes: at most {MAX_CLASSES} are dealt out as scikit-learn does")
+    sizes = np.zeros((count, classes))  # images of each class in each group
+    np.add.at(sizes, (groups, labels), 1)
+    order = np.arange(count)
+    np.random.RandomState(0).shuffle(order)  # what random_state=0 stands for
+    order = order[np.argsort(-np.std(sizes[order], axis=1), kind="stable")]
+    totals = np.bincount(labels).tolist()
+
+    numbers = range(folds)
+    dealt = [[0.0] * classes for _ in numbers]  # images of each class in each fold
+    shares = [[0.0] * folds for _ in range(classes)]
+    spread = [_compute_deviation(column) for column in shares]
+    images = [0.0] * folds
+    fold_of = np.empty(count, np.int64)
+    for group, in_group in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        present = [(label, number) for label, number in enumerate(in_group) if number]
+        best, least, fewest, best_spread = -1, math.inf, math.inf, spread
+        for fold in numbers:
+            there, changed = dealt[fold], spread.copy()
+            for label, number in present:
+                column = shares[label]
+                before = column[fold]
+                column[fold] = (there[label] + number) / totals[label]
+                changed[label] = _compute_deviation(column)
+                column[fold] = before
+            value = 0.0
+            for deviation in changed:
+                value += deviation
+            value /= classes
+            if value < least or (_is_close(value, least) and images[fold] < fewest):
+                best, least, fewest, best_spread = fold, value, images[fold], changed
+        fold_of[group], spread = best, best_spread
+        for label, number in present:
+            dealt[best][label] += number
+            shares[label][best] = dealt[best][label] / totals[label]
+            images[best] += number
+    return fold_of[groups]
+
+
+def _compute_deviation(column: list[float]) -> float:
+    """As `numpy.std` of an axis that is not the last."""
+    count = len(column)
+    mean = 0.0
+    for value in column:
+        mean += value
+    mean /= count
+    total = 0.0
+    for value in column:
+        value -= mean
+        total += value * value
+    return math.sqrt(total / count)
+
+
+def _is_close(a: float, b: float) -> bool:
+    """As `numpy.isclose`, of a number that is not infinite."""
+    return abs(a - b) <= 1e-8 + 1e-5 * abs(b)

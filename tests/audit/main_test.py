@@ -17,8 +17,7 @@ from PIL import Image
 
 from bt_jax.audit import findings, html_report, inspection, summary
 from bt_jax.data import kaggle_patients, sources
-from bt_jax.data.phantoms import phantom
-from tests import runs
+from tests import phantom_folder, runs
 
 
 def audit(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +35,7 @@ def read(out: pathlib.Path) -> tuple[dict, list[dict[str, str]], str]:
 def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Phantoms, without their patients; what has no tumour is 20 pixels wider; and some faults."""
     folder = tmp_path_factory.mktemp("audit") / "images"
-    phantom.write_folder(folder, training_per_class=12, testing_per_class=3, seed=0)
+    phantom_folder.write(folder, training_per_class=12, testing_per_class=3, seed=0)
     (folder / "groups.csv").unlink()
     for file in sorted(folder.glob("*/no_tumor/*")):
         Image.fromarray(np.pad(np.asarray(Image.open(file)), ((0, 0), (10, 10)))).save(file)

@@ -21,9 +21,9 @@ import tensorflow_datasets as tfds
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data import array_record, dataset, partition, patient_groups, sources
-from bt_jax.data.phantoms import phantom
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.records import Source
+from tests import phantom_folder
 from tests.data.conftest import Folder, picture
 
 PREPROCESSING = Preprocessing(form="head", size=24)
@@ -258,7 +258,7 @@ def test_patients_of_the_index(images: Folder, tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_kills_leave_the_whole_or_nothing(tmp_path: pathlib.Path) -> None:
     """The command, killed at moments further and further on, ends with the same data set."""
-    phantom.write_folder(tmp_path / "images", training_per_class=30, testing_per_class=5, seed=0)
+    phantom_folder.write(tmp_path / "images", training_per_class=30, testing_per_class=5, seed=0)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "bt_jax.prepare", f"--data={tmp_path / 'images'}", f"--out={out}"]
     for wait in (1.0, 2.0, 2.5, 3.0):

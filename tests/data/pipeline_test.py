@@ -337,3 +337,27 @@ def test_when_a_worker_is_killed_it_is_told_and_when_the_main_process_is_the_wor
 def test_impossible_values(options, message):
     with pytest.raises(UsageError, match=message):
         batches(0, 1, **options)
+
+
+def test_a_failure_while_loading_is_passed_on_and_not_tracked_any_more():
+    with pytest.raises(KeyError), pipeline.track_loading("a"):
+        raise KeyError
+    assert pipeline.list_overdue() == []
+
+
+_STALLED = """
+import time
+from bt_jax.data import pipeline
+pipeline.SLOW_SECONDS = 0.2
+with pipeline.track_loading("Training/b.png, for step 3"):
+    time.sleep(2)
+"""
+
+
+def test_a_record_that_takes_long_is_named_once_while_it_still_loads():
+    root = pathlib.Path(pipeline.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", _STALLED], cwd=root, capture_output=True, text=True, timeout=60, check=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: Training/b.png, for step 3 has been loading for 0 s in process ")

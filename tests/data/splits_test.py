@@ -1,4 +1,5 @@
 import csv
+import warnings
 
 import hypothesis
 import numpy as np
@@ -209,3 +210,64 @@ def test_real_folds(real_source, real_dataset):
         assert np.flatnonzero(fold == number).tolist() == validation.tolist()
     shares = np.array([np.bincount(training.labels[fold == number], minlength=4) for number in range(5)])
     np.testing.assert_allclose(shares / shares.sum(0), 0.2, atol=0.06)
+
+
+def reference(labels: np.ndarray, groups: np.ndarray, folds: int) -> np.ndarray:
+    fold = np.empty(len(labels), np.int64)
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for number, (_, left_out) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
+            fold[left_out] = number
+    return fold
+
+
+def dense(values: np.ndarray) -> np.ndarray:
+    return np.unique(values, return_inverse=True)[1]
+
+
+@hypothesis.settings(deadline=None, max_examples=300)
+@hypothesis.given(
+    seed=st.integers(0, 2**32 - 1),
+    classes=st.integers(2, splits.MAX_CLASSES),
+    folds=st.integers(2, 10),
+    groups=st.integers(10, 80),
+    per_group=st.integers(1, 6),
+    mixed=st.booleans(),
+)
+def test_any_labels_and_groups_are_dealt_as_scikit_learn_does(
+    seed: int, classes: int, folds: int, groups: int, per_group: int, mixed: bool
+) -> None:
+    generator = np.random.default_rng(seed)
+    group = dense(generator.integers(0, groups, groups * per_group))
+    label = dense(generator.integers(0, classes, len(group)) if mixed else group % classes)
+    if group.max() + 1 < folds or (np.bincount(label) < folds).all() or label.max() < 1:
+        return
+    np.testing.assert_array_equal(
+        splits.assign_stratified_groups(label, group, folds=folds), reference(label, group, folds)
+    )
+
+
+def test_many_equal_groups_are_dealt_as_scikit_learn_does() -> None:
+    """The order of phantoms consists of ties alone."""
+    group = np.arange(2000) // 4
+    label = group % 4
+    found = splits.assign_stratified_groups(label, group, folds=5)
+    np.testing.assert_array_equal(found, reference(label, group, 5))
+    assert np.bincount(found).tolist() == [400] * 5
+
+
+def test_more_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="8 classes"):
+        splits.assign_stratified_groups(np.arange(8), np.arange(8), folds=2)
+
+
+@pytest.mark.parametrize("classes", [1, 4, 9])
+def test_any_number_of_classes_is_divided_alike(classes: int) -> None:
+    """Class counts that are not supported here are passed to scikit-learn."""
+    generator = np.random.default_rng(0)
+    groups = generator.integers(0, 60, 500)
+    names = [f"patient {group:02d}" for group in groups]
+    labels = generator.integers(3, 3 + classes, 500)
+    found = splits.assign_folds(labels=labels, groups=names, folds=5, class_names="abcdefghijkl")
+    np.testing.assert_array_equal(found, reference(dense(labels), dense(groups), 5))

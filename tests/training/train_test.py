@@ -14,12 +14,11 @@ import pytest
 from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels
 from bt_jax.data.io import decode
-from bt_jax.data.phantoms import phantom
 from bt_jax.inference import trained_model
 from bt_jax.metrics.calibration import softmax
 from bt_jax.training import run_weights, train
 from bt_jax.workdir import run_folder
-from tests import runs
+from tests import phantom_folder, runs
 
 
 def test_a_run_leaves_all_files_of_the_contract(finished):
@@ -157,7 +156,7 @@ def test_another_configuration_is_refused_and_named(finished):
 def test_odd_files_and_no_testing_folder(tmp_path, capsys):
     """What can be read is used, what cannot is named, and the report covers what is there."""
     data = tmp_path / "data"
-    phantom.write_folder(data, training_per_class=20, testing_per_class=0, seed=0)
+    phantom_folder.write(data, training_per_class=20, testing_per_class=0, seed=0)
     glioma = data / "Training" / "glioma_tumor"
     (glioma / "phantom_0001.png").write_bytes((glioma / "phantom_0001.png").read_bytes()[:400])
     (glioma / "note.jpg").write_text("not an image")

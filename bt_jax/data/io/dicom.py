@@ -8,19 +8,15 @@ import functools
 import io
 import itertools
 import logging
-import math
 import struct
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from bt_jax.common.messages import Message
-from bt_jax.data.io import dicom_compression, dicom_remarks
-from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, convert_to_grey, inflate
+from bt_jax.data.io import dicom_compression, dicom_display
+from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, inflate
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
@@ -45,6 +41,23 @@ _MOST_READS, _MOST_SEQUENCE_BYTES = 3_000_000, 2**25
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _ODD_DEFLATED = Message("dicom_deflated", "a deflated DICOM file with an unusual header is not read")
 
+_MODALITIES = {
+    "CT": Message("ct", "CT"),
+    "CR": Message("x_ray", "an X-ray"),
+    "DX": Message("x_ray", "an X-ray"),
+    "XA": Message("angiography", "an X-ray angiography"),
+    "RF": Message("fluoroscopy", "a fluoroscopy"),
+    "MG": Message("mammography", "a mammography"),
+    "US": Message("ultrasound", "an ultrasound"),
+    "NM": Message("scintigraphy", "a scintigraphy"),
+    "PT": Message("pet", "PET"),
+    "OP": Message("eye", "a photograph of the eye"),
+    "XC": Message("photograph", "a photograph"),
+    "SM": Message("microscopy", "microscopy"),
+    "ES": Message("endoscopy", "an endoscopy"),
+}
+_HEAD = ("BRAIN", "HEAD", "SKULL", "CRANI", "NEURO", "PITUIT", "SELLA", "CEREB")
+
 
 @functools.cache
 def _import_pydicom() -> ModuleType:
@@ -63,7 +76,7 @@ def _import_pydicom() -> ModuleType:
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module=r"pydicom(\..*)?|bt_jax\.data\.dicom")
+    warnings.filterwarnings("ignore", module=r"pydicom(\..*)?|bt_jax\.data\.io\.dicom.*")
     return pydicom
 
 
@@ -103,13 +116,11 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
                 Message("dicom_no_end", "the DICOM file is cut off or damaged: its pixels have no end")
             )
         count = _check_header(library, dataset, limits=limits)
-        remarks = dicom_remarks.describe_unusual_content(
-            str(dataset.get("Modality", "")), str(dataset.get("BodyPartExamined") or "")
-        )
+        remarks = describe_unusual_content(str(dataset.get("Modality", "")), str(dataset.get("BodyPartExamined") or ""))
         frames = library.pixels.iter_pixels(dataset)
         done = 0
         for done, pixels in enumerate(itertools.islice(frames, count), 1):
-            image, about = _render(library, pixels, _FrameTags(dataset, done - 1))
+            image, about = dicom_display.render(library, pixels, dicom_display.FrameTags(dataset, done - 1))
             yield Slice(image, done if count > 1 else None, (*remarks, *about))
     except UnreadableError:
         raise
@@ -179,9 +190,12 @@ def _check_header(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
         raise UnreadableError(
             Message("dicom_no_image", "the DICOM file holds no image (perhaps a report, a plan or a directory)")
         )
-    rows, columns = (_parse_whole(dataset.get(name)) for name in ("Rows", "Columns"))
-    count = _parse_whole(dataset.get("NumberOfFrames") or 1)
-    bits, samples = _parse_whole(dataset.get("BitsAllocated")), _parse_whole(dataset.get("SamplesPerPixel") or 1)
+    rows, columns = (dicom_display.parse_whole(dataset.get(name)) for name in ("Rows", "Columns"))
+    count = dicom_display.parse_whole(dataset.get("NumberOfFrames") or 1)
+    bits, samples = (
+        dicom_display.parse_whole(dataset.get("BitsAllocated")),
+        dicom_display.parse_whole(dataset.get("SamplesPerPixel") or 1),
+    )
     check_size(width=columns, height=rows, slices=count, limits=limits)
     if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
         raise UnreadableError(
@@ -201,145 +215,13 @@ def _check_header(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
     return count
 
 
-class _FrameTags:
-    """The tags of a frame: its own, those that all frames share, or those of the file."""
-
-    def __init__(self, dataset: Any, index: int):
-        self.dataset = dataset
-        own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
-        shared = dataset.get("SharedFunctionalGroupsSequence") or ()
-        self.groups = [*([own[index]] if index < len(own) else []), *shared[:1]]
-
-    def get(self, name: str, *, group: str) -> Any:
-        """The value of a tag, which an enhanced file keeps in the sequence `group`."""
-        for item in self.groups:
-            inner = item.get(group)
-            if inner and inner[0].get(name) is not None:
-                return inner[0].get(name)
-        return self.dataset.get(name)
-
-    def number(self, name: str, *, group: str) -> float | None:
-        """The first finite number of a tag."""
-        return _parse_number(self.get(name, group=group))
-
-
-def _render(library: ModuleType, pixels: np.ndarray, frame: _FrameTags) -> tuple[np.ndarray, list[str]]:
-    """Stored values [H, W] or [H, W, 3] -> [H, W] uint8 or uint16, and remarks."""
-    dataset = frame.dataset
-    interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
-    if interpretation == "PALETTE COLOR":
-        pixels = library.pixels.apply_color_lut(pixels, dataset)
-    if pixels.ndim == 3:
-        return _convert_colour(pixels), []
-    values, about = _rescale(_replace_padding(dataset, pixels, inverted=interpretation == "MONOCHROME1"), frame)
-    shown, odd = _apply_voi(values, frame)
-    image = convert_to_grey(values) if shown is None else shown
-    if interpretation == "MONOCHROME1":
-        # Deep values have no natural white. Black is then what was the largest of them.
-        bits = _parse_whole(dataset.get("BitsStored") or 8)
-        white = 255 if shown is not None else 2**bits - 1 if bits <= 8 and image.dtype == np.uint8 else image.max()
-        image = (np.maximum(white, image.max()) - image).astype(image.dtype)
-    return np.ascontiguousarray(image), [*about, *odd]
-
-
-def _convert_colour(pixels: np.ndarray) -> np.ndarray:
-    """[H, W, 3] of unsigned integers -> [H, W] by ITU-R 601, as for all other images."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
-    return convert_to_grey(np.rint(pixels.astype(np.float64) @ (0.299, 0.587, 0.114)))
-
-
-def _replace_padding(dataset: Any, pixels: np.ndarray, *, inverted: bool) -> np.ndarray:
-    """Stored values [H, W], with the darkest of them where the file says that there is nothing."""
-    value = _parse_number(dataset.get("PixelPaddingValue"))
-    padded = pixels == value
-    if value is None or not padded.any() or padded.all():
-        return pixels
-    measured = pixels[~padded]
-    return np.where(padded, measured.max() if inverted else measured.min(), pixels)
-
-
-def _rescale(pixels: np.ndarray, frame: _FrameTags) -> tuple[np.ndarray, list[str]]:
-    """Stored values as measured values."""
-    table = frame.dataset.get("ModalityLUTSequence")
-    if table:
-        return _apply_table(table[0], pixels, frame.dataset)[0], []
-    slope = frame.number("RescaleSlope", group="PixelValueTransformationSequence")
-    intercept = frame.number("RescaleIntercept", group="PixelValueTransformationSequence")
-    if slope == 0:
-        return pixels, [Message("slope_of_zero", "The rescale slope in the file is 0 and was not used.")]
-    if (slope is None or slope == 1) and not intercept:
-        return pixels, []
-    return pixels.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0), []
-
-
-def _apply_voi(values: np.ndarray, frame: _FrameTags) -> tuple[np.ndarray | None, list[str]]:
-    """Measured values [H, W] as a viewer shows them, uint8; None where no window of the file changes the picture."""
-    unusable: list[str] = [
-        Message(
-            "useless_window",
-            "The window in the file shows nothing of the image, so its whole range of values was used.",
-        )
-    ]
-    table = frame.get("VOILUTSequence", group="FrameVOILUTSequence")
-    if table:
-        chosen, bits = _apply_table(table[0], np.rint(values), frame.dataset)
-        shown = np.clip(chosen * (255 / (2.0**bits - 1)), 0, 255)
-    else:
-        centre = frame.number("WindowCenter", group="FrameVOILUTSequence")
-        width = frame.number("WindowWidth", group="FrameVOILUTSequence")
-        if centre is None or width is None:
-            return None, []
-        function = str(frame.get("VOILUTFunction", group="FrameVOILUTSequence") or "LINEAR").strip().upper()
-        if width < (1 if function == "LINEAR" else 1e-9):
-            return None, unusable
-        if function != "SIGMOID" and centre - width / 2 <= values.min() and values.max() <= centre + width / 2 - 1:
-            return None, []  # nothing is cut off: the values themselves tell as much, and more finely
-        shown = _apply_window(np.asarray(values, np.float64), centre=centre, width=width, function=function)
-    image = np.rint(shown).astype(np.uint8)
-    if image.min() == image.max() and values.min() != values.max():
-        return None, unusable
-    return image, []
-
-
-def _apply_window(values: np.ndarray, *, centre: float, width: float, function: str) -> np.ndarray:
-    """Values as 0..255 by PS3.3 C.11.2.1.2 and C.11.2.1.3 of the standard; a window of 1 is a threshold."""
-    if function == "SIGMOID":
-        return 255 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
-    if function == "LINEAR":
-        centre, width = centre - 0.5, width - 1
-    if width == 0:
-        return np.where(values > centre, 255.0, 0.0)
-    return np.clip((values - centre) / width + 0.5, 0, 1) * 255
-
-
-def _apply_table(item: Any, values: np.ndarray, dataset: Any) -> tuple[np.ndarray, int]:
-    """Values [H, W] by a table of the file; what lies outside takes its first or last entry. Also its bits."""
-    length, first, bits = (_parse_whole(number) for number in item.LUTDescriptor)
-    length, bits = length or 65536, bits or 16
-    data = item.LUTData
-    if isinstance(data, bytes):
-        narrow = bits <= 8 and len(data) < 2 * length
-        data = np.frombuffer(data, "u1" if narrow else "<u2" if dataset.original_encoding[1] else ">u2")
-    table = np.asarray(data, np.float64)[:length]
-    if not table.size or not 1 <= bits <= 16:
-        raise UnreadableError(Message("dicom_table", "a table of grey values in the DICOM file makes no sense"))
-    index = np.clip(np.asarray(values, np.float64) - first, 0, table.size - 1)
-    return table[np.nan_to_num(index).astype(np.int64)], bits
-
-
-def _parse_number(value: Any) -> float | None:
-    """A tag as a finite number: the first where it has several, None where it is none."""
-    if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue":
-        value = value[0] if len(value) else None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _parse_whole(value: Any) -> int:
-    """A tag as a whole number, -1 where it is none."""
-    number = _parse_number(value)
-    return -1 if number is None or number != int(number) else int(number)
+def describe_unusual_content(modality: str, part: str) -> tuple[str, ...]:
+    """Remarks on the values of Modality and BodyPartExamined; nothing of their text gets into one."""
+    found: list[str] = []
+    kind = _MODALITIES.get(modality.strip().upper())
+    if kind:
+        text = "The file says that it is {modality}, not MRI: the model knows MRI alone."
+        found.append(Message("other_modality", text, modality=kind))
+    if part.strip() and not any(name in part.upper() for name in _HEAD):
+        found.append(Message("other_part", "The file names another part of the body than the head."))
+    return tuple(found)

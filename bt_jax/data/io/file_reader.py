@@ -49,7 +49,7 @@ _OTHERS = (
 
 def silence_parsers() -> None:
     """For a command, before it reads: warnings of the libraries about odd files do not reach its output."""
-    warnings.filterwarnings("ignore", module=r"PIL(\..*)?|bt_jax\.data\.decode")
+    warnings.filterwarnings("ignore", module=r"PIL(\..*)?|bt_jax\.data\.io\.decode")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 

@@ -35,7 +35,7 @@ def _import_nibabel() -> ModuleType:
         ) from None
     logging.getLogger("nibabel").setLevel(logging.CRITICAL + 1)
     nibabel.imageglobals.logger.setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module=r"nibabel(\..*)?|bt_jax\.data\.nifti")
+    warnings.filterwarnings("ignore", module=r"nibabel(\..*)?|bt_jax\.data\.io\.nifti")
     return nibabel
 
 

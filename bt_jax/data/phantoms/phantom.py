@@ -6,16 +6,12 @@ on patients.
 
 import dataclasses
 import math
-import os
-import pathlib
 
 import numpy as np
 from PIL import Image
 
-from bt_jax.common import files
 from bt_jax.data.augment.augment import make_generator
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
-from bt_jax.data.io.decode import encode_png
 from bt_jax.data.phantoms import anatomy, shapes
 
 SLICES_PER_PATIENT = 4
@@ -105,23 +101,6 @@ def parse_index(split: str, name: str, *, training_per_class: int) -> int:
     """What the phantom of a file's name in a split is drawn from."""
     number = int(name.removeprefix("phantom_").removesuffix(".png")) - 1
     return get_first_index(split, training_per_class=training_per_class) + number
-
-
-def write_folder(
-    directory: str | os.PathLike[str], *, training_per_class: int, testing_per_class: int, seed: int
-) -> None:
-    """Writes phantoms in the layout of the Kaggle set, with `groups.csv` for the Training images.
-
-    `groups.csv` has the columns path, label and group, the patient. Files of the same names are replaced, others stay.
-    """
-    directory = pathlib.Path(directory)
-    rows = []
-    for entry in list_entries(training_per_class=training_per_class, testing_per_class=testing_per_class):
-        phantom = render(entry.index, label=entry.label, seed=seed)
-        files.write_bytes(directory / entry.path, encode_png(phantom.image))
-        if entry.path.startswith("Training/"):
-            rows.append((entry.path, entry.label, entry.patient))
-    files.write_csv(directory / "groups.csv", ("path", "label", "group"), sorted(rows))
 
 
 def name_patient(label: str, index: int) -> str:

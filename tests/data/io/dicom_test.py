@@ -13,11 +13,12 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from bt_jax.data.io import decode, file_reader
+from bt_jax.data.io import dicom as dicom_module
 from bt_jax.data.io.slices import Limits, UnreadableError
 from tests import hostile_inputs, medical_files, runs
 from tests.medical_files import dicom, table
 
-# pydicom warns of odd files, in a command to nobody: see `dicom._library`.
+# pydicom warns of odd files, in a command to nobody: see `dicom._import_pydicom`.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 GREY = hostile_inputs.scan()
@@ -243,7 +244,7 @@ def test_no_text_of_a_file_gets_out():
 def test_without_pydicom_one_line_names_the_extra(tmp_path):
     (tmp_path / "scan.dcm").write_bytes(dicom(GREY))
     program = (
-        "import sys; sys.modules['pydicom'] = None; from bt_jax.data import reading\n"
+        "import sys; sys.modules['pydicom'] = None; from bt_jax.data.io import file_reader as reading\n"
         f"list(reading.read_slices(open({str(tmp_path / 'scan.dcm')!r}, 'rb').read()))"
     )
     ended = runs.run([sys.executable, "-c", program])
@@ -254,7 +255,25 @@ def test_without_pydicom_one_line_names_the_extra(tmp_path):
 
 def test_pydicom_is_loaded_for_dicom_alone():
     program = (
-        "import sys; from bt_jax.data import reading\n"
+        "import sys; from bt_jax.data.io import file_reader as reading\n"
         "assert 'pydicom' not in sys.modules and 'nibabel' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=runs.ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("modality", "part", "codes"),
+    [
+        ("MR", "BRAIN", []),
+        ("", "", []),
+        ("MR", " headneck ", []),
+        (" ct ", "Skull", ["other_modality"]),
+        ("US", "ABDOMEN", ["other_modality", "other_part"]),
+        ("MR", "KNEE", ["other_part"]),
+        ("A secret", "MR", ["other_part"]),
+    ],
+)
+def test_remarks_on_the_tags_repeat_none_of_their_text(modality, part, codes):
+    found = dicom_module.describe_unusual_content(modality, part)
+    assert [remark.code for remark in found] == codes
+    assert "secret" not in " ".join(found)

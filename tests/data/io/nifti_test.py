@@ -110,7 +110,7 @@ def test_limits():
 def test_without_nibabel_one_line_names_the_extra(tmp_path):
     (tmp_path / "volume.nii").write_bytes(nifti(VOLUME))
     program = (
-        "import sys; sys.modules['nibabel'] = None; from bt_jax.data import reading\n"
+        "import sys; sys.modules['nibabel'] = None; from bt_jax.data.io import file_reader as reading\n"
         f"list(reading.read_slices(open({str(tmp_path / 'volume.nii')!r}, 'rb').read()))"
     )
     ended = runs.run([sys.executable, "-c", program])

@@ -1,4 +1,3 @@
-import csv
 import functools
 
 import numpy as np
@@ -9,8 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
-from bt_jax.data.io.decode import decode_image
-from bt_jax.data.phantoms.phantom import SLICES_PER_PATIENT, render, write_folder
+from bt_jax.data.phantoms.phantom import SLICES_PER_PATIENT, format_path, list_entries, parse_index, render
 from bt_jax.data.phantoms.shapes import PLANES
 from bt_jax.data.preprocess import find_head
 
@@ -136,22 +134,29 @@ def test_pixels_alone_do_not_solve_it_by_patient():
     assert cross_val_score(nearest, pixels, labels, groups=patients, cv=GroupKFold(5)).mean() < 0.6
 
 
-def test_write_folder(tmp_path):
-    write_folder(tmp_path, training_per_class=6, testing_per_class=2, seed=4)
-    written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
-    assert len(written) == 4 * 8
-    assert "Training/glioma_tumor/phantom_0006.png" in written and "Testing/no_tumor/phantom_0002.png" in written
-    with (tmp_path / "groups.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == [path for path in written if path.startswith("Training/")]
-    assert list(rows[0]) == ["path", "label", "group"]
-    assert all(row["path"].split("/")[1] == row["label"] for row in rows)
-    # 6 slices begin 2 patients of 4; Testing starts with the third.
-    assert {row["group"] for row in rows if row["label"] == "no_tumor"} == {"no_tumor-0000", "no_tumor-0001"}
-    third = render(8, label="no_tumor", seed=4)
-    assert third.patient == "no_tumor-0002"
-    content = (tmp_path / "Testing/no_tumor/phantom_0001.png").read_bytes()
-    np.testing.assert_array_equal(decode_image(content, name="x"), third.image)
+def test_entries_stand_in_the_order_of_their_paths_and_no_patient_is_in_both_splits():
+    entries = list_entries(training_per_class=6, testing_per_class=2)
+    paths = [entry.path for entry in entries]
+    assert paths == sorted(paths) and len(set(paths)) == 4 * 8
+    assert "Training/glioma_tumor/phantom_0006.png" in paths and "Testing/no_tumor/phantom_0002.png" in paths
+    assert all(entry.path.split("/")[1] == entry.label for entry in entries)
+    # 6 slices belong to 2 patients of 4; Testing starts with the third.
+    patients = {
+        split: {entry.patient for entry in entries if entry.path.startswith(f"{split}/no_tumor/")}
+        for split in ("Training", "Testing")
+    }
+    assert patients == {"Training": {"no_tumor-0000", "no_tumor-0001"}, "Testing": {"no_tumor-0002"}}
+    first = next(entry for entry in entries if entry.path == "Testing/no_tumor/phantom_0001.png")
+    assert first.index == 8 and render(8, label="no_tumor", seed=4).patient == first.patient
+
+
+@pytest.mark.parametrize("count", [5, 10_000, 123_456])
+def test_a_path_says_what_its_phantom_is_drawn_from(count):
+    for number in (0, count - 1):
+        split, _, name = format_path("Testing", "no_tumor", number, count=count).split("/")
+        assert parse_index(split, name, training_per_class=6) == 8 + number
+    digits = max(4, len(str(count)))
+    assert format_path("Training", "no_tumor", 41, count=count) == f"Training/no_tumor/phantom_{42:0{digits}d}.png"
 
 
 def test_wrong_arguments_are_refused():
