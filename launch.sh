@@ -14,8 +14,8 @@ Usage: ./launch.sh COMMAND [ARGUMENTS]
 
   demo [FLAGS]      train a small network on built-in phantoms and write its report to runs/demo/report;
                     FLAGS go to bt_jax.main; a finished demo is only reported again
-  test [ARGUMENTS]  check style and types and run all tests;
-                    with ARGUMENTS run only pytest, with them
+  test [all]        check style and types and run the tests; with all, also those that take long
+  test ARGUMENTS    run only pytest, with these arguments
   install [EXTRA]   only make .venv, with an extra such as cuda or tpu
 
 The same bt_jax.main on many hosts; each explains itself with --help, and with --dry-run prints what it would run:
@@ -34,7 +34,7 @@ Examples:
   ./launch.sh demo
   ./launch.sh demo --workdir=runs/another --config.seed=1
   ./launch.sh test
-  ./launch.sh test tests/metrics_test.py -k macro
+  ./launch.sh test tests/metrics -k macro
   ./launch.sh multihost 2 --config=configs/cnn.py:demo --workdir=runs/two
 USAGE
 }
@@ -113,21 +113,31 @@ run_demo() {
 run_tests() {
   install test
   cd -- "$root"
-  if (($#)); then
+  # Tests start hundreds of processes, each of which would compile the package's modules again.
+  unset PYTHONDONTWRITEBYTECODE
+  local selection='not slow' log="$venv/mypy.log" types failed=()
+  if (($# == 1)) && [[ $1 == all ]]; then
+    selection=''
+  elif (($#)); then
     announce 'pytest'
     exec "$python" -m pytest "$@"
   fi
   # Each check runs even where one before it failed, so that a run shows all there is to mend.
-  local failed=()
   check() {
     announce "$*"
     "$python" -m "$@" || failed+=("$*")
   }
+  "$python" -m mypy >"$log" 2>&1 &
+  types=$!
+  # A process in the background does not see Ctrl-C.
+  trap 'kill "$types" 2>/dev/null || true' EXIT
   check ruff check
   check ruff format --check
-  check mypy
-  # On few cores too: most of the time is the compiler's, which works on one thread.
-  check pytest -n auto --maxprocesses=4 --dist=loadfile
+  check pytest -n auto --maxprocesses=4 --dist=worksteal --durations=20 -m "$selection"
+  announce 'mypy'
+  wait "$types" || failed+=('mypy')
+  trap - EXIT
+  cat -- "$log"
   if ((${#failed[@]})); then
     printf 'failed: %s\n' "${failed[@]}" >&2
     exit 1

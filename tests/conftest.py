@@ -1,33 +1,33 @@
-"""For all tests: compiled programs are kept for the session, in a folder of its own, and shared with subprocesses."""
+"""For all tests: a cache of compiled programs, and a finished run. Nothing here imports JAX before a test needs it."""
 
 import os
 import pathlib
-from collections.abc import Iterator
 
 import pytest
 
-from bt_jax.common import cli
-from bt_jax.training import train
-from tests import runs
+from tests import compile_cache, sharing
+
+SESSION = pytest.StashKey[pathlib.Path]()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Many tests compile the same training steps, in this process, in another worker, or in a command they start."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # that of all workers
-    cache = folder / "cache"
-    cache.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "BT_CACHE", str(cache))
-        cli.prepare_to_compute()
-        yield
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have it from the process that starts them
+        assert config.cache is not None
+        config.stash[SESSION] = compile_cache.open_session(config.cache.mkdir("compiled"))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SESSION in config.stash:
+        compile_cache.close_session(config.stash[SESSION])
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A small run, never interrupted."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    assert train.train_and_evaluate(runs.config(), folder) == 0
-    return folder
+    from bt_jax.training import train
+    from tests import runs
+
+    def make(folder: pathlib.Path) -> None:
+        assert train.train_and_evaluate(runs.config(), folder) == 0
+
+    return sharing.make_once(tmp_path_factory, "finished", make)

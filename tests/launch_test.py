@@ -133,23 +133,29 @@ def test_another_pythons_home_is_left_out(machine: Machine) -> None:
     assert machine.calls() and not any("at home in" in call for call in machine.calls())
 
 
-def test_test_checks_and_runs_everything(machine: Machine) -> None:
-    done = machine.launch("test")
+PYTEST = "python|-m|pytest|-n|auto|--maxprocesses=4|--dist=worksteal|--durations=20|-m|"
+
+
+@pytest.mark.parametrize(("arguments", "selection"), [((), "not slow"), (("all",), "")])
+def test_test_checks_and_runs_the_tests(machine: Machine, arguments: tuple[str, ...], selection: str) -> None:
+    done = machine.launch("test", *arguments)
     assert done.returncode == 0, done.stderr
-    assert machine.calls()[2:] == [
-        "python|-m|pip|install|--quiet|--disable-pip-version-check|-c|constraints.txt|-e|.[test]",
-        "python|-m|ruff|check",
-        "python|-m|ruff|format|--check",
-        "python|-m|mypy",
-        "python|-m|pytest|-n|auto|--maxprocesses=4|--dist=loadfile",
-    ]
-    assert done.stdout.splitlines()[2:] == [f"==> {call[10:].replace('|', ' ')}" for call in machine.calls()[3:]]
+    calls = machine.calls()
+    assert calls[2] == "python|-m|pip|install|--quiet|--disable-pip-version-check|-c|constraints.txt|-e|.[test]"
+    # Types are checked beside the others.
+    assert sorted(calls[3:]) == sorted(
+        ["python|-m|ruff|check", "python|-m|ruff|format|--check", "python|-m|mypy", f"{PYTEST}{selection}"]
+    )
+    expected = ["ruff check", "ruff format --check", PYTEST[10:].replace("|", " ") + selection, "mypy"]
+    assert done.stdout.splitlines()[2:] == [f"==> {words}" for words in expected]
 
 
 def test_arguments_of_test_go_to_pytest_alone(machine: Machine) -> None:
     done = machine.launch("test", "tests/a file.py", "-k", "one or two")
     assert done.returncode == 0, done.stderr
     assert machine.calls()[3:] == ["python|-m|pytest|tests/a file.py|-k|one or two"]
+    machine.launch("test", "all", "-x")
+    assert machine.calls() == ["python|-m|pytest|all|-x"]
 
 
 @pytest.mark.parametrize("failing", ["ruff|check", "ruff|format|--check", "mypy", "pytest|-n|auto"])
@@ -318,8 +324,8 @@ def test_ci_runs_the_tests_with_the_images_beside_the_checkout(tmp_path: pathlib
         )
         return done.stdout.strip()
 
-    assert run() == f"{root}|test|not set"
+    assert run() == f"{root}|test all|not set"
     images = tmp_path / "shared" / "data" / "brain_tumor_mri"
     images.mkdir(parents=True)
-    assert run() == f"{root}|test|{images}"
-    assert run(BT_DATA="/elsewhere") == f"{root}|test|/elsewhere"
+    assert run() == f"{root}|test all|{images}"
+    assert run(BT_DATA="/elsewhere") == f"{root}|test all|/elsewhere"

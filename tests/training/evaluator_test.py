@@ -31,7 +31,7 @@ def network():
     )  # fmt: skip
 
 
-NAMES = network()[0].segment_names
+NAMES = registry.create_abstract("efficientnet_nano", classes=4)[0].segment_names
 PLAN = stages.make_plan(
     NAMES, count=3, head_epochs=2.0, epochs=2.0, head_learning_rate=1e-3, learning_rate=1e-3, final_learning_rate=1e-3,
     lowest_segment="block_02", programs=2, steps_per_epoch=4,

@@ -33,7 +33,7 @@ def network():
     return made, *jax.device_put((params, batch_stats), sharding.get_replicated_sharding(sharding.make_mesh()))
 
 
-NAMES = network()[0].segment_names
+NAMES = registry.create_abstract("efficientnet_nano", classes=4)[0].segment_names
 HEAD = len(NAMES) - 1
 
 
