@@ -58,7 +58,7 @@ OWNERS = {
     "nibabel": {"data.io.nifti"},
     "onnx": {"inference.onnx_graph"},
     "onnxruntime": {"benchmark.peers.onnx_runtime", "inference.onnx_graph"},
-    "optax": {"training.train_step"},
+    "optax": {"training.optimizer", "training.train_step"},
     "orbax": {"workdir.checkpoint"},
     "pydicom": {"data.io.dicom"},
     "sklearn": {"audit.shortcuts", "data.splits"},

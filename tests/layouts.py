@@ -25,7 +25,8 @@ from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
-from bt_jax.training import sharded_forward, train_step
+from bt_jax.training import optimizer, sharded_forward, train_state
+from bt_jax.training.train_step import TrainStep
 
 CLASSES, SIZE, BATCH, RECORDS = 4, 32, 16, 40
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -49,16 +50,17 @@ def train(
     """Losses and gradient norms of each step, the collectives of the compiled step, bytes of the state on a device."""
     network, params, batch_stats = registry.create(model, classes=CLASSES, size=SIZE, seed=1, **OPTIONS[model])
     segment %= len(network.segment_names)
-    optimizer = train_step.make_optimizer(
+    transform = optimizer.make_optimizer(
         network.segment_names, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0
     )
-    state = train_step.initial_state(params, batch_stats, optimizer, averaging=True)
+    state = train_state.create_state(params, batch_stats, transform, averaging=True)
     shardings = sharding.ShardingRules(pattern=sharded, least=256).make_shardings(state, mesh)
     state = sharding.place(state, shardings)
-    step = train_step.make_train_step(
-        network, optimizer, mesh=mesh, normalisation=normalise.LITE, weights=np.array([1, 2, 1, 0.5], np.float32),
-        label_smoothing=0.1, average_decay=0.9, dtype=jnp.dtype("float32"), seed=0, program_segment=segment,
-        mixup=mixup, accumulate=accumulate, state_shardings=shardings if sharded else None,
+    step = TrainStep(
+        network=network, optimizer=transform, mesh=mesh, normalisation=normalise.LITE,
+        class_weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
+        dtype=jnp.dtype("float32"), seed=0, mixup=mixup, accumulate=accumulate,
+        state_shardings=shardings if sharded else None,
     )  # fmt: skip
     pixels, labels = images()
     batches = pipeline.prefetch(
@@ -73,9 +75,8 @@ def train(
     compiled = None
     with contextlib.closing(batches):
         for batch in batches:
-            arguments = state, batch, np.float32(1e-3), np.int32(segment)
-            compiled = compiled or step.lower(*arguments).compile()
-            state, metrics = compiled(*arguments)
+            compiled = compiled or step.lower(segment, state, batch).compile()
+            state, metrics = compiled(state, batch, np.float32(1e-3), np.int32(segment))
             found["losses"].append(float(metrics["loss"]))
             found["norms"].append(float(metrics["gradient_norm"]))
     assert compiled is not None

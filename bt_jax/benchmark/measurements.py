@@ -241,7 +241,7 @@ def _measured(
     measured: Mapping[str, Callable[[], float]], workload: Workload, *, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float], dict[str, str]]:
     """Seconds of what is measured by name, the machine's ceilings measured among them, and what failed."""
-    ceilings = machine.ceilings(train_step.compute_dtype(workload.dtype))
+    ceilings = machine.ceilings(train_step.resolve_dtype(workload.dtype))
     seconds, failed = peer_process.alternate(
         {**measured, **{_CEILING + name: turns.timed(ceiling.run) for name, ceiling in ceilings.items()}},
         repeats=repeats,
@@ -261,7 +261,7 @@ def _described(workload: Workload, *, repeats: int) -> dict[str, Any]:
         "batch": workload.batch,
         "size": workload.size,
         "batch_statistics": workload.batch_statistics,
-        "dtype": str(train_step.compute_dtype(workload.dtype)),
+        "dtype": str(train_step.resolve_dtype(workload.dtype)),
         "repeats": repeats,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine.description(),

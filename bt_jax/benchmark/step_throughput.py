@@ -15,12 +15,11 @@ from bt_jax.inference.forward import make_forward
 from bt_jax.models import registry
 from bt_jax.models.normalise import LITE
 from bt_jax.models.registry import Network, Tree
-from bt_jax.training import train_step
-from bt_jax.training.train_step import TrainState
+from bt_jax.training import optimizer, train_state, train_step
+from bt_jax.training.train_state import TrainState
+from bt_jax.training.train_step import TrainStep
 
 CLASSES = 4
-
-MakeStep = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +31,8 @@ class Workload:
       options: of the model's constructor.
       size: side of the images in pixels; 0 is the model's own.
       batch: images in a step, over all devices.
-      dtype: of the computation, see `train_step.compute_dtype`.
-      optimizer: arguments of `train_step.make_optimizer`.
+      dtype: of the computation, see `train_step.resolve_dtype`.
+      optimizer: arguments of `optimizer.make_optimizer`.
       label_smoothing: of the loss.
       average_decay: of the moving average of the weights; 0 is off.
     """
@@ -89,28 +88,28 @@ class Program:
 def forward_program(workload: Workload) -> Program:
     """The jitted forward that evaluation and prediction use, on one device."""
     network, params, batch_stats = workload.network()
-    forward = make_forward(network, normalisation=LITE, dtype=train_step.compute_dtype(workload.dtype))
+    forward = make_forward(network, normalisation=LITE, dtype=train_step.resolve_dtype(workload.dtype))
     inputs = jax.device_put((params, batch_stats, workload.images()), jax.devices()[0])
     compiled, seconds = _compiled(jax.jit(forward), *inputs)
     return _program(lambda: jax.block_until_ready(compiled(*inputs)), compiled, seconds, devices=1)
 
 
-def training_step(workload: Workload) -> tuple[MakeStep, TrainState]:
-    """`train_step.make_train_step` with all arguments but `mesh` and `program_segment`, and a state for its steps."""
+def training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
+    """Returns the training step on all devices, and a state for it."""
     network, params, batch_stats = workload.network()
-    optimizer = train_step.make_optimizer(network.segment_names, **workload.optimizer)
-    make_step = functools.partial(
-        train_step.make_train_step,
-        network,
-        optimizer,
+    transform = optimizer.make_optimizer(network.segment_names, **workload.optimizer)
+    step = TrainStep(
+        network=network,
+        optimizer=transform,
+        mesh=sharding.make_mesh(),
         normalisation=LITE,
-        weights=np.ones(CLASSES, np.float32),
+        class_weights=np.ones(CLASSES, np.float32),
         label_smoothing=workload.label_smoothing,
         average_decay=workload.average_decay,
-        dtype=train_step.compute_dtype(workload.dtype),
+        dtype=train_step.resolve_dtype(workload.dtype),
         seed=0,
     )
-    return make_step, train_step.initial_state(params, batch_stats, optimizer, averaging=workload.average_decay > 0)
+    return step, train_state.create_state(params, batch_stats, transform, averaging=workload.average_decay > 0)
 
 
 def training_programs(workload: Workload, program_segments: Sequence[int]) -> dict[int, Program]:
@@ -118,8 +117,8 @@ def training_programs(workload: Workload, program_segments: Sequence[int]) -> di
 
     They pass one state around, so that any number of them fits into memory; segment 0 is full fine-tuning.
     """
-    make_step, state = training_step(workload)
-    mesh = sharding.make_mesh()
+    step, state = training_step(workload)
+    mesh = step.mesh
     held = {"state": jax.device_put(state, sharding.get_replicated_sharding(mesh))}
     labels = np.arange(workload.batch, dtype=np.int32) % CLASSES
     batch = jax.device_put({"image": workload.images(), "label": labels}, sharding.get_batch_sharding(mesh))
@@ -131,8 +130,7 @@ def training_programs(workload: Workload, program_segments: Sequence[int]) -> di
 
     programs = {}
     for segment in program_segments:
-        step = make_step(mesh=mesh, program_segment=segment)
-        compiled, seconds = _compiled(step, held["state"], batch, rate, np.int32(segment))
+        compiled, seconds = _compiled(step.jit(segment), held["state"], batch, rate, np.int32(segment))
         one = functools.partial(run, compiled, np.int32(segment))
         programs[segment] = _program(one, compiled, seconds, devices=mesh.size)
     return programs

@@ -28,9 +28,9 @@ from bt_jax.benchmark.roofline import CHIPS, roofline, scaling
 from bt_jax.benchmark.step_throughput import Workload
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed.sharding import DATA_AXIS
-from bt_jax.training.train_step import TrainState
+from bt_jax.training.train_state import TrainState
+from bt_jax.training.train_step import TrainStep
 
-MakeStep = Callable[..., Any]  # steps.make_train_step with all but the mesh
 Say = Callable[[str], None]
 
 
@@ -50,9 +50,9 @@ def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> di
     """
     if workload.dtype == "auto":
         workload = dataclasses.replace(workload, dtype="bfloat16")
-    make_step, state = step_throughput.training_step(workload)
+    step, state = step_throughput.training_step(workload)
     found = report(
-        functools.partial(make_step, program_segment=0),
+        step,
         state,
         topology=topology,
         batch_per_chip=workload.batch,
@@ -73,7 +73,7 @@ def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> di
 
 
 def report(
-    make_step: MakeStep,
+    step: TrainStep,
     state: TrainState,
     *,
     topology: str,
@@ -87,7 +87,7 @@ def report(
     Call it with `JAX_PLATFORMS=cpu`: JAX itself needs no accelerator here, and must not wait for one.
 
     Args:
-      make_step: `train_step.make_train_step` with all arguments but the `mesh`, computing in bfloat16.
+      step: computing in bfloat16; its mesh does not matter.
       state: shapes and dtypes of the state; arrays serve too, they are not read.
       topology: kind and layout of the slice, such as `v5e:2x4` or `v5p:2x2x2`.
       batch_per_chip: images of a step on each chip.
@@ -112,7 +112,7 @@ def report(
     say(f"{topology}: {chips} chips of the kind {kind}; compiling, which takes minutes for a large network")
 
     def measure(per_chip: int) -> "Measured | None":
-        return _measure(make_step, state, devices, cores=cores, batch=per_chip * chips, size=size)
+        return _measure(step, state, devices, cores=cores, batch=per_chip * chips, size=size)
 
     measured = measure(batch_per_chip)
     if measured is None:
@@ -224,7 +224,7 @@ class Measured:
 
 
 def _measure(
-    make_step: MakeStep, state: TrainState, devices: list[Any], *, cores: int, batch: int, size: int
+    step: TrainStep, state: TrainState, devices: list[Any], *, cores: int, batch: int, size: int
 ) -> Measured | None:
     """Compiles; None where the step does not fit into the memory."""
     mesh = Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
@@ -232,9 +232,7 @@ def _measure(
         "image": jax.ShapeDtypeStruct((batch, size, size), np.float32),
         "label": jax.ShapeDtypeStruct((batch,), np.int32),
     }
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
-    lowered = make_step(mesh=mesh).lower(shapes, images, *scalars)
+    lowered = dataclasses.replace(step, mesh=mesh).lower(0, state, images)
     start = time.perf_counter()
     try:
         with _uncached():

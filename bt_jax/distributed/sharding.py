@@ -51,14 +51,6 @@ def make_transfer(mesh: Mesh) -> Callable[[Any], Any]:
     )
 
 
-def on_all_devices(tree: Any, mesh: Mesh) -> Any:
-    """Arrays that every host has alike, whole on every device."""
-    if jax.process_count() == 1:
-        return jax.device_put(tree, get_replicated_sharding(mesh))
-    sharding = get_replicated_sharding(mesh)
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
-
-
 def gather(tree: Any, mesh: Mesh) -> Any:
     """The same arrays whole on every device, wherever their parts are."""
     if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):

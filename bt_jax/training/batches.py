@@ -10,7 +10,7 @@ from bt_jax.data.pipeline import Batch, prefetch
 from bt_jax.data.sampler import Sampler
 from bt_jax.training.feature_cache import Cut, FeatureCache, Features
 from bt_jax.training.stages import Stage
-from bt_jax.training.train_step import TrainState
+from bt_jax.training.train_state import TrainState
 
 
 class Feed:

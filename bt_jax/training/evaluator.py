@@ -10,7 +10,7 @@ from bt_jax.metrics.calibration import softmax
 from bt_jax.training.feature_cache import Cut, FeatureCache
 from bt_jax.training.sharded_forward import OutputsOf
 from bt_jax.training.stages import Stage
-from bt_jax.training.train_step import TrainState
+from bt_jax.training.train_state import TrainState
 
 # One view, the image as it is.
 _VIEW = 0

@@ -18,7 +18,7 @@ from bt_jax.training.precompile import Programs
 from bt_jax.training.profiler import Profiler, off
 from bt_jax.training.progress import Progress
 from bt_jax.training.stages import Stage
-from bt_jax.training.train_step import TrainState
+from bt_jax.training.train_state import TrainState
 from bt_jax.training.watchdog import Watchdog
 from bt_jax.workdir.checkpoint import Checkpoints, make_abstract
 from bt_jax.workdir.metric_log import MetricsWriter
@@ -243,16 +243,16 @@ class Loop:
         if step is None or step == self.progress.step:
             return state
         processes.say(f"early stopping: back to the best weights, of step {step}")
-        best = restored(self.checkpoints, step, like=state)
+        best = restore_state(self.checkpoints, step, like=state)
         return dataclasses.replace(best, step=state.step)
 
     def _restart_interval(self) -> None:
         self._interval_began, self._interval_images = time.monotonic(), 0
 
 
-def restored(checkpoints: Checkpoints, step: int, *, like: TrainState) -> TrainState:
+def restore_state(checkpoints: Checkpoints, step: int, *, like: TrainState) -> TrainState:
     """The state saved at a step, with the shapes, dtypes and shardings of a given state."""
-    return TrainState.joined(
+    return TrainState.join(
         *checkpoints.restore(
             step, evaluation=make_abstract(like.for_evaluation()), training=make_abstract(like.for_resuming())
         )

@@ -18,11 +18,11 @@ from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.inference.description import ModelDescription
 from bt_jax.models.pretrained.sources import Weights, resolve
 from bt_jax.models.registry import Network, Tree
-from bt_jax.training import run_weights, train_step
+from bt_jax.training import fresh_model, run_weights
 from bt_jax.workdir import run_folder
 
 
-def rules(config: ml_collections.ConfigDict) -> ShardingRules:
+def make_sharding_rules(config: ml_collections.ConfigDict) -> ShardingRules:
     """Which parameters are divided among the devices."""
     return ShardingRules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)
 
@@ -62,7 +62,7 @@ def model_of(
             )
         forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0, **by_batch})
         images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
-        batch_stats = train_step.calibrated_statistics(
+        batch_stats = fresh_model.calibrate_statistics(
             forgetful.create_network()[0], params, batch_stats, images=images, normalisation=weights.normalisation
         )
     return description, network, params, batch_stats

@@ -114,11 +114,6 @@ def make_plan(
     )
 
 
-def stage_at(plan: Sequence[Stage], step: int) -> Stage:
-    """The stage that a step belongs to by the plan."""
-    return next(stage for stage in plan if step < stage.last_step)
-
-
 def rate_at(stage: Stage, step_in_stage: int, *, warmup: float, decay: str, final: float) -> float:
     """The learning rate of a step: linear warmup, then constant or a half cosine (arXiv:1608.03983).
 
@@ -140,7 +135,7 @@ def rate_at(stage: Stage, step_in_stage: int, *, warmup: float, decay: str, fina
     return stage.learning_rate * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def in_words(plan: Sequence[Stage], *, segment_names: Sequence[str], steps_per_epoch: int) -> list[str]:
+def list_stages(plan: Sequence[Stage], *, segment_names: Sequence[str], steps_per_epoch: int) -> list[str]:
     """A line for each stage: what trains, how long, how fast."""
     return [
         f"`{segment_names[stage.first_segment]}` and above, "
@@ -149,7 +144,7 @@ def in_words(plan: Sequence[Stage], *, segment_names: Sequence[str], steps_per_e
     ]
 
 
-def describe(
+def format_plan(
     plan: Sequence[Stage], params: Mapping[str, Any], *, segment_names: Sequence[str], steps_per_epoch: int
 ) -> str:
     """The plan as a table: stage, trained segments, trained parameters, learning rate, epochs, steps, program."""

@@ -23,15 +23,16 @@ from bt_jax.distributed.processes import say
 from bt_jax.inference.description import ModelDescription
 from bt_jax.models import registry
 from bt_jax.reports import cross_validation, run_report
-from bt_jax.training import config_check, setup, sharded_forward, stages, train_step
+from bt_jax.training import config_check, optimizer, setup, sharded_forward, stages, train_state, train_step
 from bt_jax.training.batches import Feed
 from bt_jax.training.evaluator import Validation
 from bt_jax.training.feature_cache import Cut, FeatureCache
-from bt_jax.training.loop import DIVERGED_ADVICE, Loop, restored
+from bt_jax.training.loop import DIVERGED_ADVICE, Loop, restore_state
 from bt_jax.training.precompile import Programs
 from bt_jax.training.profiler import Profiler
 from bt_jax.training.progress import Progress
-from bt_jax.training.train_step import TrainState
+from bt_jax.training.train_state import TrainState
+from bt_jax.training.train_step import TrainStep
 from bt_jax.training.watchdog import Watchdog
 from bt_jax.workdir import run_folder
 from bt_jax.workdir.checkpoint import Checkpoints
@@ -120,32 +121,33 @@ def _train_with(
     else:
         network, params, batch_stats = description.create_network()
     size, normalisation = preprocessing.size, description.create_normalisation()
-    dtype = train_step.compute_dtype(config.train.dtype)
+    dtype = train_step.resolve_dtype(config.train.dtype)
     parameters = registry.count_parameters(params)
     say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {description.weights}")
 
     order = Sampler(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)
     plan = stages.make_plan(network.segment_names, steps_per_epoch=order.steps_per_epoch, **config.stages)
-    plan_table = stages.describe(
+    plan_table = stages.format_plan(
         plan, params, segment_names=network.segment_names, steps_per_epoch=order.steps_per_epoch
     )
     say(f"\n{plan_table}\n")
 
     mesh = sharding.make_mesh()
     rows = sharding.get_host_rows(mesh, config.train.batch_size)
-    optimizer = train_step.make_optimizer(network.segment_names, **config.optimizer)
-    state = train_step.initial_state(params, batch_stats, optimizer, averaging=config.train.average_decay > 0)
-    shardings = setup.rules(config).make_shardings(state, mesh)
+    transform = optimizer.make_optimizer(network.segment_names, **config.optimizer)
+    state = train_state.create_state(params, batch_stats, transform, averaging=config.train.average_decay > 0)
+    shardings = setup.make_sharding_rules(config).make_shardings(state, mesh)
     state = sharding.place(state, shardings)
     if mesh.size > 1:
         say(sharding.describe(state, mesh))
-    make_step = functools.partial(
-        train_step.make_train_step,
-        network,
-        optimizer,
+    step = TrainStep(
+        network=network,
+        optimizer=transform,
         mesh=mesh,
         normalisation=normalisation,
-        weights=train_step.class_weights(config.loss.class_weights, data.training.labels, len(data.source.class_names)),
+        class_weights=train_step.compute_class_weights(
+            config.loss.class_weights, data.training.labels, len(data.source.class_names)
+        ),
         label_smoothing=config.loss.label_smoothing,
         average_decay=config.train.average_decay,
         dtype=dtype,
@@ -187,7 +189,7 @@ def _train_with(
         if progress.best_step is not None and progress.best_step not in checkpoints.steps:
             say(f"warning: the checkpoint of the best step, {progress.best_step}, is lost: the best is chosen anew")
             progress.forget_best()
-        state = restored(checkpoints, latest, like=state)
+        state = restore_state(checkpoints, latest, like=state)
         say(f"resuming from step {latest}, in stage {progress.stage}")
     record.record_start(
         step=progress.step,
@@ -215,9 +217,7 @@ def _train_with(
             plan=plan,
             progress=progress,
             programs=Programs(
-                functools.partial(
-                    _compile, make_step, state, config.train.batch_size, size, cuts, image_weights is not None
-                )
+                functools.partial(_compile, step, state, config.train.batch_size, size, cuts, image_weights is not None)
             ),
             feed=Feed(
                 open_images=open_images,
@@ -272,7 +272,7 @@ def _train_with(
 
     if progress.best_step is None:  # a run resumed after its last evaluation, whose best checkpoint is lost
         progress.best_step = progress.step
-    best = restored(checkpoints, progress.best_step, like=state).for_evaluation()
+    best = restore_state(checkpoints, progress.best_step, like=state).for_evaluation()
     outputs_of_best = sharded_forward.of_first_host(outputs_of, network, best, **forward)
     if not processes.is_first():
         return 0
@@ -291,7 +291,7 @@ def _train_with(
                 "provenance": record.get_provenance(),
                 "preprocessing": _in_words(preprocessing.to_dict()),
                 "augmentation": _in_words(config.augment.to_dict()),
-                "stages": stages.in_words(
+                "stages": stages.list_stages(
                     plan, segment_names=network.segment_names, steps_per_epoch=order.steps_per_epoch
                 ),
                 "epochs": round(progress.step / order.steps_per_epoch, 2),
@@ -313,7 +313,7 @@ def _in_words(settings: dict[str, Any]) -> str:
 
 
 def _compile(
-    make_step: Callable[..., Any],
+    step: TrainStep,
     state: TrainState,
     batch_size: int,
     size: int,
@@ -330,6 +330,4 @@ def _compile(
     }
     if weighted:
         batch["weight"] = jax.ShapeDtypeStruct((batch_size,), np.float32)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
-    return make_step(program_segment=program_segment).lower(shapes, batch, *scalars).compile()
+    return step.lower(program_segment, state, batch).compile()

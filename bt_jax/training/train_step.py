@@ -1,7 +1,7 @@
-"""The jitted training step over a mesh of devices, and the optimiser, which nothing else knows."""
+"""The training step: forward, loss, gradients, update and averages, compiled over a mesh of devices."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,56 +15,186 @@ from bt_jax.distributed import sharding
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 from bt_jax.training import accumulation
+from bt_jax.training.accumulation import Gradients
+from bt_jax.training.optimizer import Optimizer
+from bt_jax.training.stages import Stage
+from bt_jax.training.train_state import TrainState
+
+Batch = Mapping[str, Any]  # arrays, or their shapes and dtypes
+Metrics = dict[str, jax.Array]
+# (state, batch, learning_rate, first_segment) -> (state, metrics); see `TrainStep.jit`.
+StepFunction = Callable[..., tuple[TrainState, Metrics]]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class TrainState:
-    """Everything that a step changes.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainStep:
+    """The training step of a run. Stages that share a program share its compiled form.
+
+    Below `program_segment`, the lowest segment that a program can train, the network runs in inference mode and has no
+    gradients. From there up, a segment trains if it is not below `first_segment`, which is given at run time.
+
+    The loss is the mean of the weighted cross-entropies of the global batch. It is not divided by the sum of the
+    weights (as in Keras, not as in PyTorch). For two mixed images it is the weighted sum of the losses for both labels.
 
     Attributes:
-      step: int32 [], steps done.
-      params: {segment: ...} float32.
-      batch_stats: {segment: ...} float32.
-      opt_state: one masked optimiser state per segment, of the same shape in all stages.
-      average: exponential moving averages {`params`, `batch_stats`}, or None where they are off.
+      network: the model.
+      optimizer: from `optimizer.make_optimizer`.
+      mesh: from `sharding.make_mesh`; its devices divide the batch.
+      normalisation: from grey pixels to what the network expects.
+      class_weights: [classes] float32, see `compute_class_weights`.
+      label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
+      average_decay: of the moving average; at the start it is at most (1 + step) / (10 + step).
+      dtype: of the computation; parameters, statistics and loss stay float32.
+      seed: of dropout and stochastic depth.
+      mixup: parameter of the Beta distribution of the shares in which images (or features) of a batch are mixed in
+        pairs (arXiv:1710.09412); the accuracy counts the label of the image with the larger share. 0 is off.
+      accumulate: number of parts of the batch that are processed one after the other within a step, see
+        `accumulation`; mixing, the statistics of BatchNorm and dropout are computed for each part.
+      state_shardings: of the state, from `sharding.ShardingRules`; None: every device holds the whole state.
     """
 
-    step: jax.Array
-    params: Tree
-    batch_stats: Tree
-    opt_state: Any
-    average: Tree | None
+    network: Network
+    optimizer: Optimizer
+    mesh: Mesh
+    normalisation: Normalisation
+    class_weights: np.ndarray
+    label_smoothing: float
+    average_decay: float
+    dtype: jnp.dtype
+    seed: int
+    mixup: float = 0.0
+    accumulate: int = 1
+    state_shardings: Any = None
 
-    def for_evaluation(self) -> Tree:
-        """{`params`, `batch_stats`} to score and to keep: the averaged ones where they are on."""
-        if self.average is not None:
-            return self.average
-        return {"params": self.params, "batch_stats": self.batch_stats}
+    def compile(self, stage: Stage, state: TrainState, batch: Batch) -> StepFunction:
+        """Returns the compiled step of a stage. Shapes and dtypes serve as well as arrays."""
+        compiled: StepFunction = self.lower(stage.program_segment, state, batch).compile()
+        return compiled
 
-    def for_resuming(self) -> Tree:
-        """What `for_evaluation` lacks of the whole state."""
-        current = {"params": self.params, "batch_stats": self.batch_stats}
-        return {
-            "step": self.step,
-            "opt_state": self.opt_state,
-            "current": None if self.average is None else current,
-        }
+    def lower(self, program_segment: int, state: TrainState, batch: Batch) -> Any:
+        """Returns the step of a program as a `jax.stages.Lowered`. Shapes and dtypes serve as well as arrays."""
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch))
+        scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
+        return self.jit(program_segment).lower(*shapes, *scalars)
 
-    @classmethod
-    def joined(cls, evaluation: Tree, resuming: Tree) -> "TrainState":
-        """The inverse of the two above."""
-        current = evaluation if resuming["current"] is None else resuming["current"]
-        return cls(
-            step=resuming["step"],
-            params=current["params"],
-            batch_stats=current["batch_stats"],
-            opt_state=resuming["opt_state"],
-            average=None if resuming["current"] is None else evaluation,
+    def jit(self, program_segment: int) -> Any:
+        """Returns the jitted step of a program.
+
+        It maps (state, batch, learning_rate, first_segment) to (state, metrics) and donates the state. `batch` has
+        `label` [B] int32, and either `image` [B, S, S] float32 in [0, 1] or `features` [B, ...] float32, the outputs of
+        the segments below `program_segment`. It may have `weight` [B] float32, which multiplies the weight of the
+        image's class. Metrics are the scalars `loss`, `accuracy` and `gradient_norm`.
+        """
+        everywhere = sharding.get_replicated_sharding(self.mesh)
+        state_shardings = everywhere if self.state_shardings is None else self.state_shardings
+        return jax.jit(
+            _Program(self, program_segment).train_step,
+            in_shardings=(state_shardings, sharding.get_batch_sharding(self.mesh), everywhere, everywhere),
+            out_shardings=(state_shardings, everywhere),
+            donate_argnums=0,
         )
 
 
-def compute_dtype(name: str) -> jnp.dtype:
+class _Program:
+    """What is traced for the stages that share a program."""
+
+    def __init__(self, settings: TrainStep, program_segment: int):
+        self._settings, self._program_segment = settings, program_segment
+        self._names = settings.network.segment_names
+        self._class_weights = jnp.asarray(settings.class_weights)
+
+    def train_step(
+        self, state: TrainState, batch: dict[str, jax.Array], learning_rate: jax.Array, first_segment: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """Runs one step, see `TrainStep.jit`."""
+        key = jax.random.fold_in(jax.random.key(self._settings.seed), state.step)
+        (loss, (batch_stats, accuracy)), gradients = self._compute_gradients(
+            state.params, state.batch_stats, batch, key, first_segment
+        )
+        # Layers that compute in float64 may give gradients in it; parameters and moments stay as they are.
+        gradients = jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), gradients, state.params)
+        trained = dict(zip(self._names, self._flag_trained(first_segment), strict=True))
+        updates, opt_state = self._settings.optimizer.update(gradients, state.opt_state, state.params, trained=trained)
+        # What is frozen here was never trained before, so it is its own average, and need not be touched.
+        moving = self._names[self._program_segment :]
+        updates = optax.tree.scale(learning_rate, _select(updates, moving))
+        params = state.params | optax.apply_updates(_select(state.params, moving), updates)
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "gradient_norm": optax.tree.norm(_select(gradients, moving)),
+        }
+        average = self._update_average(state, {"params": params, "batch_stats": batch_stats})
+        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+
+    def _compute_gradients(
+        self, params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
+    ) -> Gradients:
+        compute = jax.value_and_grad(self._compute_loss, has_aux=True)
+        arguments = params, batch_stats, batch, key, first_segment
+        if self._settings.accumulate > 1:
+            return accumulation.accumulate(compute, self._settings.accumulate, *arguments)
+        found: Gradients = compute(*arguments)
+        return found
+
+    def _compute_loss(
+        self, params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        """Returns (loss, (batch_stats, accuracy))."""
+        settings = self._settings
+        if settings.state_shardings is not None:
+            # Gathered once: left to itself, the compiler would rather move the images.
+            params = jax.lax.with_sharding_constraint(params, sharding.get_replicated_sharding(settings.mesh))
+        flags = self._flag_trained(first_segment)
+        params = {
+            name: jax.tree.map(lambda leaf, flag=flag: _freeze_unless(flag, leaf), params[name])
+            for name, flag in zip(self._names, flags, strict=True)
+        }
+        if "features" in batch:
+            x, start = batch["features"].astype(settings.dtype), self._names[self._program_segment]
+        else:
+            x, start = settings.normalisation(batch["image"], dtype=settings.dtype), None
+        share = None
+        if settings.mixup:
+            share = _draw_shares(key, len(x), parameter=settings.mixup)
+            spread = share.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+            x = spread * x + (1 - spread) * x[::-1]
+        logits, batch_stats = settings.network.apply(
+            params, batch_stats, x, start=start, trained=flags, dropout_key=key
+        )
+        accuracy = (logits.argmax(-1) == batch["label"]).mean()
+        return self._compute_losses(logits, batch, share).mean(), (batch_stats, accuracy)
+
+    def _compute_losses(self, logits: jax.Array, batch: dict[str, jax.Array], share: jax.Array | None) -> jax.Array:
+        """Returns the weighted cross-entropy of each row, [B] float32."""
+        one_hot = jax.nn.one_hot(batch["label"], logits.shape[-1])
+        targets = optax.smooth_labels(one_hot, self._settings.label_smoothing)
+        weight = self._class_weights[batch["label"]]
+        if "weight" in batch:
+            weight *= batch["weight"]
+        losses = optax.softmax_cross_entropy(logits, targets) * weight
+        if share is not None:
+            others = optax.softmax_cross_entropy(logits, targets[::-1]) * weight[::-1]
+            losses = share * losses + (1 - share) * others
+        return losses
+
+    def _flag_trained(self, first_segment: jax.Array) -> tuple[bool | jax.Array, ...]:
+        """Returns for each segment whether it trains; False if that is known at compile time."""
+        return tuple(i >= first_segment if i >= self._program_segment else False for i in range(len(self._names)))
+
+    def _update_average(self, state: TrainState, now: Tree) -> Tree | None:
+        """Returns the moving averages after a step that led to the weights `now`; None where they are off."""
+        if state.average is None:
+            return None
+        moving = self._names[self._program_segment :]
+        decay = jnp.minimum(self._settings.average_decay, (1 + state.step) / (10 + state.step))
+        return {
+            kind: old | optax.incremental_update(_select(now[kind], moving), _select(old, moving), 1 - decay)
+            for kind, old in state.average.items()
+        }
+
+
+def resolve_dtype(name: str) -> jnp.dtype:
     """`float32`, `bfloat16`, `auto` (bfloat16 where the hardware multiplies it faster), or, to compare, `float64`."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -75,98 +205,7 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def make_optimizer(
-    segment_names: Sequence[str], *, name: str, weight_decay: float, b1: float, b2: float, clip_norm: float
-) -> optax.GradientTransformationExtraArgs:
-    """Adam or AdamW for each segment by itself, asleep as long as the segment is frozen.
-
-    Each segment has a masked state with a step count of its own: it begins when the segment is unfrozen (a shared count
-    would leave Adam's bias correction out, and multiply the first steps of new segments by up to 6), keeps its moments
-    over the stages, and has the same shape in all of them, so every checkpoint restores in every stage. A frozen
-    segment gets no update, no decay, and its state does not move.
-
-    The updates are for a learning rate of 1. `update` takes `trained={segment: bool}`.
-
-    Args:
-      segment_names: of the model; a parameter outside of them is an error that names it.
-      name: `adam` (arXiv:1412.6980) or `adamw` (arXiv:1711.05101).
-      weight_decay: of kernels, for `adamw`; biases and BatchNorm parameters never decay.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      clip_norm: largest global norm of the gradient of what is trained; 0 is off.
-    """
-    if name not in ("adam", "adamw"):
-        raise UsageError(f"config.optimizer.name is {name!r}: use adam or adamw")
-    direction = [optax.scale_by_adam(b1=b1, b2=b2)]
-    if name == "adamw" and weight_decay:
-        direction.append(optax.add_decayed_weights(weight_decay, mask=is_kernel))
-    direction.append(optax.scale(-1.0))
-
-    def asleep_unless_trained(segment: str) -> optax.GradientTransformationExtraArgs:
-        awake = optax.conditionally_mask(
-            optax.chain(*direction), lambda _, *, trained: trained[segment], forward_extra_args=True
-        )
-
-        def update(updates: Tree, state: Any, params: Tree | None = None, **arguments: Any) -> tuple[Tree, Any]:
-            if arguments["trained"][segment] is False:  # known before compilation, which is much shorter without it
-                return optax.tree.zeros_like(updates), state
-            return awake.update(updates, state, params, **arguments)
-
-        return optax.GradientTransformationExtraArgs(awake.init, update)
-
-    def labels(tree: Tree) -> Tree:
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree):
-            if path[0].key not in segment_names:
-                raise ValueError(f"parameter {jax.tree_util.keystr(path)} belongs to no segment of the plan")
-        return {segment: jax.tree.map(lambda _, label=segment: label, part) for segment, part in tree.items()}
-
-    per_segment = optax.partition({name: asleep_unless_trained(name) for name in segment_names}, labels)
-    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    return optax.chain(*clip, per_segment)
-
-
-def is_kernel(tree: Tree) -> Tree:
-    """True for the parameters named `kernel`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", tree)
-
-
-def initial_state(
-    params: Tree, batch_stats: Tree, optimizer: optax.GradientTransformationExtraArgs, *, averaging: bool
-) -> TrainState:
-    """The state before the first step. The averages start at the weights, as copies: a step donates the state."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=jax.jit(optimizer.init)(params),  # op by op it would compile hundreds of small programs
-        average=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if averaging else None,
-    )
-
-
-def calibrated_statistics(
-    network: Network, params: Tree, batch_stats: Tree, *, images: np.ndarray, normalisation: Normalisation
-) -> Tree:
-    """Running statistics measured on images, for a network with random weights.
-
-    Those it is built with fit nothing: frozen, the network would put out next to zero. The head learns its own.
-
-    Args:
-      network: built with a BatchNorm momentum of 0, so that a single batch replaces the statistics.
-      params: of the network.
-      batch_stats: of the network.
-      images: [B, S, S] float32 in [0, 1].
-      normalisation: from grey pixels to what the network expects.
-    """
-
-    @jax.jit
-    def measure(params: Tree, batch_stats: Tree, images: jax.Array) -> Tree:
-        head, key = network.segment_names[-1], jax.random.key(0)
-        return network.apply(params, batch_stats, normalisation(images), stop=head, trained=True, dropout_key=key)[1]
-
-    return measure(params, batch_stats, images)
-
-
-def class_weights(setting: str | Sequence[float], labels: np.ndarray, classes: int) -> np.ndarray:
+def compute_class_weights(setting: str | Sequence[float], labels: np.ndarray, classes: int) -> np.ndarray:
     """Weight of each class in the loss: [classes] float32.
 
     Args:
@@ -192,147 +231,18 @@ def class_weights(setting: str | Sequence[float], labels: np.ndarray, classes: i
     return values.astype(np.float32)
 
 
-def make_train_step(
-    network: Network,
-    optimizer: optax.GradientTransformationExtraArgs,
-    *,
-    mesh: Mesh,
-    normalisation: Normalisation,
-    weights: np.ndarray,
-    label_smoothing: float,
-    average_decay: float,
-    dtype: jnp.dtype,
-    seed: int,
-    program_segment: int,
-    mixup: float = 0.0,
-    accumulate: int = 1,
-    state_shardings: Any = None,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Builds the jitted step for the stages of one program.
-
-    Below `program_segment` the network runs in inference form and nothing of it has a gradient. From there up a segment
-    trains where `first_segment`, given at run time, is not above it.
-
-    The loss is the mean of the weighted cross-entropies of the global batch, not divided by the sum of their weights
-    (as in Keras, not PyTorch). Where two images are mixed, it is that of both labels, each with its own weight, in the
-    shares of the mixture.
-
-    Args:
-      network: the model.
-      optimizer: from `make_optimizer`.
-      mesh: from `sharding.make_mesh`; the batch is divided among its devices.
-      normalisation: from grey pixels to what the network expects.
-      weights: [classes] float32, see `class_weights`.
-      label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
-      average_decay: of the moving average; ramped up as (1 + step) / (10 + step) at the start.
-      dtype: of the computation; parameters, statistics and loss stay float32.
-      seed: of dropout and stochastic depth.
-      program_segment: number of the lowest segment that can train.
-      mixup: images (or features) of the batch are mixed in pairs, by shares that have the Beta distribution with both
-        parameters of this value (arXiv:1710.09412); the larger share is that of the image whose label counts for the
-        accuracy. 0 is off.
-      accumulate: parts of the batch that follow one another within a step, see `accumulation`; mixing, the statistics
-        of BatchNorm and dropout are those of a part.
-      state_shardings: of the state, from `sharding.ShardingRules`; None: it is whole on each device.
-
-    Returns:
-      step(state, batch, learning_rate, first_segment) -> (state, metrics). The state is donated. `batch` has `label`
-      [B] int32, and either `image` [B, S, S] float32 in [0, 1] or `features` [B, ...] float32, what the segments below
-      `program_segment` make of it; it may have `weight` [B] float32, that of each image, besides its class's.
-      Metrics are the scalars `loss`, `accuracy`, `gradient_norm`.
-    """
-    names = network.segment_names
-    weight_of = jnp.asarray(weights)
-    everywhere = sharding.get_replicated_sharding(mesh)
-
-    def trained_flags(first_segment: jax.Array) -> tuple[bool | jax.Array, ...]:
-        return tuple(i >= first_segment if i >= program_segment else False for i in range(len(names)))
-
-    def loss_of(
-        params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
-    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
-        if state_shardings is not None:  # gathered once: left to itself, the compiler would rather move the images
-            params = jax.lax.with_sharding_constraint(params, everywhere)
-        flags = trained_flags(first_segment)
-        params = {
-            name: jax.tree.map(lambda leaf, flag=flag: _frozen_unless(flag, leaf), params[name])
-            for name, flag in zip(names, flags, strict=True)
-        }
-        if "features" in batch:
-            x, start = batch["features"].astype(dtype), names[program_segment]
-        else:
-            x, start = normalisation(batch["image"], dtype=dtype), None
-        share = None
-        if mixup:
-            share = _shares(key, len(x), parameter=mixup)
-            spread = share.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
-            x = spread * x + (1 - spread) * x[::-1]
-        logits, batch_stats = network.apply(params, batch_stats, x, start=start, trained=flags, dropout_key=key)
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
-        weight = weight_of[batch["label"]]
-        if "weight" in batch:
-            weight *= batch["weight"]
-        losses = optax.softmax_cross_entropy(logits, targets) * weight
-        if share is not None:
-            others = optax.softmax_cross_entropy(logits, targets[::-1]) * weight[::-1]
-            losses = share * losses + (1 - share) * others
-        return losses.mean(), (batch_stats, (logits.argmax(-1) == batch["label"]).mean())
-
-    gradients_of = jax.value_and_grad(loss_of, has_aux=True)
-    if accumulate > 1:
-        gradients_of = accumulation.in_parts(gradients_of, accumulate)
-
-    def train_step(
-        state: TrainState, batch: dict[str, jax.Array], learning_rate: jax.Array, first_segment: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss, (batch_stats, accuracy)), gradients = gradients_of(
-            state.params, state.batch_stats, batch, key, first_segment
-        )
-        # Layers that compute in float64 may give gradients in it; parameters and moments stay as they are.
-        gradients = jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), gradients, state.params)
-        trained = dict(zip(names, trained_flags(first_segment), strict=True))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, trained=trained)
-        # What is frozen here was never trained before, so it is its own average, and need not be touched.
-        moving = names[program_segment:]
-        updates = optax.tree.scale(learning_rate, _only(updates, moving))
-        params = state.params | optax.apply_updates(_only(state.params, moving), updates)
-        average = state.average
-        if average is not None:
-            decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
-            now = {"params": params, "batch_stats": batch_stats}
-            average = {
-                kind: old | optax.incremental_update(_only(now[kind], moving), _only(old, moving), 1 - decay)
-                for kind, old in average.items()
-            }
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "gradient_norm": optax.tree.norm(_only(gradients, moving)),
-        }
-        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
-
-    of_state = everywhere if state_shardings is None else state_shardings
-    return jax.jit(
-        train_step,
-        in_shardings=(of_state, sharding.get_batch_sharding(mesh), everywhere, everywhere),
-        out_shardings=(of_state, everywhere),
-        donate_argnums=0,
-    )
-
-
-def _shares(key: jax.Array, rows: int, *, parameter: float) -> jax.Array:
-    """[rows] float32 in [0.5, 1], of the larger part of each mixture, independent of what else the key is used for."""
+def _draw_shares(key: jax.Array, rows: int, *, parameter: float) -> jax.Array:
+    """Draws the larger share of each mixture, [rows] float32 in [0.5, 1], independent of other uses of the key."""
     share = jax.random.beta(jax.random.fold_in(key, 2**31 - 1), parameter, parameter, (rows,), jnp.float32)
     return jnp.maximum(share, 1 - share)
 
 
-def _frozen_unless(flag: bool | jax.Array, leaf: jax.Array) -> jax.Array:
+def _freeze_unless(flag: bool | jax.Array, leaf: jax.Array) -> jax.Array:
     if flag is False:
         return jax.lax.stop_gradient(leaf)
     return leaf if flag is True else jnp.where(flag, leaf, jax.lax.stop_gradient(leaf))
 
 
-def _only(tree: Tree, names: Sequence[str]) -> Tree:
-    """The segments named, those that the tree has."""
+def _select(tree: Tree, names: Sequence[str]) -> Tree:
+    """Returns those of the named segments that the tree has."""
     return {name: tree[name] for name in names if name in tree}

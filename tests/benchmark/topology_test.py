@@ -1,7 +1,9 @@
+import dataclasses
 import functools
 import importlib.util
 import json
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,21 +97,27 @@ def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
         topology.describe("v5e:2x4")
 
 
-def brighten(*, mesh):
-    """Not a training step, but one as to its arguments, and compiled in a moment."""
-    one, many = sharding.get_replicated_sharding(mesh), sharding.get_batch_sharding(mesh)
-    return jax.jit(
-        lambda state, batch, rate, segment: (state + batch["image"].mean() + segment, batch["image"] * rate),
-        in_shardings=(one, many, one, one),
-        out_shardings=(one, many),
-    )
+@dataclasses.dataclass(frozen=True)
+class Brightening:
+    """Stands for a training step, and compiles in a moment."""
+
+    mesh: Any = None
+
+    def lower(self, program_segment, state, batch):
+        one, many = sharding.get_replicated_sharding(self.mesh), sharding.get_batch_sharding(self.mesh)
+        step = jax.jit(
+            lambda state, batch, rate: (state + batch["image"].mean() + program_segment, batch["image"] * rate),
+            in_shardings=(one, many, one),
+            out_shardings=(one, many),
+        )
+        return step.lower(state, batch, jax.ShapeDtypeStruct((), np.float32))
 
 
 @pytest.mark.parametrize(("topology_name", "devices_per_chip"), [("v6e:2x4", 1), ("v4:2x2x2", 2)])
 def test_figures_are_those_of_a_chip(topology_name, devices_per_chip):
     report = functools.partial(
         topology.report,
-        brighten,
+        Brightening(),
         jax.ShapeDtypeStruct((), np.float32),
         topology=topology_name,
         size=32,

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
 from bt_jax.models import registry
-from bt_jax.training import train_step
+from bt_jax.training import optimizer, train_state
 from tests import runs
 
 MESH = sharding.make_mesh()
@@ -87,11 +87,11 @@ def test_an_efficientnet_trains_alike_on_any_number_of_devices():
 def state_of(name: str, **options: Any) -> Any:
     """Shapes of a training state."""
     network, params, batch_stats = registry.create_abstract(name, classes=4, size=32, **options)
-    optimizer = train_step.make_optimizer(
+    transform = optimizer.make_optimizer(
         network.segment_names, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0
     )
     return jax.eval_shape(
-        lambda *trees: train_step.initial_state(*trees, optimizer, averaging=True), params, batch_stats
+        lambda *trees: train_state.create_state(*trees, transform, averaging=True), params, batch_stats
     )
 
 

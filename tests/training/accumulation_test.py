@@ -7,19 +7,20 @@ import pytest
 
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
-from bt_jax.training import accumulation, train_step
+from bt_jax.training import accumulation, optimizer, train_state
+from bt_jax.training.train_step import TrainStep
 
 
 def one_step(accumulate: int):
     """State and metrics after a step of a dense network without dropout, on 8 images."""
     network, params, batch_stats = registry.create("mlp", classes=4, size=16, hidden=(8,), dropout_rate=0.0, seed=1)
-    optimizer = train_step.make_optimizer(
+    transform = optimizer.make_optimizer(
         network.segment_names, name="adam", weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0
     )
-    step = train_step.make_train_step(
-        network, optimizer, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
-        weights=np.array([1, 2, 0.5, 1], np.float32), label_smoothing=0.1, average_decay=0.0,
-        dtype=jnp.dtype("float32"), seed=0, program_segment=0, accumulate=accumulate,
+    step = TrainStep(
+        network=network, optimizer=transform, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
+        class_weights=np.array([1, 2, 0.5, 1], np.float32), label_smoothing=0.1, average_decay=0.0,
+        dtype=jnp.dtype("float32"), seed=0, accumulate=accumulate,
     )  # fmt: skip
     generator = np.random.default_rng(0)
     batch = {
@@ -27,8 +28,8 @@ def one_step(accumulate: int):
         "label": generator.integers(0, 4, 8).astype(np.int32),
         "weight": generator.random(8, np.float32),
     }
-    state = train_step.initial_state(params, batch_stats, optimizer, averaging=False)
-    return step(state, batch, np.float32(1e-3), np.int32(0))
+    state = train_state.create_state(params, batch_stats, transform, averaging=False)
+    return step.jit(0)(state, batch, np.float32(1e-3), np.int32(0))
 
 
 def test_parts_are_one_step_of_the_whole_batch():
@@ -46,13 +47,12 @@ def test_a_part_has_every_so_manieth_row_and_statistics_go_through_all():
     rows = {"x": jnp.arange(6.0)}
     seen = []
 
-    def gradients_of(params, batch_stats, batch, key, first_segment):
+    def compute_gradients(params, batch_stats, batch, key, first_segment):
         jax.debug.callback(lambda x, number: seen.append((x.tolist(), int(number))), batch["x"], batch_stats["n"])
         return (batch["x"].mean(), ({"n": batch_stats["n"] + 1}, jnp.float32(1))), {"w": batch["x"].sum()}
 
-    in_parts = accumulation.in_parts(gradients_of, 2)
-    (loss, (batch_stats, accuracy)), gradients = in_parts(
-        {"w": jnp.zeros(())}, {"n": jnp.int32(5)}, rows, jax.random.key(0), jnp.int32(0)
+    (loss, (batch_stats, accuracy)), gradients = accumulation.accumulate(
+        compute_gradients, 2, {"w": jnp.zeros(())}, {"n": jnp.int32(5)}, rows, jax.random.key(0), jnp.int32(0)
     )
     jax.effects_barrier()
     assert seen == [([0.0, 2.0, 4.0], 5), ([1.0, 3.0, 5.0], 6)]

@@ -13,9 +13,10 @@ from bt_jax.data.augment import augment
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
-from bt_jax.training import stages, train_step
+from bt_jax.training import fresh_model, optimizer, stages, train_state
 from bt_jax.training.batches import Feed
 from bt_jax.training.feature_cache import FeatureCache
+from bt_jax.training.train_step import TrainStep
 
 VIEWS = 2
 IMAGES = np.random.default_rng(0).integers(0, 256, (35, 32, 32), np.uint8)
@@ -29,7 +30,7 @@ def network():
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), dropout_rate=0.5, seed=1)
     forgetful = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)[0]
     images = augment.to_float(IMAGES)
-    return made, params, train_step.calibrated_statistics(
+    return made, params, fresh_model.calibrate_statistics(
         forgetful, params, batch_stats, images=images, normalisation=normalise.LITE
     )  # fmt: skip
 
@@ -43,23 +44,23 @@ PLAN = stages.make_plan(
 
 
 @functools.cache
-def optimizer():
-    return train_step.make_optimizer(NAMES, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0)
+def transform():
+    return optimizer.make_optimizer(NAMES, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0)
 
 
 def fresh_state():
     copied = jax.tree.map(jnp.copy, network()[1:])
-    state = train_step.initial_state(*copied, optimizer(), averaging=True)
+    state = train_state.create_state(*copied, transform(), averaging=True)
     return jax.device_put(state, sharding.get_replicated_sharding(sharding.make_mesh()))
 
 
 @functools.cache
 def step_of(program_segment):
-    return train_step.make_train_step(
-        network()[0], optimizer(), mesh=sharding.make_mesh(), normalisation=normalise.LITE,
-        weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
-        dtype=jnp.dtype("float32"), seed=0, program_segment=program_segment,
-    )  # fmt: skip
+    return TrainStep(
+        network=network()[0], optimizer=transform(), mesh=sharding.make_mesh(), normalisation=normalise.LITE,
+        class_weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
+        dtype=jnp.dtype("float32"), seed=0,
+    ).jit(program_segment)  # fmt: skip
 
 
 open_images = functools.partial(

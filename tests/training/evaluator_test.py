@@ -14,7 +14,7 @@ from bt_jax.distributed import sharding
 from bt_jax.metrics import classification
 from bt_jax.metrics.calibration import softmax
 from bt_jax.models import normalise, registry
-from bt_jax.training import feature_cache, sharded_forward, stages, train_step
+from bt_jax.training import feature_cache, fresh_model, optimizer, sharded_forward, stages, train_state
 from bt_jax.training.evaluator import Validation
 
 CLASSES = ("a", "b", "c", "d")
@@ -26,7 +26,7 @@ FLOAT32 = jnp.dtype("float32")
 @functools.cache
 def network():
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)
-    return made, params, train_step.calibrated_statistics(
+    return made, params, fresh_model.calibrate_statistics(
         made, params, batch_stats, images=augment.to_float(IMAGES), normalisation=normalise.LITE
     )  # fmt: skip
 
@@ -42,8 +42,8 @@ def state_after(change=1.0):
     """As after training the head alone."""
     _, params, batch_stats = network()
     params = {**params, "head": jax.tree.map(lambda leaf: leaf * change, params["head"])}
-    optimizer = train_step.make_optimizer(NAMES, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0)
-    return train_step.initial_state(params, batch_stats, optimizer, averaging=False)
+    transform = optimizer.make_optimizer(NAMES, name="adamw", weight_decay=0.1, b1=0.9, b2=0.999, clip_norm=1.0)
+    return train_state.create_state(params, batch_stats, transform, averaging=False)
 
 
 def validation(folder, *, lowest_segment="block_02"):

@@ -16,7 +16,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.augment import augment
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
-from bt_jax.training import feature_cache, feature_store, stages, train_step
+from bt_jax.training import feature_cache, feature_store, fresh_model, stages
 
 COUNT, VIEWS = 50, 2
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32), np.uint8)
@@ -27,7 +27,7 @@ SETTINGS = augment.Augmentation(flip=True, rotation=0.1, noise=0.05)
 def network():
     """With statistics of images: those it is built with would make next to nothing of any image."""
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)
-    batch_stats = train_step.calibrated_statistics(
+    batch_stats = fresh_model.calibrate_statistics(
         made, params, batch_stats, images=augment.to_float(IMAGES), normalisation=normalise.LITE
     )
     return made, *jax.device_put((params, batch_stats), sharding.get_replicated_sharding(sharding.make_mesh()))

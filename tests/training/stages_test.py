@@ -152,14 +152,14 @@ def test_the_table_names_what_trains():
     params = {name: {"kernel": np.zeros(10)} for name in ("stem", "block_01", "top", "head")}
     names = tuple(params)
     made = plan(names, count=4)
-    lines = stages.describe(made, params, segment_names=names, steps_per_epoch=10).splitlines()
+    lines = stages.format_plan(made, params, segment_names=names, steps_per_epoch=10).splitlines()
     assert lines[0].split() == ["stage", "trains", "parameters", "rate", "epochs", "steps", "program"]
     assert lines[1].split() == ["1", "head", "10", "1.0e-03", "5.00", "50", "1"]
     assert lines[4].split()[:5] == ["4", "stem", "..", "head", "40"]
 
 
 def test_the_plan_in_words():
-    words = stages.in_words(plan(), segment_names=B1, steps_per_epoch=10)
+    words = stages.list_stages(plan(), segment_names=B1, steps_per_epoch=10)
     assert len(words) == 30
     assert words[0] == "`head` and above, 5.00 epochs at a rate of 1.0e-03"
     assert words[-1] == "`stem` and above, 2.00 epochs at a rate of 3.0e-05"

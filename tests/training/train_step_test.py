@@ -14,7 +14,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
-from bt_jax.training import train_step
+from bt_jax.training import fresh_model, optimizer, train_state, train_step
+from bt_jax.training.train_step import TrainStep
 
 CLASSES = 4
 CLIP_NORM = 0.1  # below the gradients met here
@@ -25,9 +26,9 @@ def network():
     return registry.create("efficientnet_nano", classes=CLASSES, hidden=(8,), dropout_rate=0.5, seed=1)
 
 
-def optimizer(**changes):
+def transform(**changes):
     settings = {"name": "adamw", "weight_decay": 0.1, "b1": 0.9, "b2": 0.999, "clip_norm": CLIP_NORM}
-    return train_step.make_optimizer(network()[0].segment_names, **(settings | changes))
+    return optimizer.make_optimizer(network()[0].segment_names, **(settings | changes))
 
 
 def batch(size=8, seed=0):
@@ -41,23 +42,22 @@ def batch(size=8, seed=0):
 def fresh_state(*, averaging=True):
     _, params, batch_stats = network()
     copied = jax.tree.map(jnp.copy, (params, batch_stats))
-    return train_step.initial_state(*copied, optimizer(), averaging=averaging)
+    return train_state.create_state(*copied, transform(), averaging=averaging)
 
 
 @functools.cache
 def step_of(program_segment):
-    return train_step.make_train_step(
-        network()[0],
-        optimizer(),
+    return TrainStep(
+        network=network()[0],
+        optimizer=transform(),
         mesh=sharding.make_mesh(),
         normalisation=normalise.LITE,
-        weights=np.ones(CLASSES, np.float32),
+        class_weights=np.ones(CLASSES, np.float32),
         label_smoothing=0.1,
         average_decay=0.9,
         dtype=jnp.dtype("float32"),
         seed=0,
-        program_segment=program_segment,
-    )
+    ).jit(program_segment)
 
 
 def changed(before, after):
@@ -124,17 +124,17 @@ def test_the_first_step_of_a_segment_unfrozen_late_is_that_of_a_fresh_adam():
 def test_a_parameter_outside_of_the_segments_is_named():
     _, params, _ = network()
     with pytest.raises(ValueError, match=r"tail.*kernel"):
-        optimizer().init({**params, "tail": {"kernel": jnp.zeros(3)}})
+        transform().init({**params, "tail": {"kernel": jnp.zeros(3)}})
 
 
 def test_kernels_decay_and_nothing_else():
     _, params, _ = network()
     zeros = jax.tree.map(jnp.zeros_like, params)
-    transform = optimizer()
+    adamw = transform()
 
     @jax.jit
     def one_update(params):
-        return transform.update(zeros, transform.init(params), params, trained=dict.fromkeys(NAMES, True))[0]
+        return adamw.update(zeros, adamw.init(params), params, trained=dict.fromkeys(NAMES, True))[0]
 
     updates = one_update(params)
     for (path, update), parameter in zip(
@@ -159,7 +159,7 @@ def test_one_step_of_the_head_equals_plain_optax():
 
     loss, gradient = jax.jit(jax.value_and_grad(loss_of))(params["head"])
     reference = optax.chain(
-        optax.clip_by_global_norm(CLIP_NORM), optax.adamw(0.01, weight_decay=0.1, mask=train_step.is_kernel)
+        optax.clip_by_global_norm(CLIP_NORM), optax.adamw(0.01, weight_decay=0.1, mask=optimizer.is_kernel)
     )
     updates, _ = jax.jit(reference.update)(gradient, reference.init(params["head"]), params["head"])
     expected = optax.apply_updates(params["head"], updates)
@@ -173,16 +173,17 @@ def test_one_step_of_the_head_equals_plain_optax():
 def dense_loss(weights, **options):
     """The loss and accuracy of the first step of a small dense network without dropout; and the network, to check."""
     made, params, _ = registry.create("mlp", classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.0)
-    plain = train_step.make_optimizer(
+    plain = optimizer.make_optimizer(
         made.segment_names, name="adam", weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=CLIP_NORM
     )
-    step = train_step.make_train_step(
-        made, plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE, weights=np.array(weights, np.float32),
-        label_smoothing=0.1, average_decay=0.0, dtype=jnp.dtype("float32"), seed=0, program_segment=0, **options,
-    )  # fmt: skip
+    step = TrainStep(
+        network=made, optimizer=plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
+        class_weights=np.array(weights, np.float32), label_smoothing=0.1, average_decay=0.0,
+        dtype=jnp.dtype("float32"), seed=0, **options,
+    ).jit(0)  # fmt: skip
 
     def of(data):
-        state = train_step.initial_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=False)
+        state = train_state.create_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=False)
         metrics = step(state, data, np.float32(0.01), np.int32(0))[1]
         return float(metrics["loss"]), float(metrics["accuracy"])
 
@@ -210,7 +211,7 @@ def test_mixed_images_have_the_loss_of_both_labels_in_their_shares():
     data, (of, losses) = batch(), dense_loss(BY_CLASS, mixup=0.4)
     images, labels = data["image"], data["label"]
     own = np.linspace(0.2, 3, len(labels), dtype=np.float32)
-    share = np.asarray(train_step._shares(jax.random.fold_in(jax.random.key(0), 0), len(own), parameter=0.4))
+    share = np.asarray(train_step._draw_shares(jax.random.fold_in(jax.random.key(0), 0), len(own), parameter=0.4))
     assert share.min() >= 0.5 and share.max() <= 1 and len(np.unique(share)) == len(share)
     mixed = share[:, None, None] * images + (1 - share[:, None, None]) * images[::-1]
     weight = BY_CLASS[labels] * own
@@ -222,7 +223,7 @@ def test_mixed_images_have_the_loss_of_both_labels_in_their_shares():
 
 
 def test_each_step_mixes_in_shares_of_its_own():
-    shares = [np.asarray(train_step._shares(jax.random.key(seed), 500, parameter=1.0)) for seed in range(2)]
+    shares = [np.asarray(train_step._draw_shares(jax.random.key(seed), 500, parameter=1.0)) for seed in range(2)]
     assert not np.array_equal(*shares)
     assert np.mean(shares) == pytest.approx(0.75, abs=0.02)  # uniform from a half to 1
 
@@ -252,7 +253,7 @@ def test_the_average_of_the_weights():
 @pytest.mark.parametrize("averaging", [True, False])
 def test_a_state_divides_for_a_checkpoint_and_joins_again(averaging):
     state = fresh_state(averaging=averaging)
-    joined = train_step.TrainState.joined(state.for_evaluation(), state.for_resuming())
+    joined = train_state.TrainState.join(state.for_evaluation(), state.for_resuming())
     assert jax.tree.structure(joined) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(joined), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -261,29 +262,29 @@ def test_a_state_divides_for_a_checkpoint_and_joins_again(averaging):
 def test_balanced_weights_are_those_of_scikit_learn():
     labels = np.array([0] * 30 + [1] * 5 + [2] * 7 + [3])
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    np.testing.assert_allclose(train_step.class_weights("balanced", labels, 4), expected, rtol=1e-6)
+    np.testing.assert_allclose(train_step.compute_class_weights("balanced", labels, 4), expected, rtol=1e-6)
     # A class without images has no say, and the others keep their balance.
-    np.testing.assert_allclose(train_step.class_weights("balanced", labels, 5), [*expected, 0], rtol=1e-6)
+    np.testing.assert_allclose(train_step.compute_class_weights("balanced", labels, 5), [*expected, 0], rtol=1e-6)
 
 
 def test_given_weights():
     labels = np.zeros(3, int)
-    np.testing.assert_array_equal(train_step.class_weights("none", labels, 3), [1, 1, 1])
-    np.testing.assert_array_equal(train_step.class_weights("1, 2,.5", labels, 3), [1, 2, 0.5])
-    np.testing.assert_array_equal(train_step.class_weights((1, 2, 3), labels, 3), [1, 2, 3])
+    np.testing.assert_array_equal(train_step.compute_class_weights("none", labels, 3), [1, 1, 1])
+    np.testing.assert_array_equal(train_step.compute_class_weights("1, 2,.5", labels, 3), [1, 2, 0.5])
+    np.testing.assert_array_equal(train_step.compute_class_weights((1, 2, 3), labels, 3), [1, 2, 3])
     for wrong in ("1,2", "a,b,c", "1,2,-1", "1,2,nan"):
         with pytest.raises(UsageError, match=r"config\.loss\.class_weights"):
-            train_step.class_weights(wrong, labels, 3)
+            train_step.compute_class_weights(wrong, labels, 3)
 
 
 def test_wrong_names():
     with pytest.raises(UsageError, match=r"config\.optimizer\.name"):
-        optimizer(name="sgd")
+        transform(name="sgd")
     with pytest.raises(UsageError, match=r"config\.train\.dtype"):
-        train_step.compute_dtype("float16")
+        train_step.resolve_dtype("float16")
     with pytest.raises(UsageError, match="JAX_ENABLE_X64=1"):
-        train_step.compute_dtype("float64")
-    assert train_step.compute_dtype("auto") == (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        train_step.resolve_dtype("float64")
+    assert train_step.resolve_dtype("auto") == (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
 def test_calibrated_statistics_are_those_of_the_images():
@@ -291,7 +292,7 @@ def test_calibrated_statistics_are_those_of_the_images():
         "efficientnet_nano", classes=CLASSES, hidden=(8,), momentum=0.0, seed=1
     )
     images = batch(16)["image"]
-    measured = train_step.calibrated_statistics(
+    measured = fresh_model.calibrate_statistics(
         forgetful, params, batch_stats, images=images, normalisation=normalise.LITE
     )
     # The stem's statistics are those of its convolution's output.
@@ -307,7 +308,7 @@ _ON_DEVICES = """
 import sys, jax, numpy as np
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 sys.path.insert(0, sys.argv[2])
-from tests import steps_test as t
+from tests.training import train_step_test as t
 state = jax.device_put(t.fresh_state(), t.sharding.get_replicated_sharding(t.sharding.make_mesh()))
 for i in range(3):
     data = jax.device_put(t.batch(seed=i), t.sharding.get_batch_sharding(t.sharding.make_mesh()))
@@ -340,16 +341,17 @@ def test_networks_without_statistics_train_like_any_other(name, options):
     )
     assert batch_stats == {}
     data = batch()
-    found = train_step.calibrated_statistics(made, params, {}, images=data["image"], normalisation=normalise.LITE)
+    found = fresh_model.calibrate_statistics(made, params, {}, images=data["image"], normalisation=normalise.LITE)
     assert found == {}
     settings = {"name": "adamw", "weight_decay": 0.1, "b1": 0.9, "b2": 0.999, "clip_norm": CLIP_NORM}
-    plain = train_step.make_optimizer(made.segment_names, **settings)
-    step = train_step.make_train_step(
-        made, plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE, weights=np.ones(CLASSES, np.float32),
-        label_smoothing=0.1, average_decay=0.9, dtype=jnp.dtype("float32"), seed=0, program_segment=0,
-    )  # fmt: skip
+    plain = optimizer.make_optimizer(made.segment_names, **settings)
+    step = TrainStep(
+        network=made, optimizer=plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
+        class_weights=np.ones(CLASSES, np.float32), label_smoothing=0.1, average_decay=0.9,
+        dtype=jnp.dtype("float32"), seed=0,
+    ).jit(0)  # fmt: skip
     kept = jax.tree.map(np.asarray, params)
-    state = train_step.initial_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=True)
+    state = train_state.create_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=True)
     state, metrics = step(state, data, np.float32(1e-2), np.int32(1))
     assert changed(kept, state.params) == set(made.segment_names[1:])  # the lowest segment is frozen
     state, metrics = step(state, data, np.float32(1e-2), np.int32(0))
