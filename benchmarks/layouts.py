@@ -109,7 +109,7 @@ def main() -> int:
             what = f"differences: {differences[0]:.1e} in the first step, {differences.max():.1e} at most"
             print(f"{dtype}, {name}: {time.monotonic() - begin:.0f} s; {what}", flush=True)
     if options.json:
-        files.write_json(options.json, {"schema": 1, **found, "within_tolerance": good, **machine.description()})
+        files.write_json(options.json, {"schema": 1, **found, "within_tolerance": good, **machine.describe()})
     print("within the tolerance" if good else "not within the tolerance")
     return 0 if good else 1
 

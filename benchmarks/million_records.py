@@ -115,7 +115,7 @@ def main() -> None:
         left = len(counts) - sampler.steps_per_epoch * BATCH
         assert counts.max() <= epoch + 1 and (counts < epoch + 1).sum() <= left * (epoch + 1), "a record came twice"
     found["each_record_once_an_epoch"] = True
-    found |= {"images": {"training": len(data.training), "validation": len(data.validation)}, **machine.description()}
+    found |= {"images": {"training": len(data.training), "validation": len(data.validation)}, **machine.describe()}
     print(json.dumps({name: value for name, value in found.items() if name != "start"}, indent=2))
     if options.json:
         files.write_json(options.json, {"schema": 1, **found})

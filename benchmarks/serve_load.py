@@ -242,7 +242,7 @@ def main() -> None:
     result = {
         "schema": 1,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine.description(),
+        "machine": machine.describe(),
         "python": platform.python_version(),
         "model": predictor.models[0].description.name,
         "images": f"{len(contents)} files, {sum(map(len, contents)) / len(contents) / 1000:.0f} kB on average",

@@ -28,7 +28,7 @@ def main(directories: list[str]) -> None:
         raise UsageError("no run is named: give the workdirs of runs, such as runs/mlp runs/cnn")
     from bt_jax.experiments import comparison  # after the flags, so that --help need not wait for JAX
 
-    comparison.write(
+    comparison.write_comparison(
         [pathlib.Path(directory) for directory in directories],
         pathlib.Path(_OUT.value),
         reference=_REFERENCE.value,

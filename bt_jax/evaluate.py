@@ -82,8 +82,8 @@ def main() -> None:
         else None,
         notice=model.notice,
     )
-    print(score_text.in_a_line(result))
-    print(score_text.calibration_in_words(result))
+    print(score_text.summarise_scores(result))
+    print(score_text.describe_calibration(result))
     print(f"report: {out}")
 
 

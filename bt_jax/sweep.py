@@ -42,7 +42,7 @@ def main() -> int:
         raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
     values: dict[str, list] = {}
     for text in _GRID.value:
-        field, found = grid.parse(text, fields=_fields(base.to_dict()))
+        field, found = grid.parse(text, fields=_flatten_fields(base.to_dict()))
         if field in values:
             raise UsageError(f"--grid names {field} twice: give all its values in one, as {field}=A,B")
         values[field] = found
@@ -51,11 +51,11 @@ def main() -> int:
     from bt_jax.models import registry
     from bt_jax.training import config_check, train
 
-    for config in runner.plan(base, values=values, seeds=_SEEDS.value).values():
+    for config in runner.plan_runs(base, values=values, seeds=_SEEDS.value).values():
         config_check.check_config(config)
         registry.get_native_size(config.model.name)  # refuses one that is not there
     cli.prepare_to_compute()
-    return runner.run(
+    return runner.run_sweep(
         base,
         pathlib.Path(_WORKDIR.value),
         values=values,
@@ -65,11 +65,11 @@ def main() -> int:
     )
 
 
-def _fields(tree: dict, prefix: str = "") -> dict:
+def _flatten_fields(tree: dict, prefix: str = "") -> dict:
     """{"a.b": value} with tuples as they are."""
     flat: dict = {}
     for key, value in tree.items():
-        flat |= _fields(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flatten_fields(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

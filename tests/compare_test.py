@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests import runs
-from tests.made_up_runs import write
+from tests.synthetic_runs import write
 
 
 def compare(*arguments):

@@ -81,7 +81,7 @@ def train(
             found["norms"].append(float(metrics["gradient_norm"]))
     assert compiled is not None
     text = compiled.as_text()
-    found["collectives"] = hlo.collectives(text)
+    found["collectives"] = hlo.count_collectives(text)
     found["held"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     outputs_of = sharded_forward.make_outputs(
         network, normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=mesh, batch_size=6

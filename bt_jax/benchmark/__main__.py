@@ -56,7 +56,7 @@ def main() -> None:
     if _TABLE.value is not None:
         from bt_jax.benchmark import tables
 
-        print(tables.markdown(pathlib.Path(_TABLE.value)))
+        print(tables.format_markdown(pathlib.Path(_TABLE.value)))
         return
     if _CONFIG.value is None:
         raise UsageError("--config is missing: name a configuration, such as --config=configs/effnet.py")
@@ -73,10 +73,10 @@ def main() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: it must not wait for a TPU
     elif _LARGEST_BATCH.value:
         raise UsageError("--largest_batch is a question to a compiler: name a slice with --topology")
-    _report(name, _MODE.value, _measurement(_CONFIG.value, _MODE.value)())
+    _report(name, _MODE.value, _prepare_measurement(_CONFIG.value, _MODE.value)())
 
 
-def _measurement(config: ml_collections.ConfigDict, mode: str) -> Callable[[], dict[str, Any]]:
+def _prepare_measurement(config: ml_collections.ConfigDict, mode: str) -> Callable[[], dict[str, Any]]:
     """What the mode measures, with its settings; unpacks the configuration."""
     from bt_jax.benchmark import (  # after the flags: --help need not wait for JAX
         measurements,
@@ -99,11 +99,15 @@ def _measurement(config: ml_collections.ConfigDict, mode: str) -> Callable[[], d
     )
     if mode == "stages":
         return functools.partial(
-            measurements.of_stages, workload, plan=config.stages.to_dict(), images=_IMAGES.value, repeats=_REPEATS.value
+            measurements.measure_stages,
+            workload,
+            plan=config.stages.to_dict(),
+            images=_IMAGES.value,
+            repeats=_REPEATS.value,
         )
     if mode == "input":
         return functools.partial(
-            measurements.of_input,
+            measurements.measure_input,
             workload,
             data=config.data.to_dict(),
             preprocess=config.preprocess.to_dict(),
@@ -115,10 +119,12 @@ def _measurement(config: ml_collections.ConfigDict, mode: str) -> Callable[[], d
         from bt_jax.benchmark import topology
 
         return functools.partial(
-            topology.of_workload, workload, topology=_TOPOLOGY.value, largest_batch=_LARGEST_BATCH.value
+            topology.compile_workload, workload, topology=_TOPOLOGY.value, largest_batch=_LARGEST_BATCH.value
         )
-    python = peer_process.peers_python() if _PEERS.value else None
-    return functools.partial(measurements.of_steps, workload, mode=mode, peers_python=python, repeats=_REPEATS.value)
+    python = peer_process.find_peers_python() if _PEERS.value else None
+    return functools.partial(
+        measurements.measure_steps, workload, mode=mode, peers_python=python, repeats=_REPEATS.value
+    )
 
 
 def _report(config: str, mode: str, measured: dict[str, Any]) -> None:
@@ -129,9 +135,9 @@ def _report(config: str, mode: str, measured: dict[str, Any]) -> None:
     if _TOPOLOGY.value is not None:
         from bt_jax.benchmark import topology
 
-        print("\n".join(topology.in_words(result)))
+        print("\n".join(topology.format_report(result)))
     else:
-        print(tables.describe(result))
+        print(tables.format_result(result))
     if _JSON.value:
         files.write_json(_JSON.value, result)
         print(f"written: {_JSON.value}")

@@ -19,29 +19,29 @@ _FREE = {
 }
 
 
-def collectives(text: str) -> dict[str, dict[str, int]]:
+def count_collectives(text: str) -> dict[str, dict[str, int]]:
     """Communication by kind: `count`, and `bytes` of the results on one device.
 
     A pair of start and done counts once. So does an instruction inside a loop, however often the loop runs.
     """
     found = {kind: {"count": 0, "bytes": 0} for kind in COLLECTIVES}
-    for _, instructions in _computations(text):
+    for _, instructions in _parse_computations(text):
         for _, shape, opcode, _, _ in instructions:
             kind = opcode.removesuffix("-done")  # a start's shape holds the operands too
             if kind in found:
                 found[kind]["count"] += 1
-                found[kind]["bytes"] += shape_bytes(shape)
+                found[kind]["bytes"] += count_bytes(shape)
     return found
 
 
-def main_memory_bytes(text: str) -> int:
+def count_main_memory_bytes(text: str) -> int:
     """Bytes that the instructions of a program read from and write to the main memory of a TPU.
 
     Counts operands and results of each instruction, of a fusion as a whole, with the padding of their tiles. Leaves out
     those that the compiler put into on-chip memory, which its layouts mark with `S(1)` and so on. An operand that is
     read twice by one instruction, or only in part, counts once and in full; a loop's body counts once.
     """
-    computations = dict(_computations(text))
+    computations = dict(_parse_computations(text))
     entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
     waiting, seen, total = [entry[1]] if entry else [], set[str](), 0
     while waiting:
@@ -60,14 +60,16 @@ def main_memory_bytes(text: str) -> int:
                 sources[result] = shapes.get(operands[0], "") if operands else ""
             elif opcode.endswith("-done"):
                 source = sources.get(operands[0], "")
-                ends = (not _on_chip(shape)) + (bool(source) and not _on_chip(source))
-                total += ends * shape_bytes(_padded(shape))
+                ends = (not _is_on_chip(shape)) + (bool(source) and not _is_on_chip(source))
+                total += ends * count_bytes(_pad_to_tiles(shape))
             elif opcode not in _FREE:
-                total += sum(_outside_bytes(part) for part in (shape, *(shapes.get(name, "") for name in operands)))
+                total += sum(
+                    _count_main_memory_part(part) for part in (shape, *(shapes.get(name, "") for name in operands))
+                )
     return total
 
 
-def shape_bytes(shape: str) -> int:
+def count_bytes(shape: str) -> int:
     """Bytes of a shape, or of a tuple of shapes, in HLO's notation, without the padding of its layout."""
     bits = 0
     for dtype, float_width, dimensions in _SHAPE.findall(shape):
@@ -76,13 +78,13 @@ def shape_bytes(shape: str) -> int:
     return bits // 8
 
 
-def _outside_bytes(shape: str) -> int:
+def _count_main_memory_part(shape: str) -> int:
     """Bytes of those parts of a shape that are in the main memory, with the padding of their layouts."""
     parts = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", shape)
-    return sum(shape_bytes(_padded(part)) for part in parts if not _on_chip(part))
+    return sum(count_bytes(_pad_to_tiles(part)) for part in parts if not _is_on_chip(part))
 
 
-def _padded(shape: str) -> str:
+def _pad_to_tiles(shape: str) -> str:
     """The shape that fills its tiles: of `bf16[9,100]{1,0:T(8,128)(2,1)}` it is `bf16[16,128]`."""
     match = re.fullmatch(r"(\w+)\[([\d,]+)\]\{([\d,]+):T\(([\d,]+)\).*", shape)
     if match is None:
@@ -93,11 +95,11 @@ def _padded(shape: str) -> str:
     return f"{match[1]}[{','.join(map(str, dimensions))}]"
 
 
-def _on_chip(shape: str) -> bool:
+def _is_on_chip(shape: str) -> bool:
     return re.search(r"S\([1-9]\d*\)", shape) is not None
 
 
-def _computations(text: str) -> Iterator[tuple[str, list[tuple[str, str, str, list[str], str]]]]:
+def _parse_computations(text: str) -> Iterator[tuple[str, list[tuple[str, str, str, list[str], str]]]]:
     """The computations: name, and for each instruction its name, shape, opcode, operands' names and the line's rest."""
     name, instructions = "", list[tuple[str, str, str, list[str], str]]()
     for line in text.splitlines():

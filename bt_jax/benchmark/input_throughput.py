@@ -27,7 +27,7 @@ _SAMPLE = 32  # images that an augmentation is timed on
 _ENDLESS = 10**6  # steps
 
 
-def decoded(
+def measure_decoding(
     source: Source, *, preprocessing: Preprocessing, max_unreadable: int, warn: Callable[[str], None]
 ) -> tuple[Dataset, float]:
     """The training images of a source, as training reads them at its start, and images per second."""
@@ -38,7 +38,7 @@ def decoded(
 
 
 @contextlib.contextmanager
-def flow(
+def start_batches(
     images: Dataset, *, batch: int, augmentation: Augmentation, workers: int, threads: int, sharding: Any
 ) -> Generator[Callable[[], float]]:
     """Yields a turn: the seconds that `BATCHES_PER_TURN` augmented batches take to come to the devices."""
@@ -72,7 +72,7 @@ def flow(
         yield turn
 
 
-def augmentation_turns(images: np.ndarray, augmentation: Augmentation) -> dict[str, Callable[[], float]]:
+def make_augmentation_turns(images: np.ndarray, augmentation: Augmentation) -> dict[str, Callable[[], float]]:
     """Turns by operation that is on alone, besides `none` and `all`: seconds for one image, on one thread.
 
     `none` is the random draws and the conversion to float32, which are in every other number too. Operations of

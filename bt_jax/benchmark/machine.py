@@ -31,7 +31,7 @@ class Ceiling:
     amount: float
 
 
-def ceilings(dtype: jnp.dtype) -> dict[str, Ceiling]:
+def prepare_ceilings(dtype: jnp.dtype) -> dict[str, Ceiling]:
     """`flops`: a large matrix product; `bytes`: a large array read and written. Of one device, warmed up.
 
     The array is changed in place: memory that the system hands out afresh is several times slower, which would be no
@@ -55,16 +55,16 @@ def ceilings(dtype: jnp.dtype) -> dict[str, Ceiling]:
     return {"flops": Ceiling(multiply, 2.0 * side**3), "bytes": Ceiling(copy, 2.0 * _COPIED_BYTES)}
 
 
-def peak_process_bytes() -> int:
+def read_peak_memory() -> int:
     """The most memory that this process has had so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
 
 
-def description() -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """Processor, cores and devices."""
     return {
-        "processor": _processor(),
+        "processor": _read_processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": jax.devices()[0].device_kind,
@@ -72,7 +72,7 @@ def description() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def _read_processor_name() -> str:
     """Its name as the system tells it."""
     information = pathlib.Path("/proc/cpuinfo")
     if information.exists():

@@ -11,7 +11,7 @@ import jax
 
 from bt_jax.benchmark import input_throughput, machine, peer_process, step_throughput
 from bt_jax.benchmark.peers import turns
-from bt_jax.benchmark.step_throughput import Program, Workload
+from bt_jax.benchmark.step_throughput import CompiledProgram, Workload
 from bt_jax.common.errors import UsageError
 from bt_jax.data import sources
 from bt_jax.data.augment.augment import Augmentation
@@ -29,7 +29,7 @@ _CEILING = "ceiling of "
 say = functools.partial(print, flush=True)
 
 
-def of_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats: int) -> dict[str, Any]:
+def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats: int) -> dict[str, Any]:
     """Full fine-tuning steps (`train`) or forwards (`infer`), with the peers of an interpreter.
 
     Raises:
@@ -39,17 +39,17 @@ def of_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats
         raise UsageError(f"--peers compares on a CPU, and JAX runs on {jax.default_backend()}: set JAX_PLATFORMS=cpu")
     say(f"compiling {workload.model}, {workload.size}x{workload.size} pixels, batch {workload.batch}")
     program = (
-        step_throughput.forward_program(workload)
+        step_throughput.compile_forward(workload)
         if mode == "infer"
-        else step_throughput.training_programs(workload, program_segments=[0])[0]
+        else step_throughput.compile_training_steps(workload, program_segments=[0])[0]
     )
-    peak = _warmed_up([program])
+    peak = _warm_up([program])
     with contextlib.ExitStack() as stack:
         peers: dict[str, peer_process.PeerProcess] = {}
         missing: dict[str, str] = {}
         if peers_python:
             say("starting the peers, which takes some of them minutes")
-            peers, missing = peer_process.start(
+            peers, missing = peer_process.start_peers(
                 mode=mode,
                 model=workload.model,
                 batch=workload.batch,
@@ -59,18 +59,18 @@ def of_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats
             )
         for peer in peers.values():
             stack.callback(peer.close)
-        seconds, ceiling, failed = _measured(
-            {OURS: turns.timed(program.run), **{name: peer.turn for name, peer in peers.items()}},
+        seconds, ceiling, failed = _measure_with_ceilings(
+            {OURS: turns.make_turn(program.run), **{name: peer.turn for name, peer in peers.items()}},
             workload,
             repeats=repeats,
         )
     ours = statistics.median(seconds[OURS])
     return {
-        **_described(workload, repeats=repeats),
+        **_describe_measurement(workload, repeats=repeats),
         "images_per_s": workload.batch / ours,
         "step_s": _spread(seconds[OURS]),
         "compile_s": program.compile_s,
-        **_costs(program.flops, program.bytes_accessed, workload.batch, seconds=ours),
+        **_compute_costs(program.flops, program.bytes_accessed, workload.batch, seconds=ours),
         "ceiling": ceiling,
         "peak_memory_bytes": {"program": program.memory_bytes, "process": peak},
         "peers": {
@@ -89,7 +89,7 @@ def of_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats
     }
 
 
-def of_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repeats: int) -> dict[str, Any]:
+def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repeats: int) -> dict[str, Any]:
     """A step of every program of a plan, training all that it can, and by that the time of the whole plan.
 
     Stages that share a program take the same time for a step, however much of it they freeze. All stages are reckoned
@@ -107,10 +107,10 @@ def of_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repea
     made = stages.make_plan(names, steps_per_epoch=order.steps_per_epoch, **plan)
     segments = list(dict.fromkeys(stage.program_segment for stage in made))
     say(f"compiling {len(segments)} programs of {workload.model}, batch {workload.batch}")
-    programs = step_throughput.training_programs(workload, segments)
-    peak = _warmed_up(list(programs.values()))
-    seconds, ceiling, _ = _measured(
-        {names[segment]: turns.timed(program.run) for segment, program in programs.items()},
+    programs = step_throughput.compile_training_steps(workload, segments)
+    peak = _warm_up(list(programs.values()))
+    seconds, ceiling, _ = _measure_with_ceilings(
+        {names[segment]: turns.make_turn(program.run) for segment, program in programs.items()},
         workload,
         repeats=repeats,
     )
@@ -124,10 +124,10 @@ def of_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repea
         return None if any(v is None for _, v in known) else sum(n * v for n, v in known if v is not None) / count
 
     return {
-        **_described(workload, repeats=repeats),
+        **_describe_measurement(workload, repeats=repeats),
         "images_per_s": count * workload.batch / total,
         "compile_s": sum(program.compile_s for program in programs.values()),
-        **_costs(
+        **_compute_costs(
             mean({segment: program.flops for segment, program in programs.items()}),
             mean({segment: program.bytes_accessed for segment, program in programs.items()}),
             workload.batch,
@@ -163,7 +163,7 @@ def of_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repea
     }
 
 
-def of_input(
+def measure_input(
     workload: Workload,
     *,
     data: Mapping[str, Any],
@@ -189,7 +189,7 @@ def of_input(
         say(f"warning: {warning}")
     preprocessing = Preprocessing(**{**preprocess, "size": workload.size})
     augmentation = Augmentation(**augment)
-    images, decode_images_per_s = input_throughput.decoded(
+    images, decode_images_per_s = input_throughput.measure_decoding(
         source,
         preprocessing=preprocessing,
         max_unreadable=data["max_unreadable"],
@@ -197,7 +197,7 @@ def of_input(
     )
     settings = {"workers": data["workers"], "threads": data["threads"]}
     # The pipeline by itself: while something else is measured, it would fill its buffer.
-    with input_throughput.flow(
+    with input_throughput.start_batches(
         images,
         batch=workload.batch,
         augmentation=augmentation,
@@ -205,18 +205,18 @@ def of_input(
         **settings,
     ) as turn:
         turn()
-        flow, _ = peer_process.alternate({OURS: turn}, repeats=repeats)
-    peak = machine.peak_process_bytes()
-    operations, ceiling, _ = _measured(
-        input_throughput.augmentation_turns(images.images, augmentation), workload, repeats=repeats
+        flow, _ = peer_process.measure_in_turns({OURS: turn}, repeats=repeats)
+    peak = machine.read_peak_memory()
+    operations, ceiling, _ = _measure_with_ceilings(
+        input_throughput.make_augmentation_turns(images.images, augmentation), workload, repeats=repeats
     )
     batch_s = [seconds / input_throughput.BATCHES_PER_TURN for seconds in flow[OURS]]
     return {
-        **_described(workload, repeats=repeats),
+        **_describe_measurement(workload, repeats=repeats),
         "images_per_s": workload.batch / statistics.median(batch_s),
         "step_s": _spread(batch_s),
         "compile_s": None,
-        **_costs(None, None, workload.batch, seconds=statistics.median(batch_s)),
+        **_compute_costs(None, None, workload.batch, seconds=statistics.median(batch_s)),
         "ceiling": ceiling,
         "peak_memory_bytes": {"program": None, "process": peak},
         "peers": {},
@@ -229,21 +229,21 @@ def of_input(
     }
 
 
-def _warmed_up(programs: Sequence[Program]) -> int:
+def _warm_up(programs: Sequence[CompiledProgram]) -> int:
     """The process's peak of memory after some runs."""
     for program in programs:
         for _ in range(_WARM_UP):
             program.run()
-    return machine.peak_process_bytes()
+    return machine.read_peak_memory()
 
 
-def _measured(
+def _measure_with_ceilings(
     measured: Mapping[str, Callable[[], float]], workload: Workload, *, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float], dict[str, str]]:
     """Seconds of what is measured by name, the machine's ceilings measured among them, and what failed."""
-    ceilings = machine.ceilings(train_step.resolve_dtype(workload.dtype))
-    seconds, failed = peer_process.alternate(
-        {**measured, **{_CEILING + name: turns.timed(ceiling.run) for name, ceiling in ceilings.items()}},
+    ceilings = machine.prepare_ceilings(train_step.resolve_dtype(workload.dtype))
+    seconds, failed = peer_process.measure_in_turns(
+        {**measured, **{_CEILING + name: turns.make_turn(ceiling.run) for name, ceiling in ceilings.items()}},
         repeats=repeats,
         pause_s=peer_process.PAUSE_S,
     )
@@ -254,7 +254,7 @@ def _measured(
     return seconds, {"gflops_per_s": rates["flops"], "gb_per_s": rates["bytes"]}, failed
 
 
-def _described(workload: Workload, *, repeats: int) -> dict[str, Any]:
+def _describe_measurement(workload: Workload, *, repeats: int) -> dict[str, Any]:
     """What was measured, on what, with what, when."""
     return {
         "model": workload.model,
@@ -264,12 +264,12 @@ def _described(workload: Workload, *, repeats: int) -> dict[str, Any]:
         "dtype": str(train_step.resolve_dtype(workload.dtype)),
         "repeats": repeats,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine.description(),
+        "machine": machine.describe(),
         "versions": run_folder.get_versions(),
     }
 
 
-def _costs(flops: float | None, bytes_accessed: float | None, batch: int, *, seconds: float) -> dict[str, Any]:
+def _compute_costs(flops: float | None, bytes_accessed: float | None, batch: int, *, seconds: float) -> dict[str, Any]:
     """As the compiler counts them, for an image; and what of it the machine does in a second."""
     return {
         "flops_per_image": None if flops is None else flops / batch,

@@ -136,7 +136,7 @@ class PeerProcess:
                 stream.close()
 
 
-def peers_python() -> str:
+def find_peers_python() -> str:
     """The interpreter that has the peers: `$BT_PEERS_PYTHON`, else this one.
 
     Raises:
@@ -148,7 +148,7 @@ def peers_python() -> str:
     return chosen
 
 
-def start(
+def start_peers(
     *,
     mode: str,
     model: str,
@@ -185,7 +185,7 @@ def start(
     return ready, missing
 
 
-def alternate(
+def measure_in_turns(
     turns: Mapping[str, Callable[[], float]], *, repeats: int, pause_s: float = 0.0
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Measures all in turn, again and again, so that what slows the machine for a while slows all alike.

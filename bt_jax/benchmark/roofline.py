@@ -38,7 +38,7 @@ CHIPS = {
 }
 
 
-def roofline(
+def compute_roofline(
     chip: Chip, *, flops: float, bytes_accessed: float, main_memory_bytes: float, images: int
 ) -> dict[str, Any]:
     """What a chip's peaks make of a step (Williams, Waterman and Patterson, 2009, doi:10.1145/1498765.1498785).
@@ -71,8 +71,10 @@ def roofline(
 COUNTS = (1, 4, 16, 64, 256)  # chips
 
 
-def scaling(chip: Chip, *, bound: Mapping[str, Any], reduced_bytes: float, images: int) -> list[dict[str, Any]]:
-    """What `roofline` makes of a step on more and more chips, each with the same number of images.
+def estimate_scaling(
+    chip: Chip, *, bound: Mapping[str, Any], reduced_bytes: float, images: int
+) -> list[dict[str, Any]]:
+    """What `compute_roofline` makes of a step on more and more chips, each with the same number of images.
 
     A chip's own work stays as it is. The all-reduce of B bytes sends 2 B (n - 1) / n from each of n chips (Patarasuk
     and Yuan, 2009, doi:10.1016/j.jpdc.2008.09.002), over half of its links, as along one axis of the torus at a time,
@@ -80,7 +82,7 @@ def scaling(chip: Chip, *, bound: Mapping[str, Any], reduced_bytes: float, image
 
     Args:
       chip: of the table.
-      bound: what `roofline` returned.
+      bound: what `compute_roofline` returned.
       reduced_bytes: of all all-reduces of a step.
       images: of the step on one chip.
 

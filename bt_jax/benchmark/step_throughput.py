@@ -66,7 +66,7 @@ class Workload:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class CompiledProgram:
     """A compiled program with its inputs on the device.
 
     Attributes:
@@ -85,16 +85,16 @@ class Program:
     memory_bytes: int | None
 
 
-def forward_program(workload: Workload) -> Program:
+def compile_forward(workload: Workload) -> CompiledProgram:
     """The jitted forward that evaluation and prediction use, on one device."""
     network, params, batch_stats = workload.network()
     forward = make_forward(network, normalisation=LITE, dtype=train_step.resolve_dtype(workload.dtype))
     inputs = jax.device_put((params, batch_stats, workload.images()), jax.devices()[0])
-    compiled, seconds = _compiled(jax.jit(forward), *inputs)
-    return _program(lambda: jax.block_until_ready(compiled(*inputs)), compiled, seconds, devices=1)
+    compiled, seconds = _compile(jax.jit(forward), *inputs)
+    return _make_program(lambda: jax.block_until_ready(compiled(*inputs)), compiled, seconds, devices=1)
 
 
-def training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
+def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
     """Returns the training step on all devices, and a state for it."""
     network, params, batch_stats = workload.network()
     transform = optimizer.make_optimizer(network.segment_names, **workload.optimizer)
@@ -112,12 +112,12 @@ def training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
     return step, train_state.create_state(params, batch_stats, transform, averaging=workload.average_decay > 0)
 
 
-def training_programs(workload: Workload, program_segments: Sequence[int]) -> dict[int, Program]:
+def compile_training_steps(workload: Workload, program_segments: Sequence[int]) -> dict[int, CompiledProgram]:
     """The training steps that can train from each of these segments up, training all of that.
 
     They pass one state around, so that any number of them fits into memory; segment 0 is full fine-tuning.
     """
-    step, state = training_step(workload)
+    step, state = make_training_step(workload)
     mesh = step.mesh
     held = {"state": jax.device_put(state, sharding.get_replicated_sharding(mesh))}
     labels = np.arange(workload.batch, dtype=np.int32) % CLASSES
@@ -130,22 +130,22 @@ def training_programs(workload: Workload, program_segments: Sequence[int]) -> di
 
     programs = {}
     for segment in program_segments:
-        compiled, seconds = _compiled(step.jit(segment), held["state"], batch, rate, np.int32(segment))
+        compiled, seconds = _compile(step.jit(segment), held["state"], batch, rate, np.int32(segment))
         one = functools.partial(run, compiled, np.int32(segment))
-        programs[segment] = _program(one, compiled, seconds, devices=mesh.size)
+        programs[segment] = _make_program(one, compiled, seconds, devices=mesh.size)
     return programs
 
 
-def _compiled(function: Any, *arguments: Any) -> tuple[Any, float]:
+def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
     begin = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     return compiled, time.perf_counter() - begin
 
 
-def _program(run: Callable[[], Any], compiled: Any, seconds: float, *, devices: int) -> Program:
+def _make_program(run: Callable[[], Any], compiled: Any, seconds: float, *, devices: int) -> CompiledProgram:
     cost = compiled.cost_analysis() or {}  # of the part of one device
     memory = compiled.memory_analysis()
-    return Program(
+    return CompiledProgram(
         run=run,
         compile_s=seconds,
         flops=cost["flops"] * devices if "flops" in cost else None,

@@ -10,25 +10,29 @@ from bt_jax.common.errors import UsageError
 _MIB = 2**20
 
 
-def describe(result: Mapping[str, Any]) -> str:
+def format_result(result: Mapping[str, Any]) -> str:
     """A result for the terminal: a table of rates, then what explains them."""
     lines = [
         "",
         f"{result['mode']}, {result['config']}: {result['model']} at {result['size']}x{result['size']} pixels, batch "
         f"{result['batch']}, {result['dtype']}, median of {result['repeats']}",
-        *(["BatchNorm trains on running statistics, that of the peers too"] if _mode(result) != result["mode"] else []),
+        *(
+            ["BatchNorm trains on running statistics, that of the peers too"]
+            if _name_mode(result) != result["mode"]
+            else []
+        ),
         "",
     ]
     if result["mode"] == "stages":
-        lines += _stages(result)
+        lines += _format_stages(result)
     else:
-        lines += _rates(result)
-    lines += ["", *_facts(result)]
+        lines += _format_rates(result)
+    lines += ["", *_format_costs(result)]
     lines += [f"{name}: {reason}" for name, reason in result.get("missing_peers", {}).items()]
     return "\n".join(lines)
 
 
-def markdown(folder: pathlib.Path) -> str:
+def format_markdown(folder: pathlib.Path) -> str:
     """The results in a folder, one row each, oldest first; other JSON files are passed over.
 
     Raises:
@@ -56,38 +60,40 @@ def markdown(folder: pathlib.Path) -> str:
         if machine["device"] != "cpu":
             where = f"{machine['devices']} x {machine['device']}"
         rows.append(
-            f"| {_mode(result)} | {result['model']}, {result['size']}x{result['size']}, {result['dtype']} "
-            f"| {result['batch']} | {_number(result['images_per_s'])} | {ratios} | {_shares(result)} "
+            f"| {_name_mode(result)} | {result['model']}, {result['size']}x{result['size']}, {result['dtype']} "
+            f"| {result['batch']} | {_format_rate_value(result['images_per_s'])} | {ratios} "
+            f"| {_format_ceiling_shares(result)} "
             f"| {where}, {str(result['date'])[:10]} |"
         )
     return "\n".join(rows)
 
 
-def _mode(result: Mapping[str, Any]) -> str:
+def _name_mode(result: Mapping[str, Any]) -> str:
     fixed = result["mode"] == "train" and not result.get("batch_statistics", True)
     return "train, running statistics" if fixed else str(result["mode"])
 
 
-def _rates(result: Mapping[str, Any]) -> list[str]:
+def _format_rates(result: Mapping[str, Any]) -> list[str]:
     step = result["step_s"]
     lines = [
         f"{'':<22} {'images/s':>9} {'s a batch':>10} {'min':>8} {'max':>8} {'ours/theirs':>12}",
-        _rate("bt_jax", result["images_per_s"], step, None),
+        _format_rate("bt_jax", result["images_per_s"], step, None),
     ]
     return lines + [
-        _rate(name, peer["images_per_s"], peer["step_s"], peer["ratio"]) for name, peer in result["peers"].items()
+        _format_rate(name, peer["images_per_s"], peer["step_s"], peer["ratio"])
+        for name, peer in result["peers"].items()
     ]
 
 
-def _rate(name: str, images_per_s: float, step: Mapping[str, float], ratio: float | None) -> str:
+def _format_rate(name: str, images_per_s: float, step: Mapping[str, float], ratio: float | None) -> str:
     compared = "" if ratio is None else f"{ratio:.2f}"
     return (
-        f"{name:<22} {_number(images_per_s):>9} {step['median']:>10.3f} {step['min']:>8.3f} {step['max']:>8.3f} "
-        f"{compared:>12}"
+        f"{name:<22} {_format_rate_value(images_per_s):>9} {step['median']:>10.3f} {step['min']:>8.3f} "
+        f"{step['max']:>8.3f} {compared:>12}"
     ).rstrip()
 
 
-def _stages(result: Mapping[str, Any]) -> list[str]:
+def _format_stages(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{'program from':<14} {'images/s':>9} {'s a step':>9} {'compile s':>10} {'stages':>8} {'steps':>7} {'s':>7}"
     ]
@@ -97,7 +103,7 @@ def _stages(result: Mapping[str, Any]) -> list[str]:
         covered = f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
         steps, seconds = sum(stage["steps"] for stage in own), sum(stage["seconds"] for stage in own)
         lines.append(
-            f"{program['lowest_segment']:<14} {_number(program['images_per_s']):>9} "
+            f"{program['lowest_segment']:<14} {_format_rate_value(program['images_per_s']):>9} "
             f"{program['step_s']['median']:>9.3f} {program['compile_s']:>10.1f} {covered:>8} {steps:>7} {seconds:>7.0f}"
         )
     minutes, rest = divmod(round(result["plan_s"]), 60)
@@ -105,21 +111,21 @@ def _stages(result: Mapping[str, Any]) -> list[str]:
         *lines,
         "",
         f"the plan of {len(result['stages'])} stages on {result['images']} images: {minutes} min {rest} s in steps "
-        f"({_number(result['images_per_s'])} images/s)",
+        f"({_format_rate_value(result['images_per_s'])} images/s)",
         "A step costs what its program can train: stages that share a program and freeze more of it cost the same.",
         "Stages that train on cached features (train.cached_views) take less than this.",
         "Not in it: evaluations, checkpoints, waiting for the compiler, early stopping.",
     ]
 
 
-def _facts(result: Mapping[str, Any]) -> list[str]:
+def _format_costs(result: Mapping[str, Any]) -> list[str]:
     """Compilation, memory, work and ceilings, or what the pipeline did."""
     lines = []
     ceiling, achieved, memory = result["ceiling"], result["achieved"], result["peak_memory_bytes"]
     if result["mode"] == "input":
         lines += [
             f"{result['images']} images of {result['data']}; {'drawn, ' if result['synthetic'] else ''}decoded "
-            f"and preprocessed: {_number(result['decode_images_per_s'])} images/s",
+            f"and preprocessed: {_format_rate_value(result['decode_images_per_s'])} images/s",
             "augmentation, ms an image on one thread, each operation alone:",
             *(f"  {name:<12} {value:>6.2f}" for name, value in result["augmentation_ms"].items()),
         ]
@@ -139,7 +145,7 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _shares(result: Mapping[str, Any]) -> str:
+def _format_ceiling_shares(result: Mapping[str, Any]) -> str:
     """Of the arithmetic and of the memory traffic that the machine can do."""
     shares = [
         f"{100 * achieved / result['ceiling'][key]:.0f} % {name}"
@@ -149,5 +155,5 @@ def _shares(result: Mapping[str, Any]) -> str:
     return ", ".join(shares)
 
 
-def _number(value: float) -> str:
+def _format_rate_value(value: float) -> str:
     return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"

@@ -24,7 +24,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh
 
 from bt_jax.benchmark import hlo, step_throughput
-from bt_jax.benchmark.roofline import CHIPS, roofline, scaling
+from bt_jax.benchmark.roofline import CHIPS, compute_roofline, estimate_scaling
 from bt_jax.benchmark.step_throughput import Workload
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed.sharding import DATA_AXIS
@@ -43,15 +43,15 @@ def check_installed() -> None:
         )
 
 
-def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> dict[str, Any]:
-    """`report` on the full fine-tuning step of a workload, whose batch is taken for that of one chip.
+def compile_workload(workload: Workload, *, topology: str, largest_batch: bool) -> dict[str, Any]:
+    """`compile_for_topology` on the full fine-tuning step of a workload, whose batch is taken for that of one chip.
 
     `auto` is bfloat16 here, as it is on a TPU. Weights and normalisation do not change what a step costs.
     """
     if workload.dtype == "auto":
         workload = dataclasses.replace(workload, dtype="bfloat16")
-    step, state = step_throughput.training_step(workload)
-    found = report(
+    step, state = step_throughput.make_training_step(workload)
+    found = compile_for_topology(
         step,
         state,
         topology=topology,
@@ -72,7 +72,7 @@ def of_workload(workload: Workload, *, topology: str, largest_batch: bool) -> di
     }
 
 
-def report(
+def compile_for_topology(
     step: TrainStep,
     state: TrainState,
     *,
@@ -102,7 +102,7 @@ def report(
     Raises:
       UsageError: no libtpu, no such topology, or a batch that does not fit or divide.
     """
-    devices = describe(topology)
+    devices = list_devices(topology)
     chips = len({tuple(device.coords) for device in devices})
     cores = len(devices) // chips  # devices on a chip: 2 where the compiler sees its cores one by one
     if batch_per_chip < 1 or batch_per_chip % cores:
@@ -111,8 +111,8 @@ def report(
     chip = CHIPS.get(kind)
     say(f"{topology}: {chips} chips of the kind {kind}; compiling, which takes minutes for a large network")
 
-    def measure(per_chip: int) -> "Measured | None":
-        return _measure(step, state, devices, cores=cores, batch=per_chip * chips, size=size)
+    def measure(per_chip: int) -> "CompiledCosts | None":
+        return _compile_step(step, state, devices, cores=cores, batch=per_chip * chips, size=size)
 
     measured = measure(batch_per_chip)
     if measured is None:
@@ -120,7 +120,7 @@ def report(
             f"a step with {batch_per_chip} images per chip does not fit into the memory of {topology}: "
             "use a smaller batch"
         )
-    bound = chip and roofline(
+    bound = chip and compute_roofline(
         chip,
         flops=measured.flops,
         bytes_accessed=measured.bytes,
@@ -149,7 +149,7 @@ def report(
         "bytes_per_image": measured.bytes / batch_per_chip,
         "collectives": measured.collectives,
         "roofline": bound,
-        "scaling": scaling(chip, bound=bound, reduced_bytes=reduced, images=batch_per_chip)
+        "scaling": estimate_scaling(chip, bound=bound, reduced_bytes=reduced, images=batch_per_chip)
         if chip and bound and chips > 1
         else None,
         "largest_batch_per_chip": None,
@@ -157,10 +157,10 @@ def report(
     }
     if chip:
         result["largest_batch_per_chip"] = (
-            _verified_largest(measure, measured, batch_per_chip, usable=chip.usable, say=say)
+            _find_largest_batch(measure, measured, batch_per_chip, usable=chip.usable, say=say)
             if largest_batch
             else {
-                "extrapolated": extrapolated_batch(measured, batch_per_chip, usable=chip.usable),
+                "extrapolated": extrapolate_batch(measured, batch_per_chip, usable=chip.usable),
                 "compiled": None,
                 "needed": None,
             }
@@ -168,7 +168,7 @@ def report(
     return result
 
 
-def describe(topology: str) -> list[Any]:
+def list_devices(topology: str) -> list[Any]:
     """The devices of a topology by name; they compile and do nothing else.
 
     Raises:
@@ -197,7 +197,7 @@ def describe(topology: str) -> list[Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class CompiledCosts:
     """What the compiler says of one step, per chip.
 
     Attributes:
@@ -206,8 +206,8 @@ class Measured:
         `program`.
       flops: operations of a step.
       bytes: read and written by a step, in the main memory or on the chip.
-      main_memory_bytes: see `hlo.main_memory_bytes`.
-      collectives: see `hlo.collectives`; of one device.
+      main_memory_bytes: see `hlo.count_main_memory_bytes`.
+      collectives: see `hlo.count_collectives`; of one device.
     """
 
     compile_s: float
@@ -223,9 +223,9 @@ class Measured:
         return sum(self.memory.values()) - 2 * self.memory["aliased"]
 
 
-def _measure(
+def _compile_step(
     step: TrainStep, state: TrainState, devices: list[Any], *, cores: int, batch: int, size: int
-) -> Measured | None:
+) -> CompiledCosts | None:
     """Compiles; None where the step does not fit into the memory."""
     mesh = Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
     images = {
@@ -235,7 +235,7 @@ def _measure(
     lowered = dataclasses.replace(step, mesh=mesh).lower(0, state, images)
     start = time.perf_counter()
     try:
-        with _uncached():
+        with _disable_cache():
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
@@ -243,7 +243,7 @@ def _measure(
         raise
     seconds = time.perf_counter() - start
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-    return Measured(
+    return CompiledCosts(
         compile_s=seconds,
         memory={
             "arguments": cores * memory.argument_size_in_bytes,
@@ -254,13 +254,13 @@ def _measure(
         },
         flops=cores * cost["flops"],
         bytes=cores * cost["bytes accessed"],
-        main_memory_bytes=cores * hlo.main_memory_bytes(text),
-        collectives=hlo.collectives(text),
+        main_memory_bytes=cores * hlo.count_main_memory_bytes(text),
+        collectives=hlo.count_collectives(text),
     )
 
 
 @contextlib.contextmanager
-def _uncached() -> Iterator[None]:
+def _disable_cache() -> Iterator[None]:
     """Leaves the cache of compiled programs out: it could write such a program, but not read it, having no device."""
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
@@ -272,8 +272,8 @@ def _uncached() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def extrapolated_batch(
-    measured: Measured, images: int, *, usable: float, other: tuple[Measured, int] | None = None
+def extrapolate_batch(
+    measured: CompiledCosts, images: int, *, usable: float, other: tuple[CompiledCosts, int] | None = None
 ) -> int | None:
     """Images per chip that should fit: memory is taken to grow linearly with them. None where it does not grow.
 
@@ -292,8 +292,8 @@ def extrapolated_batch(
     return max(0, math.floor(images + (usable - measured.needed) / per_image))
 
 
-def _verified_largest(
-    measure: Callable[[int], Measured | None], measured: Measured, images: int, *, usable: float, say: Say
+def _find_largest_batch(
+    measure: Callable[[int], CompiledCosts | None], measured: CompiledCosts, images: int, *, usable: float, say: Say
 ) -> dict[str, Any]:
     """Extrapolates from two programs and compiles at the result, and below it as long as that does not fit.
 
@@ -301,10 +301,10 @@ def _verified_largest(
     v5e has 2.53 GB of temporaries at 64 images, 3.56 GB at 128.
     """
     known, most = measured, images
-    extrapolated = extrapolated_batch(measured, images, usable=usable)
+    extrapolated = extrapolate_batch(measured, images, usable=usable)
     if double := measure(2 * images):
         known, most = double, 2 * images
-        extrapolated = extrapolated_batch(double, most, usable=usable, other=(measured, images))
+        extrapolated = extrapolate_batch(double, most, usable=usable, other=(measured, images))
     say(f"extrapolated: {extrapolated} images per chip fit; compiling to see")
     candidate = (extrapolated or 0) // 8 * 8  # whole tiles of the TPU's memory
     for _ in range(3):
@@ -317,8 +317,8 @@ def _verified_largest(
     return {"extrapolated": extrapolated, "compiled": most, "needed": known.needed}
 
 
-def in_words(result: dict[str, Any]) -> list[str]:
-    """What `report` found, line by line."""
+def format_report(result: dict[str, Any]) -> list[str]:
+    """What `compile_for_topology` found, line by line."""
     memory, images = result["memory_per_chip"], result["batch_per_chip"]
     parts = ", ".join(f"{name} {memory[name] / 1e9:.2f}" for name in ("arguments", "temporaries", "program"))
     of = f" of {memory['usable'] / 1e9:.2f} GB usable" if memory["usable"] else ""

@@ -11,8 +11,8 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data import shift_probe
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.experiments import finished_runs, grid, tables
-from bt_jax.experiments.finished_runs import Answer, Run
-from bt_jax.experiments.tables import Outcome, Row, Spread
+from bt_jax.experiments.finished_runs import FinishedRun, ValidationPrediction
+from bt_jax.experiments.tables import ComparisonRow, Significance, Spread
 from bt_jax.inference.description import ModelDescription
 from bt_jax.metrics import significance
 from bt_jax.models import summary
@@ -23,7 +23,7 @@ from bt_jax.workdir import checkpoint
 _NAMING_FIELDS = 3
 
 
-def write(
+def write_comparison(
     directories: Iterable[pathlib.Path],
     out: pathlib.Path,
     *,
@@ -41,7 +41,7 @@ def write(
     Raises:
       UsageError: no finished run, no such reference, or files that cannot be read.
     """
-    runs, left_out = finished_runs.find(directories)
+    runs, left_out = finished_runs.find_runs(directories)
     for line in left_out:
         say(f"left out: {line}")
     if not runs:
@@ -51,46 +51,46 @@ def write(
     if reference and reference not in names:
         raise UsageError(f"--reference is {reference!r}, which is no row: use one of {', '.join(map(repr, names))}")
     base = rows[names.index(reference) if reference else 0]
-    tests = {row.name: against(base.runs, row.runs) for row in rows if row is not base}
+    tests = {row.name: compare_with_reference(base.runs, row.runs) for row in rows if row is not base}
     for name, result in tests.items():
         if isinstance(result, str):
             say(f"not tested: {name} against {base.name}: {result}")
     notice = SYNTHETIC_NOTICE if any(run.synthetic for run in runs) else None
-    run_curves.draw(
+    run_curves.draw_run_comparison(
         out / "curves.png",
         curves={row.name: [run.curves for run in row.runs] for row in rows},
         title="Validation by epoch: mean and range of each row's runs",
         notice=notice,
     )
-    header, lines = tables.csv_rows(rows, tests=tests, reference=base.name)
+    header, lines = tables.make_csv_rows(rows, tests=tests, reference=base.name)
     files.write_csv(out / "comparison.csv", header, lines)
-    text = tables.markdown(rows, tests=tests, reference=base.name, left_out=left_out, notice=notice)
+    text = tables.format_markdown(rows, tests=tests, reference=base.name, left_out=left_out, notice=notice)
     files.write_text(out / "comparison.md", text)
-    say(tables.in_short(rows))
+    say(tables.summarise_rows(rows))
     for name in ("comparison.md", "comparison.csv", "curves.png"):
         say(f"written: {out / name}")
 
 
-def make_rows(runs: Sequence[Run]) -> list[Row]:
+def make_rows(runs: Sequence[FinishedRun]) -> list[ComparisonRow]:
     """A row for each configuration, in the order of its first run.
 
     Its runs differ in seed or fold alone; every fold of every seed counts alike.
     """
-    grouped: dict[str, list[Run]] = {}
+    grouped: dict[str, list[FinishedRun]] = {}
     for run in runs:
         grouped.setdefault(json.dumps(run.config, sort_keys=True), []).append(run)
     members = list(grouped.values())
-    settings = differing([group[0].config for group in members])
-    names = row_names(settings, default=str(members[0][0].config["model.name"]))
+    settings = find_differing_fields([group[0].config for group in members])
+    names = name_rows(settings, default=str(members[0][0].config["model.name"]))
     rows = []
     for name, own_settings, group in zip(names, settings, members, strict=True):
-        parameters, flops = _size(group[0].folder)
+        parameters, flops = _measure_model(group[0].folder)
         rows.append(
-            Row(
+            ComparisonRow(
                 name=name,
                 settings=own_settings,
                 runs=tuple(group),
-                scores=_spreads(group),
+                scores=_summarise_runs(group),
                 parameters=parameters,
                 flops=flops,
             )
@@ -98,21 +98,21 @@ def make_rows(runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
-def differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def find_differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each configuration the fields that are not the same in all; a field that one lacks is None there."""
     fields = sorted({field for config in configs for field in config})
     told_apart = [f for f in fields if len({json.dumps(config.get(f), sort_keys=True) for config in configs}) > 1]
     return [{field: config.get(field) for field in told_apart} for config in configs]
 
 
-def row_names(settings: Sequence[Mapping[str, Any]], *, default: str) -> list[str]:
+def name_rows(settings: Sequence[Mapping[str, Any]], *, default: str) -> list[str]:
     """Readable names such as `hidden=64 epochs=5`.
 
     All differing fields where they are few. Else the model alone, or with those fields that tell the rows apart: at
     each step the field that tells most of them apart.
 
     Args:
-      settings: from `differing`.
+      settings: from `find_differing_fields`.
       default: the name of a single row.
     """
     fields = list(settings[0])
@@ -120,24 +120,24 @@ def row_names(settings: Sequence[Mapping[str, Any]], *, default: str) -> list[st
         return [default] * len(settings)
     if len(fields) > _NAMING_FIELDS:
         chosen = ["model.name"] if "model.name" in fields else []
-        while _count(settings, chosen) < _count(settings, fields):
+        while _count_distinct(settings, chosen) < _count_distinct(settings, fields):
             rest = [field for field in fields if field not in chosen]
-            chosen.append(max(rest, key=lambda field: _count(settings, [*chosen, field])))
+            chosen.append(max(rest, key=lambda field: _count_distinct(settings, [*chosen, field])))
         fields = chosen
     fields = sorted(fields, key=lambda field: (field != "model.name", field == "data"))
     last = [field.rpartition(".")[2] for field in fields]
     # `epochs` unless two fields end so
     short = {field: field if last.count(name) > 1 else name for field, name in zip(fields, last, strict=True)}
-    names = [" ".join(f"{short[field]}={grid.in_words(row[field])}" for field in fields) for row in settings]
+    names = [" ".join(f"{short[field]}={grid.format_value(row[field])}" for field in fields) for row in settings]
     # An empty tuple and a field that is not there look alike.
     return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def _count(settings: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> int:
+def _count_distinct(settings: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> int:
     return len({json.dumps([row[field] for field in fields]) for row in settings})
 
 
-def _spreads(runs: Sequence[Run]) -> dict[str, Spread]:
+def _summarise_runs(runs: Sequence[FinishedRun]) -> dict[str, Spread]:
     """Mean and range over runs of everything that is measured; what no run has is absent."""
     values: dict[str, list[float | None]] = {}
 
@@ -156,7 +156,10 @@ def _spreads(runs: Sequence[Run]) -> dict[str, Spread]:
             # Of one class: what is right is its recall.
             add("probe_recall", (clean if clean["n"] else scores)["accuracy"])
         add("training_s", run.seconds)
-        add("images_per_s", _median([row["train/images_per_s"] for row in run.curves if "train/images_per_s" in row]))
+        add(
+            "images_per_s",
+            _compute_median([row["train/images_per_s"] for row in run.curves if "train/images_per_s" in row]),
+        )
         for subset in ("clean", "leaked"):
             if "testing" in run.scores:
                 scores = run.scores["testing"]["subsets"][subset]
@@ -166,12 +169,12 @@ def _spreads(runs: Sequence[Run]) -> dict[str, Spread]:
     return {name: Spread.of(found) for name, found in known.items() if found}
 
 
-def _median(values: Iterable[float | None]) -> float | None:
+def _compute_median(values: Iterable[float | None]) -> float | None:
     known = sorted(value for value in values if value is not None)
     return known[len(known) // 2] if known else None
 
 
-def against(reference: Sequence[Run], other: Sequence[Run]) -> Outcome | str:
+def compare_with_reference(reference: Sequence[FinishedRun], other: Sequence[FinishedRun]) -> Significance | str:
     """Tests a row against the reference, each seed against the same seed; or says in a line why it cannot be tested.
 
     A seed's folds are taken together: each image is predicted once, by the run that did not train on it.
@@ -181,7 +184,7 @@ def against(reference: Sequence[Run], other: Sequence[Run]) -> Outcome | str:
         return "no seed is in both rows"
     counts, differences, groups = [], [], []
     for seed in seeds:
-        pairs = [_answers(run for run in runs if run.seed == seed) for runs in (reference, other)]
+        pairs = [_collect_predictions(run for run in runs if run.seed == seed) for runs in (reference, other)]
         identities = [{path: answer[:2] for path, answer in answers.items()} for answers in pairs]
         if identities[0] != identities[1]:
             return f"the validation images of seed {seed} differ"
@@ -194,7 +197,7 @@ def against(reference: Sequence[Run], other: Sequence[Run]) -> Outcome | str:
             # Two phantoms of one name, drawn with different seeds, are not of one patient.
             groups.append((answer.group or path, seed if reference[0].synthetic else None))
     p_values = [significance.mcnemar(*pair) for pair in counts]
-    return Outcome(
+    return Significance(
         seeds=tuple(seeds),
         counts=tuple(counts),
         p_values=tuple(p_values),
@@ -204,20 +207,20 @@ def against(reference: Sequence[Run], other: Sequence[Run]) -> Outcome | str:
     )
 
 
-def _answers(runs: Iterable[Run]) -> dict[str, Answer]:
+def _collect_predictions(runs: Iterable[FinishedRun]) -> dict[str, ValidationPrediction]:
     return {path: answer for run in runs for path, answer in run.answers().items()}
 
 
-def _size(folder: pathlib.Path) -> tuple[int | None, int | None]:
+def _measure_model(folder: pathlib.Path) -> tuple[int | None, int | None]:
     """Parameters, and operations of a forward of one image; None where the run has no checkpoint any more."""
     try:
         _, metadata = checkpoint.read_best_metadata(folder)
     except UsageError:
         return None, None
-    return _size_of(json.dumps(metadata["model"]))
+    return _measure_described_model(json.dumps(metadata["model"]))
 
 
 @functools.cache
-def _size_of(description: str) -> tuple[int, int]:
+def _measure_described_model(description: str) -> tuple[int, int]:
     model = ModelDescription.from_dict(json.loads(description))
     return summary.count_total(summary.summarise(*model.create_network(), size=model.preprocessing["size"]))

@@ -17,7 +17,7 @@ from bt_jax.workdir import metric_log, run_folder
 _FOLD = re.compile(r"fold_(\d+)")
 
 
-class Answer(NamedTuple):
+class ValidationPrediction(NamedTuple):
     """What a run said of a validation image.
 
     Attributes:
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run, or a fold of a cross-validation.
 
     Attributes:
@@ -59,16 +59,16 @@ class Run:
     curves: list[dict[str, Any]]
     seconds: float
 
-    def answers(self) -> dict[str, Answer]:
+    def answers(self) -> dict[str, ValidationPrediction]:
         """The validation images by path.
 
         Raises:
           UsageError: a file is missing or is not what its name says.
         """
-        with _readable(self.folder):
+        with _convert_errors(self.folder):
             images = {row["path"]: row for row in _table(self.folder / "split.csv") if row["role"] == "validation"}
             return {
-                row["path"]: Answer(
+                row["path"]: ValidationPrediction(
                     fingerprint=images[row["path"]]["fingerprint"],
                     label=row["label"],
                     group=images[row["path"]]["group"],
@@ -83,7 +83,7 @@ def is_finished(folder: pathlib.Path) -> bool:
     return (folder / "report" / "model_card.md").exists() or (folder / "cross_validation.json").exists()
 
 
-def find(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
+def find_runs(directories: Iterable[pathlib.Path]) -> tuple[list[FinishedRun], list[str]]:
     """Reads the runs in directories and below them.
 
     Returns:
@@ -97,18 +97,18 @@ def find(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
     for directory in directories:
         if not directory.is_dir():
             raise UsageError(f"{directory} is not there: name the workdirs of runs, or a folder that holds them")
-        found = sorted((path.parent for path in directory.rglob("config.json")), key=_naturally)
+        found = sorted((path.parent for path in directory.rglob("config.json")), key=_make_natural_key)
         if not found:
             raise UsageError(f"{directory} holds no run: there is no config.json in it or below")
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
-    runs: list[Run] = []
+    runs: list[FinishedRun] = []
     left_out: list[str] = []
     for folder in folders.values():
         if not is_finished(folder):
             left_out.append(f"{folder} is not finished")
             continue
-        run = read(folder)
+        run = read_run(folder)
         same = next((r for r in runs if (r.config, r.seed, r.fold) == (run.config, run.seed, run.fold)), None)
         if same is None:
             runs.append(run)
@@ -117,17 +117,17 @@ def find(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
     return runs, left_out
 
 
-def read(folder: pathlib.Path) -> Run:
+def read_run(folder: pathlib.Path) -> FinishedRun:
     """Reads the workdir of a finished run.
 
     Raises:
       UsageError: a file is missing or is not what its name says.
     """
-    with _readable(folder):
-        config = run_folder.flatten(_json(folder / "config.json")["config"])
-        record = _json(folder / "run.json")
+    with _convert_errors(folder):
+        config = run_folder.flatten(_read_json(folder / "config.json")["config"])
+        record = _read_json(folder / "run.json")
         scores = {
-            split: _json(folder / "report" / split / "metrics.json")
+            split: _read_json(folder / "report" / split / "metrics.json")
             for split in ("validation", "testing", shift_probe.SPLIT)
             if split == "validation" or (folder / "report" / split).exists()
         }
@@ -142,7 +142,7 @@ def read(folder: pathlib.Path) -> Run:
         if not synthetic:
             images = sorted((row["path"], row["fingerprint"]) for row in _table(folder / "split.csv"))
             result_fields["data"] = hashlib.sha256(repr(images).encode()).hexdigest()[:8]
-        return Run(
+        return FinishedRun(
             folder=folder,
             config=result_fields,
             seed=config["seed"],
@@ -155,7 +155,7 @@ def read(folder: pathlib.Path) -> Run:
 
 
 @contextlib.contextmanager
-def _readable(folder: pathlib.Path) -> Iterator[None]:
+def _convert_errors(folder: pathlib.Path) -> Iterator[None]:
     """Whatever is wrong with the files of a run becomes one line."""
     try:
         yield
@@ -164,7 +164,7 @@ def _readable(folder: pathlib.Path) -> Iterator[None]:
         raise UsageError(f"the files of the run in {folder} cannot be read ({what}): leave it out") from error
 
 
-def _json(path: pathlib.Path) -> Any:
+def _read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text())
 
 
@@ -173,6 +173,6 @@ def _table(path: pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _naturally(path: pathlib.Path) -> list[tuple[str, int]]:
+def _make_natural_key(path: pathlib.Path) -> list[tuple[str, int]]:
     """A key by which `seed_10` comes after `seed_9`."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", str(path))]

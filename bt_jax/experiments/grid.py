@@ -38,11 +38,11 @@ def parse(text: str, *, fields: Mapping[str, Any]) -> tuple[str, list[Any]]:
         near = difflib.get_close_matches(field, fields, n=1) or [f for f in fields if f.endswith(f".{field}")][:1]
         hint = f"did you mean {near[0]}?" if near else "the configuration's file lists them"
         raise UsageError(f"--grid names {field!r}, which is no field of the configuration: {hint}")
-    parsed = [_convert(part, like=fields[field], field=field) for part in split(values, field=field)]
+    parsed = [_convert(part, like=fields[field], field=field) for part in split_values(values, field=field)]
     return field, list(dict.fromkeys(parsed))
 
 
-def split(text: str, *, field: str) -> list[str]:
+def split_values(text: str, *, field: str) -> list[str]:
     """The parts between the commas outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
@@ -93,24 +93,24 @@ def _convert(text: str, *, like: Any, field: str) -> Any:
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple such as (256,)"}
 
 
-def points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def list_points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """All combinations, the last field changing fastest; of an empty grid the one without any field."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def folder_name(point: Mapping[str, Any]) -> str:
+def name_folder(point: Mapping[str, Any]) -> str:
     """A readable name that any file system takes: `hidden=256-64_epochs=5`. Different points may share one."""
     last = [field.rpartition(".")[2] for field in point]
     return "_".join(
-        f"{name if last.count(name) == 1 else field}={re.sub(r'[^A-Za-z0-9.+-]+', '-', in_words(value))[-40:]}"
+        f"{name if last.count(name) == 1 else field}={re.sub(r'[^A-Za-z0-9.+-]+', '-', format_value(value))[-40:]}"
         for (field, value), name in zip(point.items(), last, strict=True)
     )
 
 
-def in_words(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value for a name: `256-64` for a tuple of sizes, `none` for an empty one."""
     if isinstance(value, list | tuple):
-        return "-".join(in_words(part) for part in value) or "none"
+        return "-".join(format_value(part) for part in value) or "none"
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:.12g}" if isinstance(value, float) else str(value) or "none"

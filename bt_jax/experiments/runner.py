@@ -23,7 +23,7 @@ Train = Callable[[ml_collections.ConfigDict, pathlib.Path], int]
 
 
 @dataclasses.dataclass
-class Run:
+class SweepRun:
     """A run of the sweep.
 
     Attributes:
@@ -43,7 +43,7 @@ class Run:
     error: str | None = None
 
 
-def run(
+def run_sweep(
     base: ml_collections.ConfigDict,
     folder: pathlib.Path,
     *,
@@ -72,9 +72,9 @@ def run(
     Raises:
       UsageError: the folder's runs have another base configuration.
     """
-    configs = plan(base, values=values, seeds=seeds)
+    configs = plan_runs(base, values=values, seeds=seeds)
     with run_folder.lock(folder), dataset.cache_datasets():
-        runs = _opened(folder, base, values=values, configs=configs)
+        runs = _open_runs(folder, base, values=values, configs=configs)
         waiting = [one for one in runs if one.key in configs]
         for number, one in enumerate(waiting, start=1):
             name = f"run {number} of {len(waiting)}: {one.folder}"
@@ -84,58 +84,58 @@ def run(
                 continue
             say(f"\n{name}")
             one.state, one.error = "running", None
-            _save(folder, base, values=values, seeds=seeds, runs=runs)
+            _save_state(folder, base, values=values, seeds=seeds, runs=runs)
             try:
                 status = train(configs[one.key], folder / one.folder)
                 one.state = "interrupted" if status else "finished"
             except UsageError as error:
                 status, one.state, one.error = 0, "failed", str(error)
                 say(f"failed: {error}")
-            _save(folder, base, values=values, seeds=seeds, runs=runs)
+            _save_state(folder, base, values=values, seeds=seeds, runs=runs)
             if status:
                 return status
-        _save(folder, base, values=values, seeds=seeds, runs=runs)
-    return _finish(folder, runs, say=say)
+        _save_state(folder, base, values=values, seeds=seeds, runs=runs)
+    return _compare_finished(folder, runs, say=say)
 
 
-def plan(
+def plan_runs(
     base: ml_collections.ConfigDict, *, values: Mapping[str, Sequence[Any]], seeds: int
 ) -> dict[str, ml_collections.ConfigDict]:
     """The configurations of all runs by their keys: each combination with each seed."""
     configs = {}
-    for point in grid.points(values):
+    for point in grid.list_points(values):
         for seed in range(base.seed, base.seed + seeds):
             config = base.copy_and_resolve_references()
             config.update_from_flattened_dict({**point, "seed": seed})
-            configs[_key(config)] = config
+            configs[_hash_config(config)] = config
     return configs
 
 
-def _key(config: ml_collections.ConfigDict) -> str:
-    return hashlib.sha256(json.dumps(_bound(config), sort_keys=True).encode()).hexdigest()[:16]
+def _hash_config(config: ml_collections.ConfigDict) -> str:
+    return hashlib.sha256(json.dumps(_select_result_fields(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _bound(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _select_result_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The fields that decide a run's result."""
     flat = run_folder.flatten(config.to_dict())
     return {field: value for field, value in flat.items() if field not in run_folder.FREE_FIELDS}
 
 
-def _opened(
+def _open_runs(
     folder: pathlib.Path,
     base: ml_collections.ConfigDict,
     *,
     values: Mapping[str, Sequence[Any]],
     configs: Mapping[str, ml_collections.ConfigDict],
-) -> list[Run]:
+) -> list[SweepRun]:
     """The runs that the folder knows, and those of the plan that are new to it."""
     path = folder / STATE_FILE
-    runs: list[Run] = []
+    runs: list[SweepRun] = []
     if path.exists():
         content = json.loads(path.read_text())
-        runs = [Run(**one) for one in content["runs"]]
+        runs = [SweepRun(**one) for one in content["runs"]]
         if different := run_folder.describe_differences(
-            content["base"], _bound(base), free={"seed", *values, *content["grid"]}
+            content["base"], _select_result_fields(base), free={"seed", *values, *content["grid"]}
         ):
             raise UsageError(
                 f"{path} is of a sweep over another configuration: {different}. "
@@ -147,28 +147,28 @@ def _opened(
             continue
         flat = run_folder.flatten(config.to_dict())
         settings = {field: flat[field] for field in values}
-        name = grid.folder_name(settings)
+        name = grid.name_folder(settings)
         place = "/".join(filter(None, (name, f"seed_{config.seed}")))
         number = 2
         while place in taken:  # two values that look the same in a name
             place = f"{name}_({number})/seed_{config.seed}"
             number += 1
         taken.add(place)
-        runs.append(Run(folder=place, settings=settings, seed=config.seed, key=key))
+        runs.append(SweepRun(folder=place, settings=settings, seed=config.seed, key=key))
     return runs
 
 
-def _save(
+def _save_state(
     folder: pathlib.Path,
     base: ml_collections.ConfigDict,
     *,
     values: Mapping[str, Sequence[Any]],
     seeds: int,
-    runs: Sequence[Run],
+    runs: Sequence[SweepRun],
 ) -> None:
     content = {
         "schema": SCHEMA,
-        "base": _bound(base),
+        "base": _select_result_fields(base),
         "grid": dict(values),
         "seeds": seeds,
         "runs": [dataclasses.asdict(one) for one in runs],
@@ -176,12 +176,12 @@ def _save(
     files.write_json(folder / STATE_FILE, content)
 
 
-def _finish(folder: pathlib.Path, runs: Sequence[Run], *, say: Callable[[str], None]) -> int:
+def _compare_finished(folder: pathlib.Path, runs: Sequence[SweepRun], *, say: Callable[[str], None]) -> int:
     """Compares what is finished and names what failed."""
     finished = [folder / one.folder for one in runs if finished_runs.is_finished(folder / one.folder)]
     if finished:
         say("")
-        comparison.write(finished, folder / COMPARISON_FOLDER, say=say)
+        comparison.write_comparison(finished, folder / COMPARISON_FOLDER, say=say)
     failed = [one for one in runs if one.state == "failed"]
     for one in failed:
         say(f"failed: {one.folder}: {one.error}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax.experiments.finished_runs import Run
+from bt_jax.experiments.finished_runs import FinishedRun
 from bt_jax.models import summary
 
 
@@ -25,7 +25,7 @@ class Spread:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """Runs that differ in nothing but seed and fold.
 
     Attributes:
@@ -40,7 +40,7 @@ class Row:
 
     name: str
     settings: Mapping[str, Any]
-    runs: tuple[Run, ...]
+    runs: tuple[FinishedRun, ...]
     scores: Mapping[str, Spread]
     parameters: int | None
     flops: int | None
@@ -57,7 +57,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Significance:
     """Of the tests of a row against the reference, on the same images.
 
     Attributes:
@@ -77,7 +77,7 @@ class Outcome:
     groups: int
 
 
-Tests = Mapping[str, Outcome | str]
+Tests = Mapping[str, Significance | str]
 
 _NOTES = (
     "A row is all runs of the same settings; where it has several runs (seeds, or folds of a cross-validation, which "
@@ -106,21 +106,39 @@ _TEST_NOTES = (
 )
 
 
-def markdown(
-    rows: Sequence[Row], *, tests: Tests, reference: str, left_out: Sequence[str] = (), notice: str | None = None
+def format_markdown(
+    rows: Sequence[ComparisonRow],
+    *,
+    tests: Tests,
+    reference: str,
+    left_out: Sequence[str] = (),
+    notice: str | None = None,
 ) -> str:
     """The whole comparison, with what its numbers mean."""
     classes = list(dict.fromkeys(name for row in rows for name in row.classes))
-    header = ["Row", "Seeds", "Runs", "Accuracy", "Macro-F1", *(f"Recall {_readable(name)}" for name in classes)]
+    header = [
+        "Row",
+        "Seeds",
+        "Runs",
+        "Accuracy",
+        "Macro-F1",
+        *(f"Recall {_format_class_name(name)}" for name in classes),
+    ]
     shifted = any("probe_recall" in row.scores for row in rows)
     header += ["Shift probe"] * shifted + ["Parameters", "MFLOP", "Training time", "Images/s"]
     lines = [
         [f"`{row.name}`", row.seeds, len(row.runs)]
-        + [_share(row.scores.get(name)) for name in ("accuracy", "macro_f1", *(f"recall {name}" for name in classes))]
-        + [_share(row.scores.get("probe_recall"))] * shifted
+        + [
+            _format_fraction(row.scores.get(name))
+            for name in ("accuracy", "macro_f1", *(f"recall {name}" for name in classes))
+        ]
+        + [_format_fraction(row.scores.get("probe_recall"))] * shifted
         + ["-" if row.parameters is None else f"{row.parameters:,}"]
         + ["-" if row.flops is None else summary.format_mega(row.flops)]
-        + [_spread(row.scores.get("training_s"), _duration), _spread(row.scores.get("images_per_s"), "{:,.1f}".format)]
+        + [
+            _format_spread(row.scores.get("training_s"), _duration),
+            _format_spread(row.scores.get("images_per_s"), "{:,.1f}".format),
+        ]
         for row in rows
     ]
     parts = ["# Comparison", f"> **{notice}**" if notice else "", _table(header, lines), "![curves](curves.png)"]
@@ -129,14 +147,19 @@ def markdown(
         settings = [[f"`{row.name}`", *(f"`{row.settings[field]}`" for field in fields)] for row in rows]
         parts += ["## Where the settings differ", _table(["Row", *(f"`{field}`" for field in fields)], settings)]
     if tests:
-        parts += ["## More than luck?", f"Each row against the reference `{reference}`.", _tests(tests), *_TEST_NOTES]
-    parts += [*_testing(rows), "## How to read it", *_NOTES, _PROBE_NOTE if shifted else ""]
+        parts += [
+            "## More than luck?",
+            f"Each row against the reference `{reference}`.",
+            _format_tests(tests),
+            *_TEST_NOTES,
+        ]
+    parts += [*_format_testing_folder(rows), "## How to read it", *_NOTES, _PROBE_NOTE if shifted else ""]
     if left_out:
         parts += ["## Left out", "\n".join(f"- {line}" for line in left_out)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _tests(tests: Tests) -> str:
+def _format_tests(tests: Tests) -> str:
     header = ["Row", "Seeds", "Only the reference right", "Only this row right", "McNemar p", "Combined", "By patient"]
     lines = []
     for name, result in tests.items():
@@ -148,17 +171,17 @@ def _tests(tests: Tests) -> str:
             [
                 f"`{name}`",
                 str(len(result.seeds)),
-                _spread(Spread.of(ours), _count),
-                _spread(Spread.of(theirs), _count),
-                _p(float(np.median(result.p_values))) + _range(result.p_values),
-                _p(result.combined),
-                f"{_p(result.by_group)} ({result.groups} groups)",
+                _format_spread(Spread.of(ours), _format_count),
+                _format_spread(Spread.of(theirs), _format_count),
+                _format_p_value(float(np.median(result.p_values))) + _format_p_range(result.p_values),
+                _format_p_value(result.combined),
+                f"{_format_p_value(result.by_group)} ({result.groups} groups)",
             ]
         )
     return _table(header, lines)
 
 
-def _testing(rows: Sequence[Row]) -> list[str]:
+def _format_testing_folder(rows: Sequence[ComparisonRow]) -> list[str]:
     tested = [row for row in rows if "testing_clean_n" in row.scores]
     if not tested:
         return []
@@ -169,8 +192,8 @@ def _testing(rows: Sequence[Row]) -> list[str]:
             cell
             for subset in ("clean", "leaked")
             for cell in (
-                _spread(row.scores[f"testing_{subset}_n"], _count),
-                _share(row.scores.get(f"testing_{subset}_accuracy")),
+                _format_spread(row.scores[f"testing_{subset}_n"], _format_count),
+                _format_fraction(row.scores.get(f"testing_{subset}_accuracy")),
             )
         ]
         for row in tested
@@ -179,7 +202,7 @@ def _testing(rows: Sequence[Row]) -> list[str]:
     return ["## Testing folder", _table(header, lines), note]
 
 
-def csv_rows(rows: Sequence[Row], *, tests: Tests, reference: str) -> tuple[list[str], list[list[Any]]]:
+def make_csv_rows(rows: Sequence[ComparisonRow], *, tests: Tests, reference: str) -> tuple[list[str], list[list[Any]]]:
     """Header and lines: what is in the Markdown, with full precision and a column for each number."""
     fields = list(rows[0].settings)
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
@@ -195,7 +218,7 @@ def csv_rows(rows: Sequence[Row], *, tests: Tests, reference: str) -> tuple[list
             line += [None] * 3 if spread is None else [spread.mean, spread.low, spread.high]
         line.append(reference)
         result = tests.get(row.name)
-        if isinstance(result, Outcome):
+        if isinstance(result, Significance):
             p = result.p_values
             line += [float(np.median(p)), min(p), max(p), result.combined, result.by_group]
         else:
@@ -204,13 +227,14 @@ def csv_rows(rows: Sequence[Row], *, tests: Tests, reference: str) -> tuple[list
     return header, lines
 
 
-def in_short(rows: Sequence[Row]) -> str:
+def summarise_rows(rows: Sequence[ComparisonRow]) -> str:
     """A line for each row: name, runs, accuracy, macro-F1, and the recall on a shift probe."""
     width = max(len(row.name) for row in rows)
     return "\n".join(
         f"{row.name:<{width}}  {len(row.runs)} {'run ' if len(row.runs) == 1 else 'runs'}  "
-        f"accuracy {_share(row.scores.get('accuracy'))}  macro-F1 {_share(row.scores.get('macro_f1'))}"
-        + (f"  shift probe {_share(row.scores['probe_recall'])}" if "probe_recall" in row.scores else "")
+        f"accuracy {_format_fraction(row.scores.get('accuracy'))}  "
+        f"macro-F1 {_format_fraction(row.scores.get('macro_f1'))}"
+        + (f"  shift probe {_format_fraction(row.scores['probe_recall'])}" if "probe_recall" in row.scores else "")
         for row in rows
     )
 
@@ -221,7 +245,7 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
 
 
-def _spread(spread: Spread | None, form: Any) -> str:
+def _format_spread(spread: Spread | None, form: Any) -> str:
     if spread is None:
         return "-"
     if form(spread.low) == form(spread.high):
@@ -229,20 +253,20 @@ def _spread(spread: Spread | None, form: Any) -> str:
     return f"{form(spread.mean)} ({form(spread.low)} to {form(spread.high)})"
 
 
-def _share(spread: Spread | None) -> str:
-    return _spread(spread, "{:.3f}".format)
+def _format_fraction(spread: Spread | None) -> str:
+    return _format_spread(spread, "{:.3f}".format)
 
 
-def _count(value: float) -> str:
+def _format_count(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
-def _p(value: float) -> str:
+def _format_p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _range(values: Sequence[float]) -> str:
-    return f" ({_p(min(values))} to {_p(max(values))})" if len(values) > 1 else ""
+def _format_p_range(values: Sequence[float]) -> str:
+    return f" ({_format_p_value(min(values))} to {_format_p_value(max(values))})" if len(values) > 1 else ""
 
 
 def _duration(seconds: float) -> str:
@@ -251,5 +275,5 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _readable(name: str) -> str:
+def _format_class_name(name: str) -> str:
     return name.replace("_", " ")

@@ -72,12 +72,12 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
       say: called with a line for each result and each file a person will want to open.
     """
     workdirs = [folder / f"fold_{fold}" for fold in range(folds)]
-    answers = _pooled(workdirs)
+    answers = _pool_predictions(workdirs)
     record = json.loads((workdirs[0] / "run.json").read_text())
     synthetic = bool(record["data"]["synthetic"])
     notice = SYNTHETIC_NOTICE if synthetic else None
     temperatures = np.array(
-        [_temperature(answers, answers.folds != fold) for fold in range(folds)]
+        [_fit_temperature(answers, answers.folds != fold) for fold in range(folds)]
     )  # [folds], each fitted on the others
     before = calibration.softmax(answers.logits)
     after = calibration.softmax(answers.logits, temperatures[answers.folds][:, None])
@@ -98,13 +98,13 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
         notice=notice,
     )
     ensemble = Temperature(
-        value=_temperature(answers, np.ones(len(answers.labels), bool)),
+        value=_fit_temperature(answers, np.ones(len(answers.labels), bool)),
         fitted_on=f"the {len(answers.labels)} out-of-fold answers of {folds} folds",
         images=len(answers.labels),
     )
     calibration.write(folder, ensemble)
-    facts = _facts(workdirs, record, ensemble)
-    recalls = _probe_recalls(workdirs) if record["data"].get("probe") else []
+    facts = _collect_facts(workdirs, record, ensemble)
+    recalls = _read_probe_recalls(workdirs) if record["data"].get("probe") else []
     if recalls:
         facts["shift_probe"] = (
             f"recall {np.mean(recalls):.3f} on average over the networks ({min(recalls):.3f} to {max(recalls):.3f}), "
@@ -118,31 +118,31 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
     if recalls:
         spread = {"mean": float(np.mean(recalls)), "min": min(recalls), "max": max(recalls)}
         summary["shift_probe"] = {"of": record["data"]["probe"], "recall": spread, "recalls": recalls}
-    scores = [_fold_scores(answers, after, fold) for fold in range(folds)]
+    scores = [_score_fold(answers, after, fold) for fold in range(folds)]
     for name in _SPREAD:
         values = [score[name] for score in scores if score[name] is not None]
         summary[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)} if values else None
         if values:
             say(f"{name} over {folds} folds: {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
     summary["pooled"] = {
-        **_selected(result),
+        **_select_scores(result),
         "caution": result["caution"],
-        "subsets": {name: _selected(part) for name, part in result["subsets"].items()},
+        "subsets": {name: _select_scores(part) for name, part in result["subsets"].items()},
     }
     summary["calibration"] = {
         **result["calibration"],
         "temperatures": temperatures,
         "ensemble_temperature": ensemble.value,
     }
-    say(score_text.in_a_line(result))
-    say(f"{SPLIT}: {score_text.calibration_in_words(result)}")
+    say(score_text.summarise_scores(result))
+    say(f"{SPLIT}: {score_text.describe_calibration(result)}")
     if notice:
         say(f"warning: {notice}")
     say(f"report: {card}")
     files.write_json(folder / FILE, summary)
 
 
-def _pooled(workdirs: list[pathlib.Path]) -> OutOfFold:
+def _pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
     """The answers that the folds' reports hold."""
     rows: list[tuple[str, str, int, np.ndarray, bool, str]] = []
     class_names: tuple[str, ...] = ()
@@ -170,7 +170,7 @@ def _pooled(workdirs: list[pathlib.Path]) -> OutOfFold:
     )
 
 
-def _probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
+def _read_probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
     """The recall of each fold's network on the shift probe, clean images alone if there are any."""
     found = []
     for workdir_ in workdirs:
@@ -180,11 +180,11 @@ def _probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
     return found
 
 
-def _temperature(answers: OutOfFold, rows: np.ndarray) -> float:
+def _fit_temperature(answers: OutOfFold, rows: np.ndarray) -> float:
     return calibration.fit(answers.logits[rows], answers.labels[rows])
 
 
-def _fold_scores(answers: OutOfFold, probabilities: np.ndarray, fold: int) -> dict[str, Any]:
+def _score_fold(answers: OutOfFold, probabilities: np.ndarray, fold: int) -> dict[str, Any]:
     rows = answers.folds == fold
     return classification.score(
         split=f"fold_{fold}",
@@ -194,11 +194,13 @@ def _fold_scores(answers: OutOfFold, probabilities: np.ndarray, fold: int) -> di
     )
 
 
-def _selected(result: dict[str, Any]) -> dict[str, Any]:
+def _select_scores(result: dict[str, Any]) -> dict[str, Any]:
     return {name: result[name] for name in _POOLED}
 
 
-def _facts(workdirs: list[pathlib.Path], record: dict[str, Any], ensemble: Temperature) -> model_card.ModelFacts:
+def _collect_facts(
+    workdirs: list[pathlib.Path], record: dict[str, Any], ensemble: Temperature
+) -> model_card.ModelFacts:
     """What the card of the ensemble says, from the record of the first fold and the times of all."""
     _, metadata = checkpoint.read_best_metadata(workdirs[0])
     model = metadata["model"]

@@ -30,11 +30,11 @@ TITLE_SIZE, LABEL_SIZE, SMALL_SIZE = 12, 10, 8.5
 _TITLE_LINE, _NOTICE_BAND, _MARGIN = 0.24, 0.36, 0.12
 
 
-def canvas(width: float, height: float, *, title: str, notice: str | None) -> Figure:
+def make_figure(width: float, height: float, *, title: str, notice: str | None) -> Figure:
     """A white figure of `width` x `height` inches below a header that holds the notice and the title."""
     letters = int(width * 9)
-    lines = [line for part in title.splitlines() for line in textwrap.wrap(plain(part), letters)]
-    warning = textwrap.wrap(plain(notice), letters) if notice else []
+    lines = [line for part in title.splitlines() for line in textwrap.wrap(escape_dollars(part), letters)]
+    warning = textwrap.wrap(escape_dollars(notice), letters) if notice else []
     band = _NOTICE_BAND + _TITLE_LINE * (len(warning) - 1) if warning else 0.0
     header = band + _MARGIN + _TITLE_LINE * len(lines)
     total = height + header
@@ -55,7 +55,7 @@ def save(figure: Figure, path: files.Path) -> None:
         figure.savefig(temporary, dpi=DPI, facecolor="white")
 
 
-def frame(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
+def style_axes(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
     """Labels and a faint grid, without a box around."""
     axes.set_xlabel(xlabel, fontsize=LABEL_SIZE)
     axes.set_ylabel(ylabel, fontsize=LABEL_SIZE)
@@ -65,13 +65,13 @@ def frame(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
     axes.set_axisbelow(True)
 
 
-def legend(axes: Axes, handles: Sequence[Any] | None = None, ncols: int = 1) -> None:
+def add_legend(axes: Axes, handles: Sequence[Any] | None = None, ncols: int = 1) -> None:
     """Beside the axes, where it hides nothing."""
     style: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "fontsize": SMALL_SIZE}
     handles = axes.get_legend_handles_labels()[0] if handles is None else handles
     axes.legend(handles=handles, ncols=ncols, handlelength=2.6, labelspacing=0.7, frameon=False, **style)
 
 
-def plain(text: str) -> str:
+def escape_dollars(text: str) -> str:
     """Text in which a dollar sign stays one and starts no formula."""
     return text.replace("$", r"\$")

@@ -23,7 +23,7 @@ _KAGGLE = (
 )
 
 
-def of_model(*, synthetic: bool, kaggle_set: bool) -> list[str]:
+def list_limits(*, synthetic: bool, kaggle_set: bool) -> list[str]:
     """The limits of a model, a sentence or more for each.
 
     Args:

@@ -8,7 +8,7 @@ from bt_jax.common import files
 from bt_jax.data import class_labels
 from bt_jax.metrics import classification
 from bt_jax.reports import limits, score_text
-from bt_jax.reports.score_text import images, number
+from bt_jax.reports.score_text import format_image_count, format_score
 
 _PICTURES = ("confusion_matrix.png", "roc_curves.png", "calibration.png")
 Results = Mapping[str, Mapping[str, Any]]
@@ -86,33 +86,33 @@ def write_model_card(path: files.Path, *, facts: ModelFacts, metrics: Results, n
         f"# {facts.get('title', 'Model card')}",
         f"> **{notice}**" if notice else "",
         "This model is a research tool. It is not a medical device, and nothing it says may guide a patient's care.",
-        _in_short(metrics),
-        _results(metrics),
-        _shift_probe(facts),
-        _limits(facts, metrics, synthetic=facts.get("synthetic", notice is not None)),
-        _facts(facts),
-        _calibration(facts, metrics),
-        _doubt(facts),
-        *(_split(name, result, path.parent) for name, result in metrics.items()),
-        _training(facts, path.parent),
-        _files(metrics, path.parent),
+        _summarise_scores(metrics),
+        _write_results(metrics),
+        _write_shift_probe(facts),
+        _write_limits(facts, metrics, synthetic=facts.get("synthetic", notice is not None)),
+        _write_facts(facts),
+        _write_calibration(facts, metrics),
+        _write_ood_detection(facts),
+        *(_write_split(name, result, path.parent) for name, result in metrics.items()),
+        _write_training(facts, path.parent),
+        _write_files(metrics, path.parent),
     ]
     files.write_text(path, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _in_short(results: Results) -> str:
-    return "\n".join(f"- {score_text.in_a_line(result)}" for result in results.values())
+def _summarise_scores(results: Results) -> str:
+    return "\n".join(f"- {score_text.summarise_scores(result)}" for result in results.values())
 
 
-def _results(results: Results) -> str:
+def _write_results(results: Results) -> str:
     if not results:
         return ""
-    parts = {title: part for name, result in results.items() for title, part in _parts(name, result)}
+    parts = {title: part for name, result in results.items() for title, part in _list_subsets(name, result)}
     rows = [
-        [title, part["n"], part["patients"]["n"] if part["patients"] else "-", number(part["accuracy"])]
-        + [score_text.accuracy_interval(part)]
-        + [number(part[key]) for key in ("macro_f1", "macro_auc", "macro_average_precision")]
-        + [_honest_error(part)]
+        [title, part["n"], part["patients"]["n"] if part["patients"] else "-", format_score(part["accuracy"])]
+        + [score_text.format_accuracy_interval(part)]
+        + [format_score(part[key]) for key in ("macro_f1", "macro_auc", "macro_average_precision")]
+        + [_format_unbiased_ece(part)]
         for title, part in parts.items()
     ]
     header = ["Images of", "Number", "Patients", "Accuracy", "95 % interval", "Macro F1", "Macro AUC", "PR-AUC", "ECE"]
@@ -120,13 +120,13 @@ def _results(results: Results) -> str:
     patient_rows = [
         [title, part["n"]]
         + [
-            f"{number(part[key])} ({score_text.patients_interval(part, part[f'{key}_ci95'])})"
+            f"{format_score(part[key])} ({score_text.format_patient_interval(part, part[f'{key}_ci95'])})"
             for key in ("accuracy", "macro_f1")
         ]
         for title, part in known.items()
     ]
     leaks = any(result["subsets"]["leaked"]["n"] for result in results.values())
-    return _section(
+    return _make_section(
         "Results",
         _table(header, rows),
         "Judge the model by the clean images. A leaked image has a twin among those the model was trained or "
@@ -140,20 +140,22 @@ def _results(results: Results) -> str:
         "One answer for each patient, from the mean of the probabilities of its images:" if patient_rows else "",
         _table(["Patients of", "Number", "Accuracy (95 % interval)", "Macro F1 (95 % interval)"], patient_rows),
         *(
-            f"{name}: {score_text.patients_in_words(result['patients'])}."
+            f"{name}: {score_text.describe_patients(result['patients'])}."
             for name, result in results.items()
             if result["patients"]
         ),
     )
 
 
-def _honest_error(part: Mapping[str, Any]) -> str:
+def _format_unbiased_ece(part: Mapping[str, Any]) -> str:
     """The ECE, that before calibration where the images scored are those that the temperature was fitted on."""
     biased = part["calibration"] and part["calibration"]["biased"]
-    return f"{number(part['calibration']['ece_before'])} before calibration" if biased else number(part["ece"])
+    return (
+        f"{format_score(part['calibration']['ece_before'])} before calibration" if biased else format_score(part["ece"])
+    )
 
 
-def _parts(name: str, result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def _list_subsets(name: str, result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """What a split's results are told of, the clean images first."""
     if not result["subsets"]["leaked"]["n"]:
         return [(name, result)]
@@ -164,10 +166,10 @@ def _parts(name: str, result: Mapping[str, Any]) -> list[tuple[str, Mapping[str,
     ]
 
 
-def _shift_probe(facts: ModelFacts) -> str:
+def _write_shift_probe(facts: ModelFacts) -> str:
     if "shift_probe" not in facts:
         return ""
-    return _section(
+    return _make_section(
         "Shift probe",
         f"{facts['shift_probe'][0].upper()}{facts['shift_probe'][1:]}.",
         "Such images came from another source than the class's training images. A model that tells sources apart, and "
@@ -175,7 +177,7 @@ def _shift_probe(facts: ModelFacts) -> str:
     )
 
 
-def _facts(facts: ModelFacts) -> str:
+def _write_facts(facts: ModelFacts) -> str:
     rows = [
         ("Model", facts.get("model")),
         ("Parameters", f"{facts['parameters']:,}" if "parameters" in facts else None),
@@ -187,15 +189,15 @@ def _facts(facts: ModelFacts) -> str:
         ("Preprocessing", facts.get("preprocessing")),
         *((f"{what[0].upper()}{what[1:]}", f"`{value}`") for what, value in facts.get("provenance", {}).items()),
     ]
-    return _section("The model", _table(["", ""], [[f"**{name}**", text] for name, text in rows if text]))
+    return _make_section("The model", _table(["", ""], [[f"**{name}**", text] for name, text in rows if text]))
 
 
-def _calibration(facts: ModelFacts, results: Results) -> str:
+def _write_calibration(facts: ModelFacts, results: Results) -> str:
     keys = ("ece_before", "ece_after", "ece_if_calibrated", "loss_before", "loss_after")
     rows = [
-        [title, *(number({**part, **part["calibration"]}[key]) for key in keys)]
+        [title, *(format_score({**part, **part["calibration"]}[key]) for key in keys)]
         for name, result in results.items()
-        for title, part in _parts(name, result)
+        for title, part in _list_subsets(name, result)
         if part["calibration"]
     ]
     changes = {name: result["calibration"] for name, result in results.items() if result["calibration"]}
@@ -207,7 +209,7 @@ def _calibration(facts: ModelFacts, results: Results) -> str:
         if first["temperature"] is None
         else f"the temperature {first['temperature']:.4f}"
     )
-    return _section(
+    return _make_section(
         "Calibration",
         f"Before they become probabilities, the logits are divided by {by}, fitted on {first['fitted_on']}. That "
         "changes how sure the model is, never what it predicts.",
@@ -228,10 +230,10 @@ def _calibration(facts: ModelFacts, results: Results) -> str:
     )
 
 
-def _doubt(facts: ModelFacts) -> str:
+def _write_ood_detection(facts: ModelFacts) -> str:
     if "doubt" not in facts:
         return ""
-    return _section(
+    return _make_section(
         "What it does not know",
         "Whatever picture it is given, a classifier names one of its classes. An image whose features lie farther from "
         "those of the training images than those of 99 % of the validation images therefore gets a warning beside its "
@@ -241,46 +243,46 @@ def _doubt(facts: ModelFacts) -> str:
     )
 
 
-def _split(name: str, result: Mapping[str, Any], folder: pathlib.Path) -> str:
+def _write_split(name: str, result: Mapping[str, Any], folder: pathlib.Path) -> str:
     clean = result["subsets"]["clean"]
     leaks = result["subsets"]["leaked"]["n"] > 0
     shown = clean if leaks else result
     pictures_of_clean = leaks and clean["n"] >= classification.FEW_IMAGES
     keys = ("precision", "f1", "specificity", "auc", "average_precision", *classification.SPECIFICITIES)
     rows = [
-        [f"`{label}`", row["support"], number(row["recall"]), _recall_interval(shown, label)]
-        + [number(row[key]) for key in keys]
+        [f"`{label}`", row["support"], format_score(row["recall"]), _format_recall_interval(shown, label)]
+        + [format_score(row[key]) for key in keys]
         for label, row in shown["per_class"].items()
     ]
     header = ["Class", "Images", "Recall", "95 % interval", "Precision", "F1", "Specificity", "AUC", "PR-AUC"]
     header += [f"Recall at specificity {least:.2f}" for least in classification.SPECIFICITIES.values()]
     pictures = [
-        f"![{picture.removesuffix('.png').replace('_', ' ')} of {name}]({_link(name)}/{picture})"
+        f"![{picture.removesuffix('.png').replace('_', ' ')} of {name}]({_escape_link(name)}/{picture})"
         for picture in _PICTURES
         if (folder / name / picture).is_file()
     ]
-    return _section(
+    return _make_section(
         f"Class by class: {name}",
         f"**{result['caution']}**" if result["caution"] else "",
-        f"Clean images only ({images(clean['n'])}):" if leaks else "",
+        f"Clean images only ({format_image_count(clean['n'])}):" if leaks else "",
         _table(header, rows),
         "The last two columns choose the threshold of each class with the same images: a little too good.",
-        f"The pictures show {'these images' if pictures_of_clean else 'all ' + images(result['n'])}."
+        f"The pictures show {'these images' if pictures_of_clean else 'all ' + format_image_count(result['n'])}."
         if leaks and pictures
         else "",
         *pictures,
     )
 
 
-def _recall_interval(result: Mapping[str, Any], label: str) -> str:
+def _format_recall_interval(result: Mapping[str, Any], label: str) -> str:
     if not (patients := result["patients"]) or not (support := result["per_class"][label]["support"]):
         return "-"
     if support < classification.FEW_OF_A_CLASS:
         return "too few images"
-    return score_text.patients_interval(patients, patients["image_intervals"]["recall"][label])
+    return score_text.format_patient_interval(patients, patients["image_intervals"]["recall"][label])
 
 
-def _training(facts: ModelFacts, folder: pathlib.Path) -> str:
+def _write_training(facts: ModelFacts, folder: pathlib.Path) -> str:
     duration = facts.get("duration_s")
     sentences = [
         f"{facts['epochs']:g} epochs." if "epochs" in facts else "",
@@ -289,7 +291,7 @@ def _training(facts: ModelFacts, folder: pathlib.Path) -> str:
         f"It took {_duration(duration)}." if duration is not None else "",
     ]
     versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
-    return _section(
+    return _make_section(
         "Training",
         " ".join(sentence for sentence in sentences if sentence),
         f"Augmentation: {facts['augmentation']}" if "augmentation" in facts else "",
@@ -299,14 +301,14 @@ def _training(facts: ModelFacts, folder: pathlib.Path) -> str:
     )
 
 
-def _limits(facts: ModelFacts, results: Results, *, synthetic: bool) -> str:
+def _write_limits(facts: ModelFacts, results: Results, *, synthetic: bool) -> str:
     classes = facts.get("classes") or next((list(result["per_class"]) for result in results.values()), [])
     kaggle_set = facts.get("kaggle_set", tuple(classes) == class_labels.BRAIN_TUMOR_CLASSES)
-    points = limits.of_model(synthetic=synthetic, kaggle_set=kaggle_set)
-    return _section("Limits", "\n".join(f"- {point}" for point in points))
+    points = limits.list_limits(synthetic=synthetic, kaggle_set=kaggle_set)
+    return _make_section("Limits", "\n".join(f"- {point}" for point in points))
 
 
-def _files(metrics: Mapping[str, Any], folder: pathlib.Path) -> str:
+def _write_files(metrics: Mapping[str, Any], folder: pathlib.Path) -> str:
     rows = []
     if (folder / "training_curves.png").is_file():
         rows.append("- [training_curves.png](training_curves.png): losses, scores and learning rate of the run")
@@ -318,11 +320,11 @@ def _files(metrics: Mapping[str, Any], folder: pathlib.Path) -> str:
             ("classification_report.txt", "the tables as text"),
         ):
             if (folder / name / file).is_file():
-                rows.append(f"- [{name}/{file}]({_link(name)}/{file}): {meaning}")
-    return _section("Files", "\n".join(rows))
+                rows.append(f"- [{name}/{file}]({_escape_link(name)}/{file}): {meaning}")
+    return _make_section("Files", "\n".join(rows))
 
 
-def _section(heading: str, *paragraphs: str) -> str:
+def _make_section(heading: str, *paragraphs: str) -> str:
     body = [paragraph for paragraph in paragraphs if paragraph]
     return "\n\n".join([f"## {heading}", *body]) if body else ""
 
@@ -343,5 +345,5 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _link(name: str) -> str:
+def _escape_link(name: str) -> str:
     return name.replace(" ", "%20")

@@ -18,7 +18,7 @@ _BAR = 1.1  # inches for the most parameters or operations
 _LETTERS = 46  # that a box holds in its second line
 
 
-def draw(path: pathlib.Path, parts: Sequence[Segment], *, title: str, size: int) -> None:
+def draw_diagram(path: pathlib.Path, parts: Sequence[Segment], *, title: str, size: int) -> None:
     """Draws segments as a vertical chain with output shapes, and bars for their parameters and operations.
 
     Neighbours that differ in nothing but the name share a box.
@@ -32,42 +32,42 @@ def draw(path: pathlib.Path, parts: Sequence[Segment], *, title: str, size: int)
     Raises:
       UsageError: a suffix that is neither.
     """
-    check(path)
+    check_suffix(path)
     grouped = summary.group_repeated(parts)
     parameters, flops = summary.count_total(parts)
     title = f"{title}\n{parameters:,} parameters, {summary.format_mega(flops)} MFLOP for an image"
     height = _ROW * (len(grouped) + 1) + 0.45
-    figure = figure_style.canvas(_WIDTH, height, title=title, notice=None)
+    figure = figure_style.make_figure(_WIDTH, height, title=title, notice=None)
     axes = figure.add_subplot()
     axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
     axes.axis("off")
     for x, text in ((_SHAPES, "output"), (_PARAMETERS, "parameters"), (_FLOPS, "MFLOP")):
         axes.text(x, 0.2, text, va="center", fontsize=figure_style.LABEL_SIZE, color=figure_style.GREY)
     top = 0.4
-    _box(axes, top, name="image", below="grey, as three channels", shape=(size, size, 3))
+    _draw_box(axes, top, name="image", below="grey, as three channels", shape=(size, size, 3))
     for number, group in enumerate(grouped):
         arrow = {"arrowstyle": "-|>", "color": figure_style.GREY, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (_BOXES + 0.5, top + _ROW), (_BOXES + 0.5, top + _BOX), arrowprops=arrow)
         top += _ROW
         first, count = group[0], len(group)
         name = first.name if count == 1 else f"{first.name} to {group[-1].name} ({count} times)"
-        _box(axes, top, name=name, below=_kinds(first), shape=first.shape, colour="#DCEBF5")
+        _draw_box(axes, top, name=name, below=_list_layer_kinds(first), shape=first.shape, colour="#DCEBF5")
         for x, colour, values, form in (
             (_PARAMETERS, figure_style.BLUE, [len(g) * g[0].parameters for g in grouped], "{:,}".format),
             (_FLOPS, figure_style.ORANGE, [len(g) * g[0].flops for g in grouped], summary.format_mega),
         ):
             value = values[number]
-            _bar(axes, x, top, value / max(1, *values), colour=colour, text=form(value))
+            _draw_bar(axes, x, top, value / max(1, *values), colour=colour, text=form(value))
     figure_style.save(figure, path)
 
 
-def check(path: pathlib.Path) -> None:
+def check_suffix(path: pathlib.Path) -> None:
     """Refuses a suffix that is neither `.svg` nor `.png`."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} is no name of a picture: use one that ends in {' or '.join(SUFFIXES)}")
 
 
-def _box(axes: Axes, top: float, *, name: str, below: str, shape: summary.Shape, colour: str = "white") -> None:
+def _draw_box(axes: Axes, top: float, *, name: str, below: str, shape: summary.Shape, colour: str = "white") -> None:
     axes.add_patch(
         FancyBboxPatch(
             (_BOXES, top),
@@ -80,17 +80,19 @@ def _box(axes: Axes, top: float, *, name: str, below: str, shape: summary.Shape,
     )
     x, middle = _BOXES + 0.12, top + _BOX / 2
     y = top + 0.3 * _BOX if below else middle
-    axes.text(x, y, figure_style.plain(name), va="center", fontsize=figure_style.LABEL_SIZE, weight="bold")
-    axes.text(x, top + 0.72 * _BOX, figure_style.plain(below), va="center", fontsize=7.5, color=figure_style.GREY)
+    axes.text(x, y, figure_style.escape_dollars(name), va="center", fontsize=figure_style.LABEL_SIZE, weight="bold")
+    axes.text(
+        x, top + 0.72 * _BOX, figure_style.escape_dollars(below), va="center", fontsize=7.5, color=figure_style.GREY
+    )
     axes.text(_SHAPES, middle, summary.format_shape(shape), va="center", fontsize=figure_style.LABEL_SIZE)
 
 
-def _bar(axes: Axes, x: float, top: float, share: float, *, colour: str, text: str) -> None:
+def _draw_bar(axes: Axes, x: float, top: float, share: float, *, colour: str, text: str) -> None:
     axes.barh(top + _BOX / 2, _BAR * share, height=0.2, left=x, color=colour)
     axes.text(x + _BAR * share + 0.06, top + _BOX / 2, text, va="center", fontsize=figure_style.SMALL_SIZE)
 
 
-def _kinds(segment: Segment) -> str:
+def _list_layer_kinds(segment: Segment) -> str:
     """The layers that multiply, as far as there is room."""
     names = [layer.name.split(".")[0].replace("_", " ") for layer in segment.layers if layer.flops]
     names = [name for name in dict.fromkeys(names) if name]

@@ -30,7 +30,7 @@ from bt_jax.reports.figure_style import (
 _LETTER = 0.09  # width of a letter of label size, on average and a little more
 
 
-def confusion_matrix(
+def draw_confusion_matrix(
     path: files.Path,
     *,
     metrics: Mapping[str, Any],
@@ -42,7 +42,7 @@ def confusion_matrix(
 
     Args:
       path: where the picture goes, as PNG.
-      metrics: with `confusion_matrix`, C rows of C counts, rows true.
+      metrics: with `draw_confusion_matrix`, C rows of C counts, rows true.
       class_names: C names.
       title: printed on top.
       notice: printed in a coloured band above the title, such as a warning that the images are synthetic.
@@ -54,7 +54,7 @@ def confusion_matrix(
     large = C <= 6
     cell = 1.05 if large else 0.72
     fits = int(cell / _LETTER)
-    names = [_readable(name) for name in class_names]
+    names = [_format_class_name(name) for name in class_names]
     beside = max(18, max(map(len, names)) // 3)  # letters a line, so that a long name takes about four lines
     upright = large and all(len(word) <= fits for name in names for word in name.split())
     rows, columns = (
@@ -62,7 +62,7 @@ def confusion_matrix(
     )
     label_width = _LETTER * max(len(line) for name in rows for line in name.split("\n"))
     label_height = 0.6 if upright else label_width
-    figure = figure_style.canvas(
+    figure = figure_style.make_figure(
         cell * C + label_width + 2.0, cell * C + label_height + 0.55, title=title, notice=notice
     )
     axes = figure.add_subplot()
@@ -90,7 +90,7 @@ def confusion_matrix(
     figure_style.save(figure, path)
 
 
-def roc_curves(
+def draw_roc_curves(
     path: files.Path,
     *,
     labels: np.ndarray,
@@ -112,7 +112,7 @@ def roc_curves(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     handles, undefined = [], []
     for c, class_name in enumerate(class_names):
-        name = textwrap.fill(_readable(class_name), 28)
+        name = textwrap.fill(_format_class_name(class_name), 28)
         is_positive = labels == c
         if not is_positive.any() or is_positive.all():
             reason = "no other images" if is_positive.any() else "no images"
@@ -127,18 +127,18 @@ def roc_curves(
     # What fits beside the axes: 38 lines, with the space between two entries counted as 0.7.
     columns = math.ceil((sum(entry.count("\n") + 1.7 for entry in entries)) / 38)
     letters = max(len(line) for entry in entries for line in entry.split("\n"))
-    figure = figure_style.canvas(6.1 + columns * (0.078 * letters + 0.7), 5.8, title=title, notice=notice)
+    figure = figure_style.make_figure(6.1 + columns * (0.078 * letters + 0.7), 5.8, title=title, notice=notice)
     axes = figure.add_subplot()
     for handle in handles:
         axes.add_line(handle)
     # Room around the unit square: a perfect curve runs along its edges.
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", anchor="W")
-    figure_style.frame(axes, xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (recall)")
-    figure_style.legend(axes, [*handles, *undefined], ncols=columns)
+    figure_style.style_axes(axes, xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (recall)")
+    figure_style.add_legend(axes, [*handles, *undefined], ncols=columns)
     figure_style.save(figure, path)
 
 
-def calibration(
+def draw_calibration(
     path: files.Path,
     *,
     labels: np.ndarray,
@@ -158,27 +158,27 @@ def calibration(
       notice: printed in a coloured band above the title.
     """
     sides = {"": probabilities} if uncalibrated is None else {"before: ": uncalibrated, "after: ": probabilities}
-    figure = figure_style.canvas(3.4 + 4.8 * len(sides), 7.4, title=title, notice=notice)
+    figure = figure_style.make_figure(3.4 + 4.8 * len(sides), 7.4, title=title, notice=notice)
     panels = figure.subplots(2, len(sides), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     keys: list[Any] = []
     tallest = 1
     for (side, shown), (upper, lower) in zip(sides.items(), panels.T, strict=True):
         error = expected_calibration_error(labels, shown)
-        keys, count = _reliability(upper, lower, labels, shown)
+        keys, count = _draw_reliability(upper, lower, labels, shown)
         tallest = max(tallest, count)
         name = f"{side}expected calibration error (ECE) {'undefined' if math.isnan(error) else f'{error:.3f}'}"
         upper.set_title(name, fontsize=LABEL_SIZE)
     panels[1, 0].set_ylim(0, 1.05 * tallest)
-    figure_style.frame(panels[0, 0], ylabel="accuracy")
-    figure_style.frame(panels[1, 0], xlabel="confidence (largest probability)", ylabel="images")
+    figure_style.style_axes(panels[0, 0], ylabel="accuracy")
+    figure_style.style_axes(panels[1, 0], xlabel="confidence (largest probability)", ylabel="images")
     for upper, lower in panels.T[1:]:
-        figure_style.frame(upper)
-        figure_style.frame(lower, xlabel="confidence (largest probability)")
-    figure_style.legend(panels[0, -1], keys)
+        figure_style.style_axes(upper)
+        figure_style.style_axes(lower, xlabel="confidence (largest probability)")
+    figure_style.add_legend(panels[0, -1], keys)
     figure_style.save(figure, path)
 
 
-def _reliability(upper: Axes, lower: Axes, labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[Any], int]:
+def _draw_reliability(upper: Axes, lower: Axes, labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[Any], int]:
     """Draws one diagram above its histogram; returns the keys of the legend, and the images in the fullest bin."""
     confidence, accuracy, count = reliability_curve(labels, probabilities)
     filled, bins = count > 0, len(count)
@@ -201,9 +201,9 @@ def _reliability(upper: Axes, lower: Axes, labels: np.ndarray, probabilities: np
     return keys, int(count.max())
 
 
-def _readable(name: str) -> str:
+def _format_class_name(name: str) -> str:
     """`glioma_tumor` as `glioma tumor`; a dollar sign stays one and starts no formula."""
-    return figure_style.plain(name.replace("_", " ").strip() or name)
+    return figure_style.escape_dollars(name.replace("_", " ").strip() or name)
 
 
 def _counted(n: int) -> str:

@@ -18,7 +18,9 @@ _PANELS = (
 Rows = Sequence[Mapping[str, Any]]
 
 
-def draw(path: files.Path, *, curves: Mapping[str, Sequence[Rows]], title: str, notice: str | None = None) -> None:
+def draw_run_comparison(
+    path: files.Path, *, curves: Mapping[str, Sequence[Rows]], title: str, notice: str | None = None
+) -> None:
     """Draws validation macro-F1, accuracy and loss by epoch: a line for the mean of a row's runs, a band for the range.
 
     Runs that were evaluated at different epochs are joined linearly in between. A run that ended early counts up to its
@@ -31,7 +33,7 @@ def draw(path: files.Path, *, curves: Mapping[str, Sequence[Rows]], title: str, 
       notice: printed in a coloured band above the title.
     """
     longest = max(len(name) for name in curves)
-    figure = figure_style.canvas(8.6 + 0.075 * min(longest, 60), 10.5, title=title, notice=notice)
+    figure = figure_style.make_figure(8.6 + 0.075 * min(longest, 60), 10.5, title=title, notice=notice)
     panels = figure.subplots(len(_PANELS), 1, sharex=True)
     handles = []
     for number, (name, runs) in enumerate(curves.items()):
@@ -41,24 +43,24 @@ def draw(path: files.Path, *, curves: Mapping[str, Sequence[Rows]], title: str, 
                 number // len(figure_style.LINE_COLOURS) % len(figure_style.LINE_STYLES)
             ],
         }
-        handles.append(Line2D([], [], linewidth=2, label=figure_style.plain(name), **style))
+        handles.append(Line2D([], [], linewidth=2, label=figure_style.escape_dollars(name), **style))
         for axes, (key, _) in zip(panels, _PANELS, strict=True):
-            _curve(axes, [series(run, key) for run in runs], faint=len(curves) > 4, **style)
+            _plot_mean_and_range(axes, [select_series(run, key) for run in runs], faint=len(curves) > 4, **style)
     for axes, (key, label) in zip(panels, _PANELS, strict=True):
-        figure_style.frame(axes, ylabel=label)
-        _limit(axes, curves, key)
+        figure_style.style_axes(axes, ylabel=label)
+        _limit_loss_axis(axes, curves, key)
     panels[-1].set_xlabel("epoch (passes over the training images)", fontsize=figure_style.LABEL_SIZE)
-    figure_style.legend(panels[0], handles)
+    figure_style.add_legend(panels[0], handles)
     figure_style.save(figure, path)
 
 
-def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
+def select_series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and values of a number, where it was recorded: two arrays [N] float64."""
     points = {float(row["epoch"]): row[key] for row in rows if row.get(key) is not None}
     return np.array(list(points), np.float64), np.array(list(points.values()), np.float64)
 
 
-def mean_and_range(
+def compute_mean_and_range(
     runs: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Epochs at which any run has a value, and there the mean, lowest and highest of the runs that reach so far.
@@ -75,8 +77,10 @@ def mean_and_range(
     return grid, np.nanmean(known, axis=0), np.nanmin(known, axis=0), np.nanmax(known, axis=0)
 
 
-def _curve(axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], *, faint: bool, **style: Any) -> None:
-    epochs, mean, low, high = mean_and_range(runs)
+def _plot_mean_and_range(
+    axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], *, faint: bool, **style: Any
+) -> None:
+    epochs, mean, low, high = compute_mean_and_range(runs)
     if not len(epochs):
         return
     # The end is marked: a short run is easily lost among longer ones.
@@ -84,9 +88,9 @@ def _curve(axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], *, faint: 
     axes.fill_between(epochs, low, high, color=style["color"], alpha=0.08 if faint else 0.15, linewidth=0)
 
 
-def _limit(axes: Axes, curves: Mapping[str, Sequence[Rows]], key: str) -> None:
+def _limit_loss_axis(axes: Axes, curves: Mapping[str, Sequence[Rows]], key: str) -> None:
     """A loss that explodes in one run must not press all the others into a flat line."""
-    values = np.concatenate([series(run, key)[1] for runs in curves.values() for run in runs] or [np.zeros(0)])
+    values = np.concatenate([select_series(run, key)[1] for runs in curves.values() for run in runs] or [np.zeros(0)])
     if not len(values):
         return
     high = np.quantile(values, 0.9)

@@ -93,12 +93,12 @@ def write(
             ),
             notice=notice,
         )
-        say(score_text.in_a_line(results[name]))
-        say(f"{name}: {score_text.calibration_in_words(results[name])}")
+        say(score_text.summarise_scores(results[name]))
+        say(f"{name}: {score_text.describe_calibration(results[name])}")
     if data.probe and shift_probe.SPLIT in results:
-        facts["shift_probe"] = score_text.probe_in_words(results[shift_probe.SPLIT], of=data.probe.description)
+        facts["shift_probe"] = score_text.describe_shift_probe(results[shift_probe.SPLIT], of=data.probe.description)
         say(f"shift probe: {facts['shift_probe']}")
-    training_curves.draw(
+    training_curves.draw_training_curves(
         directory / "training_curves.png",
         rows=metric_log.read_metrics(folder),
         title=f"Training of {facts['title']}",

@@ -77,29 +77,32 @@ def write_split_report(
     files.write_csv(
         directory / "images.csv", ["path", "patient", "leaked"], zip(paths, groups, leaked.astype(int), strict=True)
     )
-    text = score_text.classification_report(result)
+    text = score_text.format_classification_report(result)
     files.write_text(directory / "classification_report.txt", f"{notice}\n\n{text}" if notice else text)
 
     clean = result["subsets"]["clean"]
     alone = bool(leaked.any()) and clean["n"] >= classification.FEW_IMAGES
     shown, drawn = (clean, ~leaked) if alone else (result, np.ones(len(leaked), bool))
-    where = f"{split}, {shown['n']:,} clean images" if alone else f"{split}, {score_text.images(result['n'])}"
+    where = (
+        f"{split}, {shown['n']:,} clean images" if alone else f"{split}, {score_text.format_image_count(result['n'])}"
+    )
     if leaked.any() and not alone:
         where += f", {leaked.sum()} of them leaked"
     caution = f"\n{result['caution']}" if result["caution"] else ""
     accuracy = (
-        f"\naccuracy {score_text.number(shown['accuracy'])} (95 % interval {score_text.accuracy_interval(shown)})"
+        f"\naccuracy {score_text.format_score(shown['accuracy'])} "
+        f"(95 % interval {score_text.format_accuracy_interval(shown)})"
         if clean["n"] >= classification.FEW_IMAGES
         else ""
     )
-    plots.confusion_matrix(
+    plots.draw_confusion_matrix(
         directory / "confusion_matrix.png",
         metrics=shown,
         class_names=class_names,
         title=f"Confusion matrix - {where}{accuracy}{caution}",
         notice=notice,
     )
-    plots.roc_curves(
+    plots.draw_roc_curves(
         directory / "roc_curves.png",
         labels=labels[drawn],
         probabilities=probabilities[drawn],
@@ -107,18 +110,18 @@ def write_split_report(
         title=f"ROC curves, each class against the others\n{where}{caution}",
         notice=notice,
     )
-    plots.calibration(
+    plots.draw_calibration(
         directory / "calibration.png",
         labels=labels[drawn],
         probabilities=probabilities[drawn],
         uncalibrated=change.uncalibrated[drawn] if change else None,
-        title=f"Calibration - {where}{_calibration(change)}{caution}",
+        title=f"Calibration - {where}{_describe_calibration(change)}{caution}",
         notice=notice,
     )
     return result
 
 
-def _calibration(change: Calibration | None) -> str:
+def _describe_calibration(change: Calibration | None) -> str:
     if change is None:
         return ""
     by = "one temperature for each fold" if change.temperature is None else f"the temperature {change.temperature:.3f}"

@@ -14,7 +14,9 @@ from bt_jax.reports.figure_style import BLACK, BLUE, GREEN, GREY, LABEL_SIZE, LI
 FINE_TUNING = "#CC0000"
 
 
-def draw(path: files.Path, *, rows: Sequence[Mapping[str, Any]], title: str, notice: str | None = None) -> None:
+def draw_training_curves(
+    path: files.Path, *, rows: Sequence[Mapping[str, Any]], title: str, notice: str | None = None
+) -> None:
     """Draws loss, accuracy, macro F1 and learning rate over the epochs of a run.
 
     Args:
@@ -26,21 +28,23 @@ def draw(path: files.Path, *, rows: Sequence[Mapping[str, Any]], title: str, not
       title: printed on top.
       notice: printed in a coloured band above the title.
     """
-    figure = figure_style.canvas(10, 8.2, title=title, notice=notice)
+    figure = figure_style.make_figure(10, 8.2, title=title, notice=notice)
     loss, quality, rate = panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.7))
-    _smoothed_curve(loss, *_series(rows, "train/loss"), colour=BLUE, label="training")
-    epochs, values = _series(rows, "val/loss")
-    _curve(loss, epochs, values, color=VERMILLION, linestyle="--", label="validation")
+    _plot_smoothed_curve(loss, *_select_series(rows, "train/loss"), colour=BLUE, label="training")
+    epochs, values = _select_series(rows, "val/loss")
+    _plot_curve(loss, epochs, values, color=VERMILLION, linestyle="--", label="validation")
     if len(values):
         best = int(np.argmin(values))
         label = f"lowest validation loss:\n{values[best]:.4g} at epoch {epochs[best]:.4g}"
         marker: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": BLACK, "linestyle": "none"}
         loss.plot(epochs[best], values[best], color=ORANGE, label=label, zorder=4, **marker)
-    _smoothed_curve(quality, *_series(rows, "train/accuracy"), colour=BLUE, label="training accuracy")
-    _curve(quality, *_series(rows, "val/accuracy"), color=VERMILLION, linestyle="--", label="validation accuracy")
-    _curve(quality, *_series(rows, "val/macro_f1"), color=GREEN, linestyle=":", label="validation macro F1")
-    epochs, values = _series(rows, "train/learning_rate")
-    _curve(rate, epochs, values, markers=False, color=BLACK, label="learning rate")
+    _plot_smoothed_curve(quality, *_select_series(rows, "train/accuracy"), colour=BLUE, label="training accuracy")
+    _plot_curve(
+        quality, *_select_series(rows, "val/accuracy"), color=VERMILLION, linestyle="--", label="validation accuracy"
+    )
+    _plot_curve(quality, *_select_series(rows, "val/macro_f1"), color=GREEN, linestyle=":", label="validation macro F1")
+    epochs, values = _select_series(rows, "train/learning_rate")
+    _plot_curve(rate, epochs, values, markers=False, color=BLACK, label="learning rate")
     if (values > 0).any():
         rate.set_yscale("log", nonpositive="mask")
         # A schedule that ends at almost 0 would press all the rest into a flat line.
@@ -48,24 +52,24 @@ def draw(path: files.Path, *, rows: Sequence[Mapping[str, Any]], title: str, not
     all_epochs = [float(row["epoch"]) for row in rows] or [0.0]
     last = max(all_epochs) or 1.0
     loss.set_xlim(-0.01 * last, 1.01 * last)
-    figure_style.frame(loss, ylabel="cross-entropy (nats)")
-    figure_style.frame(quality, ylabel="share (0 to 1)")
-    figure_style.frame(rate, ylabel="learning rate", xlabel="epoch (passes over the training images)")
-    _stages(panels, rows, last)
-    figure_style.legend(loss)
-    figure_style.legend(quality)
+    figure_style.style_axes(loss, ylabel="cross-entropy (nats)")
+    figure_style.style_axes(quality, ylabel="share (0 to 1)")
+    figure_style.style_axes(rate, ylabel="learning rate", xlabel="epoch (passes over the training images)")
+    _mark_stages(panels, rows, last)
+    figure_style.add_legend(loss)
+    figure_style.add_legend(quality)
     if not rows:
         quality.text(0.5, 0.5, "nothing recorded yet", ha="center", transform=quality.transAxes, color=GREY)
     figure_style.save(figure, path)
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def _select_series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
     epochs, values = np.array(points, np.float64).reshape(-1, 2).T
     return epochs, values
 
 
-def _curve(axes: Axes, epochs: np.ndarray, values: np.ndarray, *, markers: bool = True, **style: Any) -> None:
+def _plot_curve(axes: Axes, epochs: np.ndarray, values: np.ndarray, *, markers: bool = True, **style: Any) -> None:
     if not len(values):
         return
     # A single point draws no line; many markers would hide it.
@@ -73,11 +77,11 @@ def _curve(axes: Axes, epochs: np.ndarray, values: np.ndarray, *, markers: bool 
     axes.plot(epochs, values, marker=marker, markersize=4, linewidth=1.8, **style)
 
 
-def _smoothed_curve(axes: Axes, epochs: np.ndarray, values: np.ndarray, *, colour: str, label: str) -> None:
+def _plot_smoothed_curve(axes: Axes, epochs: np.ndarray, values: np.ndarray, *, colour: str, label: str) -> None:
     """The values faintly, and over them their mean over the neighbouring twentieth of the rows, which does not lag."""
     window = 2 * (len(values) // 40) + 1
     if window == 1:
-        _curve(axes, epochs, values, color=colour, label=label)
+        _plot_curve(axes, epochs, values, color=colour, label=label)
         return
     inside = np.convolve(np.ones(len(values)), np.ones(window), "same")  # fewer neighbours at both ends
     smooth = np.convolve(values, np.ones(window), "same") / inside
@@ -85,7 +89,7 @@ def _smoothed_curve(axes: Axes, epochs: np.ndarray, values: np.ndarray, *, colou
     axes.plot(epochs, smooth, color=colour, linewidth=1.8, label=f"{label} (smoothed)")
 
 
-def _stages(panels: Sequence[Axes], rows: Sequence[Mapping[str, Any]], last: float) -> None:
+def _mark_stages(panels: Sequence[Axes], rows: Sequence[Mapping[str, Any]], last: float) -> None:
     """Marks where stages begin, their numbers above the first panel, and in red where fine-tuning begins."""
     stages = sorted({int(row["stage"]) for row in rows})
     if len(stages) < 2:

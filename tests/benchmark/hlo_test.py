@@ -38,7 +38,7 @@ replica_groups=mesh['axis_0'=8] {'axis_0'}, to_apply=%add.clone
 
 
 def test_collectives_are_counted_once_with_the_bytes_of_their_results():
-    assert hlo.collectives(HLO) == {
+    assert hlo.count_collectives(HLO) == {
         "all-reduce": {"count": 2, "bytes": 4 * (8 + 24) + 400},
         "all-gather": {"count": 1, "bytes": 64},
         "reduce-scatter": {"count": 1, "bytes": 32},
@@ -49,7 +49,7 @@ def test_collectives_are_counted_once_with_the_bytes_of_their_results():
 
 def test_a_program_without_communication_has_none():
     compiled = jax.jit(lambda x: x @ x).lower(np.ones((8, 8), np.float32)).compile()
-    assert hlo.collectives(compiled.as_text()) == {kind: {"count": 0, "bytes": 0} for kind in hlo.COLLECTIVES}
+    assert hlo.count_collectives(compiled.as_text()) == {kind: {"count": 0, "bytes": 0} for kind in hlo.COLLECTIVES}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_program_without_communication_has_none():
     ],
 )
 def test_bytes_of_shapes(shape, expected):
-    assert hlo.shape_bytes(shape) == expected
+    assert hlo.count_bytes(shape) == expected
 
 
 MEMORY = """\
@@ -96,12 +96,12 @@ ENTRY %main (a: f32[100]) -> f32[100] {
 
 def test_only_what_is_outside_the_chip_counts_as_main_memory():
     copied, fused, branch = 512, 512 + 512, 512 + 512  # each fills a tile of 128 floats
-    assert hlo.main_memory_bytes(MEMORY) == copied + fused + branch
+    assert hlo.count_main_memory_bytes(MEMORY) == copied + fused + branch
 
 
 def test_main_memory_of_a_real_program():
     compiled = jax.jit(lambda x: x @ x).lower(np.ones((64, 64), np.float32)).compile()
-    assert hlo.main_memory_bytes(compiled.as_text()) >= 2 * 64 * 64 * 4
+    assert hlo.count_main_memory_bytes(compiled.as_text()) >= 2 * 64 * 64 * 4
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_main_memory_of_a_real_program():
     ],
 )
 def test_tiles_are_filled(shape, filled):
-    assert hlo._padded(shape) == filled
+    assert hlo._pad_to_tiles(shape) == filled

@@ -17,7 +17,7 @@ SETTINGS = Augmentation(flip=True, rotation=0.1, noise=0.05)
 @pytest.fixture(scope="module")
 def images():
     source = sources.open_phantoms(per_class=(4, 2), seed=0)
-    loaded, rate = input_throughput.decoded(
+    loaded, rate = input_throughput.measure_decoding(
         source, preprocessing=Preprocessing(size=32), max_unreadable=0, warn=pytest.fail
     )
     assert rate > 0
@@ -40,7 +40,7 @@ def test_a_turn_takes_its_batches_after_the_waiting_ones(images, monkeypatch):
             yield batch
 
     monkeypatch.setattr(input_throughput.pipeline, "training_batches", counted)
-    with input_throughput.flow(
+    with input_throughput.start_batches(
         images,
         batch=4,
         augmentation=SETTINGS,
@@ -66,7 +66,7 @@ def test_every_operation_that_is_on_is_timed_alone(images, monkeypatch):
 
     monkeypatch.setattr(input_throughput, "Views", Noted)
     settings = dataclasses.replace(SETTINGS, fourier=0.5, jpeg=0.5)
-    turns = input_throughput.augmentation_turns(images.images, settings)
+    turns = input_throughput.make_augmentation_turns(images.images, settings)
     assert list(turns) == ["none", "flip", "rotation", "noise", "fourier", "jpeg", "all"]
     for name, turn in turns.items():
         used.clear()

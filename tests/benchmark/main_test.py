@@ -181,4 +181,4 @@ def test_the_table_of_many_results(tmp_path):
 def test_a_damaged_file_in_the_folder_is_named(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(UsageError, match=r"broken\.json is not JSON"):
-        tables.markdown(tmp_path)
+        tables.format_markdown(tmp_path)

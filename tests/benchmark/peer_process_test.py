@@ -86,7 +86,7 @@ def test_those_that_are_not_ready_are_listed_with_the_reason(tmp_path):
         Peer("narrow", tmp_path / "fake.py", {}),
         Peer("slow", tmp_path / "fake.py", {"ours": "theirs"}, modes=("train",)),
     )
-    ready, missing = peer_process.start(
+    ready, missing = peer_process.start_peers(
         mode="infer", model="ours", batch=4, size=32, python=sys.executable, peers=peers
     )
     ready.pop("well").close()
@@ -102,7 +102,7 @@ def test_a_turn_runs_in_and_then_times_its_steps(monkeypatch):
     clock = iter([10.0, 10.0 + 2 * turns.STEPS])
     calls = []
     monkeypatch.setattr(turns.time, "perf_counter", lambda: next(clock) if len(calls) >= turns.RUN_IN else None)
-    assert turns.timed(lambda: calls.append(1))() == 2
+    assert turns.make_turn(lambda: calls.append(1))() == 2
     assert len(calls) == turns.RUN_IN + turns.STEPS
 
 
@@ -113,7 +113,7 @@ def test_turns_alternate():
         order.append(name)
         return seconds
 
-    seconds, failed = peer_process.alternate({"a": lambda: turn("a", 1), "b": lambda: turn("b", 2)}, repeats=3)
+    seconds, failed = peer_process.measure_in_turns({"a": lambda: turn("a", 1), "b": lambda: turn("b", 2)}, repeats=3)
     assert order == ["a", "b"] * 3
     assert seconds == {"a": [1, 1, 1], "b": [2, 2, 2]}
     assert failed == {}
@@ -121,7 +121,7 @@ def test_turns_alternate():
 
 def test_a_peer_that_dies_on_the_way_is_left_out_and_the_others_go_on(tmp_path):
     process = started(peer(tmp_path, "dies"))
-    seconds, failed = peer_process.alternate({"peer": process.turn, "ours": lambda: 1.0}, repeats=4)
+    seconds, failed = peer_process.measure_in_turns({"peer": process.turn, "ours": lambda: 1.0}, repeats=4)
     process.close()
     assert seconds == {"ours": [1.0] * 4}
     assert failed == {"peer": "ended with status 1: RuntimeError: cannot go on"}
@@ -129,15 +129,15 @@ def test_a_peer_that_dies_on_the_way_is_left_out_and_the_others_go_on(tmp_path):
 
 def test_errors_of_our_own_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
-        peer_process.alternate({"ours": lambda: 1 / 0}, repeats=1)
+        peer_process.measure_in_turns({"ours": lambda: 1 / 0}, repeats=1)
 
 
 def test_the_interpreter_of_the_peers(monkeypatch):
     monkeypatch.delenv("BT_PEERS_PYTHON", raising=False)
-    assert peer_process.peers_python() == sys.executable
+    assert peer_process.find_peers_python() == sys.executable
     monkeypatch.setenv("BT_PEERS_PYTHON", "/nowhere/python")
     with pytest.raises(UsageError, match=r"\$BT_PEERS_PYTHON is '/nowhere/python', which is no program"):
-        peer_process.peers_python()
+        peer_process.find_peers_python()
 
 
 def test_every_peer_has_its_script_and_the_same_models():

@@ -1,17 +1,17 @@
 import pytest
 
-from bt_jax.benchmark.roofline import CHIPS, COUNTS, roofline, scaling
+from bt_jax.benchmark.roofline import CHIPS, COUNTS, compute_roofline, estimate_scaling
 
 
 def test_the_slower_side_bounds_the_speed():
     chip = CHIPS["TPU v5 lite"]
-    bound = roofline(chip, flops=6.5e11, bytes_accessed=4.5e10, main_memory_bytes=2e10, images=128)
+    bound = compute_roofline(chip, flops=6.5e11, bytes_accessed=4.5e10, main_memory_bytes=2e10, images=128)
     assert bound["bound_by"] == "memory"
     assert bound["arithmetic_s"] == pytest.approx(0.0033, rel=1e-2)
     assert bound["bytes_accessed_s"] == pytest.approx(0.0549, rel=1e-2)
     assert bound["images_per_s_per_chip"] == pytest.approx(128 * 819e9 / 4.5e10)
     assert bound["images_per_s_per_chip_main_memory"] == pytest.approx(128 * 819e9 / 2e10)
-    bound = roofline(chip, flops=197e12, bytes_accessed=819e10, main_memory_bytes=819e8, images=50)
+    bound = compute_roofline(chip, flops=197e12, bytes_accessed=819e10, main_memory_bytes=819e8, images=50)
     assert bound["bound_by"] == "arithmetic"
     assert (bound["images_per_s_per_chip"], bound["images_per_s_per_chip_main_memory"]) == (5, 50)
 
@@ -33,8 +33,8 @@ def test_the_table_of_chips():
 
 def test_more_chips_pay_for_the_all_reduce_alone():
     chip = CHIPS["TPU v5 lite"]
-    bound = roofline(chip, flops=1e11, bytes_accessed=819e8, main_memory_bytes=819e7, images=100)
-    rows = scaling(chip, bound=bound, reduced_bytes=1e8, images=100)
+    bound = compute_roofline(chip, flops=1e11, bytes_accessed=819e8, main_memory_bytes=819e7, images=100)
+    rows = estimate_scaling(chip, bound=bound, reduced_bytes=1e8, images=100)
     assert [row["chips"] for row in rows] == list(COUNTS)
     assert rows[0]["all_reduce_s"] == 0 and rows[0]["efficiency"] == 1
     assert rows[0]["images_per_s"] == pytest.approx(10_000)  # 10 ms of main memory

@@ -42,7 +42,7 @@ def test_a_batch_that_the_devices_cannot_share(monkeypatch):
 def test_a_forward_computes_what_evaluation_computes(monkeypatch):
     seen = []
     monkeypatch.setattr(step_throughput.jax, "block_until_ready", lambda outputs: seen.append(np.asarray(outputs[0])))
-    program = step_throughput.forward_program(WORKLOAD)
+    program = step_throughput.compile_forward(WORKLOAD)
     program.run()
     network, params, batch_stats = WORKLOAD.network()
     forward = make_forward(network, normalisation=LITE, dtype=jnp.dtype("float32"))
@@ -69,7 +69,7 @@ def test_programs_train_from_their_segment_up_on_one_state(monkeypatch):
 
     names = WORKLOAD.network()[0].segment_names
     head, top = len(names) - 1, len(names) - 2
-    programs = step_throughput.training_programs(WORKLOAD, [head, top])
+    programs = step_throughput.compile_training_steps(WORKLOAD, [head, top])
     monkeypatch.setattr(step_throughput.jax, "block_until_ready", record)
     for segment in (head, top, head):
         programs[segment].run()
@@ -82,18 +82,18 @@ def test_programs_train_from_their_segment_up_on_one_state(monkeypatch):
 
 
 def test_ceilings_do_the_work_they_count():
-    ceilings = machine.ceilings(jnp.dtype("float32"))
+    ceilings = machine.prepare_ceilings(jnp.dtype("float32"))
     assert ceilings["flops"].amount == 2 * 2048**3
     assert ceilings["bytes"].amount == 2 * 2**28
     for ceiling in ceilings.values():
         for _ in range(2):  # donated arrays are given back
-            seconds = turns.timed(ceiling.run)()
+            seconds = turns.make_turn(ceiling.run)()
             # Beyond any machine with one device: the work was not done.
             assert ceiling.amount / seconds < 1e16
 
 
 def test_the_machine_is_described():
-    described = machine.description()
+    described = machine.describe()
     assert described["cores"] >= 1 and described["devices"] >= 1
     assert described["processor"] and described["device"]
-    assert machine.peak_process_bytes() > 2**20
+    assert machine.read_peak_memory() > 2**20

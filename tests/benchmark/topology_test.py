@@ -11,7 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from bt_jax.benchmark import topology
-from bt_jax.benchmark.topology import Measured
+from bt_jax.benchmark.topology import CompiledCosts
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
 from bt_jax.models import registry
@@ -22,7 +22,7 @@ INSTALLED = importlib.util.find_spec("libtpu") is not None
 
 def measured(images, *, fixed=1000, per_image=10):
     memory = {"arguments": fixed + 50, "outputs": 50, "aliased": 50, "temporaries": per_image * images, "program": 0}
-    return Measured(compile_s=1.0, memory=memory, flops=1.0, bytes=1.0, main_memory_bytes=1.0, collectives={})
+    return CompiledCosts(compile_s=1.0, memory=memory, flops=1.0, bytes=1.0, main_memory_bytes=1.0, collectives={})
 
 
 def test_what_outputs_share_with_arguments_is_needed_once():
@@ -31,10 +31,10 @@ def test_what_outputs_share_with_arguments_is_needed_once():
 
 def test_extrapolation_of_the_batch_is_exact_where_memory_is_linear():
     usable = 1050 + 10 * 77.5
-    assert topology.extrapolated_batch(measured(16), 16, usable=usable) == 77
-    assert topology.extrapolated_batch(measured(16), 16, usable=usable, other=(measured(8), 8)) == 77
-    assert topology.extrapolated_batch(measured(16), 16, usable=0) == 0
-    assert topology.extrapolated_batch(measured(16, per_image=0), 16, usable=usable) is None
+    assert topology.extrapolate_batch(measured(16), 16, usable=usable) == 77
+    assert topology.extrapolate_batch(measured(16), 16, usable=usable, other=(measured(8), 8)) == 77
+    assert topology.extrapolate_batch(measured(16), 16, usable=0) == 0
+    assert topology.extrapolate_batch(measured(16, per_image=0), 16, usable=usable) is None
 
 
 def search(capacity, *, images=16, usable=10_000):
@@ -45,7 +45,7 @@ def search(capacity, *, images=16, usable=10_000):
         compiled.append(per_chip)
         return measured(per_chip) if per_chip <= capacity else None
 
-    found = topology._verified_largest(measure, measured(images), images, usable=usable, say=lambda _: None)
+    found = topology._find_largest_batch(measure, measured(images), images, usable=usable, say=lambda _: None)
     return found, compiled
 
 
@@ -80,7 +80,7 @@ def test_nothing_is_written_to_the_cache_of_programs(tmp_path):
     try:
         for name, value in settings.items():
             jax.config.update(name, value)
-        with topology._uncached():
+        with topology._disable_cache():
             compile_power(3)
         assert not list(tmp_path.iterdir())
         compile_power(5)
@@ -94,7 +94,7 @@ def test_nothing_is_written_to_the_cache_of_programs(tmp_path):
 def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^--topology needs libtpu.*pip install -e '\.\[tpu\]'$"):
-        topology.describe("v5e:2x4")
+        topology.list_devices("v5e:2x4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Brightening:
 @pytest.mark.parametrize(("topology_name", "devices_per_chip"), [("v6e:2x4", 1), ("v4:2x2x2", 2)])
 def test_figures_are_those_of_a_chip(topology_name, devices_per_chip):
     report = functools.partial(
-        topology.report,
+        topology.compile_for_topology,
         Brightening(),
         jax.ShapeDtypeStruct((), np.float32),
         topology=topology_name,
@@ -198,12 +198,12 @@ def test_the_step_compiles_for_a_slice_that_is_not_there(tmp_path):
 def test_names_of_topologies():
     if not INSTALLED:
         with pytest.raises(UsageError, match="install the extra"):
-            topology.describe("v5e:2x4")
+            topology.list_devices("v5e:2x4")
         return
     for name, devices in {"v5e:1x1": 1, "v5e:16x16": 256, "v6e:2x4": 8, "v5p:2x2x2": 8}.items():
-        assert len(topology.describe(name)) == devices
-    cores = topology.describe("v4:2x2x1")
+        assert len(topology.list_devices(name)) == devices
+    cores = topology.list_devices("v4:2x2x1")
     assert len(cores) == 8 and len({tuple(core.coords) for core in cores}) == 4
     for wrong in ("v5e", "v5e:3x3", "tpu:2x4", "", "v5e:0x4"):
         with pytest.raises(UsageError, match=r"^--topology is .* v5e:2x4[^\n]*$"):
-            topology.describe(wrong)
+            topology.list_devices(wrong)

@@ -13,8 +13,8 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.experiments import comparison, finished_runs
 from bt_jax.metrics import classification, significance
-from tests import made_up_runs
-from tests.made_up_runs import write
+from tests import synthetic_runs
+from tests.synthetic_runs import write
 
 N = 40
 
@@ -40,7 +40,7 @@ def study(tmp_path):
 
 
 def rows_of(*folders):
-    return comparison.make_rows(finished_runs.find(folders)[0])
+    return comparison.make_rows(finished_runs.find_runs(folders)[0])
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_row(study):
@@ -79,12 +79,12 @@ values = st.integers(0, 2) | st.lists(st.integers(0, 2), max_size=2) | st.sample
 @hypothesis.given(st.lists(st.dictionaries(names, values), min_size=1, max_size=8))
 def test_rows_have_names_of_their_own_from_what_differs(configs):
     different = list({json.dumps(config, sort_keys=True): config for config in configs}.values())
-    settings = comparison.differing(different)
+    settings = comparison.find_differing_fields(different)
     for field in settings[0]:
         assert len({json.dumps(config.get(field)) for config in different}) > 1
     for field in {field for config in different for field in config} - settings[0].keys():
         assert len({json.dumps(config.get(field)) for config in different}) == 1
-    found = comparison.row_names(settings, default="mlp")
+    found = comparison.name_rows(settings, default="mlp")
     assert len(set(found)) == len(different)
     if len(different) == 1:
         assert found == ["mlp"]
@@ -101,21 +101,21 @@ def test_many_differing_fields_are_not_all_in_the_names():
         }
         for name, size, epochs in (("mlp", 64, 5.0), ("cnn", 96, 5.0), ("cnn", 96, 20.0))
     ]
-    assert comparison.row_names(settings, default="") == [
+    assert comparison.name_rows(settings, default="") == [
         "name=mlp epochs=5",
         "name=cnn epochs=5",
         "name=cnn epochs=20",
     ]
-    assert comparison.row_names(settings[:2], default="") == ["name=mlp", "name=cnn"]
+    assert comparison.name_rows(settings[:2], default="") == ["name=mlp", "name=cnn"]
 
 
 def test_fields_that_end_alike_are_named_in_full():
     settings = [{"optimizer.name": "adam", "model.name": "mlp"}, {"optimizer.name": "adamw", "model.name": "mlp"}]
-    assert comparison.row_names(settings, default="")[0] == "model.name=mlp optimizer.name=adam"
+    assert comparison.name_rows(settings, default="")[0] == "model.name=mlp optimizer.name=adam"
 
 
 def runs_of(folder, **arguments):
-    return [finished_runs.read(write(folder, **arguments))]
+    return [finished_runs.read_run(write(folder, **arguments))]
 
 
 @hypothesis.settings(max_examples=20, deadline=None)
@@ -123,7 +123,9 @@ def runs_of(folder, **arguments):
 def test_a_row_is_tested_on_the_images_that_one_alone_got_right(tmp_path_factory, pairs):
     tmp_path = tmp_path_factory.mktemp("pairs")
     first, second = zip(*pairs, strict=True)
-    outcome = comparison.against(runs_of(tmp_path / "a", right=first), runs_of(tmp_path / "b", right=second))
+    outcome = comparison.compare_with_reference(
+        runs_of(tmp_path / "a", right=first), runs_of(tmp_path / "b", right=second)
+    )
     ours, theirs = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
     assert outcome.counts == ((ours, theirs),)
     assert outcome.p_values == (significance.mcnemar(ours, theirs),)
@@ -137,7 +139,7 @@ def test_seeds_are_paired(tmp_path):
         run for seed in (0, 1, 5) for run in runs_of(tmp_path / f"a{seed}", right=rights(0.5, seed), seed=seed)
     ]
     other = [run for seed in (1, 0) for run in runs_of(tmp_path / f"b{seed}", right=[True] * N, seed=seed)]
-    outcome = comparison.against(reference, other)
+    outcome = comparison.compare_with_reference(reference, other)
     assert outcome.seeds == (0, 1)
     assert outcome.counts == ((0, 20), (0, 20))
     assert outcome.combined == 2 * significance.mcnemar(0, 20)
@@ -147,7 +149,7 @@ def test_seeds_are_paired(tmp_path):
 def test_slices_of_a_patient_count_once(tmp_path):
     groups = [f"patient {i // 10}" for i in range(N)]
     reference = runs_of(tmp_path / "a", right=[False] * N, groups=groups)
-    outcome = comparison.against(reference, runs_of(tmp_path / "b", right=[True] * N, groups=groups))
+    outcome = comparison.compare_with_reference(reference, runs_of(tmp_path / "b", right=[True] * N, groups=groups))
     assert outcome.groups == 4
     assert outcome.p_values[0] < 1e-10 and outcome.by_group == pytest.approx(2 / 16, abs=0.02)
 
@@ -163,7 +165,7 @@ def test_phantoms_of_another_seed_are_other_patients(tmp_path):
         ]
         for right in (False, True)
     ]
-    assert comparison.against(*rows).groups == 2 * N
+    assert comparison.compare_with_reference(*rows).groups == 2 * N
 
 
 def test_folds_are_tested_together(tmp_path):
@@ -177,7 +179,7 @@ def test_folds_are_tested_together(tmp_path):
         ]
         for share in (0.5, 1.0)
     ]
-    assert comparison.against(*rows).counts == ((0, 40),)
+    assert comparison.compare_with_reference(*rows).counts == ((0, 40),)
 
 
 @pytest.mark.parametrize(
@@ -190,13 +192,13 @@ def test_folds_are_tested_together(tmp_path):
 )
 def test_other_images_are_not_tested(tmp_path, changes, reason):
     reference = runs_of(tmp_path / "a", right=[True] * 4)
-    assert comparison.against(reference, runs_of(tmp_path / "b", right=[True] * 4, **changes)) == reason
+    assert comparison.compare_with_reference(reference, runs_of(tmp_path / "b", right=[True] * 4, **changes)) == reason
 
 
 def test_the_files(study, tmp_path):
     out, said = tmp_path / "out", []
     write(study / "half", right=[], finished=False)
-    comparison.write([study], out, say=said.append)
+    comparison.write_comparison([study], out, say=said.append)
     assert sorted(path.name for path in out.iterdir()) == ["comparison.csv", "comparison.md", "curves.png"]
     text = (out / "comparison.md").read_text()
     assert "| `hidden=256-64 epochs=5` | 3 | 3 | 0.900 |" in text
@@ -214,17 +216,17 @@ def test_the_files(study, tmp_path):
 
 
 def test_another_reference(study, tmp_path):
-    comparison.write([study], tmp_path / "out", reference="hidden=256-64 epochs=5", say=lambda line: None)
+    comparison.write_comparison([study], tmp_path / "out", reference="hidden=256-64 epochs=5", say=lambda line: None)
     assert "reference `hidden=256-64 epochs=5`" in (tmp_path / "out" / "comparison.md").read_text()
     with pytest.raises(UsageError, match=r"--reference is 'best', which is no row: use one of 'hidden=64 epochs=5',"):
-        comparison.write([study], tmp_path / "out", reference="best")
+        comparison.write_comparison([study], tmp_path / "out", reference="best")
 
 
 def test_rows_that_cannot_be_tested_are_named(tmp_path):
     write(tmp_path / "runs" / "a", right=[True] * 4)
     write(tmp_path / "runs" / "b", right=[True] * 6, model__name="cnn")
     said = []
-    comparison.write([tmp_path / "runs"], tmp_path / "out", say=said.append)
+    comparison.write_comparison([tmp_path / "runs"], tmp_path / "out", say=said.append)
     (line,) = [line for line in said if line.startswith("not tested: ")]
     assert re.fullmatch(
         r"not tested: name=cnn data=\w{8} against name=mlp data=\w{8}: the validation images of seed 0 differ", line
@@ -234,7 +236,7 @@ def test_rows_that_cannot_be_tested_are_named(tmp_path):
 
 def test_phantoms_are_called_synthetic(tmp_path):
     write(tmp_path / "run", right=[True] * 4, synthetic=True)
-    comparison.write([tmp_path / "run"], tmp_path / "out", say=lambda line: None)
+    comparison.write_comparison([tmp_path / "run"], tmp_path / "out", say=lambda line: None)
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert SYNTHETIC_NOTICE in text and "More than luck" not in text
 
@@ -244,7 +246,7 @@ def test_clean_and_leaked_images_of_the_testing_folder_are_told_apart(tmp_path):
     part = {"n": 4, "accuracy": 0.25}
     scores = {"subsets": {"clean": part, "leaked": {"n": 0, "accuracy": None}}}
     files.write_json(folder / "report" / "testing" / "metrics.json", scores)
-    comparison.write([folder], tmp_path / "out", say=lambda line: None)
+    comparison.write_comparison([folder], tmp_path / "out", say=lambda line: None)
     assert "| `mlp` | 4 | 0.250 | 0 | - |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
@@ -254,15 +256,15 @@ def test_the_recall_on_a_shift_probe_is_that_of_its_clean_images(tmp_path, leake
     predictions = np.array([1, 1, 1, 0, 0, 0, 0, 1])  # the class is the second; the last four may be leaked
     scores = classification.score(
         split="source_probe", labels=np.ones(8, int), probabilities=np.eye(2)[predictions],
-        class_names=made_up_runs.CLASSES, leaked=np.arange(8) >= 8 - leaked,
+        class_names=synthetic_runs.CLASSES, leaked=np.arange(8) >= 8 - leaked,
     )  # fmt: skip
     files.write_json(folder / "report" / "source_probe" / "metrics.json", scores)
-    (row,) = comparison.make_rows([finished_runs.read(folder)])
+    (row,) = comparison.make_rows([finished_runs.read_run(folder)])
     assert row.scores["probe_recall"].mean == expected
 
 
 def test_nothing_finished(tmp_path):
     write(tmp_path / "run", right=[], finished=False)
     with pytest.raises(UsageError, match="none of the runs is finished"):
-        comparison.write([tmp_path], tmp_path / "out", say=lambda line: None)
+        comparison.write_comparison([tmp_path], tmp_path / "out", say=lambda line: None)
     assert not (tmp_path / "out").exists()

@@ -5,19 +5,19 @@ import pytest
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.experiments import finished_runs
-from tests import made_up_runs
-from tests.made_up_runs import write
+from tests import synthetic_runs
+from tests.synthetic_runs import write
 
 RIGHT = (True, True, False, True)
 
 
 def found(*directories):
-    runs, left_out = finished_runs.find(directories)
+    runs, left_out = finished_runs.find_runs(directories)
     return [run.folder for run in runs], left_out
 
 
 def test_a_run_says_what_it_is(tmp_path):
-    run = finished_runs.read(write(tmp_path / "run", right=RIGHT, seed=3, groups=["a", "a", "b", "c"], seconds=80))
+    run = finished_runs.read_run(write(tmp_path / "run", right=RIGHT, seed=3, groups=["a", "a", "b", "c"], seconds=80))
     assert (run.seed, run.fold, run.synthetic, run.seconds) == (3, None, False, 80)
     assert run.scores["validation"]["accuracy"] == 0.75 and "testing" not in run.scores
     assert [row["val/loss"] for row in run.curves] == [1.0, 0.5]
@@ -29,14 +29,14 @@ def test_a_run_says_what_it_is(tmp_path):
 def test_what_cannot_change_the_result_is_no_setting(tmp_path):
     first = write(tmp_path / "a", right=RIGHT, seed=0)
     second = write(tmp_path / "b", right=RIGHT, seed=1, data__dir="elsewhere", checkpoint__every_steps=7)
-    assert finished_runs.read(first).config == finished_runs.read(second).config
-    third = finished_runs.read(write(tmp_path / "c", right=RIGHT, model__hidden=[8]))
-    assert third.config != finished_runs.read(first).config
+    assert finished_runs.read_run(first).config == finished_runs.read_run(second).config
+    third = finished_runs.read_run(write(tmp_path / "c", right=RIGHT, model__hidden=[8]))
+    assert third.config != finished_runs.read_run(first).config
 
 
 def test_other_images_are_another_setting_but_other_phantoms_are_not(tmp_path):
     configs = [
-        finished_runs.read(
+        finished_runs.read_run(
             write(tmp_path / f"{pixels}{synthetic}", right=RIGHT, pixels=pixels, synthetic=synthetic)
         ).config
         for synthetic in (False, True)
@@ -51,12 +51,12 @@ def test_the_model_is_the_one_that_was_trained(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     record["model"]["name"] = "efficientnet_lite1"
     files.write_json(folder / "run.json", record)
-    assert finished_runs.read(folder).config["model.name"] == "efficientnet_lite1"
+    assert finished_runs.read_run(folder).config["model.name"] == "efficientnet_lite1"
 
 
 def test_folds_are_one_setting(tmp_path):
     folds = [
-        finished_runs.read(
+        finished_runs.read_run(
             write(tmp_path / f"fold_{fold}", right=RIGHT, first_image=4 * fold, data__fold=fold, synthetic=True)
         )
         for fold in (0, 1)
@@ -119,7 +119,7 @@ def test_broken_files_are_one_clear_line(tmp_path, name, content):
 
 @pytest.mark.parametrize("content", [None, "path,label\n1.png,a\n", "path,label,prediction\n1.png,a,a\n"])
 def test_broken_predictions_are_one_clear_line(tmp_path, content):
-    run = finished_runs.read(write(tmp_path / "run", right=RIGHT))
+    run = finished_runs.read_run(write(tmp_path / "run", right=RIGHT))
     path = run.folder / "report" / "validation" / "predictions.csv"
     path.unlink()
     if content is not None:
@@ -128,8 +128,8 @@ def test_broken_predictions_are_one_clear_line(tmp_path, content):
         run.answers()
 
 
-def test_the_made_up_runs_have_the_files_of_the_contract(tmp_path):
+def test_the_synthetic_runs_have_the_files_of_the_contract(tmp_path):
     """What `tests/train_test.py` demands of real runs, as far as a comparison reads it."""
     folder = write(tmp_path / "run", right=RIGHT)
-    assert json.loads((folder / "config.json").read_text())["config"] == made_up_runs.config()
+    assert json.loads((folder / "config.json").read_text())["config"] == synthetic_runs.config()
     assert finished_runs.is_finished(folder)

@@ -74,14 +74,14 @@ def test_tuples_come_back_as_they_were_written(values):
 
 @hypothesis.given(st.lists(st.text(alphabet="ab,(", max_size=5), min_size=1))
 def test_quoted_parts_are_left_whole(parts):
-    assert grid.split(",".join(f"'{part}'" for part in parts), field="f") == [f"'{part}'" for part in parts]
+    assert grid.split_values(",".join(f"'{part}'" for part in parts), field="f") == [f"'{part}'" for part in parts]
 
 
 def test_points_are_all_combinations_the_last_changing_fastest():
-    assert grid.points({"a": [1, 2], "b": [3, 4]}) == [
+    assert grid.list_points({"a": [1, 2], "b": [3, 4]}) == [
         {"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4},
     ]  # fmt: skip
-    assert grid.points({}) == [{}]
+    assert grid.list_points({}) == [{}]
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,4 @@ def test_points_are_all_combinations_the_last_changing_fastest():
     ],
 )
 def test_folder_names_can_be_read(point, name):
-    assert grid.folder_name(point) == name
+    assert grid.name_folder(point) == name

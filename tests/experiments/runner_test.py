@@ -7,7 +7,7 @@ import pytest
 
 from bt_jax.common.errors import UsageError
 from bt_jax.experiments import runner
-from tests import made_up_runs, runs
+from tests import runs, synthetic_runs
 
 GRID = {"model.hidden": [(8,), (16, 8)], "stages.epochs": [1.0, 2.0]}
 
@@ -26,7 +26,7 @@ class Training:
         if config.model.hidden in self.fails:
             raise UsageError(f"the loss is nan in {folder}")
         right = [True] * (10 + len(config.model.hidden)) + [False] * 5
-        made_up_runs.write(folder, right=right, synthetic=True)
+        synthetic_runs.write(folder, right=right, synthetic=True)
         content = {"schema": 1, "config": config.to_dict()}
         (folder / "config.json").write_text(json.dumps(content))
         return 0
@@ -34,7 +34,9 @@ class Training:
 
 def run(folder, training, *, values=GRID, seeds=2, base=None):
     said: list[str] = []
-    status = runner.run(base or runs.config(), folder, values=values, seeds=seeds, train=training, say=said.append)
+    status = runner.run_sweep(
+        base or runs.config(), folder, values=values, seeds=seeds, train=training, say=said.append
+    )
     return status, said
 
 

@@ -30,7 +30,7 @@ def saved(monkeypatch) -> list[Figure]:
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".SVG"])
 def test_a_chain_of_boxes_with_repeats_in_one(tmp_path, saved, suffix):
     path = tmp_path / f"model{suffix}"
-    model_diagram.draw(path, PARTS, title="a model", size=32)
+    model_diagram.draw_diagram(path, PARTS, title="a model", size=32)
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG") if suffix == ".png" else xml.etree.ElementTree.fromstring(content).tag
     (axes,) = saved[0].axes
@@ -43,5 +43,5 @@ def test_a_chain_of_boxes_with_repeats_in_one(tmp_path, saved, suffix):
 
 def test_other_suffixes_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"model\.pdf is no name of a picture"):
-        model_diagram.draw(tmp_path / "model.pdf", PARTS, title="", size=32)
+        model_diagram.draw_diagram(tmp_path / "model.pdf", PARTS, title="", size=32)
     assert not list(tmp_path.iterdir())

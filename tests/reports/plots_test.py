@@ -56,7 +56,7 @@ CASES = {
 def test_confusion_matrix_shows_every_count_and_is_readable(tmp_path: pathlib.Path, drawn: Drawn, case: str) -> None:
     labels, probabilities, names = CASES[case]
     result = scored(labels, probabilities, names)
-    plots.confusion_matrix(
+    plots.draw_confusion_matrix(
         tmp_path / "c.png", metrics=result, class_names=names, title="Confusion matrix", notice=NOTICE
     )
     drawn.assert_readable()
@@ -71,7 +71,7 @@ def test_confusion_matrix_shows_every_count_and_is_readable(tmp_path: pathlib.Pa
 
 def test_confusion_matrix_writes_names_as_words(tmp_path: pathlib.Path, drawn: Drawn) -> None:
     labels, probabilities, names = CASES["four"]
-    plots.confusion_matrix(
+    plots.draw_confusion_matrix(
         tmp_path / "c.png", metrics=scored(labels, probabilities, names), class_names=names, title="Confusion matrix"
     )
     words = [" ".join(text.split()) for text in drawn.texts()]
@@ -82,7 +82,7 @@ def test_confusion_matrix_writes_names_as_words(tmp_path: pathlib.Path, drawn: D
 @pytest.mark.parametrize("case", CASES)
 def test_roc_curves_are_readable_and_name_every_class(tmp_path: pathlib.Path, drawn: Drawn, case: str) -> None:
     labels, probabilities, names = CASES[case]
-    plots.roc_curves(
+    plots.draw_roc_curves(
         tmp_path / "r.png", labels=labels, probabilities=probabilities, class_names=names, title="ROC", notice=NOTICE
     )
     drawn.assert_readable()
@@ -103,7 +103,7 @@ def test_roc_curves_are_readable_and_name_every_class(tmp_path: pathlib.Path, dr
 
 def test_roc_curves_say_why_a_class_has_none(tmp_path: pathlib.Path, drawn: Drawn) -> None:
     labels, probabilities = np.zeros(3, int), np.array([[0.9, 0.1]] * 3)
-    plots.roc_curves(
+    plots.draw_roc_curves(
         tmp_path / "r.png", labels=labels, probabilities=probabilities, class_names=["seen", "never"], title="ROC"
     )
     assert "seen\nundefined, no other images" in drawn.texts()
@@ -113,7 +113,7 @@ def test_roc_curves_say_why_a_class_has_none(tmp_path: pathlib.Path, drawn: Draw
 @pytest.mark.parametrize("case", CASES)
 def test_calibration_shows_error_accuracy_and_counts(tmp_path: pathlib.Path, drawn: Drawn, case: str) -> None:
     labels, probabilities, names = CASES[case]
-    plots.calibration(
+    plots.draw_calibration(
         tmp_path / "k.png", labels=labels, probabilities=probabilities, title="Calibration", notice=NOTICE
     )
     drawn.assert_readable()
@@ -128,7 +128,7 @@ def test_calibration_shows_error_accuracy_and_counts(tmp_path: pathlib.Path, dra
 def test_calibration_shows_before_and_after_side_by_side(tmp_path: pathlib.Path, drawn: Drawn, case: str) -> None:
     labels, probabilities, names = CASES[case]
     before = np.eye(len(names))[probabilities.argmax(axis=1)]
-    plots.calibration(
+    plots.draw_calibration(
         tmp_path / "k.png", labels=labels, probabilities=probabilities, uncalibrated=before, title="Calibration"
     )
     drawn.assert_readable()
@@ -148,7 +148,7 @@ def test_calibration_gaps_reach_from_accuracy_to_confidence(tmp_path: pathlib.Pa
     # One over-confident bin (0.95, half right) and one under-confident bin (0.6, all right).
     labels = np.array([0, 1, 0])
     probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.6, 0.4]])
-    plots.calibration(tmp_path / "k.png", labels=labels, probabilities=probabilities, title="Calibration")
+    plots.draw_calibration(tmp_path / "k.png", labels=labels, probabilities=probabilities, title="Calibration")
     gaps = [bar for bar in drawn.figure.axes[0].patches if bar.get_hatch()]
     spans = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in gaps]  # type: ignore[attr-defined]
     assert spans == [pytest.approx((0.5, 0.95)), pytest.approx((0.6, 1.0))]

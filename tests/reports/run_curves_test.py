@@ -15,22 +15,22 @@ def rows(*losses, every=1.0):
 
 
 def test_series_leaves_out_what_was_not_recorded():
-    epochs, values = run_curves.series([{"epoch": 1.0}, *rows(2.0, None, 1.0)], "val/loss")
+    epochs, values = run_curves.select_series([{"epoch": 1.0}, *rows(2.0, None, 1.0)], "val/loss")
     assert epochs.tolist() == [1.0, 3.0] and values.tolist() == [2.0, 1.0]
 
 
 def test_mean_and_range_by_hand():
     """Joined in between; a run that ended early counts up to its end."""
     runs = [(np.array([1.0, 3.0]), np.array([2.0, 4.0])), (np.array([1.0, 2.0]), np.array([0.0, 1.0]))]
-    epochs, mean, low, high = run_curves.mean_and_range(runs)
+    epochs, mean, low, high = run_curves.compute_mean_and_range(runs)
     assert epochs.tolist() == [1, 2, 3]
     assert mean.tolist() == [1, 2, 4] and low.tolist() == [0, 1, 4] and high.tolist() == [2, 3, 4]
 
 
 @hypothesis.given(st.lists(st.lists(st.floats(0, 10), min_size=0, max_size=6), max_size=4), st.sampled_from([0.5, 1.0]))
 def test_the_mean_lies_in_the_range(runs, every):
-    series = [run_curves.series(rows(*run, every=every), "val/loss") for run in runs]
-    epochs, mean, low, high = run_curves.mean_and_range(series)
+    series = [run_curves.select_series(rows(*run, every=every), "val/loss") for run in runs]
+    epochs, mean, low, high = run_curves.compute_mean_and_range(series)
     assert len(epochs) == max([len(run) for run in runs], default=0)
     assert (low <= mean + 1e-9).all() and (mean <= high + 1e-9).all()
 
@@ -42,7 +42,7 @@ def drawn(tmp_path, monkeypatch, curves) -> Figure:
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *args, **kwargs: (figures.append(self), save(self, *args, **kwargs))
     )
-    run_curves.draw(tmp_path / "curves.png", curves=curves, title="Runs", notice="NOT REAL")
+    run_curves.draw_run_comparison(tmp_path / "curves.png", curves=curves, title="Runs", notice="NOT REAL")
     return figures[0]
 
 

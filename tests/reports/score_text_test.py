@@ -31,7 +31,7 @@ def scored(n: int = 120, leaked: int = 0, present: tuple[int, ...] = (0, 1, 2, 3
 
 def test_report_is_aligned_and_complete() -> None:
     result = scored(present=(0, 1, 3))
-    lines = score_text.classification_report(result).splitlines()
+    lines = score_text.format_classification_report(result).splitlines()
     assert lines[0] == "testing: 120 images"
     header = next(line for line in lines if "precision" in line)
     assert header.split() == [*COLUMNS.values(), "support"]
@@ -52,7 +52,7 @@ def test_report_is_aligned_and_complete() -> None:
 def test_a_probe_is_told_by_its_recall_and_what_its_images_are_taken_for(leaked: int, shown: int) -> None:
     patients = Patients([str(i // 2) for i in range(120)], "by groups.csv")
     result = scored(leaked=leaked, present=(1,), patients=patients)
-    text = score_text.probe_in_words(result, of="meningioma_tumor without a known patient")
+    text = score_text.describe_shift_probe(result, of="meningioma_tumor without a known patient")
     part = result["subsets"]["clean"] if shown != 120 else result
     right = part["confusion_matrix"][1][1]
     assert text.startswith(f"recall {right / shown:.3f} (95 % interval 0.")
@@ -70,13 +70,13 @@ def test_a_probe_that_is_all_recognised() -> None:
         split="source_probe", labels=labels, probabilities=np.eye(4)[labels], class_names=BRAIN_TUMOR_CLASSES,
         patients=patients,
     )  # fmt: skip
-    text = score_text.probe_in_words(result, of="these")
+    text = score_text.describe_shift_probe(result, of="these")
     assert text.startswith("recall 1.000 (95 % interval ") and text.endswith("kept from training")
 
 
 def test_report_shows_the_subsets_only_where_images_leak_and_the_clean_ones_first() -> None:
-    assert "leaked" not in score_text.classification_report(scored())
-    text = score_text.classification_report(scored(leaked=20))
+    assert "leaked" not in score_text.format_classification_report(scored())
+    text = score_text.format_classification_report(scored(leaked=20))
     places = [
         text.index(f"testing, {name} images") for name in ("clean: 100", "leaked: 20", "clean and leaked together: 120")
     ]
@@ -85,10 +85,10 @@ def test_report_shows_the_subsets_only_where_images_leak_and_the_clean_ones_firs
 
 
 def test_report_begins_with_the_caution() -> None:
-    few = score_text.classification_report(scored(leaked=110))
+    few = score_text.format_classification_report(scored(leaked=110))
     assert few.startswith("CAUTION: Only 10 of 120 images are clean: too few")
     assert "too few images" in few.split("testing, leaked")[0]
-    none = score_text.classification_report(scored(leaked=120))
+    none = score_text.format_classification_report(scored(leaked=120))
     assert none.startswith("CAUTION: No clean image is left")
     assert "testing, clean" not in none
     assert none.count("precision") == 1
@@ -96,14 +96,14 @@ def test_report_begins_with_the_caution() -> None:
 
 def test_report_tells_of_patients_where_they_are_known() -> None:
     known = scored(patients=Patients([f"p{i // 3}" for i in range(120)], "120 images by groups.csv"))
-    text = score_text.classification_report(known)
+    text = score_text.format_classification_report(known)
     patients = known["patients"]
     assert "resampling 40 patients with all their images" in text
-    assert f"accuracy {score_text.interval(patients['image_intervals']['accuracy'])}, macro-F1" in text
+    assert f"accuracy {score_text.format_interval(patients['image_intervals']['accuracy'])}, macro-F1" in text
     assert f"by patient, from the mean over its images: accuracy {patients['accuracy']:.3f}" in text
     assert "patients as grouped: 120 images by groups.csv; where a patient is unknown" in text
     assert f"; {patients['several_labels']} have images of several classes and count for the most frequent" in text
-    assert "patient" not in score_text.classification_report(scored())
+    assert "patient" not in score_text.format_classification_report(scored())
 
 
 @pytest.mark.parametrize(
@@ -118,20 +118,20 @@ def test_report_tells_of_patients_where_they_are_known() -> None:
 )
 def test_the_line_leads_with_the_clean_images(leaked: int, patients: bool, expected: str) -> None:
     known = Patients([f"p{i // 3}" for i in range(120)], "") if patients else None
-    line = score_text.in_a_line(scored(leaked=leaked, patients=known))
+    line = score_text.summarise_scores(scored(leaked=leaked, patients=known))
     assert "\n" not in line
     assert re.fullmatch(expected, line), line
 
 
 def test_the_line_of_an_empty_split() -> None:
-    assert score_text.in_a_line(scored(n=0)) == "testing: There are no images: nothing was measured."
+    assert score_text.summarise_scores(scored(n=0)) == "testing: There are no images: nothing was measured."
 
 
 def test_the_right_ones_of_a_few_are_counted() -> None:
     result = classification.score(
         split="s", labels=np.array([0, 1, 1]), probabilities=np.eye(2)[[0, 1, 0]], class_names=["a", "b"]
     )
-    assert score_text.in_a_line(result).endswith("3 images, 2 right")
+    assert score_text.summarise_scores(result).endswith("3 images, 2 right")
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -139,7 +139,7 @@ def test_calibration_in_words(biased: bool) -> None:
     change = Calibration(
         uncalibrated=np.full((120, 4), 0.25), temperature=1.25, fitted_on="the 9 images", biased=biased
     )
-    text = score_text.calibration_in_words(result := scored(change=change))
+    text = score_text.describe_calibration(result := scored(change=change))
     before, after = result["calibration"]["ece_before"], result["calibration"]["ece_after"]
     assert f"{before:.3f} before and {after:.3f} after calibration (temperature 1.250) on the 9 images" in text
     assert ("the second is too low" in text) == biased
@@ -148,21 +148,21 @@ def test_calibration_in_words(biased: bool) -> None:
 
 def test_calibration_in_words_without_one_temperature_or_any() -> None:
     change = Calibration(uncalibrated=np.full((120, 4), 0.25), temperature=None, fitted_on="other folds", biased=False)
-    assert "after calibration on other folds" in score_text.calibration_in_words(scored(change=change))
-    assert "no temperature is stored" in score_text.calibration_in_words(scored())
+    assert "after calibration on other folds" in score_text.describe_calibration(scored(change=change))
+    assert "no temperature is stored" in score_text.describe_calibration(scored())
 
 
 def test_numbers() -> None:
-    assert (score_text.number(None), score_text.number(0.12345)) == ("-", "0.123")
-    assert (score_text.images(1), score_text.images(1234)) == ("1 image", "1,234 images")
-    assert score_text.interval((None, None)) == "-"
+    assert (score_text.format_score(None), score_text.format_score(0.12345)) == ("-", "0.123")
+    assert (score_text.format_image_count(1), score_text.format_image_count(1234)) == ("1 image", "1,234 images")
+    assert score_text.format_interval((None, None)) == "-"
 
 
 def test_too_few_patients_have_no_interval() -> None:
     few = Patients([f"p{i // 20}" for i in range(120)], "")
-    text = score_text.classification_report(scored(patients=few))
+    text = score_text.format_classification_report(scored(patients=few))
     assert text.startswith("CAUTION: The 120 images are of only 6 patients: too few")
     assert "accuracy too few patients, macro-F1 too few patients" in text
-    leaks = score_text.in_a_line(scored(leaked=60, patients=few))
+    leaks = score_text.summarise_scores(scored(leaked=60, patients=few))
     assert leaks.startswith("testing: The 60 clean images are of only 3 patients: too few")
     assert re.search(r"leaked: 60 images of 3 patients, accuracy 0\.\d{3} \(too few patients\), ", leaks)

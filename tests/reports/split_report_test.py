@@ -42,7 +42,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
     """The options of every picture, which is then not drawn."""
     drawn: dict[str, list[dict[str, Any]]] = {"confusion_matrix": [], "roc_curves": [], "calibration": []}
     for name, options_of in drawn.items():
-        monkeypatch.setattr(plots, name, lambda path, _drawn=options_of, **options: _drawn.append(options))
+        monkeypatch.setattr(plots, f"draw_{name}", lambda path, _drawn=options_of, **options: _drawn.append(options))
     return drawn
 
 
@@ -55,7 +55,7 @@ def test_split_report_writes_the_agreed_files(tmp_path: pathlib.Path) -> None:
         split="testing", labels=labels, probabilities=probabilities, class_names=BRAIN_TUMOR_CLASSES, leaked=leaked
     )
     text = (tmp_path / "testing" / "classification_report.txt").read_text()
-    assert text == f"{NOTICE}\n\n{score_text.classification_report(result)}"
+    assert text == f"{NOTICE}\n\n{score_text.format_classification_report(result)}"
     for name in FILES:
         if name.endswith(".png"):
             with Image.open(tmp_path / "testing" / name) as image:

@@ -55,14 +55,14 @@ CURVES = {
 
 @pytest.mark.parametrize("case", CURVES)
 def test_training_curves_are_readable_for_every_kind_of_run(tmp_path: pathlib.Path, drawn: Drawn, case: str) -> None:
-    training_curves.draw(tmp_path / "t.png", rows=CURVES[case], title="Training curves", notice=NOTICE)
+    training_curves.draw_training_curves(tmp_path / "t.png", rows=CURVES[case], title="Training curves", notice=NOTICE)
     drawn.assert_readable()
     stages = {row["stage"] for row in CURVES[case]}
     assert drawn.texts().count("fine-tuning begins") == (1 if len(stages) > 1 else 0)
 
 
 def test_training_curves_mark_stages_and_the_start_of_fine_tuning(tmp_path: pathlib.Path, drawn: Drawn) -> None:
-    training_curves.draw(tmp_path / "t.png", rows=rows_of(30, first=10), title="Training curves")
+    training_curves.draw_training_curves(tmp_path / "t.png", rows=rows_of(30, first=10), title="Training curves")
     for axes in drawn.figure.axes:
         points = [(np.asarray(line.get_xdata(), float), line) for line in axes.get_lines()]
         starts = {x[0]: line.get_color() for x, line in points if len(x) == 2 and x[0] == x[1]}
@@ -75,13 +75,13 @@ def test_training_curves_mark_stages_and_the_start_of_fine_tuning(tmp_path: path
 
 def test_training_curves_mark_the_lowest_validation_loss(tmp_path: pathlib.Path, drawn: Drawn) -> None:
     rows = [{"step": s, "epoch": float(s), "stage": 1, "val/loss": loss} for s, loss in enumerate((0.9, 0.4, 0.6), 1)]
-    training_curves.draw(tmp_path / "t.png", rows=rows, title="Training curves")
+    training_curves.draw_training_curves(tmp_path / "t.png", rows=rows, title="Training curves")
     assert "lowest validation loss:\n0.4 at epoch 2" in drawn.texts()
 
 
 def test_smoothing_keeps_a_straight_line_in_place(tmp_path: pathlib.Path, drawn: Drawn) -> None:
     rows = [{"step": s, "epoch": s / 10, "stage": 1, "train/loss": 5 - s / 100} for s in range(1, 201)]
-    training_curves.draw(tmp_path / "t.png", rows=rows, title="Training curves")
+    training_curves.draw_training_curves(tmp_path / "t.png", rows=rows, title="Training curves")
     smooth = drawn.lines(0)["training (smoothed)"].get_ydata()
     expected = np.array([row["train/loss"] for row in rows])
     np.testing.assert_allclose(smooth[10:-10], expected[10:-10])
@@ -91,7 +91,7 @@ def test_smoothing_keeps_a_straight_line_in_place(tmp_path: pathlib.Path, drawn:
 def test_pictures_are_png_at_150_dpi_on_white_and_replace_the_old_one(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "new" / "t.png"
     for _ in range(2):
-        training_curves.draw(path, rows=rows_of(2), title="Training curves")
+        training_curves.draw_training_curves(path, rows=rows_of(2), title="Training curves")
     assert [file.name for file in path.parent.iterdir()] == ["t.png"]
     with Image.open(path) as image:
         assert image.format == "PNG"
@@ -100,13 +100,13 @@ def test_pictures_are_png_at_150_dpi_on_white_and_replace_the_old_one(tmp_path: 
 
 
 def test_notice_is_printed_only_where_there_is_one(tmp_path: pathlib.Path, drawn: Drawn) -> None:
-    training_curves.draw(tmp_path / "t.png", rows=rows_of(1), title="Training curves")
+    training_curves.draw_training_curves(tmp_path / "t.png", rows=rows_of(1), title="Training curves")
     assert NOTICE not in drawn.texts()
-    training_curves.draw(tmp_path / "t.png", rows=rows_of(1), title="Training curves", notice=NOTICE)
+    training_curves.draw_training_curves(tmp_path / "t.png", rows=rows_of(1), title="Training curves", notice=NOTICE)
     assert NOTICE in drawn.texts()
 
 
 def test_drawing_changes_no_global_state(tmp_path: pathlib.Path) -> None:
     before = dict(matplotlib.rcParams)
-    training_curves.draw(tmp_path / "t.png", rows=rows_of(1), title="Training curves")
+    training_curves.draw_training_curves(tmp_path / "t.png", rows=rows_of(1), title="Training curves")
     assert dict(matplotlib.rcParams) == before

@@ -20,7 +20,7 @@ WARM_UP = 2  # steps
 RUN_IN, STEPS = 1, 3
 
 
-def timed(step: Callable[[], Any]) -> Callable[[], float]:
+def make_turn(step: Callable[[], Any]) -> Callable[[], float]:
     """A function that takes a turn and returns the seconds of a step."""
 
     def turn() -> float:
@@ -61,13 +61,13 @@ def serve(build: Callable[..., Callable[[], Any]], *, packages: tuple[str, ...])
         return
     version = ", ".join(f"{name} {sys.modules[name].__version__}" for name in packages)
     answer(ready_s=time.monotonic() - begin, version=version)
-    turn = timed(step)
+    turn = make_turn(step)
     for _ in sys.stdin:
         seconds = turn()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         answer(seconds=seconds, peak_memory_bytes=peak * (1 if sys.platform == "darwin" else 1024))
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
