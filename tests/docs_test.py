@@ -16,7 +16,7 @@ import zipfile
 
 import pytest
 
-from tests import phantom_folder, runs
+from tests import phantom_folder, runs, sharing
 
 ROOT = runs.ROOT
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,8 +33,8 @@ LEFT_OUT = {
     "python -m bt_jax.main --config=configs/effnet.py --coordinator": "needs four hosts",
     "python -m bt_jax.benchmark --config=configs/effnet.py --mode=infer --batch=16 --peers": "needs other frameworks",
     "python -m bt_jax.benchmark --config=configs/effnet.py --mode=train --topology": "needs the compiler for TPUs",
-    "python -m bt_jax.sweep --config=configs/mlp.py --grid": "takes an hour: docs/experiments.md has a small sweep",
-    "python -m bt_jax.sweep --config=configs/cnn.py --grid": "likewise",
+    "python -m bt_jax.sweep --config=configs/mlp.py --grid": "takes most of an hour: docs/experiments.md has a small one",
+    "python -m bt_jax.sweep --config=configs/cnn.py --grid": "takes a quarter of an hour: docs/experiments.md has a small sweep",
     "python benchmarks/chaos.py": "takes half an hour: tests/chaos_test.py runs a short form",
     "python benchmarks/layouts.py": "takes many minutes: tests/training/layouts_test.py runs a short form",
 }
@@ -224,14 +224,17 @@ def test_every_command_runs_or_has_a_reason_not_to():
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory) -> pathlib.Path:
     """A small zip of phantoms."""
-    folder = tmp_path_factory.mktemp("archive")
-    training, testing = PHANTOMS_PER_CLASS
-    phantom_folder.write(folder / "images", training_per_class=training, testing_per_class=testing, seed=0)
-    with zipfile.ZipFile(folder / "archive.zip", "w") as zip_file:
-        for file in sorted((folder / "images").rglob("*")):
-            if file.is_file():
-                zip_file.write(file, file.relative_to(folder / "images"))
-    return folder / "archive.zip"
+
+    def make(folder: pathlib.Path) -> None:
+        training, testing = PHANTOMS_PER_CLASS
+        images = folder / "images"
+        phantom_folder.write(images, training_per_class=training, testing_per_class=testing, seed=0)
+        with zipfile.ZipFile(folder / "archive.zip", "w") as zip_file:
+            for file in sorted(images.rglob("*")):
+                if file.is_file():
+                    zip_file.write(file, file.relative_to(images))
+
+    return sharing.make_once(tmp_path_factory, "archive", make) / "archive.zip"
 
 
 @pytest.fixture
