@@ -33,8 +33,8 @@ LEFT_OUT = {
     "python -m bt_jax.main --config=configs/effnet.py --coordinator": "needs four hosts",
     "python -m bt_jax.benchmark --config=configs/effnet.py --mode=infer --batch=16 --peers": "needs other frameworks",
     "python -m bt_jax.benchmark --config=configs/effnet.py --mode=train --topology": "needs the compiler for TPUs",
-    "python -m bt_jax.sweep --config=configs/mlp.py --grid": "part of a study of an hour; docs/experiments.md sweeps too",
-    "python -m bt_jax.sweep --config=configs/cnn.py --grid": "part of a study of an hour; docs/experiments.md sweeps too",
+    "python -m bt_jax.sweep --config=configs/mlp.py --grid": "part of a study of an hour: see docs/experiments.md",
+    "python -m bt_jax.sweep --config=configs/cnn.py --grid": "part of a study of an hour: see docs/experiments.md",
     "python benchmarks/chaos.py": "takes half an hour: tests/chaos_test.py runs a short form",
     "python benchmarks/layouts.py": "takes many minutes: tests/training/layouts_test.py runs a short form",
 }
