@@ -140,6 +140,8 @@ def from_scratch(config: ml_collections.ConfigDict) -> None:
 
 
 def constructor_options(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What `config.model` says to the model's constructor: all but its name and where its weights come from."""
-    others = {name: value for name, value in model.items() if name not in ("name", "weights", "fallback", "dropout")}
-    return {**others, "dropout_rate": model["dropout"]}
+    """Returns the arguments of the model's constructor: all of `config.model` but its name and its weights."""
+    renamed = {"dropout": "dropout_rate"}
+    return {
+        renamed.get(name, name): value for name, value in model.items() if name not in ("name", "weights", "fallback")
+    }

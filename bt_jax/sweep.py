@@ -48,12 +48,10 @@ def main() -> int:
         values[field] = found
     # After the flags: grain defines flags of its own, and --help need not wait for JAX.
     from bt_jax.experiments import runner
-    from bt_jax.models import registry
     from bt_jax.training import config_check, train
 
     for config in runner.plan_runs(base, values=values, seeds=_SEEDS.value).values():
         config_check.check_config(config)
-        registry.get_native_size(config.model.name)  # refuses one that is not there
     cli.prepare_to_compute()
     return runner.run_sweep(
         base,

@@ -1,11 +1,13 @@
 """Small runs for tests of the commands: the demo's stages on a few phantoms of 32x32 pixels, with a tiny network."""
 
+import functools
 import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import types
 import warnings
 from typing import Any
 
@@ -41,14 +43,24 @@ FIELDS: dict[str, Any] = {
 STEPS = 40
 
 
-def config(**changes: Any) -> ml_collections.ConfigDict:
-    """The configuration of a small run; changed fields are given with `__` for the dot."""
-    path = ROOT / "configs" / "effnet.py"
-    spec = importlib.util.spec_from_file_location("effnet", path)
+def list_configurations() -> list[str]:
+    """The names of the files in `configs/`."""
+    return sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+@functools.cache
+def load_configuration(name: str) -> types.ModuleType:
+    """The module of a file in `configs/`."""
+    spec = importlib.util.spec_from_file_location(f"config_{name}", ROOT / "configs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    made = module.get_config("demo")
+    return module
+
+
+def config(**changes: Any) -> ml_collections.ConfigDict:
+    """The configuration of a small run; changed fields are given with `__` for the dot."""
+    made = load_configuration("effnet").get_config("demo")
     made.update_from_flattened_dict(FIELDS | {name.replace("__", "."): value for name, value in changes.items()})
     return made
 

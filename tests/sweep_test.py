@@ -106,8 +106,8 @@ def test_a_signal_ends_the_sweep_and_the_next_goes_on(tmp_path):
     [
         (["--grid=model.hiden=(8,)"], "names 'model.hiden', which is no field of the configuration: did you mean"),
         (["--grid=train.batch_size=8,many"], "--grid train.batch_size: 'many' is not a whole number, as in 8"),
-        (["--grid=train.batch_size=8,0"], "config.train.batch_size is 0: use 1 or more"),
-        (["--grid=model.name=mlp,resnet"], "there is no model 'resnet'"),
+        (["--grid=train.batch_size=8,0"], "config.train.batch_size is 0: use a whole number of 1 or more"),
+        (["--grid=model.name=mlp,resnet"], "config.model.name is 'resnet': use one of"),
         (["--grid=model.dropout=0.1", "--grid=model.dropout=0.2"], "--grid names model.dropout twice"),
         (["--seeds=0"], "--seeds=0"),
     ],

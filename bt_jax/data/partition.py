@@ -105,8 +105,7 @@ def divide(
       UsageError: too many unreadable files, a fold that is not there, or a probe that leaves nothing to train or to
         choose by.
     """
-    if not 0 <= fold < folds:
-        raise UsageError(f"config.data.fold is {fold}: use 0 to {folds - 1}, or -1 for all")
+    check_fold(fold, folds=folds)
     dataset = load(source, preprocessing=preprocessing, max_unreadable=max_unreadable, warn=warn, memory=memory)
     trainable, testing = dataset.select_split("Training"), dataset.select_split("Testing")
     if source.groups and not any(path in source.groups for path in trainable.records.paths):
@@ -143,6 +142,12 @@ def divide(
         probe=chosen,
         training_sources=patient_groups.infer_dataset_sources(trainable, patients)[role == "training"],
     )
+
+
+def check_fold(fold: int, *, folds: int) -> None:
+    """Refuses the number of a fold that is not there."""
+    if not 0 <= fold < folds:
+        raise UsageError(f"config.data.fold is {fold}: use 0 to {folds - 1}, or -1 for all")
 
 
 def _group(trainable: Dataset, source: Source) -> tuple[Sequence[str], Sequence[str] | np.ndarray, str]:

@@ -42,15 +42,19 @@ class Probe:
     negated: bool = False
 
     @classmethod
-    def parse(cls, text: str, *, class_names: Sequence[str]) -> "Probe":
+    def parse(cls, text: str, *, class_names: Sequence[str] | None) -> "Probe":
         """Reads `CLASS`, `CLASS:web`, `CLASS:CUE=PATTERN` or `CLASS:CUE!=PATTERN`; a class alone means `web`.
+
+        Without `class_names`, as before the data is read, any class will do.
 
         Raises:
           UsageError: names the field and says what can be given.
         """
         name, _, criterion = text.partition(":")
-        class_name = name if name in class_names else class_labels.canonicalise(name)
-        if class_name not in class_names:
+        if not name and class_names is None:
+            raise UsageError(f"config.data.probe is {text!r}: {_FORM}")
+        class_name = name if class_names is None or name in class_names else class_labels.canonicalise(name)
+        if class_names is not None and class_name not in class_names:
             raise UsageError(f"config.data.probe is {text!r}: {name!r} is none of the classes {', '.join(class_names)}")
         if criterion in ("", "web"):
             return cls(text, class_name, cue="patient", pattern="")

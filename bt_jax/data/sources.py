@@ -18,6 +18,7 @@ SPLITS = {"training": "Training", "train": "Training", "testing": "Testing", "te
 DEFAULT_DIRECTORY = "data/brain_tumor_mri"
 KAGGLE_DATASET = "sartajbhuvaji/brain-tumor-classification-mri"
 GROUPS_FILE = array_record.GROUPS_FILE
+SOURCES = ("auto", "folder", "phantoms")
 
 
 def open_source(
@@ -35,16 +36,11 @@ def open_source(
     Raises:
       UsageError: nothing there, no class folders, a class without images, or a setting that makes no sense.
     """
+    check_source(source, directory=directory)
     if source == "phantoms":
-        if directory:
-            raise UsageError(f"config.data.dir is {directory!r}, but config.data.source is phantoms: set it to folder")
         return open_phantoms(per_class=phantoms_per_class, seed=seed)
-    if source not in ("auto", "folder"):
-        raise UsageError(f"config.data.source is {source!r}: use auto, folder or phantoms")
     if directory:
         return open_path(directory, field="config.data.dir")
-    if source == "folder":
-        raise UsageError("config.data.source is folder: set config.data.dir to the folder or zip with the images")
     if os.environ.get("BT_DATA"):
         return open_path(os.environ["BT_DATA"], field="$BT_DATA")
     if pathlib.Path(DEFAULT_DIRECTORY).exists():
@@ -58,6 +54,31 @@ def open_source(
         f"or put it at {DEFAULT_DIRECTORY} ({reason})"
     )
     return dataclasses.replace(phantoms, warnings=(warning,))
+
+
+def check_source(source: str, *, directory: str | None) -> None:
+    """Checks what can be known of a source without opening it.
+
+    Args:
+      source: as in `open_source`.
+      directory: as in `open_source`.
+
+    Raises:
+      UsageError: an unknown source, a directory that is missing or not there, or phantoms with a directory.
+    """
+    if source not in SOURCES:
+        raise UsageError(f"config.data.source is {source!r}: use auto, folder or phantoms")
+    if source == "phantoms" and directory:
+        raise UsageError(f"config.data.dir is {directory!r}, but config.data.source is phantoms: set it to folder")
+    if source == "folder" and not directory:
+        raise UsageError("config.data.source is folder: set config.data.dir to the folder or zip with the images")
+    if directory:
+        _check_there(pathlib.Path(directory).expanduser(), field="config.data.dir")
+
+
+def _check_there(path: pathlib.Path, *, field: str) -> None:
+    if not path.exists():
+        raise UsageError(f"{field} is {str(path)!r}, which is not there: give a folder or zip with Training/<class>/")
 
 
 def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:
@@ -91,8 +112,7 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
         names, folders = _list_contents(path)
         layout = _Layout.read(names, folders, where=path)
         return layout.source(lambda name: (path / name).read_bytes(), kind="folder", class_names=class_names)
-    if not path.exists():
-        raise UsageError(f"{field} is {str(path)!r}, which is not there: give a folder or zip with Training/<class>/")
+    _check_there(path, field=field)
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{field} is {str(path)!r}, which is neither a folder nor a zip")
     with zipfile.ZipFile(path) as archive:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 from bt_jax.common.errors import UsageError
@@ -115,12 +116,24 @@ def create(
 
 def create_abstract(name: str, *, classes: int, size: int | None = None, **options: Any) -> tuple[Network, Tree, Tree]:
     """As `create`, but with shapes and dtypes (`jax.ShapeDtypeStruct`) for arrays, in a fraction of the time."""
-    construct, size = _bind_constructor(name, classes=classes, size=size, seed=0, **options)
+    construct, size = _bind_constructor(name, classes=classes, size=size, seed=_Zeros(np.random.PCG64(0)), **options)
     return _split_model(name, nnx.eval_shape(construct), size=size)
 
 
+class _Zeros(np.random.Generator):
+    """Stands for a seed where only shapes matter: the constructors' generator, which draws nothing."""
+
+    def standard_normal(self, size: Any = None, *arguments: Any, **options: Any) -> Any:
+        """Returns zeros that take no memory."""
+        return np.broadcast_to(np.float64(0), size)
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        """Returns zeros that take no memory."""
+        return np.broadcast_to(np.float64(0), size)
+
+
 def _bind_constructor(
-    name: str, *, classes: int, size: int | None, seed: int, **options: Any
+    name: str, *, classes: int, size: int | None, seed: Any, **options: Any
 ) -> tuple[Callable[[], SegmentedModel], int]:
     """The checked call that builds a model, and the side of its images."""
     construct, native = _get_architecture(name)

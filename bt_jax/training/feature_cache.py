@@ -118,9 +118,7 @@ class FeatureCache:
           steps_per_epoch: of the plan.
         """
         names = self.network.segment_names
-        if lowest_segment and lowest_segment not in names:
-            raise UsageError(f"config.train.cached_segment is {lowest_segment!r}: use one of {', '.join(names)}")
-        lowest = max(1, names.index(lowest_segment or names[-1]))  # below the first segment nothing is computed
+        lowest = find_lowest_cut(lowest_segment, names)
         found: dict[int, Cut] = {}
         below = None
         for segment in sorted({stage.program_segment for stage in plan if stage.program_segment >= lowest}):
@@ -284,6 +282,17 @@ class FeatureCache:
     @functools.cached_property
     def _random_views(self) -> Views:
         return Views(images=self.images, settings=self.settings, seed=self.seed, kinds=self.kinds)
+
+
+def find_lowest_cut(segment: str, segment_names: Sequence[str]) -> int:
+    """Returns the number of the lowest segment whose inputs may be cached: that of `segment`, or of the head.
+
+    Raises:
+      UsageError: the network has no such segment.
+    """
+    if segment and segment not in segment_names:
+        raise UsageError(f"config.train.cached_segment is {segment!r}: use one of {', '.join(segment_names)}")
+    return max(1, segment_names.index(segment or segment_names[-1]))  # below the first segment nothing is computed
 
 
 def _sha256(*contents: bytes | np.ndarray) -> str:

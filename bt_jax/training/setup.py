@@ -18,7 +18,7 @@ from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.inference.description import ModelDescription
 from bt_jax.models.pretrained.sources import Weights, resolve
 from bt_jax.models.registry import Network, Tree
-from bt_jax.training import fresh_model, run_weights
+from bt_jax.training import config_check, fresh_model, run_weights
 from bt_jax.workdir import run_folder
 
 
@@ -34,6 +34,8 @@ def weights_of(config: ml_collections.ConfigDict) -> Weights:
     weights = resolve(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
     if weights.notice:
         say(f"note: {weights.notice}")
+    if weights.model != config.model.name:
+        config_check.check_network(config, weights.model)
     return weights
 
 

@@ -1,6 +1,7 @@
 """The training step: forward, loss, gradients, update and averages, compiled over a mesh of devices."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -214,21 +215,38 @@ def compute_class_weights(setting: str | Sequence[float], labels: np.ndarray, cl
       labels: [N] of the training images.
       classes: number of classes.
     """
-    if setting == "none":
+    given = parse_class_weights(setting, classes=classes)
+    if given == "none":
         return np.ones(classes, np.float32)
-    if setting == "balanced":
+    if given == "balanced":
         counts = np.bincount(labels, minlength=classes)
         weights = len(labels) / ((counts > 0).sum() * np.maximum(counts, 1))
         return np.where(counts > 0, weights, 0).astype(np.float32)
+    return np.array(given, np.float32)
+
+
+def parse_class_weights(setting: str | Sequence[float], *, classes: int | None) -> str | list[float]:
+    """Reads the setting of `class_weights`: `none`, `balanced`, or a number for each class.
+
+    Args:
+      setting: as of `class_weights`.
+      classes: how many there are; None: not known yet, as before the data is read.
+
+    Raises:
+      UsageError: it is none of these.
+    """
+    if setting in ("none", "balanced"):
+        return str(setting)
     try:
-        values = np.array([float(value) for value in (setting.split(",") if isinstance(setting, str) else setting)])
+        values = [float(value) for value in (setting.split(",") if isinstance(setting, str) else setting)]
     except ValueError:
-        values = np.array([])
-    if values.shape != (classes,) or not np.isfinite(values).all() or (values < 0).any():
+        values = []
+    if not values or len(values) != (classes or len(values)) or not all(0 <= value < math.inf for value in values):
+        count = "" if classes is None else f"{classes} "
         raise UsageError(
-            f"config.loss.class_weights is {setting!r}: use none, balanced, or {classes} numbers that are not negative"
+            f"config.loss.class_weights is {setting!r}: use none, balanced, or {count}numbers that are not negative"
         )
-    return values.astype(np.float32)
+    return values
 
 
 def _draw_shares(key: jax.Array, rows: int, *, parameter: float) -> jax.Array:

@@ -253,14 +253,20 @@ def _describe_file(path: pathlib.Path, *, model: str) -> Weights:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if path.is_dir() or not path.exists():
-        raise UsageError(f"{path}: there is no such file of weights; give a file, imagenet, or none")
+        raise UsageError(
+            f"config.model.weights is {str(path)!r}, which is no file: give imagenet, none, a file of weights, or the "
+            "workdir of a run"
+        )
     if path.suffix == ".h5":
         return keras_file.read(path)
     if path.suffix == ".safetensors":
         return safetensors_file.read(path)
     if path.suffix in _PYTORCH_SUFFIXES:
         return torch_file.read(path)
-    raise UsageError(f"{path}: weights are read from .h5, .weights.h5, .safetensors, {', '.join(_PYTORCH_SUFFIXES)}")
+    raise UsageError(
+        f"config.model.weights is {str(path)!r}: weights are read from .h5, .weights.h5, .safetensors, "
+        f"{', '.join(_PYTORCH_SUFFIXES)}"
+    )
 
 
 def _hash_file(path: pathlib.Path, algorithm: str) -> str:
