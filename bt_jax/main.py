@@ -76,14 +76,14 @@ def _train(config: ml_collections.ConfigDict, place: str) -> int:
 
 def _summarise(config: ml_collections.ConfigDict, picture: pathlib.Path) -> int:
     from bt_jax.data import class_labels
-    from bt_jax.defaults import constructor_options
+    from bt_jax.defaults import get_model_options
     from bt_jax.models import registry, summary
     from bt_jax.reports import model_diagram
 
     model_diagram.check_suffix(picture)
     size = config.preprocess.size or registry.get_native_size(config.model.name)
     classes = len(class_labels.BRAIN_TUMOR_CLASSES)
-    network = registry.create(config.model.name, classes=classes, size=size, **constructor_options({**config.model}))
+    network = registry.create(config.model.name, classes=classes, size=size, **get_model_options({**config.model}))
     segments = summary.summarise(*network, size=size)
     print(summary.format_table(segments))
     model_diagram.draw_diagram(picture, segments, title=f"{config.model.name}, {classes} classes", size=size)

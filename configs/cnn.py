@@ -1,40 +1,38 @@
-"""A small convolutional network, trained from scratch: the second of two small models that were published together.
+"""A small convolutional network, trained from random weights: the second of two models published together.
 
     python -m bt_jax.main --config=configs/cnn.py
     python -m bt_jax.main --config=configs/cnn.py:demo              # phantoms, a smaller network, 2 stages
 
-Any field can be set on the command line: --config.model.filters="(32,64,128)". Those that are not here are explained in
-bt_jax/defaults.py.
+Any field can be set on the command line: --config.model.filters="(32,64,128)".
+The other fields are in bt_jax/defaults.py.
 """
 
 import ml_collections
 
-from bt_jax.defaults import defaults, for_phantoms, from_scratch
+from bt_jax.defaults import make_defaults, suit_small_networks, use_phantoms
 
 VARIANTS = ("", "demo")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The configuration of a variant: empty or `demo`."""
+    """Returns the configuration of a variant: empty or `demo`."""
     if variant not in VARIANTS:
         raise ValueError(f"configs/cnn.py has no variant {variant!r}: use :demo, or none")
-    config = defaults()
+    config = make_defaults()
 
-    config.model = model = ml_collections.ConfigDict()
-    model.name = "cnn"  # convolutions and poolings, then dense layers
-    model.weights = "none"  # none, or the workdir of a run
-    model.fallback = ""  # of no use here
-    model.filters = (16, 32, 64, 128)  # of the blocks of 3x3 convolution, ReLU, 2x2 maximum pooling, dropout
-    model.hidden = (128,)  # sizes of the Dense-ReLU-Dropout blocks after flattening
-    model.dropout = 0.3  # after each block
-    model.channels = 1  # 1: grey; 3: three copies of it, as in an RGB file
+    model = config.model
+    model.name = "cnn"
+    model.filters = (16, 32, 64, 128)  # filters of each block: 3x3 convolution, ReLU, 2x2 max pooling, dropout
+    model.hidden = (128,)  # sizes of the Dense-ReLU-Dropout blocks after the convolutions
+    model.dropout = 0.3  # dropout rate after each block
+    model.channels = 1  # channels of the input: 1 is grey, 3 is three copies of it, as in an RGB file
 
-    from_scratch(config)
+    suit_small_networks(config)
     stages = config.stages
     stages.epochs = 40.0
     if variant == "demo":
         model.filters, model.hidden, model.dropout = (8, 16, 32), (32,), 0.1
-        for_phantoms(config)
+        use_phantoms(config)
         config.augment.rotation = config.augment.contrast = 0.0
         config.preprocess.size = 64
         config.train.batch_size = 16

@@ -5,42 +5,42 @@
     python -m bt_jax.main --config=configs/vgg16.py:demo            # phantoms and a narrow network
 
 The published recipe: global average pooling, dropout, a linear layer of four; early stopping on the validation loss
-that goes back to the best weights, in both phases; balanced class weights; five augmentations at 0.2. Any field can be
-set on the command line: --config.train.batch_size=16. Those that are not here are explained in bt_jax/defaults.py.
+that returns to the best weights, in both phases; balanced class weights; five augmentations at 0.2.
+
+Any field can be set on the command line: --config.train.batch_size=16. The other fields are in bt_jax/defaults.py.
 """
 
 import ml_collections
 
-from bt_jax.defaults import defaults, for_phantoms
+from bt_jax.defaults import make_defaults, use_phantoms
 
 VARIANTS = ("", "cpu", "demo")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The configuration of a variant: empty, `cpu` or `demo`."""
+    """Returns the configuration of a variant: empty, `cpu` or `demo`."""
     if variant not in VARIANTS:
         raise ValueError(f"configs/vgg16.py has no variant {variant!r}: use :cpu, :demo, or none")
-    config = defaults()
+    config = make_defaults()
 
-    config.model = model = ml_collections.ConfigDict()
-    model.name = "vgg16"  # vgg16, or vgg_nano, which has an eighth of its channels
-    model.weights = "imagenet"  # imagenet, hed (fine-tuned for edges since), none, the workdir of a run, or a file
-    model.fallback = ""  # taken where there are no ImageNet weights for `name`; empty: that is an error
-    model.hidden = ()  # sizes of Dense-BatchNorm-ReLU-Dropout blocks between pooling and output
-    model.dropout = 0.2  # of the head
+    model = config.model
+    model.name = "vgg16"  # or vgg_nano, with an eighth of the channels
+    model.weights = "imagenet"
+    model.hidden = ()  # sizes of the Dense-BatchNorm-ReLU-Dropout blocks between pooling and output
+    model.dropout = 0.2  # dropout rate of the head
 
-    as_published(config)
+    set_published_recipe(config)
     stages = config.stages
     if variant == "cpu":
         config.preprocess.size = 160
         config.train.cached_views, config.train.cached_segment = 2, "block5"
         stages.head_epochs, stages.epochs = 10.0, 10.0
-        # Published: 1e-5 and rotations up to 72 degrees, with which as many epochs end below a linear probe.
+        # The published 1e-5 and rotations of up to 72 degrees score below a linear probe after as many epochs.
         stages.learning_rate = stages.final_learning_rate = 1e-4
         config.augment.rotation = 0.05
     if variant == "demo":
         model.name, model.weights, model.dropout = "vgg_nano", "none", 0.0
-        for_phantoms(config)
+        use_phantoms(config)
         config.augment.rotation = config.augment.contrast = 0.0
         config.preprocess.size = 64
         config.train.batch_size, config.train.average_decay, config.train.cached_views = 16, 0.95, 2
@@ -51,8 +51,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-def as_published(config: ml_collections.ConfigDict) -> None:
-    """Two phases, augmentation, optimiser and stopping as published."""
+def set_published_recipe(config: ml_collections.ConfigDict) -> None:
+    """Sets two phases, augmentation, optimiser and stopping as published."""
     stages = config.stages
     stages.count, stages.lowest_segment, stages.programs = 2, "block5", 1
     stages.head_epochs, stages.epochs = 20.0, 20.0  # at most

@@ -1,33 +1,32 @@
 """The configurations: each loads, each field is explained where it is set, the code reads each field and no other."""
 
 import ast
-import functools
-import importlib.util
-import io
 import pathlib
-import tokenize
 import types
 from collections.abc import Iterator
 
 import ml_collections
 import pytest
 
+from docs import make_configuration
+from tests import runs
+
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # The modules that see a configuration; below them there are plain arguments.
 DEFAULTS = ROOT / "bt_jax" / "defaults.py"
+# A check alone is no use of a field, and the benchmark uses a part of them.
 READERS = tuple(
-    ROOT / "bt_jax" / name for name in ("main.py", "training/config_check.py", "training/setup.py", "training/train.py")
+    path
+    for path in sorted((ROOT / "bt_jax").rglob("*.py"))
+    if "import ml_collections" in path.read_text()
+    and path.name not in ("defaults.py", "config_check.py")
+    and path.parent.name != "benchmark"
 )
 
 
-@functools.cache
 def load(path: pathlib.Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return runs.load_configuration(path.stem)
 
 
 def leaves(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -46,31 +45,6 @@ def chain(node: ast.AST) -> tuple[str, ...]:
     if isinstance(node, ast.Attribute) and (before := chain(node.value)):
         return (*before, node.attr)
     return ()
-
-
-def explained(source: str) -> set[str]:
-    """The fields that a configuration's source assigns with a comment on the assignment's line or lines."""
-    comments = {
-        token.start[0]
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT and token.string.removeprefix("#").strip()
-    }
-    groups = {"config": ""}  # prefix of the fields, by the variable that holds the group
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Assign):
-            continue
-        fields = [
-            f"{groups[where]}{field}"
-            for where, field in (chain(target) for target in node.targets if len(chain(target)) == 2)
-            if where in groups
-        ]
-        groups |= {
-            target.id: f"{field}." for target in node.targets if isinstance(target, ast.Name) for field in fields
-        }
-        if any(node.lineno <= line <= (node.end_lineno or node.lineno) for line in comments):
-            found |= set(fields)
-    return found
 
 
 def reads(source: str) -> tuple[set[str], set[str]]:
@@ -119,6 +93,17 @@ def named(path: pathlib.Path) -> str:
     return path.stem
 
 
+def test_the_page_of_all_fields_is_up_to_date() -> None:
+    page = make_configuration.write_page()
+    assert page == make_configuration.PAGE.read_text(), "run python -m docs.make_configuration"
+    for expected in (
+        "| `optimizer.clip_norm` | `1.0` | largest global norm of the gradient; 0 is off |",
+        '| `stages.lowest_segment` | `""` |  | `"block_10"` | `"block_03"` |',
+        "| `model.filters` |  | `(16, 32, 64, 128)` | `(8, 16, 32)` |",
+    ):
+        assert expected in page.splitlines()
+
+
 def test_there_are_configurations() -> None:
     assert "effnet" in [path.stem for path in CONFIGS]
 
@@ -159,7 +144,8 @@ def test_the_description_shows_the_command_of_each_variant(path: pathlib.Path) -
 
 @pytest.mark.parametrize("path", CONFIGS, ids=named)
 def test_every_field_is_explained(path: pathlib.Path) -> None:
-    silent = leaves(load(path).get_config()).keys() - explained(path.read_text()) - explained(DEFAULTS.read_text())
+    explained = make_configuration.read_comments(DEFAULTS.read_text() + path.read_text())
+    silent = leaves(load(path).get_config()).keys() - explained.keys()
     assert not silent, f"write a comment at the end of the line that sets {sorted(silent)}"
 
 
@@ -201,18 +187,29 @@ def test_unread_and_unknown_fields_are_named() -> None:
     assert unknown(fields, fields, {"augment"}) == []
 
 
-def test_explained_fields_are_told_from_others() -> None:
+def test_comments_of_fields_are_read() -> None:
     source = """
 config.seed = 0  # of all
 config.name = ""
 config.data = data = dict()
 config.eval = evaluation = dict()  # how often
+model = config.model
 data.fold = 0  # which one
-data.folds = 5  #
-evaluation.every = (
-    1.0  # epochs
-)
 # above
 other.field = 1  # of something else
+data.folds = 5  #
+evaluation.every = (
+    1.0  # epochs,
+)
+# or fractions
+model.name, model.size = "", 0  # of two fields
+model.hidden = ()  # sizes
+data.fold = 1  # later
 """
-    assert explained(source) == {"seed", "eval", "data.fold", "eval.every"}
+    assert make_configuration.read_comments(source) == {
+        "seed": "of all",
+        "eval": "how often",
+        "data.fold": "which one above",
+        "eval.every": "epochs, or fractions",
+        "model.hidden": "sizes",
+    }

@@ -31,7 +31,7 @@ from ml_collections import config_flags
 
 from bt_jax.common import cli
 from bt_jax.common.errors import UsageError
-from bt_jax.defaults import constructor_options
+from bt_jax.defaults import get_model_options
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
@@ -89,7 +89,7 @@ def _prepare_measurement(config: ml_collections.ConfigDict, mode: str) -> Callab
     section = config.eval if mode == "infer" else config.train
     workload = step_throughput.Workload(
         model=config.model.name,
-        options=constructor_options({**config.model}),
+        options=get_model_options({**config.model}),
         size=config.preprocess.size,
         batch=_BATCH.value or section.batch_size,
         dtype=config.train.dtype,

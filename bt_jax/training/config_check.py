@@ -21,7 +21,7 @@ from bt_jax.data import class_labels, partition, sources
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.shift_probe import Probe
-from bt_jax.defaults import constructor_options
+from bt_jax.defaults import get_model_options
 from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.models import registry
 from bt_jax.training import feature_cache, optimizer, profiler, stages, train_step
@@ -205,7 +205,7 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
         Preprocessing(**{**config.preprocess, "size": size})
     options = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in constructor_options({**config.model}).items()
+        for name, value in get_model_options({**config.model}).items()
     }
     names = _list_segments(model, size, **options)
     plan = stages.make_plan(names, steps_per_epoch=1, **config.stages)

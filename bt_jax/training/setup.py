@@ -11,7 +11,7 @@ from bt_jax.data import leakage, sources
 from bt_jax.data.augment.augment import to_float
 from bt_jax.data.partition import Partition, divide
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.defaults import constructor_options
+from bt_jax.defaults import get_model_options
 from bt_jax.distributed import processes
 from bt_jax.distributed.processes import say
 from bt_jax.distributed.sharding import ShardingRules
@@ -45,7 +45,7 @@ def model_of(
     """The model of a fresh run: description, network, parameters and running statistics."""
     description = ModelDescription(
         name=weights.model,
-        options={**weights.options, **constructor_options({**config.model})},
+        options={**weights.options, **get_model_options({**config.model})},
         class_names=data.source.class_names,
         preprocessing=preprocessing.to_dict(),
         normalisation=dataclasses.asdict(weights.normalisation),

@@ -18,6 +18,7 @@ from bt_jax.data import pipeline
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.sampler import Sampler
+from bt_jax.defaults import make_defaults
 from bt_jax.distributed import processes, sharding
 from bt_jax.distributed.processes import say
 from bt_jax.inference.description import ModelDescription
@@ -98,7 +99,7 @@ def _train_with(
     began: float,
 ) -> int:
     latest = checkpoints.latest_step
-    run_folder.write_config(folder, config.to_dict(), resuming=latest is not None)
+    run_folder.write_config(folder, config.to_dict(), defaults=make_defaults().to_dict(), resuming=latest is not None)
     record = run_folder.RunRecord.open(folder)
     if latest is None:
         weights = setup.weights_of(config)

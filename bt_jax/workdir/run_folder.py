@@ -10,6 +10,7 @@ import pathlib
 import platform
 import subprocess
 import time
+import types
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -75,16 +76,31 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_config(workdir: pathlib.Path, config: Mapping[str, Any], *, resuming: bool) -> None:
+def write_config(
+    workdir: pathlib.Path,
+    config: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+    resuming: bool,
+) -> None:
     """Writes `config.json`; where a run is resumed, only if the one there is of the same run.
+
+    Args:
+      workdir: of the run.
+      config: nested fields.
+      defaults: nested fields. One that either configuration lacks counts as being there with its default, so that a
+        run can be resumed that began before the field was there.
+      resuming: whether the run has begun before.
 
     Raises:
       UsageError: lists the fields in which a run that is to be resumed differs.
     """
     path = workdir / "config.json"
     if resuming and path.exists():
-        before = flatten(json.loads(path.read_text())["config"])
-        if different := describe_differences(before, flatten(config), free=FREE_FIELDS):
+        before, now = (
+            flatten(defaults) | flatten(fields) for fields in (json.loads(path.read_text())["config"], config)
+        )
+        if different := describe_differences(before, now, free=FREE_FIELDS):
             raise UsageError(
                 f"{workdir} holds a run with another configuration: {different}. "
                 f"Use another --workdir, or the same fields to resume it"

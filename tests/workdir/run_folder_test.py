@@ -88,6 +88,15 @@ def test_a_field_that_is_gone_is_a_difference(tmp_path):
         run_folder.write_config(tmp_path, CONFIG, resuming=True)
 
 
+def test_a_field_at_its_default_may_be_new_or_gone(tmp_path):
+    defaults = {"train": {"new_field": 0, "old_field": (3, 4)}}
+    run_folder.write_config(tmp_path, changed(train__old_field=(3, 4)), resuming=False)
+    run_folder.write_config(tmp_path, changed(train__new_field=0), defaults=defaults, resuming=True)
+    assert written(tmp_path)["config"]["train"] == {**CONFIG["train"], "new_field": 0}
+    with pytest.raises(UsageError, match=r": config\.train\.new_field was 0 and is 1\. "):
+        run_folder.write_config(tmp_path, changed(train__new_field=1), defaults=defaults, resuming=True)
+
+
 def test_fields_that_cannot_change_the_result_may_differ(tmp_path):
     run_folder.write_config(tmp_path, CONFIG, resuming=False)
     other = changed(
