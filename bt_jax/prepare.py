@@ -1,12 +1,13 @@
-"""Makes a data set of tensorflow-datasets (ArrayRecord) of a folder or zip of images, for fast random access.
+"""Converts a folder or zip of images to a tensorflow-datasets data set (ArrayRecord) for fast random access.
 
     python -m bt_jax.prepare --data=archive.zip --out=data/prepared
     python -m bt_jax.prepare --data=phantoms --phantoms_per_class=10000,1000 --out=data/phantoms
     python -m bt_jax.main --config=configs/effnet.py --config.data.dir=data/prepared
 
-Images keep the bytes of their files; patients or groups, sizes and hashes go with them. Training and scoring read it as
-they read the folder, to the same records, and a set too large for memory while it trains. A start after a kill goes on;
-the folder is there when it is complete. Needs no TensorFlow.
+The records hold the bytes of the image files, with patient or group, size and hashes. Training and evaluation read the
+prepared folder like the original one and get the same records. A data set too large for memory is read while the model
+trains. An interrupted conversion continues when it is started again. The folder --out appears once it is complete.
+TensorFlow is not needed.
 """
 
 import pathlib
@@ -16,15 +17,19 @@ from absl import flags
 from bt_jax.common import cli
 from bt_jax.common.errors import UsageError
 
-_DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders, or the word phantoms.")
-_OUT = flags.DEFINE_string("out", "", "Folder to make.")
-_MAX_UNREADABLE = flags.DEFINE_integer("max_unreadable", 10, "Unreadable files to leave out; more is an error.", 0)
-_PHANTOMS = flags.DEFINE_list("phantoms_per_class", ["80", "20"], "Phantoms in Training and Testing.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the phantoms.", 0)
+_DATA = flags.DEFINE_string("data", "", "Folder or zip with images in class folders, or phantoms.")
+_OUT = flags.DEFINE_string("out", "", "Folder to create.")
+_MAX_UNREADABLE = flags.DEFINE_integer(
+    "max_unreadable", 10, "Number of unreadable files to leave out; more than that is an error.", 0
+)
+_PHANTOMS = flags.DEFINE_list(
+    "phantoms_per_class", ["80", "20"], "Number of phantoms per class in Training and in Testing."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the phantoms.", 0)
 
 
 def main() -> None:
-    """Prepares, and says what there is."""
+    """Converts the data set and prints a summary."""
     for flag in (_DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")

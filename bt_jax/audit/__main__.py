@@ -1,17 +1,17 @@
-"""Looks a data set over before anything is trained on it: a folder or zip with Training/<class>/ and Testing/<class>/.
+"""Audits a data set before training: a folder or zip with Training/<class>/ and Testing/<class>/.
 
     python -m bt_jax.audit --data=archive.zip --out=audit
     python -m bt_jax.audit --data=data/brain_tumor_mri --out=audit
 
-Finds pixel-identical, changed, mirrored and rotated copies within and across the splits, twins with contradictory
-labels, unreadable and odd files, images that belong together, and how well the class can be told from size, aspect,
-border and brightness alone. Writes into the folder of --out:
+Finds exact, near, mirrored and rotated duplicates within and across the splits, duplicates with contradictory labels,
+unreadable and unusual files, and images of the same patient. Measures how well size, aspect ratio, border and
+brightness alone predict the class. Writes to the folder --out:
 
-    report.html      the findings, with pictures of what a person should look at; needs no network
+    report.html      the findings, with the images that a person should check; needs no network
     duplicates.csv   pairs of images that show the same picture
-    audit.json       all of it for programs, with a patient or group for every image
+    audit.json       all findings for programs, with a patient or group for every image
 
-It changes nothing in the data. Ends with 0 whatever it finds.
+The audit does not change the data. It exits with 0, whatever it finds.
 """
 
 import pathlib
@@ -24,35 +24,35 @@ from absl import flags
 from bt_jax.common import cli, files
 from bt_jax.common.errors import UsageError
 
-_DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
-_OUT = flags.DEFINE_string("out", "", "Folder for report.html, duplicates.csv and audit.json.")
+_DATA = flags.DEFINE_string("data", "", "Folder or zip with images in class folders.")
+_OUT = flags.DEFINE_string("out", "", "Folder to write report.html, duplicates.csv and audit.json to.")
 
 _SECONDS_ON_TERMINAL, _SECONDS_IN_LOG = 0.5, 15.0  # between lines of progress
 
 
 def main() -> None:
-    """Audits and writes the report files."""
+    """Runs the audit and writes the report files."""
     for flag in (_DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
     from bt_jax.audit import inspection
     from bt_jax.data import sources  # after the flags, so that --help need not wait
 
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # the report lists what is odd about files
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # the report lists unusual files
     out = pathlib.Path(_OUT.value).expanduser()
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out is {_OUT.value!r}, which is a file: give a folder")
     source = sources.open_path(_DATA.value, field="--data")
     for warning in source.warnings:
         print(f"warning: {warning}")
-    out.mkdir(parents=True, exist_ok=True)  # what cannot be written should fail before minutes of work
+    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails before minutes of work
     started = time.monotonic()
-    looked_at = inspection.inspect(source, progress=_Line("images read"))
-    if not looked_at.records:
-        raise UsageError(f"{_DATA.value} holds no readable images: {len(looked_at.unreadable)} files are none")
+    inspected = inspection.inspect(source, progress=_Line("images read"))
+    if not inspected.records:
+        raise UsageError(f"{_DATA.value} holds no readable images: {len(inspected.unreadable)} files are unreadable")
     from bt_jax.audit import findings, html_report, summary  # last, since scikit-learn takes a second to load
 
-    found = findings.examine(source, looked_at, progress=_Line("likely pairs compared"))
+    found = findings.examine(source, inspected, progress=_Line("candidate pairs compared"))
     summary.write(out, found)
     files.write_text(out / "report.html", html_report.render(found))
     for line in summary.summarise(found):
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 class _Line:
-    """Progress: a line written over itself on a terminal, one now and then elsewhere."""
+    """A progress line: overwritten in place on a terminal, printed every 15 seconds otherwise."""
 
     def __init__(self, what: str):
         self.what = what

@@ -1,4 +1,4 @@
-"""What an audit of a data set finds: copies and leaks, contradictory labels, patients, odd files and shortcuts."""
+"""The findings of an audit: duplicates, leaks, contradictory labels, patients, unusual files and shortcuts."""
 
 import collections
 import dataclasses
@@ -15,13 +15,13 @@ from bt_jax.data.dedup.near_duplicates import UNALIGNED_CORRELATION, Pairs
 from bt_jax.data.sources import Source
 
 KINDS = ("exact", "near", "mirrored", "rotated")
-_MOST_PAIRS = 200  # listed of one image's copies with another's; beyond that each is listed with the first ones alone
+_MOST_PAIRS = 200  # listed between two sets of identical images; larger sets are paired with one image a split only
 _CLOSE_CALLS = 60
 
 
 @dataclasses.dataclass(frozen=True)
 class DuplicatePair:
-    """Two images that show the same picture: rows of the inspection, `first` before `second`, and how they do."""
+    """Two images that show the same picture: rows of the inspection, `first` before `second`, kind and similarity."""
 
     first: int
     second: int
@@ -31,18 +31,18 @@ class DuplicatePair:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """All that was found; images are given by their rows in the inspection.
+    """All findings; images are identified by their rows in the inspection.
 
     Attributes:
-      source: what was looked at.
+      source: the audited source.
       inspection: its files.
-      pairs: those that are listed, in order.
-      clusters: rows that show the same picture, directly or through others; the largest cluster first.
-      leak_kind: for each image of Testing with a twin in Training how it is like the most similar one.
-      close_calls: pairs across the splits, or of different labels, that resemble each other but count as no twins.
+      pairs: the listed duplicates, in order.
+      clusters: rows of images that show the same picture, directly or through other images; the largest cluster first.
+      leak_kind: for each Testing image with a duplicate in Training, the kind of its closest duplicate.
+      close_calls: pairs across the splits, or with different labels, that look alike but are not duplicates.
       groups: patient or other group of each image [N].
-      grouping: in words, where the groups come from.
-      shortcuts: or why they could not be measured.
+      grouping: where the groups come from, for reports.
+      shortcuts: the shortcuts, or the reason why they could not be measured.
     """
 
     source: Source
@@ -56,39 +56,39 @@ class Findings:
     shortcuts: Shortcuts | str
 
     def get_label(self, row: int) -> str:
-        """The class of an image."""
+        """Returns the class of an image."""
         return self.source.class_names[self.inspection.records[row].label]
 
     def get_split(self, row: int) -> str:
-        """`Training` or `Testing`."""
+        """Returns `Training` or `Testing`."""
         return self.inspection.records[row].split
 
     def list_rows(self, split: str) -> list[int]:
-        """Images of a split."""
+        """Returns the images of a split."""
         return [row for row, record in enumerate(self.inspection.records) if record.split == split]
 
     def is_across_splits(self, pair: DuplicatePair) -> bool:
-        """Whether the two are of different splits."""
+        """Returns whether the images of a pair are in different splits."""
         return self.get_split(pair.first) != self.get_split(pair.second)
 
     @property
     def contradictions(self) -> list[DuplicatePair]:
-        """Listed pairs whose labels differ."""
+        """The listed pairs whose labels differ."""
         return [pair for pair in self.pairs if self.get_label(pair.first) != self.get_label(pair.second)]
 
     @property
     def same_group(self) -> list[int]:
-        """Images of Testing without a twin in Training but with a patient or group that is there too."""
+        """The Testing images without a duplicate in Training that share a patient or group with a Training image."""
         training = {self.groups[row] for row in self.list_rows("Training")}
         return [row for row in self.list_rows("Testing") if row not in self.leak_kind and self.groups[row] in training]
 
     def count_pairs(self, *, across: bool) -> dict[str, int]:
-        """Listed pairs by kind."""
+        """Counts the listed pairs by kind."""
         counts = collections.Counter(pair.kind for pair in self.pairs if self.is_across_splits(pair) == across)
         return {kind: counts[kind] for kind in KINDS}
 
     def list_oddities(self) -> dict[str, list[int]]:
-        """Odd images by kind."""
+        """Returns the unusual images by kind."""
         found = {
             kind: [row for row, kinds in enumerate(self.inspection.oddities) if kind in kinds] for kind in ODDITIES
         }
@@ -98,12 +98,12 @@ class Findings:
 def examine(
     source: Source, inspection: Inspection, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Findings:
-    """Finds all there is to find; labels and patients play no part in finding twins.
+    """Examines an inspected source. Duplicates are found from pixels alone, without labels or patients.
 
     Args:
-      source: where the images are.
-      inspection: its files, see `inspection.inspect`.
-      progress: called with the number of candidate pairs checked and of all.
+      source: the images.
+      inspection: the result of `inspection.inspect`.
+      progress: called with the number of candidate pairs compared, and the number of all.
     """
     copies: dict[str, list[int]] = {}
     for row, fingerprint in enumerate(inspection.fingerprints):
@@ -143,26 +143,26 @@ def examine(
 
 
 class _Listing:
-    """From sets of pixel-identical images, and pairs of such sets, to pairs of images.
+    """Turns sets of pixel-identical images, and pairs of such sets, into pairs of images.
 
-    Copies are listed in full. A pair that only shows when one picture is turned, mirrored or moved over the other is
-    listed where it joins images that no other pair joins, or where an image would stand without its twin in the other
-    split; the rest follows from these.
+    Exact duplicates, and near-duplicates that match without alignment, are listed in full. A pair that needs a
+    rotation, a mirror or an alignment is listed if it connects images that no other pair connects, or if an image would
+    otherwise be listed without its duplicate in the other split. All other pairs follow from the listed ones.
     """
 
     def __init__(self, sets: Sequence[Sequence[int]], found: Pairs, split_of: Sequence[str]):
         self.sets = sets
         self.split_of = split_of
-        self.twins = found.select(found.is_duplicate)
+        self.duplicates = found.select(found.is_duplicate)
         self.others = found.select(~found.is_duplicate)
-        self.kinds = self.twins.kinds.tolist()
-        self.similarity = _round(self.twins.similarity)
-        plain = (self.twins.orientation == 0) & (self.twins.correlation >= UNALIGNED_CORRELATION)
-        self.plain, self.moved = np.flatnonzero(plain).tolist(), np.flatnonzero(~plain).tolist()
+        self.kinds = self.duplicates.kinds.tolist()
+        self.similarity = _round(self.duplicates.similarity)
+        unaligned = (self.duplicates.orientation == 0) & (self.duplicates.correlation >= UNALIGNED_CORRELATION)
+        self.unaligned, self.aligned = np.flatnonzero(unaligned).tolist(), np.flatnonzero(~unaligned).tolist()
 
     def list_pairs(self) -> list[DuplicatePair]:
         exact = [_order_pair(*pair, "exact", 1.0) for rows in self.sets for pair in self._list_within(rows)]
-        near = [pair for k in self.plain for pair in self._list_between(k)]
+        near = [pair for k in self.unaligned for pair in self._list_between(k)]
         listed = exact + near
         parent = near_duplicates.find_components(
             len(self.split_of), [(pair.first, pair.second) for pair in listed]
@@ -174,25 +174,25 @@ class _Listing:
                 row = joined[row]
             return row
 
-        rest = [self._pick_pair(k) for k in self.moved]
+        rest = [self._pick_pair(k) for k in self.aligned]
         rest.sort(key=lambda pair: (self._is_across(pair), -pair.similarity, pair.first, pair.second))
         for pair in rest:
             low, high = sorted((root(pair.first), root(pair.second)))
             if low != high:
                 joined[high] = low
                 listed.append(pair)
-        with_twin = {row for pair in listed if self._is_across(pair) for row in (pair.first, pair.second)}
-        moved = [pair for k in self.moved for pair in self._list_between(k)]
-        for pair in sorted(moved, key=lambda pair: (-pair.similarity, pair.first, pair.second)):
-            if self._is_across(pair) and not {pair.first, pair.second} <= with_twin:
+        with_duplicate = {row for pair in listed if self._is_across(pair) for row in (pair.first, pair.second)}
+        aligned = [pair for k in self.aligned for pair in self._list_between(k)]
+        for pair in sorted(aligned, key=lambda pair: (-pair.similarity, pair.first, pair.second)):
+            if self._is_across(pair) and not {pair.first, pair.second} <= with_duplicate:
                 listed.append(pair)
-                with_twin |= {pair.first, pair.second}
+                with_duplicate |= {pair.first, pair.second}
         unique = {(pair.first, pair.second): pair for pair in listed}
         return sorted(unique.values(), key=lambda pair: (pair.first, pair.second))
 
     def list_clusters(self) -> list[tuple[int, ...]]:
         edges = [(rows[0], row) for rows in self.sets for row in rows[1:]]
-        edges += [(self.sets[i][0], self.sets[j][0]) for i, j in self._list_numbers(self.twins)]
+        edges += [(self.sets[i][0], self.sets[j][0]) for i, j in self._list_numbers(self.duplicates)]
         members: dict[int, list[int]] = {}
         for row, root in enumerate(near_duplicates.find_components(len(self.split_of), edges).tolist()):
             members.setdefault(root, []).append(row)
@@ -201,11 +201,11 @@ class _Listing:
 
     def classify_leaks(self) -> dict[int, str]:
         kinds: dict[int, str] = {}
-        twin_sets: list[tuple[Sequence[int], Sequence[int], str]] = [(rows, rows, "exact") for rows in self.sets]
-        for (i, j), kind in zip(self._list_numbers(self.twins), self.kinds, strict=True):
-            twin_sets += [(self.sets[i], self.sets[j], kind), (self.sets[j], self.sets[i], kind)]
+        duplicate_sets: list[tuple[Sequence[int], Sequence[int], str]] = [(rows, rows, "exact") for rows in self.sets]
+        for (i, j), kind in zip(self._list_numbers(self.duplicates), self.kinds, strict=True):
+            duplicate_sets += [(self.sets[i], self.sets[j], kind), (self.sets[j], self.sets[i], kind)]
         for kind in KINDS:
-            for rows, others, its_kind in twin_sets:
+            for rows, others, its_kind in duplicate_sets:
                 if its_kind == kind and any(self.split_of[row] == "Training" for row in others):
                     for row in rows:
                         if self.split_of[row] == "Testing":
@@ -218,13 +218,13 @@ class _Listing:
         for k, (i, j) in enumerate(self._list_numbers(self.others)):
             first, second = self._pick_rows(self.sets[i], self.sets[j], across=True)
             if self.split_of[first] != self.split_of[second] or labels[first] != labels[second]:
-                calls.append((float(self.others.detail[k]), _order_pair(first, second, "alike", similarity[k])))
+                calls.append((float(self.others.detail[k]), _order_pair(first, second, "similar", similarity[k])))
         calls.sort(key=lambda call: (-call[0], call[1].first, call[1].second))
         return [call for _, call in calls[:_CLOSE_CALLS]]
 
     def _pick_pair(self, k: int) -> DuplicatePair:
-        """One pair of images for a pair of sets, within a split if there is one."""
-        i, j = int(self.twins.first[k]), int(self.twins.second[k])
+        """Returns one pair of images for a pair of sets, within a split if possible."""
+        i, j = int(self.duplicates.first[k]), int(self.duplicates.second[k])
         return self._make_pair(k, *self._pick_rows(self.sets[i], self.sets[j], across=False))
 
     def _pick_rows(self, rows: Sequence[int], others: Sequence[int], *, across: bool) -> tuple[int, int]:
@@ -232,8 +232,8 @@ class _Listing:
         return min(ways, key=lambda way: (self.split_of[way[0]] == self.split_of[way[1]]) == across)
 
     def _list_between(self, k: int) -> Iterable[DuplicatePair]:
-        """Pairs of images for a pair of sets."""
-        a, b = self.sets[int(self.twins.first[k])], self.sets[int(self.twins.second[k])]
+        """Returns the pairs of images for a pair of sets."""
+        a, b = self.sets[int(self.duplicates.first[k])], self.sets[int(self.duplicates.second[k])]
         if len(a) * len(b) <= _MOST_PAIRS:
             ways = set(itertools.product(a, b))
         else:

@@ -1,4 +1,4 @@
-"""The audit as a web page: one file that needs no network, with pictures of what a person should look at."""
+"""The audit as a web page: one file that needs no network, with the images that a person should check."""
 
 import base64
 import functools
@@ -19,9 +19,9 @@ _SIDE = 150  # of a picture in pixels
 _MOST_PAIRS = 24  # in a sheet
 _MOST_CLOSE_CALLS = 12
 _MOST_CLUSTERS, _MOST_OF_CLUSTER = 6, 6
-_MOST_PATHS = 50  # in a list; audit.json has all
+_MOST_PATHS = 50  # in a list; audit.json has all of them
 _MOST_RULES = 8
-_NOTABLE_EXCESS = 0.2  # of a shortcut's balanced accuracy above guessing
+_NOTABLE_EXCESS = 0.2  # of a shortcut's balanced accuracy above chance
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; --bad: #c33; }
@@ -48,7 +48,7 @@ details { margin: .4rem 0; } code { font-size: .85em; }
 
 
 def render(findings: Findings) -> str:
-    """The page as HTML; pictures are read from the source again."""
+    """Renders the page as HTML; the shown images are read from the source again."""
     sections = [
         _render_head(findings),
         _render_leaks(findings),
@@ -57,9 +57,9 @@ def render(findings: Findings) -> str:
         _render_shortcuts(findings),
         _render_files(findings),
         _render_groups(findings),
-        "<h2>How twins are found</h2><p>A search by coarse likeness proposes pairs, in eight orientations. A pair "
-        "counts when one picture, moved over the other, agrees with it in the details, which slices of one head that "
-        f"lie beside each other do not. Labels and patients play no part. {html.escape(summary.NOT_COVERED)}</p>",
+        "<h2>How duplicates are found</h2><p>A nearest-neighbour search on small thumbnails proposes pairs, in eight "
+        "orientations. Two images are duplicates if they agree in fine detail after one is aligned with the other. "
+        f"Adjacent slices of one head do not. Labels and patients are not used. {html.escape(summary.NOT_COVERED)}</p>",
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Audit of '
@@ -74,9 +74,9 @@ def _render_head(findings: Findings) -> str:
     tiles = [
         (f"{len(findings.inspection.records):,}", "images"),
         (f"{len(findings.inspection.unreadable):,}", "unreadable files"),
-        (f"{sum(map(bool, findings.inspection.oddities)):,}", "odd files"),
-        (f"{sum(across.values()):,}", "pairs of twins across splits"),
-        (f"{sum(within.values()):,}", "pairs within a split"),
+        (f"{sum(map(bool, findings.inspection.oddities)):,}", "unusual files"),
+        (f"{sum(across.values()):,}", "duplicate pairs across splits"),
+        (f"{sum(within.values()):,}", "duplicate pairs within a split"),
         (f"{len(findings.contradictions):,}", "pairs with contradictory labels"),
     ]
     text = ["<h1>Audit</h1>", f"<p class=small>{html.escape(findings.source.description)}</p>"]
@@ -86,7 +86,7 @@ def _render_head(findings: Findings) -> str:
         text.append(
             f"<p class=lead><b>{leaked['with_twin']:,} of {leaked['testing_images']:,} Testing images</b> show the "
             f"same picture as a Training image. {leaked['same_group']:,} more share a patient or group with one. "
-            f"<b>{leaked['clean']:,}</b> are clean: only these say anything about new patients.</p>"
+            f"<b>{leaked['clean']:,}</b> are clean: only these tell how a model performs on new patients.</p>"
         )
     if isinstance(findings.shortcuts, Shortcuts):
         text.append(f"<p class=lead>The strongest shortcut: <b>{html.escape(findings.shortcuts.strongest)}</b>.</p>")
@@ -99,22 +99,22 @@ def _render_head(findings: Findings) -> str:
 
 
 def _render_advice(findings: Findings) -> str:
-    """What to do about what was found."""
+    """Renders what to do about the findings."""
     advice = []
     if findings.leak_kind or findings.same_group:
-        advice.append("Score the clean Testing images apart, or leave the others out.")
+        advice.append("Report the score on the clean Testing images separately, or leave the others out.")
     if findings.contradictions:
-        advice.append("Look at the pairs with contradictory labels, and correct or remove one of each.")
+        advice.append("Check the pairs with contradictory labels, and correct or remove one image of each.")
     if findings.clusters:
         advice.append(
-            "Divide by the groups in <code>audit.json</code>, never at random: copies and patients stay together."
+            "Split by the groups in <code>audit.json</code>, never at random, to keep duplicates and patients together."
         )
     if isinstance(findings.shortcuts, Shortcuts):
         excess = findings.shortcuts.rules[0].balanced_accuracy - 0.5
         if excess > _NOTABLE_EXCESS:
             advice.append(
-                "Take size, border and brightness away from the network: crop to the head, pad instead of stretching, "
-                "normalise intensities, and vary all of these in augmentation."
+                "Remove size, border and brightness as cues: crop to the head, pad instead of stretching, normalise "
+                "intensities, and vary all of these in augmentation."
             )
     return "<ul>" + "".join(f"<li>{line}</li>" for line in advice) + "</ul>" if advice else ""
 
@@ -122,27 +122,29 @@ def _render_advice(findings: Findings) -> str:
 def _render_leaks(findings: Findings) -> str:
     leaked = summary.count_leaks(findings)
     across, within = findings.count_pairs(across=True), findings.count_pairs(across=False)
-    text = ["<h2>Copies and leaks</h2>"]
+    text = ["<h2>Duplicates and leaks</h2>"]
     if leaked["testing_images"]:
         rows = [
             (name, *(f"{values[key]:,}" for key in ("testing_images", "with_twin", "same_group")))
             for name, values in leaked["by_class"].items()
         ]
         text.append(
-            _render_table(("class in Testing", "images", "with a twin in Training", "same patient or group only"), rows)
+            _render_table(
+                ("class in Testing", "images", "with a duplicate in Training", "same patient or group only"), rows
+            )
         )
         text.append(
-            "<p>A score on images with a twin measures memory. Report it apart from the clean ones, or leave them "
-            "out.</p>"
+            "<p>A score on images with a duplicate in Training measures memorisation. Report it separately from the "
+            "score on clean images, or leave these images out.</p>"
         )
     text.append(_render_table(("pairs listed", *KINDS), [
         ("across splits", *(f"{across[kind]:,}" for kind in KINDS)),
         ("within a split", *(f"{within[kind]:,}" for kind in KINDS)),
     ]))  # fmt: skip
     text.append(
-        "<p class=small>exact: all pixels equal, whatever the file; near: resized, recompressed, cropped, or with "
-        "another contrast. All are in <code>duplicates.csv</code>, except pairs that need to be moved over each other "
-        "and follow from others.</p>"
+        "<p class=small>exact: all pixels are equal, even if the files differ; near: resized, recompressed, cropped, "
+        "or with another contrast. <code>duplicates.csv</code> lists them, except pairs that need alignment and follow "
+        "from other pairs.</p>"
     )
     return "".join(text)
 
@@ -150,12 +152,13 @@ def _render_leaks(findings: Findings) -> str:
 def _render_contradictions(findings: Findings) -> str:
     found = findings.contradictions
     if not found:
-        return "<h2>Contradictory labels</h2><p>None: twins have the same label everywhere.</p>"
+        return "<h2>Contradictory labels</h2><p>None: duplicates always have the same label.</p>"
     twice = {pair.first for pair in found}
     pictures = sum(not twice.isdisjoint(rows) for rows in findings.clusters)
     return (
-        f"<h2>Contradictory labels</h2><p>{len(found):,} pairs, of {pictures:,} pictures, have two labels. One is "
-        f"wrong. {_describe_limit(len(found), _MOST_PAIRS)}</p>{_render_sheet(findings, found[:_MOST_PAIRS])}"
+        f"<h2>Contradictory labels</h2><p>{len(found):,} pairs, of {pictures:,} pictures, have different labels. One "
+        f"label of each pair is wrong. {_describe_limit(len(found), _MOST_PAIRS)}</p>"
+        f"{_render_sheet(findings, found[:_MOST_PAIRS])}"
     )
 
 
@@ -164,27 +167,27 @@ def _render_pairs(findings: Findings) -> str:
     turned = _choose_one_of_each_cluster(
         findings, [pair for pair in findings.pairs if pair.kind in ("mirrored", "rotated")]
     )
-    text = ["<h2>Pairs to look at</h2>"]
+    text = ["<h2>Pairs to check</h2>"]
     for pairs, most, heading, remark in (
         (
             near,
             _MOST_PAIRS,
-            "Near twins, the least alike first",
-            "One pair of each picture, across splits before within.",
+            "Near-duplicates, the least similar first",
+            "One pair for each picture; pairs across splits are preferred.",
         ),
-        (turned, _MOST_PAIRS, "Mirrored and rotated twins", "One pair of each picture."),
+        (turned, _MOST_PAIRS, "Mirrored and rotated duplicates", "One pair for each picture."),
         (
             findings.close_calls,
             _MOST_CLOSE_CALLS,
-            "Alike, but not counted as twins",
-            "Their details differ: slices beside each other, most likely of one patient. They share a group.",
+            "Similar, but not duplicates",
+            "Their details differ: most likely adjacent slices of one patient. They share a group.",
         ),
     ):
         text.append(f"<h3>{heading}</h3>")
         count = f"{len(pairs):,}. {remark} {_describe_limit(len(pairs), most)}" if pairs else "None."
         text.append(f"<p>{count}</p>{_render_sheet(findings, pairs[:most])}")
     if findings.clusters:
-        text.append(f"<h3>Largest sets of one picture</h3><p>{len(findings.clusters):,} sets.</p><div class=sheet>")
+        text.append(f"<h3>Largest sets of duplicates</h3><p>{len(findings.clusters):,} sets.</p><div class=sheet>")
         for rows in findings.clusters[:_MOST_CLUSTERS]:
             pictures = "".join(_render_picture(findings, row, side=_SIDE * 2 // 3) for row in rows[:_MOST_OF_CLUSTER])
             names = "<br>".join(_render_name(findings, row) for row in rows[:_MOST_OF_CLUSTER])
@@ -196,7 +199,7 @@ def _render_pairs(findings: Findings) -> str:
 
 
 def _choose_one_of_each_cluster(findings: Findings, pairs: Sequence[DuplicatePair]) -> list[DuplicatePair]:
-    """Of pairs of the same picture the least alike one, across splits if there is one; the least alike first."""
+    """Chooses the least similar pair of each picture, across splits if possible; the least similar pairs come first."""
     cluster_of = {row: number for number, rows in enumerate(findings.clusters) for row in rows}
     chosen: dict[int, DuplicatePair] = {}
     for pair in sorted(pairs, key=lambda pair: (not findings.is_across_splits(pair), pair.similarity)):
@@ -210,8 +213,8 @@ def _render_shortcuts(findings: Findings) -> str:
     if isinstance(found, Shortcuts):
         rows = [("all cues", found.by_all), *found.by_cue.items()]
         text.append(
-            f"<p>A small decision tree that sees no picture, only these numbers of {found.images:,} Training images, "
-            f"{found.folds}-fold cross-validated by group. Guessing has {found.chance:.2f}.</p>"
+            f"<p>The accuracy of a small decision tree on these numbers alone, without pixels: {found.images:,} "
+            f"Training images, {found.folds}-fold cross-validation by group. Chance is {found.chance:.2f}.</p>"
         )
         bars = [
             (name, _Html(f'<span class=bar style="width:{value * 200:.0f}px"></span>{value:.2f}'))
@@ -221,10 +224,10 @@ def _render_shortcuts(findings: Findings) -> str:
         rules = [
             (rule.class_name, rule.description, f"{rule.balanced_accuracy:.2f}") for rule in found.rules[:_MOST_RULES]
         ]
-        text.append(_render_table(("told from the rest", "by", "balanced accuracy"), rules, left=(1,)))
-        text.append("<p>What a tree can learn from these, a network can learn too, instead of medicine.</p>")
+        text.append(_render_table(("class against the rest", "rule", "balanced accuracy"), rules, left=(1,)))
+        text.append("<p>A network can learn these rules too, instead of anything medical.</p>")
     else:
-        text.append(f"<p>Not measured: {html.escape(found)}.</p>")
+        text.append(f"<p>Not measured, because {html.escape(found)}.</p>")
     columns = ("split and class", "images", *(f"{cue} ({CUE_UNITS[cue]})" for cue in CUES), "most common size")
     rows_of_medians = [
         (
@@ -241,7 +244,7 @@ def _render_shortcuts(findings: Findings) -> str:
 
 def _render_files(findings: Findings) -> str:
     unreadable, odd = findings.inspection.unreadable, findings.list_oddities()
-    text = ["<h2>Unreadable and odd files</h2>"]
+    text = ["<h2>Unreadable and unusual files</h2>"]
     if unreadable:
         lines = [f"{record.path}: {reason}" for record, reason in unreadable]
         text.append(f"<p>{len(lines):,} files are not readable images.</p>{_render_list(lines)}")
@@ -261,17 +264,17 @@ def _render_groups(findings: Findings) -> str:
     counts = np.unique(np.asarray(findings.groups), return_counts=True)[1]
     return (
         f"<h2>Patients and groups</h2><p>{len(counts):,} groups, the largest of {counts.max(initial=0):,} images: "
-        f"{html.escape(findings.grouping)}. A split must not divide a group; <code>audit.json</code> has the group of "
-        f"every image.</p>"
+        f"{html.escape(findings.grouping)}. A group must not be divided between splits; <code>audit.json</code> has "
+        f"the group of every image.</p>"
     )
 
 
 class _Html(str):
-    """Text that is HTML already."""
+    """A string that is HTML already and needs no escaping."""
 
 
 def _render_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: tuple[int, ...] = ()) -> str:
-    """Numbers stand to the right; the first column, and those given by number, to the left."""
+    """Renders a table; the first column and those in `left` are left-aligned, the others right-aligned."""
 
     def cells(row: Sequence[str], tag: str) -> str:
         shown = (cell if isinstance(cell, _Html) else html.escape(cell) for cell in row)
@@ -319,7 +322,7 @@ def _render_picture(findings: Findings, row: int, *, side: int = _SIDE) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _encode_data_uri(read: Callable[[str], bytes], path: str, side: int) -> str:
-    """A small JPEG of the image, inside the page."""
+    """Encodes a small JPEG of the image as a data URI."""
     image = decode_image(read(path), name=path)
     if image.dtype != np.uint8:
         image = (image / max(int(image.max()), 1) * 255).astype(np.uint8)

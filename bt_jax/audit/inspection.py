@@ -1,6 +1,6 @@
-"""Every file of a source looked at once: what identifies the image, what is odd about it, and what gives it away.
+"""Inspection of every file of a source: fingerprint and thumbnails, unusual properties, and cues to the class.
 
-Decoded images are let go one by one; what stays of each is some 9 kB.
+Each file is read once. Decoded images are not kept; the facts about an image take some 9 kB.
 """
 
 import concurrent.futures
@@ -18,7 +18,7 @@ from bt_jax.data import fingerprints, preprocess
 from bt_jax.data.io.decode import IMAGE_SUFFIXES, ImageError, decode_image
 from bt_jax.data.sources import Record, Source
 
-# What a look-up table could learn instead of medicine, in the order of `Inspection.cues`.
+# Properties without medical meaning that may predict the class, in the order of `Inspection.cues`.
 CUES = ("width", "height", "aspect", "border", "brightness")
 CUE_UNITS = {
     "width": "pixels",
@@ -28,22 +28,22 @@ CUE_UNITS = {
     "brightness": "grey levels",
 }
 
-# Kinds of oddities, in the order of reports, and what each means.
+# The kinds of unusual files, in the order of reports, and their meanings.
 ODDITIES = {
-    "colour": "pixels that are not grey",
-    "deep": "16 bits or more for a pixel",
-    "alpha": "a channel of transparency, laid over black",
-    "animated": "several frames, of which the first counts",
+    "colour": "colour pixels",
+    "deep": "16 bits or more a pixel",
+    "alpha": "an alpha channel, composited over black",
+    "animated": "several frames, of which the first is used",
     "tiny": "a side shorter than 64 pixels",
-    "elongated": "one side more than twice the other",
-    "extension": "content of another format than the name says",
-    "turned": "to be turned by what its EXIF data say",
-    "flat": "nearly one shade, without anything to see",
-    "damaged": "readable, but other parts of the file are not as they should be",
+    "elongated": "one side more than twice as long as the other",
+    "extension": "content in another format than the file name says",
+    "turned": "rotated or mirrored by its EXIF orientation",
+    "flat": "nearly constant pixels",
+    "damaged": "a readable image in an otherwise damaged file",
 }
 _SHORTEST_SIDE = 64
 _LARGEST_ASPECT = 2.0
-_GREY_TOLERANCE = 8  # grey levels between channels of a reduced image, more than JPEG makes of grey
+_GREY_TOLERANCE = 8  # grey levels between channels of a reduced image; JPEG compression of grey makes less
 _FLAT = 2.0  # standard deviation in grey levels
 _SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe"},
@@ -55,20 +55,20 @@ _SUFFIXES = {
     "GIF": {".gif"},
     "PPM": {".pgm", ".ppm"},
 }
-_LONGER_SIDE = 256  # of the copy in which the head is looked for
-_IN_FLIGHT = 64  # files waiting or being read: bounds the memory, whatever the number of files
+_LONGER_SIDE = 256  # pixels, of the copy in which the head is searched
+_IN_FLIGHT = 64  # files queued or being read; bounds the memory for any number of files
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """Rows of readable images, and the files that are none.
+    """Facts about all readable images, and the unreadable files.
 
     Attributes:
       records: path, label and split.
       fingerprints: [N] hexadecimal hashes of the decoded pixels.
       thumbnails: [N, 2, 64, 64] uint8.
       cues: [N, 5] float32, see `CUES`.
-      oddities: [N] sets of kinds, see `ODDITIES`.
+      oddities: [N] sets of kinds of `ODDITIES`.
       unreadable: record and reason.
     """
 
@@ -83,12 +83,12 @@ class Inspection:
 def inspect(
     source: Source, *, progress: Callable[[int, int], None] = lambda done, total: None, threads: int | None = None
 ) -> Inspection:
-    """Reads all files of a source, in parallel; one that cannot be read is listed.
+    """Reads all files of a source, in parallel, and lists those that cannot be read.
 
     Args:
-      source: where they are.
-      progress: called with the number of files done and of all.
-      threads: None is one per core.
+      source: the files.
+      progress: called with the number of files read, and the number of all.
+      threads: number of threads; None is one per core.
     """
     total = len(source.records)
     size = fingerprints.THUMBNAIL_SIZE
@@ -131,7 +131,7 @@ class _FileFacts:
 
 
 def _inspect_file(source: Source, record: Record) -> _FileFacts | str:
-    """What is to be known of a file, or why it cannot be read."""
+    """Returns the facts about a file, or the reason why it cannot be read."""
     try:
         content = source.read(record.path)
         image = decode_image(content, name=record.path)
@@ -148,10 +148,10 @@ def _inspect_file(source: Source, record: Record) -> _FileFacts | str:
 
 
 def measure_cues(image: np.ndarray) -> tuple[float, ...]:
-    """`CUES` of a decoded image [H, W].
+    """Measures the `CUES` of a decoded image [H, W].
 
-    Border is the share of the frame outside of the head's bounding box, in percent; brightness the mean of the pixels
-    on a scale to 255.
+    The border is the share of the frame outside of the head's bounding box, in percent. The brightness is the mean
+    pixel on a scale from 0 to 255.
     """
     height, width = image.shape
     scaled = image if image.dtype == np.uint8 else (image / max(int(image.max()), 1) * 255).astype(np.uint8)
@@ -166,9 +166,9 @@ def measure_cues(image: np.ndarray) -> tuple[float, ...]:
 
 
 def find_oddities(content: bytes, image: np.ndarray, *, name: str) -> frozenset[str]:
-    """Kinds of oddities of a file that can be read, `image` its decoded pixels [H, W]."""
+    """Returns the kinds of `ODDITIES` of a readable file; `image` [H, W] are its decoded pixels."""
     found = set()
-    # The first frame was decoded; in the rest of the file Pillow's parsers meet nearly any error.
+    # The first frame was decoded already; on the rest of the file Pillow may raise nearly any exception.
     try:
         with Image.open(io.BytesIO(content)) as file:
             found |= _find_file_oddities(file, suffix=pathlib.PurePosixPath(name).suffix.lower())
@@ -202,7 +202,7 @@ def _find_file_oddities(file: Image.Image, *, suffix: str) -> set[str]:
 
 
 def _is_coloured(file: Image.Image) -> bool:
-    """Whether channels differ by more than compression makes of grey, seen on a reduced copy of the first frame."""
+    """Returns whether channels differ by more than compression of a grey image explains, in a reduced first frame."""
     file.seek(0)
     if file.format == "JPEG" and file.mode == "RGB":
         file.draft("RGB", (64, 64))

@@ -1,4 +1,4 @@
-"""How well the class can be told from what has nothing to do with medicine: size, aspect, border and brightness."""
+"""Shortcuts: how well size, aspect ratio, border and brightness alone predict the class."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from sklearn.tree import DecisionTreeClassifier
 from bt_jax.audit.inspection import CUE_UNITS, CUES
 
 _FOLDS = 5
-_DEPTH = 4  # of the tree that sees all cues or all classes
-_RULE_DEPTH = 2  # of a tree that tells one class by one cue: it can say `between`
+_DEPTH = 4  # of the tree on all cues or for all classes
+_RULE_DEPTH = 2  # of the tree for one class by one cue; two levels can express an interval
 _FEWEST_IN_LEAF = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A class told from the rest by one cue.
+    """A decision rule for one class against the rest by one cue.
 
     Attributes:
       cue: one of `CUES`.
-      class_name: the class that the rule tells.
-      balanced_accuracy: cross-validated by group; chance is .5.
-      description: the rule itself, such as `height from 511.5 to 512.5`, as a tree learns it from all images.
+      class_name: the predicted class.
+      balanced_accuracy: cross-validated by group; chance is 0.5.
+      description: the rule that a tree learns from all images, such as `height from 511.5 to 512.5 pixels`.
     """
 
     cue: str
@@ -35,15 +35,15 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Shortcuts:
-    """What cues alone achieve.
+    """The accuracy of small decision trees on the cues.
 
     Attributes:
-      images: number of them.
-      folds: of the cross-validation, by group.
+      images: number of images.
+      folds: number of cross-validation folds, by group.
       chance: balanced accuracy of guessing among all classes.
-      by_all: balanced accuracy of one tree on all cues.
-      by_cue: of a tree on each cue alone.
-      rules: for each class and cue one class against the rest, the strongest first.
+      by_all: balanced accuracy of a tree on all cues.
+      by_cue: balanced accuracy of a tree on each cue alone.
+      rules: one rule for each class and cue, the most accurate first.
     """
 
     images: int
@@ -55,27 +55,27 @@ class Shortcuts:
 
     @property
     def strongest(self) -> str:
-        """The strongest cue in words."""
+        """A sentence about the most accurate rule."""
         rule = self.rules[0]
         return (
-            f"{rule.class_name} is told from the rest by {rule.cue} alone: balanced accuracy "
-            f"{rule.balanced_accuracy:.2f} where guessing has 0.50 ({rule.description})"
+            f"{rule.class_name} is distinguished from the rest by {rule.cue} alone: balanced accuracy "
+            f"{rule.balanced_accuracy:.2f}, chance 0.50 ({rule.description})"
         )
 
 
 def find_shortcuts(
     cues: np.ndarray, *, labels: np.ndarray, groups: Sequence[str], class_names: Sequence[str]
 ) -> Shortcuts | str:
-    """Small decision trees on the cues, cross-validated so that no group is on both sides.
+    """Fits small decision trees to the cues, cross-validated so that no group is in both training and test folds.
 
     Args:
       cues: [N, 5], see `inspection.CUES`.
       labels: [N] class numbers.
-      groups: [N], images that are not independent of each other.
-      class_names: by number.
+      groups: [N]; images of one group are not independent of each other.
+      class_names: by class number.
 
     Returns:
-      The shortcuts, or in words why they cannot be measured.
+      The shortcuts, or the reason why they cannot be measured.
     """
     present = np.unique(labels)
     if len(present) < 2:
@@ -84,7 +84,7 @@ def find_shortcuts(
     fewest = min(len(np.unique(group_numbers[labels == label])) for label in present)
     folds = min(_FOLDS, fewest)
     if folds < 2:
-        return "a class has images of one patient or group alone"
+        return "a class has images of only one patient or group"
 
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     divisions = list(splitter.split(cues, labels, group_numbers))
@@ -118,7 +118,7 @@ def _make_tree(depth: int) -> DecisionTreeClassifier:
 
 
 def _describe_rule(cue: str, values: np.ndarray, positive: np.ndarray) -> str:
-    """Where a tree on all images says yes, such as `height below 400 or above 512 pixels`."""
+    """Describes where a tree on all images predicts the class, such as `height up to 400 or above 512 pixels`."""
     fitted = _make_tree(_RULE_DEPTH).fit(values[:, None], positive)
     edges = np.sort(fitted.tree_.threshold[fitted.tree_.feature == 0])
     if not len(edges):

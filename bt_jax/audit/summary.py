@@ -1,4 +1,4 @@
-"""What an audit found, as files: `audit.json` and `duplicates.csv`; and in a few lines for the terminal."""
+"""The findings of an audit as `audit.json` and `duplicates.csv`, and as a few lines for the terminal."""
 
 import collections
 import itertools
@@ -16,10 +16,10 @@ from bt_jax.data.dedup.near_duplicates import DUPLICATE_CORRELATION, DUPLICATE_D
 SCHEMA = 1
 COLUMNS = ("path_a", "path_b", "kind", "similarity", "label_a", "label_b")
 NOT_COVERED = (
-    "Twins are found in eight orientations. Upright, most copies that were also cropped by up to a tenth of a side or "
-    "turned by up to ten degrees are found, not all. Not covered: larger crops and angles, crops and angles of "
-    "mirrored copies, an inverted or strongly bent grey scale, drawings over the picture, and slices of one patient "
-    "that are not the same slice."
+    "Duplicates are found in eight orientations. In the upright orientation, most but not all copies with a crop of up "
+    "to a tenth of a side or a rotation of up to ten degrees are found. Not covered: larger crops and rotations, crops "
+    "and rotations of mirrored copies, inverted or strongly nonlinear grey scales, drawings over the picture, and "
+    "different slices of one patient."
 )
 
 
@@ -45,7 +45,7 @@ def write(folder: pathlib.Path, findings: Findings) -> None:
 
 
 def build_content(findings: Findings) -> dict[str, Any]:
-    """`audit.json` as nested dicts and lists."""
+    """Returns the content of `audit.json` as nested dicts and lists."""
     inspection, source = findings.inspection, findings.source
     paths = [record.path for record in inspection.records]
     sizes = collections.Counter(findings.groups)
@@ -95,7 +95,7 @@ def build_content(findings: Findings) -> dict[str, Any]:
 
 
 def count_classes(findings: Findings) -> dict[str, dict[str, int]]:
-    """Readable images by split and class."""
+    """Counts the readable images by split and class."""
     counts = collections.Counter((record.split, record.label) for record in findings.inspection.records)
     return {
         split: {name: counts[split, label] for label, name in enumerate(findings.source.class_names)}
@@ -105,7 +105,7 @@ def count_classes(findings: Findings) -> dict[str, dict[str, int]]:
 
 
 def count_leaks(findings: Findings) -> dict[str, Any]:
-    """How many Testing images can be looked up in Training, in all and by class."""
+    """Counts the Testing images with a duplicate in Training, or a shared patient or group, in total and by class."""
     testing = findings.list_rows("Testing")
     kinds = collections.Counter(findings.leak_kind.values())
     same_group = findings.same_group
@@ -126,7 +126,7 @@ def count_leaks(findings: Findings) -> dict[str, Any]:
 
 
 def compute_medians(findings: Findings) -> list[dict[str, Any]]:
-    """Medians of the cues for each split and class, the most common size and the share of images that have it."""
+    """Computes medians of the cues for each split and class, and the most common size with its share of the images."""
     rows_of: dict[tuple[str, str], list[int]] = {}
     for row in range(len(findings.inspection.records)):
         rows_of.setdefault((findings.get_split(row), findings.get_label(row)), []).append(row)
@@ -166,30 +166,30 @@ def _build_shortcuts(found: Shortcuts | str) -> dict[str, Any]:
 
 
 def summarise(findings: Findings) -> list[str]:
-    """A few lines for the terminal."""
+    """Returns a few lines for the terminal."""
     inspection = findings.inspection
     leaked = count_leaks(findings)
     odd = sum(bool(kinds) for kinds in inspection.oddities)
     lines = [
-        f"{len(inspection.records):,} images, {len(inspection.unreadable)} unreadable files, {odd} odd ones",
-        f"pairs across splits: {_format_counts(findings.count_pairs(across=True))}",
-        f"pairs within a split: {_format_counts(findings.count_pairs(across=False))}",
+        f"{len(inspection.records):,} images, {len(inspection.unreadable)} unreadable files, {odd} unusual files",
+        f"duplicate pairs across splits: {_format_counts(findings.count_pairs(across=True))}",
+        f"duplicate pairs within a split: {_format_counts(findings.count_pairs(across=False))}",
         f"contradictory labels: {len(findings.contradictions)} pairs",
         f"groups: {len(set(findings.groups)):,} ({findings.grouping})",
     ]
     if leaked["testing_images"]:
         lines.insert(
             1,
-            f"Testing: {leaked['with_twin']} of {leaked['testing_images']} images have a twin in Training, "
-            f"{leaked['same_group']} more a patient or group, {leaked['clean']} are clean",
+            f"Testing: {leaked['with_twin']} of {leaked['testing_images']} images have a duplicate in Training, "
+            f"{leaked['same_group']} more share a patient or group with it, {leaked['clean']} are clean",
         )
     found = findings.shortcuts
     if isinstance(found, str):
-        return [*lines, f"shortcut: not measured, {found}"]
+        return [*lines, f"shortcut: not measured, because {found}"]
     return [
         *lines,
-        f"shortcut: {found.strongest}; all cues tell {len(findings.source.class_names)} classes with "
-        f"{found.by_all:.2f} where guessing has {found.chance:.2f}",
+        f"shortcut: {found.strongest}; all cues together, {len(findings.source.class_names)} classes: "
+        f"{found.by_all:.2f}, chance {found.chance:.2f}",
     ]
 
 

@@ -48,7 +48,7 @@ def found() -> Findings:
         pairs=tuple(DuplicatePair(a, b, "near" if a < 56 else "mirrored", 0.99) for a, b in twins),
         clusters=tuple(twins),
         leak_kind={1: "near"},
-        close_calls=tuple(DuplicatePair(0, k, "alike", 0.96) for k in range(1, 30)),
+        close_calls=tuple(DuplicatePair(0, k, "similar", 0.96) for k in range(1, 30)),
         groups=tuple(f"group {k // 2}" for k in range(COUNT)),
         grouping="by <guess>",
         shortcuts=shortcuts.Shortcuts(
@@ -77,7 +77,7 @@ def test_long_lists_are_cut_and_say_so(found):
     assert page.count("Training/no_tumor/bad") == 50
     assert "and 5 more" in page
     assert "The first 24 are shown." in page and "The first 12 are shown." in page
-    sheets = {"contradictions": min(24, len(found.contradictions)), "near": 24, "mirrored": 7, "alike": 12}
+    sheets = {"contradictions": min(24, len(found.contradictions)), "near": 24, "mirrored": 7, "similar": 12}
     assert page.count("<figure>") == sum(sheets.values()) + 6 + 1, "and six clusters, and the odd files"
 
 
@@ -87,7 +87,7 @@ def test_what_a_reader_needs_first_comes_first(found):
         assert page.count(f"<li>{advice}") == 1
     order = ["SYNTHETIC PHANTOMS", "1 of 35 Testing images", "no_tumor is told from the rest by width alone"]
     order += [
-        "Copies and leaks",
+        "Duplicates and leaks",
         "Contradictory labels",
         "Pairs to look at",
         "Shortcuts",
@@ -116,10 +116,10 @@ def test_nothing_found(found):
         inspection=dataclasses.replace(found.inspection, unreadable=(), oddities=(frozenset(),) * COUNT),
     )  # fmt: skip
     page = html_report.render(empty)
-    assert "None: twins have the same label everywhere." in page
-    assert "Not measured: too few." in page
+    assert "None: duplicates always have the same label." in page
+    assert "Not measured, because too few." in page
     assert "<img" not in page
-    assert "<li>" not in page.split("Copies and leaks")[0], "no advice where nothing was found"
+    assert "<li>" not in page.split("Duplicates and leaks")[0], "no advice where nothing was found"
 
 
 def test_the_same_findings_make_the_same_page(found):

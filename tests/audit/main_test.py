@@ -91,12 +91,14 @@ def test_what_was_planted_is_found(images, audited):
 
 def test_the_shortcut_is_named(audited):
     result, _, page = read(audited)
-    assert re.match(r"no_tumor is told from the rest by (width|aspect) alone", result["shortcuts"]["strongest"])
+    assert re.match(
+        r"no_tumor is distinguished from the rest by (width|aspect) alone", result["shortcuts"]["strongest"]
+    )
     assert result["shortcuts"]["balanced_accuracy"]["all"] > result["shortcuts"]["chance"]
     assert result["shortcuts"]["strongest"] in page
     said = (audited.parent / "said.txt").read_text()
     assert result["shortcuts"]["strongest"] in said
-    assert "Testing: 3 of 15 images have a twin in Training" in said
+    assert "Testing: 3 of 15 images have a duplicate in Training" in said
     assert "2 unreadable files" in said
 
 
@@ -181,7 +183,7 @@ def test_no_readable_image(tmp_path):
         (tmp_path / "data" / "Training" / name / "a.png").write_bytes(b"nothing")
     ended = audit(f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'out'}")
     assert ended.returncode == 2
-    assert "holds no readable images: 2 files are none" in ended.stderr
+    assert "holds no readable images: 2 files are unreadable" in ended.stderr
 
 
 def test_help_shows_examples():
@@ -255,5 +257,5 @@ def test_the_real_set_without_its_patients(tmp_path, monkeypatch):
         patients_of.setdefault(group_of[path], set()).add(patient[path])
     assert not [patients for patients in patients_of.values() if len(patients - {""}) > 1], "no two patients are joined"
     assert len(set(group_of.values())) < 2779 - 300, "slices that lie beside each other are joined"
-    assert result["shortcuts"]["strongest"].startswith("no_tumor is told from the rest by width alone")
+    assert result["shortcuts"]["strongest"].startswith("no_tumor is distinguished from the rest by width alone")
     assert result["leaks"]["clean"] == 3

@@ -59,7 +59,7 @@ def test_files_hold_what_was_found(found, tmp_path):
         "path_a": "Testing/glioma_tumor/a half.png", "path_b": "Testing/no_tumor/a, too.png", "kind": "exact",
         "label_a": "glioma_tumor", "label_b": "no_tumor",
     }  # fmt: skip
-    assert result["shortcuts"] == {"strongest": None, "why_not": "a class has images of one patient or group alone"}
+    assert result["shortcuts"] == {"strongest": None, "why_not": "a class has images of only one patient or group"}
     with (tmp_path / "out" / "duplicates.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == list(summary.COLUMNS)
@@ -90,11 +90,14 @@ def test_medians_by_split_and_class(found):
 
 def test_the_summary_counts(found):
     lines = summary.summarise(found)
-    assert lines[0] == "6 images, 1 unreadable files, 0 odd ones"
-    assert lines[1] == "Testing: 2 of 3 images have a twin in Training, 0 more a patient or group, 1 are clean"
-    assert "pairs across splits: 0 exact, 2 near, 0 mirrored, 0 rotated" in lines
+    assert lines[0] == "6 images, 1 unreadable files, 0 unusual files"
+    assert (
+        lines[1]
+        == "Testing: 2 of 3 images have a duplicate in Training, 0 more share a patient or group with it, 1 are clean"
+    )
+    assert "duplicate pairs across splits: 0 exact, 2 near, 0 mirrored, 0 rotated" in lines
     assert "contradictory labels: 2 pairs" in lines
-    assert lines[-1] == "shortcut: not measured, a class has images of one patient or group alone"
+    assert lines[-1] == "shortcut: not measured, because a class has images of only one patient or group"
 
 
 def test_without_a_testing_folder():
