@@ -54,7 +54,7 @@ def test_compared_on_images_that_are_named(model):
         (["--model=M", "--format=tflite", "--out=O/x"], "stablehlo|onnx|safetensors"),
         (["--model=M", "--format=onnx", "--out=O"], "a folder: name a file"),
         (["--model=O", "--format=onnx", "--out=O/x"], "holds no checkpoint"),
-        (["--model=M", "--format=onnx", "--out=O/x", "--data=nowhere"], "--data is 'nowhere', which is not there"),
+        (["--model=M", "--format=onnx", "--out=O/x", "--data=nowhere"], "--data is 'nowhere', which does not exist"),
     ],
 )
 @pytest.mark.slow

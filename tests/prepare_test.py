@@ -27,7 +27,7 @@ def test_phantoms_are_prepared(tmp_path: pathlib.Path) -> None:
         (["--out=o"], "--data is missing"),
         (["--data=phantoms"], "--out is missing"),
         (["--data=phantoms", "--out=o", "--phantoms_per_class=4"], "use two numbers, such as 80,20"),
-        (["--data=nowhere", "--out=o"], "--data is 'nowhere', which is not there"),
+        (["--data=nowhere", "--out=o"], "--data is 'nowhere', which does not exist"),
     ],
 )
 def test_a_mistake_is_one_clear_line(flags: list[str], message: str) -> None:

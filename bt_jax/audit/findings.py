@@ -112,7 +112,7 @@ def examine(
     found = near_duplicates.find_near_duplicates(inspection.thumbnails[[rows[0] for rows in sets]], progress=progress)
     split_of = [record.split for record in inspection.records]
     listing = _Listing(sets, found, split_of)
-    alike = [
+    similar = [
         (sets[i][0], sets[j][0]) for i, j in zip(found.first.tolist(), found.second.tolist(), strict=True)
     ]  # fmt: skip
     groups, grouping = splits.group_images(
@@ -120,7 +120,7 @@ def examine(
         fingerprints=inspection.fingerprints,
         thumbnails=inspection.thumbnails,
         table=source.groups,
-        alike=alike,
+        similar=similar,
     )
     training = [row for row, split in enumerate(split_of) if split == "Training"]
     labels = np.array([record.label for record in inspection.records], np.int64)

@@ -1,9 +1,9 @@
-"""Prepared data sets: images in ArrayRecord files with an index. The only module that knows tensorflow-datasets.
+"""Prepared data sets: images in ArrayRecord files, with an index. The only module that imports tensorflow-datasets.
 
-A prepared folder is a data set of tensorflow-datasets, which `tfds.builder_from_directory` opens too: the splits
-`train` and `test`, in each record an image as the bytes of its file, with label, path, group, patient, size and hashes.
-Beside it lie `index/`, the same without the images in arrays that are mapped into memory, `groups.csv` and
-`bt_jax.json`.
+A prepared folder is a data set of tensorflow-datasets with the splits `train` and `test`, which
+`tfds.builder_from_directory` can open. Each record holds the bytes of an image file, with label, path, group, patient,
+size and hashes. The folder also contains `index/` (the records without the images, as memory-mapped arrays),
+`groups.csv` and `bt_jax.json`.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ from bt_jax.data.records import Index, Records, Source, StringArray, factorize
 DESCRIPTION_FILE = "bt_jax.json"
 SCHEMA = 1
 GROUPS_FILE = "groups.csv"
-_BLOCK = 1024  # images whose facts are kept in one file: what a start after a kill looks at again
+_BLOCK = 1024  # images whose facts are stored in one file; an interrupted conversion loses at most one block
 _NAME, _VERSION = "images", "1.0.0"
 
 
 class ArrayRecordReader:
-    """Contents of a prepared folder's images, by path or row; safe in threads, and in processes it is sent to."""
+    """Reads the image files of a prepared folder by path or row. Thread-safe, and can be pickled."""
 
     def __init__(self, folder: pathlib.Path, records: Records):
         self._folder, self._records = folder, records
         self._lock = threading.Lock()
         self._sources: dict[bool, Any] = {}
-        # The place of each row in its split.
+        # The position of each row in its split.
         self._places = np.where(records.training, np.cumsum(records.training), np.cumsum(~records.training)) - 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,14 +52,14 @@ class ArrayRecordReader:
         self._lock = threading.Lock()
 
     def __call__(self, path: str) -> bytes:
-        """The bytes of the image file of a path."""
+        """Returns the bytes of the image file with a path."""
         row = self._records.paths.find(path)
         if row is None:
             raise FileNotFoundError(f"{path} is not in {self._folder}")
         return self.read_row(row)
 
     def read_row(self, row: int) -> bytes:
-        """The bytes of the image file in a row."""
+        """Returns the bytes of the image file in a row."""
         training = bool(self._records.training[row])
         source = self._sources.get(training)
         if source is None:
@@ -67,7 +67,7 @@ class ArrayRecordReader:
                 source = self._sources.setdefault(training, _open_data_source(self._folder, training=training))
         record = source[int(self._places[row])]
         if record["path"].decode() != self._records.paths[row]:
-            raise OSError(f"{self._folder} is damaged: row {row} is of {record['path'].decode()}: prepare it again")
+            raise OSError(f"{self._folder} is damaged: row {row} holds {record['path'].decode()}: prepare it again")
         return bytes(record["image"])
 
 
@@ -79,22 +79,22 @@ def _open_data_source(folder: pathlib.Path, *, training: bool) -> Any:
 
 
 def _import_tfds() -> Any:
-    import tensorflow_datasets as tfds  # half a second, and only here
+    import tensorflow_datasets as tfds  # the import takes half a second
 
     tfds.disable_progress_bar()
     return tfds
 
 
 def is_prepared(folder: pathlib.Path) -> bool:
-    """Whether a folder holds a prepared data set."""
+    """Returns whether a folder holds a prepared data set."""
     return (folder / DESCRIPTION_FILE).is_file()
 
 
 def open_folder(folder: pathlib.Path) -> tuple[dict[str, Any], Index, ArrayRecordReader]:
-    """Description, index and contents of a prepared folder.
+    """Opens a prepared folder: its description, index and reader.
 
     Raises:
-      UsageError: it is incomplete, or of another version.
+      UsageError: the folder is incomplete, or from another version.
     """
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text())
@@ -107,10 +107,10 @@ def open_folder(folder: pathlib.Path) -> tuple[dict[str, Any], Index, ArrayRecor
 
 
 def map_classes(names: Sequence[str], class_names: Sequence[str], *, where: str) -> np.ndarray:
-    """The number among `class_names` of each of a data set's own classes.
+    """Maps the classes of a data set to class numbers in `class_names`.
 
     Raises:
-      UsageError: one is none of them.
+      UsageError: a class is not in `class_names`.
     """
     for name in names:
         if class_labels.canonicalise(name) not in class_names:
@@ -127,21 +127,21 @@ def prepare(
     progress: Callable[[int, int], None],
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Writes a prepared folder, in a place of its own until it is complete.
+    """Writes a prepared folder, under a temporary name until it is complete.
 
-    A start after a kill goes on with what the killed one knew of the images; the files it had begun are written anew.
-    Where `out` is prepared from images of the same names already, nothing is done.
+    After an interruption, the next call reuses the facts about the images and writes the records again. If `out` is
+    already prepared from images with the same names, nothing is done.
 
     Args:
       source: the images.
-      out: the folder; must not be there, or be empty or prepared from the same images.
-      max_unreadable: files that may be left out because they are not readable images.
+      out: the folder; it must be absent, empty, or prepared from the same images.
+      max_unreadable: number of unreadable files that may be left out.
       warn: called with one line for each file left out.
-      progress: called with the images looked at, and of how many.
-      threads: that decode; None is one per core.
+      progress: called with the number of images decoded, and the number of all.
+      threads: number of decoding threads; None is one per core.
 
     Returns:
-      What `bt_jax.json` says.
+      The content of `bt_jax.json`.
 
     Raises:
       UsageError: `out` is something else, another process is preparing it, or too many files are unreadable.
@@ -151,22 +151,22 @@ def prepare(
         found = open_folder(out)[0]
         if found["made_from"] == made_from:
             return found
-        raise UsageError(f"{out} is prepared from other images: remove it, or give another --out")
+        raise UsageError(f"{out} is prepared from other images: remove it, or choose another --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there and no prepared data set: remove it, or give another --out")
+        raise UsageError(f"{out} exists and is not a prepared data set: remove it, or choose another --out")
     making = out.with_name(f".{out.name}.preparing")
     with _lock(making):
-        looked_at = _inspect_all(making / f"facts-{made_from[:16]}", source, progress=progress, threads=threads)
-        if len(looked_at.unreadable) > max_unreadable:
-            first = "; ".join(looked_at.unreadable[:10])
+        decoded = _inspect_all(making / f"facts-{made_from[:16]}", source, progress=progress, threads=threads)
+        if len(decoded.unreadable) > max_unreadable:
+            first = "; ".join(decoded.unreadable[:10])
             raise UsageError(
-                f"{len(looked_at.unreadable)} of {len(source.records)} files are not readable images, "
-                f"--max_unreadable allows {max_unreadable}: {first}"
+                f"{len(decoded.unreadable)} of {len(source.records)} files are not readable images, "
+                f"but --max_unreadable allows {max_unreadable}: {first}"
             )
-        for line in looked_at.unreadable:
+        for line in decoded.unreadable:
             warn(f"left out: {line}")
-        index = _build_index(looked_at, source, warn=warn)
-        _write_records(making, index, looked_at.hashes, source)
+        index = _build_index(decoded, source, warn=warn)
+        _write_records(making, index, decoded.hashes, source)
         data = making / _NAME / _VERSION
         index.save(data / "index")
         groups, patients = source.groups, source.patients
@@ -185,14 +185,14 @@ def prepare(
         }
         files.write_json(data / DESCRIPTION_FILE, content)
         if out.exists():
-            out.rmdir()  # empty: a folder made for it
+            out.rmdir()  # it is empty
         data.rename(out)
         shutil.rmtree(making)
     return content
 
 
 def _hash_names(source: Source) -> str:
-    """What tells these images from others, by their names alone."""
+    """Returns a hash that identifies the images of a source by names, labels and splits."""
     digest = hashlib.sha256(json.dumps([SCHEMA, *source.class_names]).encode())
     for record in source.records:
         digest.update(f"{record.path}\0{record.label}\0{record.split}\0".encode())
@@ -206,12 +206,12 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"another process is at work in {folder}: wait for it, or give another --out") from None
+            raise UsageError(f"another process is preparing {folder}: wait for it, or choose another --out") from None
         yield
 
 
 class _DecodedFacts:
-    """What decoding the images showed: `rows` are those of the readable ones, the columns have an entry for each."""
+    """Facts from decoding the images: `rows` are the readable ones, and the columns have an entry for each of these."""
 
     def __init__(self, blocks: Sequence[Mapping[str, np.ndarray]]):
         self.rows, self.prints, self.hashes, self.sizes = (
@@ -224,7 +224,7 @@ class _DecodedFacts:
 def _inspect_all(
     folder: pathlib.Path, source: Source, *, progress: Callable[[int, int], None], threads: int | None
 ) -> _DecodedFacts:
-    """Decodes each image once; a block of them that an earlier start has looked at is not looked at again."""
+    """Decodes each image once, except blocks that an interrupted conversion has finished."""
     records = source.records
     blocks = []
     size = fingerprints.THUMBNAIL_SIZE
@@ -263,21 +263,21 @@ def _inspect_file(read: Callable[[str], bytes], path: str) -> tuple[str, str, tu
     return fingerprints.fingerprint(image), hash_, image.shape[::-1], fingerprints.make_thumbnails(image)
 
 
-def _build_index(looked_at: _DecodedFacts, source: Source, *, warn: Callable[[str], None]) -> Index:
-    kept = Records.from_rows(source.records[row] for row in looked_at.rows.tolist())
-    prints = StringArray(looked_at.prints)
+def _build_index(decoded: _DecodedFacts, source: Source, *, warn: Callable[[str], None]) -> Index:
+    kept = Records.from_rows(source.records[row] for row in decoded.rows.tolist())
+    prints = StringArray(decoded.prints)
     training = np.flatnonzero(kept.training)
     paths = list(kept.paths[training])
     compared = len(source.records) <= splits.MAX_COMPARED
     if not compared:
-        warn(f"{len(kept):,} images are too many to look for near duplicates: groups.csv should name all patients")
-    thumbnails = np.concatenate(looked_at.thumbnails)
+        warn(f"{len(kept):,} images are too many for a near-duplicate search: groups.csv should name all patients")
+    thumbnails = np.concatenate(decoded.thumbnails)
     names, grouping = splits.group_images(
         paths=paths,
         fingerprints=list(prints[training]),
         thumbnails=thumbnails[training] if compared else thumbnails,
         table=source.groups,
-        alike=None if compared else (),
+        similar=None if compared else (),
     )
     group_numbers, group_names = factorize(names)
     all_groups = np.full(len(kept), -1, np.int32)
@@ -294,28 +294,28 @@ def _build_index(looked_at: _DecodedFacts, source: Source, *, warn: Callable[[st
         patients=patient_numbers,
         patient_names=patient_names,
         fingerprints=prints,
-        sizes=looked_at.sizes,
+        sizes=decoded.sizes,
         thumbnails=thumbnails,
         grouping=grouping,
     )
 
 
 def _write_records(folder: pathlib.Path, index: Index, hashes: np.ndarray, source: Source) -> None:
-    """Writes the data set of tensorflow-datasets below a folder, in place of one that was begun there."""
+    """Writes the tensorflow-datasets data set below a folder, and replaces an incomplete one."""
     tfds = _import_tfds()
     shutil.rmtree(folder / _NAME, ignore_errors=True)
     builder = _make_builder(tfds, index, hashes, source, data_dir=str(folder))
-    with contextlib.redirect_stdout(io.StringIO()):  # where it speaks of downloads
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints lines about downloads
         builder.download_and_prepare()
 
 
 def _make_builder(tfds: Any, index: Index, hashes: np.ndarray, source: Source, *, data_dir: str) -> Any:
-    def examples(training: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    def generate_examples(training: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         for place, row in enumerate(np.flatnonzero(index.records.training == training).tolist()):
             record = index.records[row]
             content = source.read(record.path)
             if hashlib.sha256(content).hexdigest() != hashes[row].decode():
-                raise UsageError(f"{record.path} was changed meanwhile: start again")
+                raise UsageError(f"{record.path} has changed since it was decoded: start again")
             group, patient = int(index.groups[row]), int(index.patients[row])
             width, height = index.sizes[row].tolist()
             yield (
@@ -334,7 +334,7 @@ def _make_builder(tfds: Any, index: Index, hashes: np.ndarray, source: Source, *
             )
 
     class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, name-defined, call-arg]
-        """Brain MRI slices, as bt_jax reads them."""
+        """Images in class folders, as bt_jax reads them."""
 
         name = _NAME
         VERSION = tfds.core.Version(_VERSION)
@@ -352,14 +352,14 @@ def _make_builder(tfds: Any, index: Index, hashes: np.ndarray, source: Source, *
                 builder=self,
                 description="Images in class folders, prepared by bt_jax.",
                 features=tfds.features.FeaturesDict(features),
-                disable_shuffling=True,  # rows stay in the order of their paths
+                disable_shuffling=True,  # rows stay sorted by path
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             there = [training for training in (False, True) if (index.records.training == training).any()]
-            return {"train" if training else "test": examples(training) for training in there}
+            return {"train" if training else "test": generate_examples(training) for training in there}
 
         def _generate_examples(self) -> Any:
-            raise NotImplementedError("the splits bring their examples")
+            raise NotImplementedError("the split generators yield the examples")
 
     return Images(data_dir=data_dir, file_format="array_record")

@@ -1,12 +1,12 @@
-"""Class names: their order, their spelling, and the folder names that mean the same."""
+"""Class names: order, spelling, and aliases of folder names."""
 
 import re
 from collections.abc import Iterable
 
-# The four classes of the Kaggle set, in the order used everywhere.
+# The four classes of the Kaggle set, in label order.
 BRAIN_TUMOR_CLASSES = ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
 
-# What every report and picture says that comes from phantoms or from a model trained on them.
+# The notice on every report and figure about phantoms, or about a model trained on them.
 SYNTHETIC_NOTICE = "SYNTHETIC PHANTOMS: drawn by a program, not medical images"
 
 _ALIASES = {
@@ -22,7 +22,7 @@ _ALIASES = {
 
 
 def canonicalise(folder: str) -> str:
-    """The class that a folder name stands for: `Glioma`, `glioma-tumor` and `glioma_tumor` are one; others stay."""
+    """Returns the class of a folder name, `glioma_tumor` for `Glioma` or `glioma-tumor`; unknown names are kept."""
     key = re.sub(r"[\s_-]+", "", folder.lower())
     for name in BRAIN_TUMOR_CLASSES:
         if key == name.replace("_", ""):
@@ -31,11 +31,11 @@ def canonicalise(folder: str) -> str:
 
 
 def map_folders_to_classes(folders: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The class names of a set of class folders in their fixed order, and the number of each folder's class.
+    """Returns the class names of a set of class folders in label order, and the class number of each folder.
 
-    The four of the brain tumour set stand in their own order whenever all folders belong to it and one is a tumour,
-    also where some of them are absent; any other set is in alphabetical order, under its own names. So everyday words
-    among the aliases (`none`, `normal`, `no`) count only beside the tumours.
+    If all folders belong to the four brain tumour classes and at least one is a tumour, the class names are these four,
+    even if some are absent. Otherwise the class names are the folder names in alphabetical order. So common words among
+    the aliases (`none`, `normal`, `no`) are recognised only next to tumour classes.
     """
     folders = sorted(set(folders))
     names = {canonicalise(folder) for folder in folders}

@@ -1,4 +1,4 @@
-"""All images of a source, decoded once: preprocessed pixels in memory, and what identifies each image."""
+"""All images of a source, decoded once: preprocessed pixels in memory, with fingerprints and thumbnails."""
 
 import concurrent.futures
 import contextlib
@@ -17,24 +17,24 @@ from bt_jax.data.lazy_images import LazyImages
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.records import Index, Record, Records, Source
 
-_NAMED = 10  # files named in a message, the rest counted
+_NAMED = 10  # unreadable files named in an error message
 
-# What `cache_datasets` keeps: by source and preprocessing the rows, and the messages about files that cannot be read.
-_memory: "dict[tuple[object, ...], tuple[Dataset, list[str]]] | None" = None
-_REMEMBERED = 5  # data sets; each is N x S x S bytes
+# Cache of `cache_datasets`: data sets and messages about unreadable files, by source and preprocessing.
+_cache: "dict[tuple[object, ...], tuple[Dataset, list[str]]] | None" = None
+_CACHE_SIZE = 5  # data sets, of N x S x S bytes each
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Rows of images; every field has one entry per row.
+    """Images and what is known of them; every field has one entry per image.
 
     Attributes:
       records: path, label and split.
-      images: [N, S, S] uint8, preprocessed: an array, or `LazyImages`, which are read when they are asked for.
+      images: [N, S, S] uint8, preprocessed: an array, or `LazyImages`, which are read on access.
       fingerprints: [N] hexadecimal hashes of the decoded pixels.
-      thumbnails: [N, 2, 64, 64] uint8, for finding twins; [0, 2, 64, 64] where the images are too many for that.
+      thumbnails: [N, 2, 64, 64] uint8, to find near-duplicates; [0, 2, 64, 64] for data sets too large for that.
       sizes: [N, 2] int32, width and height of the decoded image.
-      index: of lazy images, what their source knows of them.
+      index: for lazy images, the index of their source.
     """
 
     records: Records
@@ -49,16 +49,16 @@ class Dataset:
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] int32."""
+        """[N] int32 class numbers."""
         return np.asarray(self.records.labels, np.int32)
 
     @property
     def paths(self) -> list[str]:
-        """[N], relative to the data folder."""
+        """[N] paths relative to the data folder."""
         return list(self.records.paths)
 
     def select(self, rows: np.ndarray) -> "Dataset":
-        """The rows given by number or by a mask."""
+        """Returns the images given by row numbers or by a mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         if self.index is not None:
             return _make_lazy(self.index[rows], cast(LazyImages, self.images).select(rows))
@@ -71,22 +71,22 @@ class Dataset:
         )
 
     def select_split(self, split: str) -> "Dataset":
-        """The rows of `Training` or `Testing`."""
+        """Returns the images of `Training` or `Testing`."""
         return self.select(self.records.mask_split(split))
 
 
 @contextlib.contextmanager
 def cache_datasets() -> Iterator[None]:
-    """For several runs in one process: `load` decodes a source once for each preprocessing, and keeps the last five.
+    """Makes `load` cache the last five data sets, for several runs in one process.
 
-    The files must stay as they are while the block runs.
+    The files must not change while the block runs.
     """
-    global _memory
-    _memory = {}
+    global _cache
+    _cache = {}
     try:
         yield
     finally:
-        _memory = None
+        _cache = None
 
 
 def load(
@@ -100,18 +100,18 @@ def load(
 ) -> Dataset:
     """Reads, decodes and preprocesses all images of a source, in parallel.
 
-    Where they are too many for that, and the source has an index, they are read when they are asked for.
+    Images of a source with an index are read on access if they do not fit into `memory`.
 
     Args:
-      source: where they are.
-      preprocessing: to the size and form that the network sees.
-      max_unreadable: files that may be left out because they are not readable images.
+      source: the image files.
+      preprocessing: to the size and form of the network's input.
+      max_unreadable: number of unreadable files that may be left out.
       warn: called with one line for each file left out.
-      threads: None is one per core.
-      memory: bytes that the preprocessed images may take, if they can be read later.
+      threads: number of threads; None is one per core.
+      memory: largest size of the preprocessed images in bytes, if the source has an index.
 
     Raises:
-      UsageError: more unreadable files than allowed; names the first ones.
+      UsageError: more unreadable files than allowed; the message names the first ones.
     """
     if source.index is not None:
         count, size = len(source.records), preprocessing.size
@@ -125,19 +125,19 @@ def load(
             )
             return _make_lazy(source.index, images)
     key = (source.description, source.class_names, tuple(source.records), preprocessing)
-    if _memory is None:
+    if _cache is None:
         dataset, unreadable = _decode(source, preprocessing=preprocessing, threads=threads)
     else:
-        if key not in _memory:
-            while len(_memory) >= _REMEMBERED:
-                del _memory[next(iter(_memory))]
-            _memory[key] = _decode(source, preprocessing=preprocessing, threads=threads)
-        dataset, unreadable = _memory[key]
+        if key not in _cache:
+            while len(_cache) >= _CACHE_SIZE:
+                del _cache[next(iter(_cache))]
+            _cache[key] = _decode(source, preprocessing=preprocessing, threads=threads)
+        dataset, unreadable = _cache[key]
     if len(unreadable) > max_unreadable:
         named = "; ".join(unreadable[:_NAMED]) + ("; ..." if len(unreadable) > _NAMED else "")
         raise UsageError(
-            f"{len(unreadable)} of {len(source.records)} files are not readable images, "
-            f"max_unreadable (config.data.max_unreadable in training) allows {max_unreadable}: {named}"
+            f"{len(unreadable)} of {len(source.records)} files are not readable images, but max_unreadable "
+            f"(config.data.max_unreadable in training) allows {max_unreadable}: {named}"
         )
     for line in unreadable:
         warn(f"left out: {line}")
@@ -147,7 +147,7 @@ def load(
 def _make_lazy(index: Index, images: LazyImages) -> Dataset:
     return Dataset(
         records=index.records,
-        images=cast(np.ndarray, images),  # of which it does what is asked of one here
+        images=cast(np.ndarray, images),  # it supports the operations of an array that are used here
         fingerprints=index.fingerprints,
         thumbnails=index.thumbnails,
         sizes=index.sizes,
@@ -156,9 +156,9 @@ def _make_lazy(index: Index, images: LazyImages) -> Dataset:
 
 
 def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None) -> "tuple[Dataset, list[str]]":
-    """The rows that can be read, and a message for each file that cannot."""
+    """Decodes all readable images; returns them with one message for each unreadable file."""
 
-    def one(record: Record) -> tuple[np.ndarray, str, np.ndarray, tuple[int, ...]] | str:
+    def decode_one(record: Record) -> tuple[np.ndarray, str, np.ndarray, tuple[int, ...]] | str:
         try:
             image = decode_image(source.read(record.path), name=record.path)
         except (ImageError, OSError) as error:
@@ -178,7 +178,7 @@ def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None
     kept: list[Record] = []
     unreadable: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for record, result in zip(source.records, pool.map(one, source.records), strict=True):
+        for record, result in zip(source.records, pool.map(decode_one, source.records), strict=True):
             if isinstance(result, str):
                 unreadable.append(result)
                 continue

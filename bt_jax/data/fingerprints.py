@@ -1,4 +1,4 @@
-"""What identifies an image whatever its file says: a hash of its decoded pixels, and a small normalised copy of it."""
+"""Identification of images: a hash of the decoded pixels, and small normalised copies."""
 
 import hashlib
 
@@ -13,9 +13,9 @@ _HEAD = Preprocessing(form="head", size=THUMBNAIL_SIZE)
 
 
 def fingerprint(image: np.ndarray) -> str:
-    """32 hexadecimal digits that two decoded images [H, W] share if all their pixels are equal.
+    """Computes 32 hexadecimal digits that are equal for decoded images [H, W] with equal pixels.
 
-    Files differ where pixels do not: of 251 pixel-identical pairs across the Kaggle set's splits 88 are byte copies.
+    Files with equal pixels may differ: of 251 pixel-identical pairs across the Kaggle set's splits, 88 are byte copies.
     """
     digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]} {image.dtype.name} ".encode())
     digest.update(np.ascontiguousarray(image).tobytes())
@@ -23,7 +23,7 @@ def fingerprint(image: np.ndarray) -> str:
 
 
 def make_thumbnails(image: np.ndarray) -> np.ndarray:
-    """Two small copies of a decoded image [H, W], whole frame and head alone: [2, 64, 64] uint8."""
+    """Makes two small copies of a decoded image [H, W], of the whole frame and of the head alone: [2, 64, 64] uint8."""
     frame = image if image.dtype == np.uint8 else (image / max(int(image.max()), 1) * 255).astype(np.uint8)
     if max(frame.shape) > 4 * THUMBNAIL_SIZE:
         scale = 4 * THUMBNAIL_SIZE / max(frame.shape)

@@ -1,13 +1,13 @@
-"""The patients of the Kaggle set's Training images, known by the images' content: `patients.csv` in this folder.
+"""The patients of the Kaggle set's Training images, looked up by pixel fingerprint in `patients.csv`.
 
 2,317 of the 2,870 images are slices of 225 patients of figshare 1512427 (Cheng et al., CC BY 4.0), as matched by the
-BrainMRI-ContaminationAudit project (MIT); the others are web images, grouped by near duplicates. The columns:
-`fingerprint` of the decoded pixels, `group` that a split keeps together, `patient` (figshare's key, empty for a web
-image). Pixel-identical images stand once.
+BrainMRI-ContaminationAudit project (MIT). The others are web images, grouped by near-duplicates. The columns are
+`fingerprint` of the decoded pixels, `group` that a split keeps together, and `patient` (figshare's key, empty for a web
+image). Pixel-identical images have one row.
 
     python -m bt_jax.data.kaggle_patients DIRECTORY
 
-writes the table anew from a folder whose `groups.csv` has the columns path, group and patient.
+writes the table again from a folder whose `groups.csv` has the columns path, group and patient.
 """
 
 import csv
@@ -24,12 +24,12 @@ PATH = pathlib.Path(__file__).with_name("patients.csv")
 
 
 def load_groups() -> dict[str, str]:
-    """Fingerprint -> group."""
+    """Returns fingerprint -> group."""
     return _load_column("group")
 
 
 def load_patients() -> dict[str, str]:
-    """Fingerprint -> key of the patient, empty for a web image."""
+    """Returns fingerprint -> key of the patient, empty for a web image."""
     return _load_column("patient")
 
 
@@ -39,7 +39,7 @@ def _load_column(name: str) -> dict[str, str]:
 
 
 def build(directory: pathlib.Path) -> list[tuple[str, str, str]]:
-    """The rows (fingerprint, group, patient) of a folder with `groups.csv`, in the order of the fingerprints."""
+    """Builds the rows (fingerprint, group, patient) of a folder with `groups.csv`, sorted by fingerprint."""
     rows: dict[str, tuple[str, str]] = {}
     with (directory / "groups.csv").open(newline="") as file:
         for row in csv.DictReader(file):

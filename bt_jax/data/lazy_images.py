@@ -1,4 +1,4 @@
-"""Preprocessed images that are read and decoded when they are asked for, in the place of an array of them."""
+"""Preprocessed images that are read and decoded on access, as a replacement for an array in memory."""
 
 import concurrent.futures
 import os
@@ -12,9 +12,9 @@ from bt_jax.data.records import StringArray
 
 
 class LazyImages:
-    """As an array [N, S, S] uint8, as far as the pipeline and evaluations use one; safe in threads.
+    """An array-like [N, S, S] uint8 with the operations that the pipeline and evaluation use. Thread-safe.
 
-    It can be sent to other processes if `read` can.
+    It can be pickled if `read` can.
     """
 
     dtype = np.dtype(np.uint8)
@@ -29,14 +29,14 @@ class LazyImages:
         preprocessing: Preprocessing,
         threads: int | None = None,
     ):
-        """Reads nothing yet.
+        """Stores the arguments; reads nothing yet.
 
         Args:
           read: path -> content of the file.
           paths: [N].
-          fingerprints: [N], which tell the pixels without reading them.
-          preprocessing: of each image.
-          threads: that decode several images; None is one per core.
+          fingerprints: [N], which identify the pixels without reading them.
+          preprocessing: applied to each image.
+          threads: number of threads that decode several images; None is one per core.
         """
         self._read, self._paths, self._fingerprints = read, paths, fingerprints
         self._preprocessing, self._threads = preprocessing, threads or os.cpu_count() or 1
@@ -46,17 +46,17 @@ class LazyImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """N and the side, twice."""
+        """(N, S, S)."""
         return len(self), self._preprocessing.size, self._preprocessing.size
 
     @property
     def identity(self) -> np.ndarray:
-        """Bytes that are the same only if the pixels are: [M] uint8."""
+        """Bytes that are equal only if all pixels are: [M] uint8."""
         settings = np.frombuffer(repr(self._preprocessing).encode(), np.uint8)
         return np.concatenate([np.ascontiguousarray(self._fingerprints.encoded).view(np.uint8).ravel(), settings])
 
     def select(self, rows: np.ndarray) -> "LazyImages":
-        """The images in some rows, as little read as before."""
+        """Returns the images of some rows, without reading them."""
         return LazyImages(
             self._read,
             self._paths[rows],
@@ -66,7 +66,7 @@ class LazyImages:
         )
 
     def __getitem__(self, rows: "int | np.integer | slice | np.ndarray") -> np.ndarray:
-        """[S, S] of a row, [M, S, S] of several."""
+        """Returns [S, S] for one row, [M, S, S] for several."""
         if isinstance(rows, int | np.integer):
             return self._image(int(rows))
         numbers = np.arange(len(self))[rows].tolist()
@@ -83,4 +83,4 @@ class LazyImages:
         try:
             return self._preprocessing(decode_image(self._read(path), name=path))
         except ImageError as error:
-            raise OSError(f"{error}, although it could be read when its data set was prepared") from error
+            raise OSError(f"{error}, although the file was readable when its data set was prepared") from error

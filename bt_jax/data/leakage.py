@@ -1,4 +1,4 @@
-"""What identifies the images that a model was trained and chosen on, kept with it to recognise them in other sets."""
+"""Fingerprints and thumbnails of the training and validation images, kept with a model to find leaked test images."""
 
 import os
 import pathlib
@@ -15,9 +15,9 @@ FILE = "seen_images.npz"
 
 
 def write(folder: str | os.PathLike[str], datasets: Sequence[Dataset]) -> None:
-    """Writes fingerprints and thumbnails of training and validation images into a workdir."""
+    """Writes fingerprints and thumbnails of training and validation images to a workdir."""
     many = any(dataset.index is not None for dataset in datasets)
-    save = np.savez if many else np.savez_compressed  # a tenth of the time
+    save = np.savez if many else np.savez_compressed  # compression takes ten times as long
     with files.replace_atomically(pathlib.Path(folder) / FILE) as temporary:
         save(
             temporary,
@@ -31,13 +31,13 @@ def _to_array(fingerprints: Sequence[str]) -> np.ndarray:
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[set[str], np.ndarray]:
-    """The fingerprints, and the thumbnails [N, 2, S, S] uint8."""
+    """Reads the fingerprints, and the thumbnails [N, 2, S, S] uint8."""
     with np.load(pathlib.Path(folder) / FILE, allow_pickle=False) as content:
         return set(content["fingerprints"].astype(str).tolist()), content["thumbnails"]
 
 
 def has_near_duplicate(dataset: Dataset, fingerprints: set[str], thumbnails: np.ndarray) -> np.ndarray:
-    """Which images have a twin among those identified: [N] bool. Pixel-identical or, by thumbnails, a changed copy."""
+    """Returns which images have a near-duplicate among the given ones, by fingerprint or by thumbnails: [N] bool."""
     found = np.array([fingerprint in fingerprints for fingerprint in dataset.fingerprints], bool)
     if not len(dataset.thumbnails) or not len(thumbnails):
         return found

@@ -1,4 +1,4 @@
-"""Where an image's pixels lie in the square that the networks see, and the way back."""
+"""The position of an image in the square network input, and the mapping back to the image."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Letterbox:
-    """A rectangle of an image, resized to whole pixels somewhere in a black square.
+    """A rectangle of an image, resized to whole pixels and placed in a black square.
 
     Points are (x, y), counted from the upper left corner, so that the first pixel's centre is (0.5, 0.5).
 
     Attributes:
       frame: width and height of the image in pixels.
-      seen: the rectangle of the image: left, top, right, bottom in its pixels, not always whole.
-      corner: where the rectangle's upper left corner lies in the square, in whole pixels.
-      extent: width and height of what it became in the square, in whole pixels.
-      size: side of the square.
+      seen: the rectangle of the image: left, top, right, bottom in its pixels, may be fractional.
+      corner: the rectangle's upper left corner in the square, in whole pixels.
+      extent: the rectangle's width and height in the square, in whole pixels.
+      size: side of the square in pixels.
     """
 
     frame: tuple[int, int]
@@ -26,10 +26,10 @@ class Letterbox:
     size: int
 
     def map_to_image(self, values: np.ndarray) -> np.ndarray:
-        """What was found in the square, on the pixels of the image.
+        """Maps values on the square, such as a heat map, to the pixels of the image.
 
-        Each of the image's pixels has the value at the place of its centre, bilinear between the centres of the
-        square's pixels and never from the black around the rectangle. What the network did not see has 0.
+        Values are interpolated bilinearly between the centres of the square's pixels, and never from the black padding
+        around the rectangle. Pixels of the image that the network did not see become 0.
 
         Args:
           values: [size, size] floats.
@@ -37,11 +37,11 @@ class Letterbox:
         Returns:
           [H, W] float32.
         """
-        rows, columns = (self._weights(axis) for axis in (1, 0))
+        rows, columns = (self._compute_weights(axis) for axis in (1, 0))
         return (rows @ np.asarray(values, np.float32) @ columns.T).astype(np.float32)
 
-    def _weights(self, axis: int) -> np.ndarray:
-        """How the pixels along an axis of the image (0: x, 1: y) are mixed from those of the square: [length, size]."""
+    def _compute_weights(self, axis: int) -> np.ndarray:
+        """Computes interpolation weights along an axis (0: x, 1: y), from the square to the image: [length, size]."""
         length = self.frame[axis]
         centres = np.arange(length) + 0.5
         start, scale = self.seen[axis], self.extent[axis] / (self.seen[axis + 2] - self.seen[axis])

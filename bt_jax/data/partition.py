@@ -1,4 +1,4 @@
-"""The images of a run, divided: training, validation by patient, and testing."""
+"""Partition of the images of a run into training, validation by patient, and testing."""
 
 import dataclasses
 import math
@@ -21,15 +21,15 @@ class Partition:
     """All images of a run.
 
     Attributes:
-      source: where they are from.
-      training: what the network learns from.
-      validation: whole patients kept apart, to choose by.
-      testing: the source's Testing folder, looked at once at the end; may be empty.
-      grouping: in words, what says which images belong together.
+      source: where the images come from.
+      training: images to train on.
+      validation: images of other patients, for model selection.
+      testing: the source's Testing folder, evaluated once at the end; may be empty.
+      grouping: where the groups come from, for reports.
       table: the rows of `split.csv`.
-      shifted: the images of the probe, kept from training and validation; without a probe there are none.
-      probe: what they are.
-      training_sources: [N] integers, the collection of each training image, see `patient_groups.infer_sources`.
+      shifted: the images of the shift probe, held out from training and validation; empty without a probe.
+      probe: the shift probe.
+      training_sources: [N] integers, the source of each training image, see `patient_groups.infer_sources`.
     """
 
     source: Source
@@ -43,16 +43,16 @@ class Partition:
     training_sources: np.ndarray
 
     def look_up_groups(self, part: Dataset) -> list[str]:
-        """The patient or other group of each image of a part; empty for those of testing."""
+        """Returns the patient or other group of each image of a part; empty for Testing images."""
         return self.table.look_up_groups(part.paths)
 
     @property
     def training_kinds(self) -> np.ndarray:
-        """[N] integers of the training images: their sources, where there are several, else their classes."""
+        """[N] integers of the training images: their sources if there are several, otherwise their classes."""
         return self.training_sources if len(np.unique(self.training_sources)) > 1 else self.training.labels
 
     def compute_training_weights(self, balance: str) -> np.ndarray | None:
-        """[N] float32 of the training images in the loss; None where they are all alike.
+        """Computes weights of the training images in the loss, [N] float32; None if all weights are 1.
 
         Args:
           balance: `none`, or `source`, see `patient_groups.compute_balancing_weights`.
@@ -63,7 +63,7 @@ class Partition:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a run's record says of them."""
+        """The facts for a run's record."""
         return {
             "source": self.source.description,
             "synthetic": self.source.synthetic,
@@ -75,12 +75,12 @@ class Partition:
 
     @property
     def sha256(self) -> str:
-        """Of the split: which images, by their pixels, and what each is for."""
+        """The hash of the split: it identifies the images by their pixels, and what each is used for."""
         return self.table.sha256
 
     @property
     def is_kaggle_set(self) -> bool:
-        """Whether most training images are of the Kaggle set that much is known about."""
+        """Whether most training images belong to the Kaggle data set."""
         known = kaggle_patients.load_groups()
         return sum(fingerprint in known for fingerprint in self.training.fingerprints) * 2 > len(self.training)
 
@@ -96,26 +96,34 @@ def divide(
     probe: str = "",
     memory: float = math.inf,
 ) -> Partition:
-    """Loads a source and divides its Training images by patient; `fold` is the one to validate on.
+    """Loads a source and divides its Training images by patient.
 
-    With a probe the folds are those without it, less its images and all others of their groups, which might be nearly
-    the same; the latter are set aside and not scored. `memory` is that of `dataset.load`.
+    With a probe, the folds are the same as without it. The probe's images are removed from them, together with all
+    other images of their groups, which may be near-duplicates. These others are set aside and not evaluated.
+
+    Args:
+      source: the images.
+      preprocessing: applied to each image.
+      folds: number of folds.
+      fold: the fold to validate on.
+      max_unreadable: see `dataset.load`.
+      warn: called with one line for each warning.
+      probe: see `Probe.parse`; empty for none.
+      memory: see `dataset.load`.
 
     Raises:
-      UsageError: too many unreadable files, a fold that is not there, or a probe that leaves nothing to train or to
-        choose by.
+      UsageError: too many unreadable files, an invalid fold, or a probe that leaves no image of its class for training
+        or validation.
     """
     check_fold(fold, folds=folds)
     dataset = load(source, preprocessing=preprocessing, max_unreadable=max_unreadable, warn=warn, memory=memory)
     trainable, testing = dataset.select_split("Training"), dataset.select_split("Testing")
     if source.groups and not any(path in source.groups for path in trainable.records.paths):
-        warn(
-            "groups.csv names none of the images: its paths must be relative to its folder, as Training/<class>/<image>"
-        )
+        warn("groups.csv names none of the images: its paths must be relative to its folder: Training/<class>/<image>")
     groups, ranks, grouping = _group(trainable, source)
     fold_of = splits.assign_folds(labels=trainable.labels, groups=ranks, folds=folds, class_names=source.class_names)
     patients = patient_groups.find_patient_keys(trainable, source.patients)
-    role = np.where(fold_of == fold, "validation", "training").astype("<U10")  # [N], in words
+    role = np.where(fold_of == fold, "validation", "training").astype("<U10")  # [N]
     chosen = Probe.parse(probe, class_names=source.class_names) if probe else None
     if chosen:
         rows = chosen.select_rows(trainable, class_names=source.class_names, patients=patients)
@@ -151,7 +159,7 @@ def check_fold(fold: int, *, folds: int) -> None:
 
 
 def _group(trainable: Dataset, source: Source) -> tuple[Sequence[str], Sequence[str] | np.ndarray, str]:
-    """The group of each image, the same or numbers in the order of their names, and in words where they come from."""
+    """Returns the group of each image, sortable groups (names or numbers), and where the groups come from."""
     index = trainable.index
     if index is not None:
         return StringArray(index.group_names.encoded[index.groups]), index.group_ranks, index.grouping
@@ -165,7 +173,7 @@ def _group(trainable: Dataset, source: Source) -> tuple[Sequence[str], Sequence[
 
 
 def _check_class(labels: np.ndarray, role: np.ndarray, *, label: int, probe: Probe) -> None:
-    """Refuses a probe that leaves nothing of its class to learn from or to choose by."""
+    """Raises `UsageError` for a probe that leaves no image of its class for training or validation."""
     for part in ("training", "validation"):
         if not (labels[role == part] == label).any():
             raise UsageError(

@@ -1,4 +1,4 @@
-"""The patients of images, where they are known, and what their keys say about where an image is from."""
+"""The patients of images, if known, and the acquisition sources that can be inferred from their keys."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ _IS_LETTER = np.isin(np.arange(256), list(string.ascii_letters.encode()))
 
 
 def group_by_patient(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[str], str] | None:
-    """A group for every image, and in words where the groups come from; None where no image's patient is known.
+    """Returns a group for every image, and where the groups come from; None if no image's patient is known.
 
-    Images without a known patient are grouped with those that look nearly the same, if they are not too many for that.
+    Images without a known patient are grouped with their near-duplicates, unless the data set is too large for that.
 
     Args:
       dataset: the images.
@@ -26,7 +26,7 @@ def group_by_patient(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[s
             return None
         keys = dataset.index.patient_keys
         alone = [key or f"image-{row}" for row, key in enumerate(keys)]
-        return alone, f"{sum(map(bool, keys))} images by their patients, the others each alone"
+        return alone, f"{sum(map(bool, keys))} images by patient, each other image by itself"
     known = kaggle_patients.load_groups()
     if not any(path in table for path in dataset.paths) and not any(print_ in known for print_ in dataset.fingerprints):
         return None
@@ -36,7 +36,7 @@ def group_by_patient(dataset: Dataset, table: Mapping[str, str]) -> tuple[list[s
 
 
 def find_patient_keys(dataset: Dataset, table: Mapping[str, str]) -> list[str]:
-    """The key of each image's patient, empty where it is unknown.
+    """Returns the key of each image's patient, empty if unknown.
 
     Args:
       dataset: the images.
@@ -55,16 +55,16 @@ def infer_dataset_sources(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
     """Returns `infer_sources` of the keys from `find_patient_keys`; with an index, from one key for each patient."""
     if dataset.index is None:
         return infer_sources(keys)
-    of_patient = infer_sources([*dataset.index.patient_names, ""])  # whose last row -1 stands for
+    of_patient = infer_sources([*dataset.index.patient_names, ""])  # index -1 is the last row
     return np.unique(of_patient[dataset.index.patients], return_inverse=True)[1].astype(np.int64)
 
 
 def infer_sources(keys: Sequence[str]) -> np.ndarray:
-    """What collection each image is from, as numbers from 0: [N] int64.
+    """Infers the acquisition source of each image, as numbers from 0: [N] int64.
 
-    Images without a known patient are one collection; the others are divided by the letters that a patient's key begins
-    with, since hospitals number in ways of their own: in the Kaggle set `MR048994` and `101017`, and every patient of
-    the first kind has a glioma.
+    Images without a known patient form one source. The others are divided by the letters at the beginning of the
+    patient's key, since hospitals number patients in different ways. The Kaggle set has keys like `MR048994` and
+    `101017`; every patient of the first kind has a glioma.
     """
     encoded = StringArray.from_strings(keys).encoded  # [N] bytes
     characters = encoded.view(np.uint8).reshape(len(encoded), encoded.itemsize)  # [N, length of the longest]
@@ -75,15 +75,15 @@ def infer_sources(keys: Sequence[str]) -> np.ndarray:
 
 
 def compute_balancing_weights(sources: np.ndarray, labels: np.ndarray, *, largest: float = 5.0) -> np.ndarray:
-    """Weights of images with which the sources of a class count alike: [N] float32.
+    """Computes weights of images that give all sources of a class the same total weight: [N] float32.
 
-    Each class keeps its weight in all. A handful of images cannot stand for a source, so no weight is above `largest`
-    times that of the class's mean, before they are scaled.
+    The total weight of each class stays the same. A few images cannot represent a source, so no weight exceeds
+    `largest` times the mean of the class, before the weights are scaled.
 
     Args:
       sources: [N] integers.
       labels: [N] integers.
-      largest: weight of an image of the rarest sources.
+      largest: largest weight of an image.
     """
     weights = np.ones(len(labels))
     for label in np.unique(labels):

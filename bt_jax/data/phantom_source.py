@@ -1,4 +1,4 @@
-"""The built-in phantoms as a source of images: drawn when they are read, and known by name alone until then."""
+"""The built-in phantoms as a source of images, drawn on access."""
 
 import dataclasses
 
@@ -13,10 +13,10 @@ from bt_jax.data.records import Index, Record, Records, Source, StringArray
 
 
 def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
-    """The built-in phantoms as a source, `per_class` in Training and Testing; they are drawn when read.
+    """Opens the built-in phantoms as a source, with `per_class` images per class in Training and in Testing.
 
-    More than `splits.MAX_COMPARED` have an index instead of groups, in which a fingerprint stands for what a phantom
-    is drawn from; their sizes are not known.
+    A source of more than `splits.MAX_COMPARED` phantoms has an index instead of groups. Its fingerprints encode the
+    arguments of the drawing function, and its image sizes are unknown.
     """
     if len(per_class) != 2 or min(per_class) < 0:
         raise UsageError(f"config.data.phantoms_per_class is {per_class}: use two numbers, for Training and Testing")
@@ -44,20 +44,20 @@ def open_phantoms(*, per_class: tuple[int, int], seed: int) -> Source:
 
 @dataclasses.dataclass(frozen=True)
 class PhantomReader:
-    """Draws the phantom of a path, as the bytes of a PNG file."""
+    """Draws the phantom with a path, and returns it as the bytes of a PNG file."""
 
     training_per_class: int
     seed: int
 
     def __call__(self, path: str) -> bytes:
-        """The content of the file that the path would name."""
+        """Returns the content of the file at a path."""
         split, label, name = path.split("/")
         index = phantom.parse_index(split, name, training_per_class=self.training_per_class)
         return decode.encode_png(phantom.render(index, label=label, seed=self.seed).image)
 
 
 def _build_index(*, training_per_class: int, testing_per_class: int, seed: int) -> Index:
-    """The same rows as `phantom.list_entries` gives, as columns."""
+    """Builds the rows of `phantom.list_entries` as columns."""
     paths, kinds, places = [], [], []
     for split, count in (("Testing", testing_per_class), ("Training", training_per_class)):
         first = phantom.get_first_index(split, training_per_class=training_per_class)
@@ -65,7 +65,7 @@ def _build_index(*, training_per_class: int, testing_per_class: int, seed: int) 
             paths.append(_format_paths(split, label, count))
             kinds.append(np.full(count, kind, np.int32))
             places.append(first + np.arange(count, dtype=np.int64))
-    numbers, indices = np.concatenate(kinds), np.concatenate(places)  # [N] classes, and what each is drawn from
+    numbers, indices = np.concatenate(kinds), np.concatenate(places)  # [N] class numbers, and indices to draw from
     training = np.arange(len(numbers)) >= testing_per_class * len(class_labels.BRAIN_TUMOR_CLASSES)
     of_class = int(indices.max()) // phantom.SLICES_PER_PATIENT + 1
     patients = (numbers * of_class + indices // phantom.SLICES_PER_PATIENT).astype(np.int32)
@@ -90,7 +90,7 @@ def _build_index(*, training_per_class: int, testing_per_class: int, seed: int) 
 
 
 def _format_paths(split: str, label: str, count: int) -> np.ndarray:
-    """`phantom.format_path` of all numbers below `count`: [count] bytes."""
+    """Formats `phantom.format_path` of all numbers below `count`: [count] bytes."""
     if not count:
         return np.zeros(0, "S1")
     first = phantom.format_path(split, label, 0, count=count).encode()

@@ -1,4 +1,4 @@
-"""Batches on their way to the devices. The only module that knows grain."""
+"""Loading of augmented training batches. The only module that imports grain."""
 
 import collections
 import contextlib
@@ -27,9 +27,9 @@ _FAILED = "cannot augment "
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 
-SLOW_SECONDS = 60.0  # an augmented image takes milliseconds
+SLOW_SECONDS = 60.0  # after which a loading image is reported; it usually takes milliseconds
 
-# By thread: what it loads, and since when. One for each process.
+# What each thread of this process is loading, and since when.
 _loading: dict[int, tuple[str, float]] = {}
 _watching = threading.Lock()
 _reported: set[tuple[str, float]] = set()
@@ -37,7 +37,7 @@ _reported: set[tuple[str, float]] = set()
 
 @dataclasses.dataclass(frozen=True)
 class _LoadExample:
-    """The example at a position: augmented pixels, label, and weight where images have one."""
+    """Loads the example at a position: augmented pixels, label, and weight if images have weights."""
 
     view: Views
     labels: np.ndarray  # [N] int32
@@ -77,29 +77,29 @@ def load_training_batches(
     rows: Sequence[int] | np.ndarray | None = None,
     names: Sequence[str] | None = None,
 ) -> Generator[Batch]:
-    """Augmented batches of the steps `start_step` to `stop_step`, the same for any number of workers and threads.
+    """Loads augmented batches of the steps `start_step` to `stop_step`, the same for any number of workers and threads.
 
     Args:
       images: [N, S, S] uint8, preprocessed.
       labels: [N] int.
-      sampler: which record stands where; holds the batch size (over all hosts) and the seed.
+      sampler: order of the records; holds the batch size (over all hosts) and the seed.
       settings: strength of each operation.
-      views: number of different augmentations of a record; 0 draws a new one in every epoch.
+      views: number of different augmentations of a record; 0 draws a new one in each epoch.
       start_step: step of the first batch.
       stop_step: step after the last batch.
       kinds: [N] integers, see `views.Views`.
-      weights: [N] float32 of the images in the loss; None: all alike.
-      workers: processes that load; 0 loads in threads of this process, which is faster on few cores.
-      threads: threads per process.
-      buffered: batches held ready.
-      rows: of each batch that this host loads, R numbers in ascending order; None: all.
-      names: [N] of the images, for messages about one that fails or takes long; None: their numbers.
+      weights: [N] float32, weights of the images in the loss; None: all 1.
+      workers: number of loading processes; 0 loads in threads of this process, which is faster on few cores.
+      threads: number of threads per process.
+      buffered: number of prefetched batches.
+      rows: rows of each batch that this host loads, R numbers in ascending order; None: all.
+      names: [N] names of the images, for messages about failing or slow ones; None: their numbers.
 
     Yields:
-      `image` [R, S, S] float32 in [0, 1], `label` [R] int32 and, where images have weights, `weight` [R] float32.
+      `image` [R, S, S] float32 in [0, 1], `label` [R] int32 and, if images have weights, `weight` [R] float32.
 
     Raises:
-      UsageError: at the first batch, a number below 0; later, an image that cannot be augmented, by its name.
+      UsageError: at the first batch, a negative number; later, an image that cannot be augmented, with its name.
     """
     for name, value in (("views", views), ("workers", workers), ("threads", threads)):
         if value < 0:
@@ -120,7 +120,7 @@ def load_training_batches(
     iterator = iter(dataset)
     try:
         yield from iterator
-    except Exception as error:  # grain adds lines of its own, and quotes what a worker process raised
+    except Exception as error:  # grain adds lines to the message, and quotes the exception of a worker process
         told = re.search(rf"{_FAILED}.*", str(error))
         if told is None and not workers:
             raise
@@ -131,7 +131,7 @@ def load_training_batches(
 
 
 def _exit_with_parent(number: int, count: int) -> None:
-    """Ends this worker process when the one that started it is gone, which grain's workers would outlive."""
+    """Ends this worker process when its parent process ends; otherwise grain's workers would keep running."""
     del number, count
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -144,7 +144,7 @@ def _exit_with_parent(number: int, count: int) -> None:
 
 
 def prefetch(items: Generator[_T], transfer: Callable[[_T], _U], *, count: int = 2) -> Generator[_U]:
-    """`transfer(item)` of each item, started `count` items before it is asked for: copies run while steps compute."""
+    """Yields `transfer(item)` of each item, started `count` items ahead, so that copies overlap with computation."""
     queue: collections.deque[_U] = collections.deque()
     with contextlib.closing(items):
         queue.extend(transfer(item) for item in itertools.islice(items, count))
@@ -155,7 +155,7 @@ def prefetch(items: Generator[_T], transfer: Callable[[_T], _U], *, count: int =
 
 @contextlib.contextmanager
 def track_loading(name: str) -> Iterator[None]:
-    """A record of this name is being loaded in this thread."""
+    """Tracks that this thread is loading a record with this name, and reports it if that takes long."""
     if not _watching.locked() and _watching.acquire(blocking=False):
         threading.Thread(target=_watch, name="slow records", daemon=True).start()
     thread = threading.get_ident()
@@ -167,7 +167,7 @@ def track_loading(name: str) -> Iterator[None]:
 
 
 def list_overdue() -> list[str]:
-    """A line for each record that has been loading for more than `SLOW_SECONDS`, once."""
+    """Returns one line for each record that has been loading for more than `SLOW_SECONDS` and is not reported yet."""
     lines = []
     for what in list(_loading.values()):
         name, since = what

@@ -1,4 +1,4 @@
-"""From a decoded image of any size to the square the networks see; the same for training, evaluation and serving."""
+"""Preprocessing of a decoded image to the square network input; the same in training, evaluation and serving."""
 
 import dataclasses
 import math
@@ -15,25 +15,25 @@ FORMS = ("head", "stretch")
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
-# The head is looked for on thumbnails, where small text and thin frames vanish and the skull does not: first roughly in
-# the whole frame, then finely inside the box found. Longer side in pixels, and the margin of the rough box.
-_ROUGH, _ROUGH_MARGIN, _FINE = 48, 0.08, 96
+# The head is searched on thumbnails, in which small text and thin frames vanish and the skull does not: first coarsely
+# in the whole frame, then finely inside the box found. Longer side in pixels, and the margin of the coarse box.
+_COARSE, _COARSE_MARGIN, _FINE = 48, 0.08, 96
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How an image becomes a square. Travels with the weights as plain values (`to_dict`, `from_dict`).
+    """Converts an image to the square network input. Stored with the weights as plain values (`to_dict`, `from_dict`).
 
-    `head` crops to the head, normalises the intensities inside it and pads to a square: size, border, aspect ratio and
-    brightness, which tell the source of an image and by it often the class, are gone. `stretch` resizes the whole
-    frame, aspect ignored, and leaves 8-bit intensities as they are, as published models expect.
+    `head` crops to the head, normalises the intensities inside it and pads to a square. This removes size, border,
+    aspect ratio and brightness, which reveal the source of an image and often its class. `stretch` resizes the whole
+    frame, ignores the aspect ratio, and keeps 8-bit intensities, as published models expect.
 
     Attributes:
       form: `head` or `stretch`.
       size: side of the result in pixels.
       lower_percentile: percentile of the intensities inside the head that becomes 0 (`head` only).
       upper_percentile: percentile that becomes 255 (`head` only).
-      margin: kept around the head on each side, as a fraction of the head's longer side (`head` only).
+      margin: added around the head on each side, as a fraction of the head's longer side (`head` only).
     """
 
     form: str = "head"
@@ -60,39 +60,39 @@ class Preprocessing:
             raise UsageError(f"preprocessing.margin is {self.margin}: use a fraction from 0 to 1")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """`[H, W]` uint8 or uint16 -> `[size, size]` uint8."""
+        """Converts `[H, W]` uint8 or uint16 to `[size, size]` uint8."""
         return self.letterbox(image)[0]
 
     def letterbox(self, image: np.ndarray) -> tuple[np.ndarray, Letterbox]:
-        """`[H, W]` uint8 or uint16 -> `[size, size]` uint8, and where in it the image's pixels lie."""
+        """Converts `[H, W]` uint8 or uint16 to `[size, size]` uint8; also returns the position of the image in it."""
         if image.ndim != 2 or image.size == 0 or image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected [H, W] uint8 or uint16 with pixels, got {image.shape} {image.dtype}")
         if self.form == "stretch":
             height, width = image.shape
             whole = Letterbox((width, height), (0, 0, width, height), (0, 0), (self.size, self.size), self.size)
-            return self._stretched(image), whole
-        return self._head(image)
+            return self._stretch(image), whole
+        return self._crop_head(image)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Returns plain values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`. Fields that are missing have their defaults; unknown ones are a `UsageError`."""
+        """Inverts `to_dict`. Missing fields get their defaults; unknown ones raise `UsageError`."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
                 raise UsageError(f"preprocessing.{name} is not a field: use {', '.join(known)}")
         return cls(**values)
 
-    def _stretched(self, image: np.ndarray) -> np.ndarray:
+    def _stretch(self, image: np.ndarray) -> np.ndarray:
         if image.dtype == np.uint16:
             image = (image.astype(np.float32) * (255 / max(int(image.max()), 1))).round().astype(np.uint8)
         resized = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR, reducing_gap=3.0)
         return np.array(resized)
 
-    def _head(self, image: np.ndarray) -> tuple[np.ndarray, Letterbox]:
+    def _crop_head(self, image: np.ndarray) -> tuple[np.ndarray, Letterbox]:
         frame = Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32))
         box, intensities = find_head(frame, margin=self.margin)
         low, high = _compute_quantiles(intensities, self.lower_percentile / 100, self.upper_percentile / 100)
@@ -103,7 +103,7 @@ class Preprocessing:
         height = min(self.size, max(1, round((seen[3] - seen[1]) * scale)))
         resized = frame.resize((width, height), Image.Resampling.BILINEAR, box=seen, reducing_gap=3.0)
         normalised = (np.asarray(resized, np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1.0))
-        # The box is centred; what of it lies outside the frame stays black.
+        # The box is centred; its part outside the frame stays black.
         x = min(self.size - width, round(self.size / 2 + (seen[0] - (left + right) / 2) * scale))
         y = min(self.size - height, round(self.size / 2 + (seen[1] - (top + bottom) / 2) * scale))
         result = np.zeros((self.size, self.size), np.uint8)
@@ -112,21 +112,21 @@ class Preprocessing:
 
 
 def find_head(frame: Image.Image, *, margin: float) -> tuple[_Box, np.ndarray]:
-    """The head's bounding box with a margin, and a sample of the intensities inside the head's outline.
+    """Finds the head's bounding box with a margin, and a sample of the intensities inside the head's outline.
 
-    The second round looks at the first one's box again, so that a small head in a wide border is measured as finely as
-    any other. Without anything that stands out the box is the whole frame.
+    A second pass inside the first box measures a small head in a wide border as finely as any other. If nothing stands
+    out, the box is the whole frame.
 
     Args:
       frame: image in mode L or F.
       margin: added on each side, as a fraction of the box's longer side.
 
     Returns:
-      The box in pixels of `frame`, and intensities `[n]`, n >= 1. The margin may lie outside the frame, so that an
-      image which is cropped tightly gives the same box as one with a border.
+      The box in pixels of `frame`, and intensities `[n]`, n >= 1. The margin may lie outside the frame, so that a
+      tightly cropped image gives the same box as one with a border.
     """
     box: _Box = (0, 0, frame.width, frame.height)
-    for longer_side, extra in ((_ROUGH, _ROUGH_MARGIN), (_FINE, margin)):
+    for longer_side, extra in ((_COARSE, _COARSE_MARGIN), (_FINE, margin)):
         box = _clip(box, frame)
         thumbnail = _shrink(frame, box, longer_side)
         outline = _find_outline(thumbnail)
@@ -141,13 +141,13 @@ def find_head(frame: Image.Image, *, margin: float) -> tuple[_Box, np.ndarray]:
 
 
 def _clip(box: _Box, frame: Image.Image) -> _Box:
-    """The part of the box that lies inside the frame."""
+    """Clips a box to the frame."""
     left, top, right, bottom = box
     return max(0.0, left), max(0.0, top), min(float(frame.width), right), min(float(frame.height), bottom)
 
 
 def _shrink(frame: Image.Image, box: _Box, longer_side: int) -> np.ndarray:
-    """The boxed part reduced to the longer side (never enlarged) by averaging: `[h, w]` float32."""
+    """Reduces the boxed part to the longer side by averaging, never enlarges it: `[h, w]` float32."""
     width, height = box[2] - box[0], box[3] - box[1]
     scale = min(1.0, longer_side / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -155,11 +155,11 @@ def _shrink(frame: Image.Image, box: _Box, longer_side: int) -> np.ndarray:
 
 
 def _find_outline(thumbnail: np.ndarray) -> np.ndarray:
-    """Which pixels lie inside the head's outline, holes filled; all of them where nothing stands out. `[h, w]` bool."""
+    """Finds the pixels inside the head's outline, holes filled; all of them if nothing stands out: `[h, w]` bool."""
     top, bottom, left, right = _find_inside_of_bright_frame(thumbnail)
     inner = thumbnail[top:bottom, left:right]
-    # The background is dark and nearly always there: an eighth of the pixels lies below its middle. Where an image is
-    # cropped inside the head, the threshold falls between shades of tissue and the bounding box stays whole.
+    # Nearly all images have a dark background; its median is about the 0.125 quantile. In an image cropped inside the
+    # head, the threshold falls between shades of tissue, and the bounding box is the whole image.
     dark, bright = _compute_quantiles(inner, 0.125, 0.98)
     mask = _keep_large_components(_filter_by_majority(inner > dark + 0.12 * (bright - dark)))
     outline = np.zeros(thumbnail.shape, bool)
@@ -171,12 +171,14 @@ def _find_outline(thumbnail: np.ndarray) -> np.ndarray:
 
 
 def _find_inside_of_bright_frame(thumbnail: np.ndarray) -> tuple[int, int, int, int]:
-    """First and end row, first and end column inside a bright uniform frame (screenshots, scanned film)."""
+    """Finds first and end row, first and end column inside a bright uniform frame (screenshots, scanned film)."""
     low, high = float(thumbnail.min()), float(thumbnail.max())
 
     def peel(lines: np.ndarray) -> tuple[int, int]:
         length = lines.shape[1]
-        lines = lines[:, length // 7 : length - length // 7]  # other sides of the frame, rounded corners
+        lines = lines[
+            :, length // 7 : length - length // 7
+        ]  # leaves out the other sides of the frame, and rounded corners
         lowest, highest = lines.min(1), lines.max(1)
         kept = np.flatnonzero((lowest < (low + high) / 2) | (highest - lowest > 0.1 * (high - low)))
         return (int(kept[0]), int(kept[-1]) + 1) if len(kept) else (0, len(lines))
@@ -187,35 +189,35 @@ def _find_inside_of_bright_frame(thumbnail: np.ndarray) -> tuple[int, int, int, 
 
 
 def _compute_quantiles(values: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
-    """Two quantiles, the nearest value below each; several times faster than `np.percentile` on small arrays."""
+    """Computes two quantiles, the nearest lower values; several times faster than `np.percentile` on small arrays."""
     positions = int(lower * (values.size - 1)), int(upper * (values.size - 1))
     ordered = np.partition(values, positions, axis=None)
     return float(ordered[positions[0]]), float(ordered[positions[1]])
 
 
 def _filter_by_majority(mask: np.ndarray) -> np.ndarray:
-    """True where most of the 3x3 neighbourhood is: drops specks and lines of 1 pixel, keeps a scalp of 2."""
+    """Applies a 3x3 majority filter: removes specks and lines of 1 pixel, and keeps a scalp of 2 pixels."""
     padded = np.pad(mask, 1).astype(np.int8)
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] >= 5
 
 
 def _fill(mask: np.ndarray, *, axis: int) -> np.ndarray:
-    """True from the first to the last true pixel of each line."""
+    """Fills each line from its first to its last true pixel."""
     forward = np.logical_or.accumulate(mask, axis)
     backward = np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis), axis)
     return forward & backward
 
 
 def _keep_large_components(mask: np.ndarray) -> np.ndarray:
-    """The mask without the 4-connected components that have less than a 15th of the largest one's pixels."""
+    """Removes the 4-connected components with less than a 15th of the largest one's pixels."""
     height, width = mask.shape
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8).ravel())
     stride = width + 2
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)  # in the padded, flattened mask
     if not len(starts):
         return mask
-    # Runs of a row are joined with the runs above that they touch: union-find over some hundred runs.
+    # Union-find over some hundred runs: each run of a row is joined with the runs above that it touches.
     parent = list(range(len(starts)))
 
     def root(run: int) -> int:

@@ -1,4 +1,4 @@
-"""Labelled images by name, and as columns: a hundred bytes for what is known of each without reading it."""
+"""Records of labelled image files, as objects and as columns, which take about a hundred bytes an image."""
 
 import dataclasses
 import pathlib
@@ -10,12 +10,12 @@ import numpy as np
 from bt_jax.data import class_labels
 
 TRAINING, TESTING = "Training", "Testing"
-_CHUNK = 4096  # texts that are worth a list
+_CHUNK = 4096  # strings that are decoded at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """An image file: `path` relative to the data folder with forward slashes, class number, `Training` or `Testing`."""
+    """An image file: path relative to the data folder, with forward slashes; class number; `Training` or `Testing`."""
 
     path: str
     label: int
@@ -30,7 +30,7 @@ class StringArray(Sequence[str]):
 
     @classmethod
     def from_strings(cls, texts: Iterable[str]) -> "StringArray":
-        """Copies texts; none may end with NUL, which no path does."""
+        """Copies strings, which must not end with NUL."""
         encoded = [text.encode() for text in texts]
         return cls(np.array(encoded, f"S{max(map(len, encoded), default=1) or 1}"))
 
@@ -51,7 +51,7 @@ class StringArray(Sequence[str]):
             chunk = self.encoded[start : start + _CHUNK]
             try:
                 yield from chunk.astype(str).tolist()
-            except UnicodeDecodeError:  # not ASCII alone
+            except UnicodeDecodeError:  # not only ASCII
                 yield from (text.decode() for text in chunk.tolist())
 
     def __eq__(self, other: object) -> bool:
@@ -60,7 +60,7 @@ class StringArray(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
     def find(self, text: str) -> int | None:
-        """The row of a text, where the texts are in order; None where there is none."""
+        """Returns the row of a string in a sorted array; None if it is absent."""
         row = int(np.searchsorted(self.encoded, np.bytes_(text.encode())))
         return row if row < len(self) and self[row] == text else None
 
@@ -81,7 +81,7 @@ class Records(Sequence[Record]):
 
     @classmethod
     def from_rows(cls, records: Iterable[Record]) -> "Records":
-        """The columns of some records."""
+        """Converts records to columns."""
         rows = list(records)
         return cls(
             StringArray.from_strings(record.path for record in rows),
@@ -115,24 +115,24 @@ class Records(Sequence[Record]):
     __hash__ = None  # type: ignore[assignment]
 
     def mask_split(self, split: str) -> np.ndarray:
-        """Which rows are of `Training` or `Testing`: [N] bool."""
+        """Returns which rows belong to `Training` or `Testing`: [N] bool."""
         return self.training == (split == TRAINING)
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What a source knows of all its images before it reads one. All are readable.
+    """What a source knows of all its images without reading them. All of them are readable.
 
     Attributes:
-      records: in the order of their paths.
-      groups: numbers of the groups that a split keeps together, -1 for images that are in none: [N] int32.
-      group_names: by number.
-      patients: numbers of the patients, -1 where unknown: [N] int32.
-      patient_names: by number.
-      fingerprints: of the decoded pixels, see `fingerprints.fingerprint`: [N].
+      records: sorted by path.
+      groups: [N] int32, numbers of the groups that a split keeps together; -1 for images without a group.
+      group_names: by group number.
+      patients: [N] int32, numbers of the patients; -1 if unknown.
+      patient_names: by patient number.
+      fingerprints: [N], of the decoded pixels, see `fingerprints.fingerprint`.
       sizes: [N, 2] int32, width and height of the decoded images.
-      thumbnails: [N, 2, S, S] uint8, see `fingerprints.thumbnails`; [0, 2, S, S] where they are not kept.
-      grouping: in words, what says which images belong together.
+      thumbnails: [N, 2, S, S] uint8, see `fingerprints.make_thumbnails`; [0, 2, S, S] if they are not kept.
+      grouping: where the groups come from, for reports.
     """
 
     records: Records
@@ -161,19 +161,19 @@ class Index:
 
     @property
     def patient_keys(self) -> list[str]:
-        """The key of each image's patient, empty where it is unknown."""
-        names = [*self.patient_names, ""]  # which -1 stands for
+        """The key of each image's patient, empty if unknown."""
+        names = [*self.patient_names, ""]  # at index -1
         return [names[number] for number in self.patients.tolist()]
 
     @property
     def group_ranks(self) -> np.ndarray:
-        """Numbers of the groups in the order of their names: [N] int64; each image must be in one."""
+        """Group numbers in the order of the group names: [N] int64. Each image must have a group."""
         ranks = np.empty(len(self.group_names), np.int64)
         ranks[np.argsort(self.group_names.encoded, kind="stable")] = np.arange(len(ranks))
         return ranks[self.groups]
 
     def save(self, folder: pathlib.Path) -> None:
-        """Writes the columns as `.npy` files, which can be mapped."""
+        """Writes the columns as `.npy` files, which can be memory-mapped."""
         folder.mkdir(parents=True)
         columns = {
             "paths": self.records.paths.encoded,
@@ -192,40 +192,41 @@ class Index:
 
     @classmethod
     def load(cls, folder: pathlib.Path, *, grouping: str) -> "Index":
-        """Maps what `save` wrote. Raises `OSError` or `ValueError` where that is not all there."""
+        """Memory-maps what `save` wrote. Raises `OSError` or `ValueError` if it is incomplete."""
 
-        def column(name: str) -> np.ndarray:
+        def map_column(name: str) -> np.ndarray:
             return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
         return cls(
-            records=Records(StringArray(column("paths")), column("labels"), column("training")),
-            groups=column("groups"),
-            group_names=StringArray(column("group_names")),
-            patients=column("patients"),
-            patient_names=StringArray(column("patient_names")),
-            fingerprints=StringArray(column("fingerprints")),
-            sizes=column("sizes"),
-            thumbnails=column("thumbnails"),
+            records=Records(StringArray(map_column("paths")), map_column("labels"), map_column("training")),
+            groups=map_column("groups"),
+            group_names=StringArray(map_column("group_names")),
+            patients=map_column("patients"),
+            patient_names=StringArray(map_column("patient_names")),
+            fingerprints=StringArray(map_column("fingerprints")),
+            sizes=map_column("sizes"),
+            thumbnails=map_column("thumbnails"),
             grouping=grouping,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Labelled files and the way to read them.
+    """Labelled files and how to read them.
 
     Attributes:
-      description: what this is and where it came from, for reports.
-      class_names: in the order of the labels.
-      records: in the order of their paths.
-      groups: path -> patient or other group, from the data's own `groups.csv`; empty where there is none.
+      description: what the source is and where it comes from, for reports.
+      class_names: in label order.
+      records: sorted by path.
+      groups: path -> patient or other group, from the data's own `groups.csv`; empty without that file.
       read: path -> content of the file.
-      warnings: one line for each thing a person should know.
-      patients: path -> key of the patient, empty where it is unknown: the column `patient` of `groups.csv`, and where
-        there is none, the groups.
-      synthetic: phantoms, not medical images.
-      divided: into Training and Testing; else all images count as Training, and as any part that is to be scored.
-      index: what is known of the images without reading them, row by row as in `records`; None: nothing.
+      warnings: one line each, to be shown to the user.
+      patients: path -> key of the patient, empty if unknown: the column `patient` of `groups.csv`, or without that
+        column the groups.
+      synthetic: whether the images are phantoms, not medical images.
+      divided: whether there are Training and Testing folders; otherwise all images count as Training, and as any split
+        that is evaluated.
+      index: what is known of the images without reading them, with the rows of `records`; None if nothing is.
     """
 
     description: str
@@ -240,7 +241,7 @@ class Source:
     index: Index | None = None
 
     def select_split(self, split: str) -> "Source":
-        """The records of `Training` or `Testing`; all of them where the source is not divided."""
+        """Returns the records of `Training` or `Testing`; all of them if the source is not divided."""
         if not self.divided:
             return self
         if self.index is not None:
@@ -250,7 +251,7 @@ class Source:
 
     @property
     def notice(self) -> str | None:
-        """What every report and picture made from this source must say."""
+        """The notice that every report and figure made from this source must show."""
         return class_labels.SYNTHETIC_NOTICE if self.synthetic else None
 
 

@@ -1,7 +1,7 @@
-"""Which record stands where in the endless stream of training examples: a pure function of the position.
+"""Shuffling of the training examples: the record at each position of the endless stream is a pure function.
 
-So a stream has no state: a run resumes anywhere, in an epoch or at its edge, by seeking to its step, and gets the same
-batches for any number of workers.
+The stream has no state. A run resumes at any step by seeking to it, and the batches are the same for any number of
+workers.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Epochs of freshly shuffled records, each cut to whole batches.
+    """Shuffles the records anew in each epoch, and cuts each epoch to whole batches.
 
-    The records left over by the cut are others in every epoch.
+    The records left out by the cut differ between epochs.
     """
 
     records: int
@@ -43,11 +43,11 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
+        """Number of whole batches in an epoch."""
         return self.records // self.batch_size
 
     def __call__(self, position: int) -> Example:
-        """The example at a position, counted from 0 over all epochs."""
+        """Returns the example at a position, counted from 0 over all epochs."""
         epoch, offset = divmod(position, self.steps_per_epoch * self.batch_size)
         return Example(epoch=epoch, record=int(_permute(self.seed, epoch, self.records)[offset]))
 

@@ -1,7 +1,7 @@
-"""A shift probe: images of a class from another source, kept from training to see whether the class is known there.
+"""A shift probe: images of one class from one source, held out from training to measure the effect of domain shift.
 
-A network may tell the source of an image and not what is in it. Where all training images of a class come from some
-sources, its images from another source show that: how many of them are recognised is the probe's figure.
+A network may learn to recognise the source of an image instead of its content. The accuracy on images of a class from a
+source that is absent from the training images of that class measures this.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels
 from bt_jax.data.dataset import Dataset
 
-SPLIT = "source_probe"  # name of the images in reports
+SPLIT = "source_probe"  # name of these images in reports
 
 _FORM = (
-    "use CLASS:CUE=PATTERN or CLASS:CUE!=PATTERN with the cue patient or size, such as 'glioma_tumor:patient=[0-9]*' "
+    "use CLASS:CUE=PATTERN or CLASS:CUE!=PATTERN where CUE is patient or size, such as 'glioma_tumor:patient=[0-9]*' "
     "or 'no_tumor:size!=225x225', or CLASS:web for images without a known patient"
 )
 _CUES = ("patient", "size")
@@ -25,14 +25,14 @@ _CUES = ("patient", "size")
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Which images of a class are kept from training.
+    """Which images of a class are held out from training.
 
     Attributes:
-      text: as configured.
+      text: the configured value.
       class_name: of the images.
-      cue: `patient`, the patient's key (empty where unknown), or `size`, width x height of the decoded image.
-      pattern: of the shell (`*`, `?`, `[0-9]`), for the cue.
-      negated: images are chosen whose cue does not fit.
+      cue: `patient`, the patient's key (empty if unknown), or `size`, width x height of the decoded image.
+      pattern: shell pattern for the cue (`*`, `?`, `[0-9]`).
+      negated: selects the images whose cue does not match.
     """
 
     text: str
@@ -43,12 +43,12 @@ class Probe:
 
     @classmethod
     def parse(cls, text: str, *, class_names: Sequence[str] | None) -> "Probe":
-        """Reads `CLASS`, `CLASS:web`, `CLASS:CUE=PATTERN` or `CLASS:CUE!=PATTERN`; a class alone means `web`.
+        """Parses `CLASS`, `CLASS:web`, `CLASS:CUE=PATTERN` or `CLASS:CUE!=PATTERN`; a class alone means `web`.
 
-        Without `class_names`, as before the data is read, any class will do.
+        Without `class_names`, which are unknown before the data is read, any class is accepted.
 
         Raises:
-          UsageError: names the field and says what can be given.
+          UsageError: the message names the field and the valid values.
         """
         name, _, criterion = text.partition(":")
         if not name and class_names is None:
@@ -65,22 +65,22 @@ class Probe:
 
     @property
     def description(self) -> str:
-        """`meningioma_tumor without a known patient`."""
+        """A phrase for reports, such as `meningioma_tumor without a known patient`."""
         if self.cue == "patient" and not self.pattern:
             return f"{self.class_name} {'with' if self.negated else 'without'} a known patient"
         of = "whose patient's key" if self.cue == "patient" else "whose width x height"
         return f"{self.class_name} {of} {'is not' if self.negated else 'is'} {self.pattern}"
 
     def select_rows(self, dataset: Dataset, *, class_names: Sequence[str], patients: Sequence[str]) -> np.ndarray:
-        """The images of a data set that are the probe: [N] bool.
+        """Selects the images of a data set that belong to the probe: [N] bool.
 
         Args:
           dataset: N images.
           class_names: by label.
-          patients: [N] keys, empty where unknown.
+          patients: [N] keys, empty if unknown.
 
         Raises:
-          UsageError: none is, or all of the class are.
+          UsageError: no image of the class matches, or all of them do.
         """
         of_class = dataset.labels == class_names.index(self.class_name)
         cues = patients if self.cue == "patient" else [f"{width}x{height}" for width, height in dataset.sizes.tolist()]
@@ -91,6 +91,6 @@ class Probe:
             some = ", ".join(there[:5]) + (f" and {len(there) - 5} others" if len(there) > 5 else "")
             raise UsageError(
                 f"config.data.probe is {self.text!r}, but {'all' if chosen.any() else 'none'} of the {of_class.sum()} "
-                f"images of {self.class_name} in Training fit; there is {self.cue} {some}: {_FORM}"
+                f"images of {self.class_name} in Training match; values of {self.cue}: {some}; {_FORM}"
             )
         return chosen

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, the Kaggle zip, a prepared set, or phantoms, all seen as rows of labelled files."""
+"""Sources of images: a folder, the Kaggle zip, a prepared data set, or phantoms, all as records of labelled files."""
 
 import csv
 import dataclasses
@@ -24,17 +24,17 @@ SOURCES = ("auto", "folder", "phantoms")
 def open_source(
     source: str, *, directory: str | None, phantoms_per_class: tuple[int, int] = (80, 20), seed: int = 0
 ) -> Source:
-    """Opens the data.
+    """Opens the configured source.
 
     Args:
       source: `auto`, `phantoms`, or `folder` (a folder or zip, given by `directory`). `auto` takes `directory`, else
-        `$BT_DATA`, else `data/brain_tumor_mri`, else a Kaggle download where that is possible, else the phantoms.
-      directory: path of a folder, zip or prepared set; named explicitly, it must be there.
-      phantoms_per_class: number of phantoms in Training and Testing.
-      seed: of the phantoms.
+        `$BT_DATA`, else `data/brain_tumor_mri`, else a Kaggle download if that is possible, else the phantoms.
+      directory: path of a folder, zip or prepared data set; it must exist if given.
+      phantoms_per_class: number of phantoms per class in Training and in Testing.
+      seed: seed of the phantoms.
 
     Raises:
-      UsageError: nothing there, no class folders, a class without images, or a setting that makes no sense.
+      UsageError: a missing path, no class folders, a class without images, or an invalid setting.
     """
     check_source(source, directory=directory)
     if source == "phantoms":
@@ -50,21 +50,21 @@ def open_source(
         return open_path(downloaded, field="the Kaggle download")
     phantoms = open_phantoms(per_class=phantoms_per_class, seed=seed)
     warning = (
-        f"NO MRI DATA FOUND, GOING ON WITH SYNTHETIC PHANTOMS. Set --config.data.dir or $BT_DATA to the folder or zip, "
-        f"or put it at {DEFAULT_DIRECTORY} ({reason})"
+        f"NO MRI DATA FOUND, USING SYNTHETIC PHANTOMS. Set --config.data.dir or $BT_DATA to the folder or zip with the "
+        f"images, or put them at {DEFAULT_DIRECTORY} ({reason})"
     )
     return dataclasses.replace(phantoms, warnings=(warning,))
 
 
 def check_source(source: str, *, directory: str | None) -> None:
-    """Checks what can be known of a source without opening it.
+    """Checks the settings of a source without opening it.
 
     Args:
       source: as in `open_source`.
       directory: as in `open_source`.
 
     Raises:
-      UsageError: an unknown source, a directory that is missing or not there, or phantoms with a directory.
+      UsageError: an unknown source, a missing directory, or phantoms with a directory.
     """
     if source not in SOURCES:
         raise UsageError(f"config.data.source is {source!r}: use auto, folder or phantoms")
@@ -73,23 +73,23 @@ def check_source(source: str, *, directory: str | None) -> None:
     if source == "folder" and not directory:
         raise UsageError("config.data.source is folder: set config.data.dir to the folder or zip with the images")
     if directory:
-        _check_there(pathlib.Path(directory).expanduser(), field="config.data.dir")
+        _check_exists(pathlib.Path(directory).expanduser(), field="config.data.dir")
 
 
-def _check_there(path: pathlib.Path, *, field: str) -> None:
+def _check_exists(path: pathlib.Path, *, field: str) -> None:
     if not path.exists():
-        raise UsageError(f"{field} is {str(path)!r}, which is not there: give a folder or zip with Training/<class>/")
+        raise UsageError(f"{field} is {str(path)!r}, which does not exist: give a folder or zip with Training/<class>/")
 
 
 def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:
-    """The data set through kagglehub, or why it cannot be had."""
+    """Downloads the data set through kagglehub; returns its path, or None and the reason."""
     key = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", pathlib.Path.home() / ".kaggle")) / "kaggle.json"
     if not ({"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ) or "KAGGLE_API_TOKEN" in os.environ or key.exists()):
         return None, "no Kaggle key for a download"
     try:
-        import kagglehub  # an extra: only those with a key need it
+        import kagglehub  # an extra that is only needed with a Kaggle key
     except ImportError:
-        return None, "a Kaggle key, but kagglehub is not installed: pip install kagglehub"
+        return None, "there is a Kaggle key, but kagglehub is not installed: pip install kagglehub"
     try:
         return pathlib.Path(kagglehub.dataset_download(KAGGLE_DATASET)), ""
     except (OSError, ValueError, RuntimeError) as error:
@@ -97,13 +97,13 @@ def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:
 
 
 def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[str, ...] | None = None) -> Source:
-    """A folder or a zip in the Kaggle layout, a folder of class folders, or what `prepared` made of one of them.
+    """Opens a folder or zip in the Kaggle layout, a folder of class folders, or a prepared data set.
 
     Args:
       path: of the folder or zip.
-      field: the setting that names it, for errors.
-      class_names: those of a model that is to be scored; every folder must be one of them, by name or alias. None
-        takes them from the Training folders, which must then be there and not empty.
+      field: name of the setting, for error messages.
+      class_names: classes of the model to be evaluated; every folder must be one of them, by name or alias. None takes
+        the classes from the Training folders, which must then exist and not be empty.
     """
     path = pathlib.Path(path).expanduser()
     if array_record.is_prepared(path):
@@ -111,8 +111,8 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
     if path.is_dir():
         names, folders = _list_contents(path)
         layout = _Layout.read(names, folders, where=path)
-        return layout.source(lambda name: (path / name).read_bytes(), kind="folder", class_names=class_names)
-    _check_there(path, field=field)
+        return layout.to_source(lambda name: (path / name).read_bytes(), kind="folder", class_names=class_names)
+    _check_exists(path, field=field)
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{field} is {str(path)!r}, which is neither a folder nor a zip")
     with zipfile.ZipFile(path) as archive:
@@ -120,7 +120,7 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
     names = [entry.filename for entry in entries if not entry.is_dir()]
     folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
     layout = _Layout.read(names, folders, where=path)
-    return layout.source(ZipReader(path), kind="zip", class_names=class_names)
+    return layout.to_source(ZipReader(path), kind="zip", class_names=class_names)
 
 
 def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -> Source:
@@ -133,7 +133,7 @@ def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -
         records = dataclasses.replace(index.records, labels=number[index.records.labels])
         index = dataclasses.replace(index, records=records)
     table, name = b"path,group", path / GROUPS_FILE
-    if name.exists() and len(index) <= splits.MAX_COMPARED:  # of larger sets the index says it
+    if name.exists() and len(index) <= splits.MAX_COMPARED:  # larger sets have this in the index
         table = name.read_bytes()
     return Source(
         description=f"{description['description']}, prepared in {path}",
@@ -149,7 +149,7 @@ def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -
 
 
 def _list_contents(path: pathlib.Path) -> tuple[list[str], list[str]]:
-    """Files and folders below a folder, relative to it; links to folders are followed, which `rglob` does not."""
+    """Lists files and folders below a folder, relative to it. Follows links to folders, which `rglob` does not."""
     names: list[str] = []
     folders: list[str] = []
     for folder, below, inside in os.walk(path, followlinks=True):
@@ -161,19 +161,19 @@ def _list_contents(path: pathlib.Path) -> tuple[list[str], list[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """The files of a folder or zip, sorted by the place they stand in."""
+    """The files of a folder or zip, by their role."""
 
     where: pathlib.Path
-    prefix: str  # folder that everything else is relative to, with a slash at the end, or nothing
-    nested: bool  # class folders stand in Training and Testing, not by themselves
+    prefix: str  # folder that everything else is relative to, with a slash at the end, or empty
+    nested: bool  # class folders are inside Training and Testing, not at the top level
     images: list[tuple[str, str, str]]  # split, class folder, path
-    empty: list[tuple[str, str, str]]  # the same of class folders without files
+    empty: list[tuple[str, str, str]]  # the same for class folders without files
     has_groups: bool
     warnings: list[str]
 
     @classmethod
     def read(cls, names: list[str], folders: list[str], *, where: pathlib.Path) -> "_Layout":
-        """Finds the place of every file; hidden ones and those of the operating system do not count."""
+        """Locates every file; ignores hidden files and those of the operating system."""
         files = [name for name in names if not _is_hidden(name)]
         prefix = _find_prefix(files)
         files = sorted(name.removeprefix(prefix) for name in files)
@@ -189,19 +189,19 @@ class _Layout:
             if (place := _locate(f"{folder}/", nested=nested)) and place not in full
         ]
         elsewhere = sum("/" in name for name in files) - len(images)
-        warnings = [f"{elsewhere} files in {where} lie outside of class folders: left out"] if elsewhere else []
+        warnings = [f"{elsewhere} files in {where} are outside of class folders: left out"] if elsewhere else []
         return cls(where, prefix, nested, images, empty, GROUPS_FILE in files, warnings)
 
-    def source(self, read: Callable[[str], bytes], *, kind: str, class_names: tuple[str, ...] | None) -> Source:
+    def to_source(self, read: Callable[[str], bytes], *, kind: str, class_names: tuple[str, ...] | None) -> Source:
         warnings = list(self.warnings)
         if class_names is None:
-            class_names, number = self._classes_of_training()
-            warnings += [f"{self.where / path} is empty: {folder} is not scored" for _, folder, path in self.empty]
+            class_names, number = self._list_training_classes()
+            warnings += [f"{self.where / path} is empty: {folder} is not evaluated" for _, folder, path in self.empty]
             if all(split == "Training" for split, _, _ in self.images):
                 warnings.append(f"{self.where} has no Testing folder: the report covers the validation images only")
         else:
             number = {name: i for i, name in enumerate(class_names)}
-        number = self._numbered(number, class_names)
+        number = self._number_folders(number, class_names)
         groups_path = self.prefix + GROUPS_FILE
         table = read(groups_path) if self.has_groups else b"path,group"
         name = str(self.where / groups_path)
@@ -216,7 +216,7 @@ class _Layout:
             divided=self.nested,
         )
 
-    def _classes_of_training(self) -> tuple[tuple[str, ...], dict[str, int]]:
+    def _list_training_classes(self) -> tuple[tuple[str, ...], dict[str, int]]:
         for split, _, path in self.empty:
             if split == "Training":
                 raise UsageError(f"{self.where / path} is an empty class folder: put images there or remove it")
@@ -225,8 +225,8 @@ class _Layout:
             raise UsageError(f"{self.where} has no images in Training/<class>/: there is nothing to train on")
         return class_labels.map_folders_to_classes(training)
 
-    def _numbered(self, number: dict[str, int], class_names: tuple[str, ...]) -> dict[str, int]:
-        """The class of every folder, those of Testing under an alias included."""
+    def _number_folders(self, number: dict[str, int], class_names: tuple[str, ...]) -> dict[str, int]:
+        """Returns the class number of every folder; Testing folders may be aliases."""
         known = {class_names[i]: i for i in sorted(number.values())}
         number = dict(number)
         for _, folder, path in self.images:
@@ -238,7 +238,7 @@ class _Layout:
 
 
 def _locate(path: str, *, nested: bool) -> tuple[str, str] | None:
-    """Split and class folder of a file, or None where it stands elsewhere. By themselves class folders are Training."""
+    """Returns split and class folder of a file, or None if it is elsewhere. Top-level class folders are Training."""
     parts = path.split("/")
     if nested and len(parts) == 3 and parts[0].lower() in SPLITS:
         return SPLITS[parts[0].lower()], parts[1]
@@ -255,7 +255,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _find_prefix(names: list[str]) -> str:
-    """The folder, if any, that Training (else Testing) stands in; archives often wrap everything in one."""
+    """Finds the folder, if any, that contains Training (else Testing); archives often wrap everything in one."""
     for split in ("Training", "Testing"):
         for name in names:
             parts = name.split("/")
@@ -266,18 +266,18 @@ def _find_prefix(names: list[str]) -> str:
 
 
 def parse_groups(content: bytes, *, name: str) -> dict[str, str]:
-    """`groups.csv`, a table with the columns `path` and `group`, as path -> group."""
+    """Parses `groups.csv`, a table with the columns `path` and `group`, as path -> group."""
     return {path: group for path, group in _parse_column(content, name=name, column="group").items() if group}
 
 
 def parse_patients(content: bytes, *, name: str) -> dict[str, str]:
-    """`groups.csv` as path -> key of the patient, empty where unknown; without a column `patient` the group is one."""
+    """Parses `groups.csv` as path -> patient key, empty if unknown; without a column `patient`, groups are the keys."""
     patients = _parse_column(content, name=name, column="patient")
     return patients if patients else parse_groups(content, name=name)
 
 
 def _parse_column(content: bytes, *, name: str, column: str) -> dict[str, str]:
-    """A column by path; nothing if there is no such column."""
+    """Parses a column of `groups.csv` by path; empty if there is no such column."""
     try:
         table = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
         missing = {"path", "group"} - set(table.fieldnames or ())

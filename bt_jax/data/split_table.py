@@ -1,4 +1,4 @@
-"""What each image of a run is for: the rows of `split.csv`, from columns, as there may be a million of them."""
+"""The rows of `split.csv`, which say what each image of a run is used for. Stored as columns for a million images."""
 
 import dataclasses
 import hashlib
@@ -13,19 +13,19 @@ from bt_jax.data.records import Records, StringArray
 
 FIELDS = ("path", "label", "group", "fold", "role", "fingerprint")
 _CHUNK = 1 << 15
-_SPECIAL = np.isin(np.arange(256), list(b'",\r\n'))  # letters for which CSV has quotes
+_SPECIAL = np.isin(np.arange(256), list(b'",\r\n'))  # bytes that CSV needs quotes for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitTable(Collection[list[Any]]):
-    """Rows of the `FIELDS`: first those of Training, then those of Testing.
+    """Rows with the `FIELDS`: first the Training images, then the Testing images.
 
     Attributes:
-      class_names: in the order of the labels.
+      class_names: in label order.
       trainable: [N] records of Training.
       groups: [N] names.
       folds: [N] integers.
-      roles: [N] texts.
+      roles: [N] strings.
       fingerprints: [N].
       testing: [M] records of Testing.
       testing_fingerprints: [M].
@@ -75,7 +75,7 @@ class SplitTable(Collection[list[Any]]):
     __hash__ = None  # type: ignore[assignment]
 
     def look_up_groups(self, paths: Iterable[str]) -> list[str]:
-        """The group of each path; empty for those of testing."""
+        """Returns the group of each path; empty for Testing images."""
         wanted = dict.fromkeys(paths, "")
         for path, group in zip(self.trainable.paths, self.groups, strict=True):
             if path in wanted:
@@ -84,7 +84,7 @@ class SplitTable(Collection[list[Any]]):
 
     @property
     def sha256(self) -> str:
-        """Of all rows: which images, by their pixels, and what each is for."""
+        """The hash of all rows: it identifies the images by their pixels, and what each is used for."""
         digest, between = hashlib.sha256(), b""
         for columns in self._chunks():
             digest.update(between + _join_lines(columns, separator=b"\t")[:-1])
@@ -92,7 +92,7 @@ class SplitTable(Collection[list[Any]]):
         return digest.hexdigest()
 
     def to_csv(self) -> bytes:
-        """The content of `split.csv`."""
+        """Returns the content of `split.csv`."""
         parts = [files.format_csv(FIELDS, ()).encode()]
         for columns in self._chunks():
             if any(_SPECIAL[column.view(np.uint8)].any() for column in columns):
@@ -103,7 +103,7 @@ class SplitTable(Collection[list[Any]]):
         return b"".join(parts)
 
     def _chunks(self) -> Iterator[list[np.ndarray]]:
-        """Some thousand rows at a time: a column of bytes for each field."""
+        """Yields blocks of rows: one column of bytes for each field."""
         folds, roles = (np.asarray(column).astype("S") for column in (self.folds, self.roles))
         for start in range(0, len(self.trainable), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -126,7 +126,7 @@ def _encode(texts: Sequence[str]) -> np.ndarray:
 
 
 def _join_lines(columns: Sequence[np.ndarray], *, separator: bytes) -> bytes:
-    """The rows of columns of bytes, each with its end of line. Arrays fill up texts with NUL, which is left out."""
+    """Joins columns of bytes to lines. The NUL bytes that pad strings in arrays are left out."""
     count = len(columns[0])
     letters = list[np.ndarray]()
     for column, after in zip(columns, [separator] * (len(columns) - 1) + [b"\n"], strict=True):
@@ -136,6 +136,6 @@ def _join_lines(columns: Sequence[np.ndarray], *, separator: bytes) -> bytes:
 
 
 def _intern(texts: np.ndarray) -> Iterable[str]:
-    """The texts one by one, equal ones being the same object."""
+    """Yields strings; equal ones are the same object, which saves memory."""
     names, numbers = np.unique(texts, return_inverse=True)
     return map(names.tolist().__getitem__, numbers.tolist())

@@ -1,4 +1,4 @@
-"""Which training images belong together, and the split into folds that keeps them together."""
+"""Groups of training images, and the stratified split into folds that keeps groups together."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data import kaggle_patients
 from bt_jax.data.dedup import near_duplicates
 
-# Images; above, near duplicates are not looked for among those without a known patient: the time grows with the square.
+# Number of images up to which near-duplicates are searched: the time for more would be too long.
 MAX_COMPARED = 50_000
-MAX_CLASSES = 7  # NumPy adds up more numbers in another order
+MAX_CLASSES = 7  # NumPy sums more numbers in another order
 
 
 def group_images(
@@ -20,21 +20,21 @@ def group_images(
     fingerprints: Sequence[str],
     thumbnails: np.ndarray,
     table: Mapping[str, str],
-    alike: Sequence[tuple[int, int]] | None = None,
+    similar: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[list[str], str]:
-    """A group for every image: patient where known, else its twins and the slices that look alike.
+    """Groups images by patient where it is known, and otherwise with their near-duplicates and similar slices.
 
     Pixel-identical images always share a group.
 
     Args:
       paths: [N].
       fingerprints: [N], see `fingerprints.fingerprint`.
-      thumbnails: [N, 2, S, S] uint8, see `fingerprints.thumbnails`.
+      thumbnails: [N, 2, S, S] uint8, see `fingerprints.make_thumbnails`.
       table: path -> group of the data's own `groups.csv`; may be empty or lack images.
-      alike: pairs of rows found by `near_duplicates.find_near_duplicates`, if that was done already.
+      similar: pairs of rows found by `near_duplicates.find_near_duplicates`; None searches for them.
 
     Returns:
-      The groups [N], and in words where they come from.
+      The groups [N], and where they come from, for reports.
     """
     known = [
         table.get(path) or kaggle_patients.load_groups().get(fingerprint)
@@ -44,8 +44,8 @@ def group_images(
     from_manifest = sum(group is not None for group in known) - from_table
     pairs = near_duplicates.pair_equal_values(fingerprints)
     unknown = [i for i, group in enumerate(known) if group is None]
-    if alike is not None:
-        pairs += [(i, j) for i, j in alike if known[i] is None or known[j] is None]
+    if similar is not None:
+        pairs += [(i, j) for i, j in similar if known[i] is None or known[j] is None]
     elif unknown:
         found = near_duplicates.find_near_duplicates(thumbnails[unknown], thumbnails)
         pairs += [(unknown[i], j) for i, j in zip(found.first.tolist(), found.second.tolist(), strict=True)]
@@ -60,8 +60,8 @@ def group_images(
     groups = [name_of.get(root, f"images-like-{root}") for root in roots.tolist()]
     origins = [
         (from_table, "groups.csv"),
-        (from_manifest, "the patients known for this data set"),
-        (len(unknown), "near duplicates alone, their patients unknown"),
+        (from_manifest, "the known patients of this data set"),
+        (len(unknown), "near-duplicates, since their patients are unknown"),
     ]
     return groups, ", ".join(f"{count} images by {origin}" for count, origin in origins if count)
 
@@ -69,11 +69,11 @@ def group_images(
 def assign_folds(
     *, labels: Sequence[int] | np.ndarray, groups: Sequence[str] | np.ndarray, folds: int, class_names: Sequence[str]
 ) -> np.ndarray:
-    """The fold in which each image is validated: [N] int.
+    """Assigns each image to the fold in which it is validated: [N] int.
 
     Args:
       labels: [N] class numbers, in the order of the images' paths.
-      groups: [N] names, or numbers in the order of the names; a group is never divided.
+      groups: [N] names, or numbers in the order of the names. A group is never divided.
       folds: number of folds.
       class_names: for error messages.
 
@@ -96,7 +96,7 @@ def assign_folds(
     of_label, dense = np.unique(y, return_inverse=True)
     if 1 < len(of_label) <= MAX_CLASSES:
         return assign_stratified_groups(dense, g, folds=folds)
-    from sklearn.model_selection import StratifiedGroupKFold  # a second, which hardly any run needs to spend
+    from sklearn.model_selection import StratifiedGroupKFold  # the import takes a second, and few runs need it
 
     fold = np.empty(len(y), np.int64)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
@@ -106,11 +106,12 @@ def assign_folds(
 
 
 def assign_stratified_groups(labels: np.ndarray, groups: np.ndarray, *, folds: int) -> np.ndarray:
-    """The fold in which each row is left out: [N] int64, as `StratifiedGroupKFold` gives it, to the last tie.
+    """Computes the folds of scikit-learn's `StratifiedGroupKFold` without its import, and for many groups: [N] int64.
 
-    With `shuffle=True` and `random_state=0`. It deals out the groups, those of the most uneven classes first, each to
-    the fold that makes the classes' shares in all folds most alike, and computes all of them anew each time; here only
-    what a group changes is computed, by the same operations in the same order, so that ties fall the same way.
+    The result equals that of `shuffle=True` and `random_state=0`, including ties. Groups are assigned in the order of
+    decreasing class imbalance, each to the fold that makes the class shares of all folds most equal. scikit-learn
+    recomputes all shares for each group. Here only the changed ones are computed, by the same operations in the same
+    order, so that ties are broken in the same way.
 
     Args:
       labels: [N] integers from 0, each of which occurs.
@@ -119,11 +120,11 @@ def assign_stratified_groups(labels: np.ndarray, groups: np.ndarray, *, folds: i
     """
     classes, count = int(labels.max()) + 1, int(groups.max()) + 1
     if classes > MAX_CLASSES:
-        raise ValueError(f"{classes} classes: at most {MAX_CLASSES} are dealt out as scikit-learn does")
+        raise ValueError(f"{classes} classes: at most {MAX_CLASSES} are supported")
     sizes = np.zeros((count, classes))  # images of each class in each group
     np.add.at(sizes, (groups, labels), 1)
     order = np.arange(count)
-    np.random.RandomState(0).shuffle(order)  # what random_state=0 stands for
+    np.random.RandomState(0).shuffle(order)  # the generator of random_state=0
     order = order[np.argsort(-np.std(sizes[order], axis=1), kind="stable")]
     totals = np.bincount(labels).tolist()
 
@@ -159,7 +160,7 @@ def assign_stratified_groups(labels: np.ndarray, groups: np.ndarray, *, folds: i
 
 
 def _compute_deviation(column: list[float]) -> float:
-    """As `numpy.std` of an axis that is not the last."""
+    """Computes `numpy.std` of an axis that is not the last, with the same rounding."""
     count = len(column)
     mean = 0.0
     for value in column:
@@ -173,5 +174,5 @@ def _compute_deviation(column: list[float]) -> float:
 
 
 def _is_close(a: float, b: float) -> bool:
-    """As `numpy.isclose`, of a number that is not infinite."""
+    """Returns `numpy.isclose` of two numbers, of which the first is finite."""
     return abs(a - b) <= 1e-8 + 1e-5 * abs(b)

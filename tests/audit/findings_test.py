@@ -120,7 +120,7 @@ def test_groups_keep_twins_and_patients_together(found):
     for rows in found.clusters:
         assert len({found.groups[row] for row in rows}) == 1
     assert len(set(found.groups)) == 14 - 5 - 1
-    assert found.grouping == "2 images by groups.csv, 12 images by near duplicates alone, their patients unknown"
+    assert found.grouping == "2 images by groups.csv, 12 images by near-duplicates, since their patients are unknown"
 
 
 def test_twins_are_found_without_the_groups(found):

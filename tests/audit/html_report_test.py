@@ -83,15 +83,15 @@ def test_long_lists_are_cut_and_say_so(found):
 
 def test_what_a_reader_needs_first_comes_first(found):
     page = html_report.render(found)
-    for advice in ("Score the clean", "Take size", "Divide by the groups"):
+    for advice in ("Report the score on the clean", "Remove size", "Split by the groups"):
         assert page.count(f"<li>{advice}") == 1
-    order = ["SYNTHETIC PHANTOMS", "1 of 35 Testing images", "no_tumor is told from the rest by width alone"]
+    order = ["SYNTHETIC PHANTOMS", "1 of 35 Testing images", "no_tumor is distinguished from the rest by width alone"]
     order += [
         "Duplicates and leaks",
         "Contradictory labels",
-        "Pairs to look at",
+        "Pairs to check",
         "Shortcuts",
-        "odd files",
+        "unusual files",
         "Patients and groups",
     ]
     places = [page.index(text) for text in order[:3]] + [page.index(f"{text}</h2>") for text in order[3:]]

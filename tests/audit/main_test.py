@@ -157,7 +157,7 @@ def test_the_same_again_and_from_a_zip(images, audited, tmp_path):
     [
         (["--out=O"], "--data is missing: see --help"),
         (["--data=D"], "--out is missing: see --help"),
-        (["--data=nowhere", "--out=O"], "--data is 'nowhere', which is not there"),
+        (["--data=nowhere", "--out=O"], "--data is 'nowhere', which does not exist"),
         (["--data=D", "--out=F"], "which is a file: give a folder"),
         (["--data=D", "--out=O", "--depth=3"], "Unknown command line flag 'depth'"),
         (["--data=D", "--out=O", "more"], "unexpected argument 'more'"),

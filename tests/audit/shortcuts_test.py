@@ -30,7 +30,7 @@ def test_a_planted_cue_is_named_with_its_rule():
     assert found.rules[0].balanced_accuracy == 1
     assert found.rules[0].description == "height from 406 to 706 pixels"
     assert found.strongest == (
-        "none is told from the rest by height alone: balanced accuracy 1.00 where guessing has 0.50 "
+        "none is distinguished from the rest by height alone: balanced accuracy 1.00, chance 0.50 "
         "(height from 406 to 706 pixels)"
     )
     assert found.by_cue["height"] > 0.6 > 0.5 > found.by_cue["brightness"]

@@ -140,7 +140,9 @@ def test_it_is_a_data_set_of_tensorflow_datasets(images: Folder, tmp_path: pathl
 
 def test_unreadable_files_are_left_out_up_to_a_limit(images: Folder, tmp_path: pathlib.Path) -> None:
     images.write("Training/ä/broken.png", b"no image")
-    with pytest.raises(UsageError, match=r"1 of 15 files are not readable images, --max_unreadable allows 0: .*broken"):
+    with pytest.raises(
+        UsageError, match=r"1 of 15 files are not readable images, but --max_unreadable allows 0: .*broken"
+    ):
         prepare(images.open(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     warnings: list[str] = []
@@ -164,7 +166,7 @@ def test_a_folder_of_something_else_is_left_alone(images: Folder, tmp_path: path
     images.add("Training/ä", images=1)
     with pytest.raises(UsageError, match="prepared from other images"):
         prepare(images.open(), tmp_path / "out")
-    with pytest.raises(UsageError, match="is there and no prepared data set"):
+    with pytest.raises(UsageError, match="exists and is not a prepared data set"):
         prepare(images.open(), images.path)
 
 
@@ -176,7 +178,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(images: Folder, tmp_path: path
         seen.add(path)
         return images.open().read(path) + b"x" * second
 
-    with pytest.raises(UsageError, match="was changed meanwhile"):
+    with pytest.raises(UsageError, match="has changed since it was decoded"):
         prepare(dataclasses.replace(images.open(), read=read), tmp_path / "out")
 
 
@@ -205,7 +207,7 @@ def test_what_was_looked_at_is_not_looked_at_again(
 def test_only_one_process_prepares_a_folder(images: Folder, tmp_path: pathlib.Path) -> None:
     with (
         array_record._lock(tmp_path / ".out.preparing"),
-        pytest.raises(UsageError, match="another process is at work"),
+        pytest.raises(UsageError, match="another process is preparing"),
     ):
         prepare(images.open(), tmp_path / "out")
 

@@ -142,7 +142,7 @@ def test_patients_of_lazy_images(source: Source, monkeypatch: pytest.MonkeyPatch
     assert found is not None
     groups, words = found
     assert groups[lazy.paths.index("Training/glioma_tumor/image (5).png")] == "MR7"
-    assert len(set(groups)) == len(lazy) and words.startswith("1 images by their patients")
+    assert len(set(groups)) == len(lazy) and words.startswith("1 images by patient")
 
 
 def test_an_image_that_cannot_be_read_any_more_is_named(source: Source) -> None:

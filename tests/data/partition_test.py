@@ -86,7 +86,7 @@ def test_no_testing_images(folder):
     folder.add("a", images=4).add("b", images=4)
     data = divide(folder.open(), folds=2)
     assert len(data.testing) == 0 and len(data.training) + len(data.validation) == 8
-    assert data.grouping == "8 images by near duplicates alone, their patients unknown"
+    assert data.grouping == "8 images by near-duplicates, since their patients are unknown"
 
 
 def probed(source, probe: str, **options) -> partition.Partition:

@@ -45,7 +45,7 @@ def test_the_package_knows_images_by_their_pixels(kaggle: Folder) -> None:
     found = patient_groups.group_by_patient(renamed, {})
     assert found is not None
     assert found[0][0] == group
-    assert "the patients known for this data set" in found[1]
+    assert "the known patients of this data set" in found[1]
 
 
 def test_keys_are_those_of_the_table_then_of_the_package(kaggle: Folder) -> None:

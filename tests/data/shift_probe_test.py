@@ -64,7 +64,7 @@ def test_what_cannot_be_meant_is_refused(images: Dataset, text: str, message: st
 
 def test_many_values_are_summed_up(images: Dataset) -> None:
     many = dataclasses.replace(images.select(np.zeros(9, int)), sizes=np.arange(18).reshape(9, 2))
-    with pytest.raises(UsageError, match=r"there is size 0x1, 10x11, 12x13, 14x15, 16x17 and 4 others"):
+    with pytest.raises(UsageError, match=r"values of size: 0x1, 10x11, 12x13, 14x15, 16x17 and 4 others"):
         Probe.parse("glioma:size=x", class_names=NAMES).select_rows(many, class_names=NAMES, patients=[""] * 9)
 
 

@@ -115,7 +115,7 @@ def test_files_outside_of_class_folders_are_counted_in_a_warning(kaggle):
     source = kaggle.open()
     assert source.records == before
     (warning,) = source.warnings
-    assert re.match(r"3 files in .* lie outside of class folders: left out", warning)
+    assert re.match(r"3 files in .* are outside of class folders: left out", warning)
 
 
 def test_aliases_are_the_classes_of_the_set(folder):
@@ -216,7 +216,7 @@ def test_a_class_that_the_model_does_not_know_is_an_error(folder):
 
 
 def test_path_that_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match=r"config\.data\.dir is '.*nowhere', which is not there"):
+    with pytest.raises(UsageError, match=r"config\.data\.dir is '.*nowhere', which does not exist"):
         sources.open_path(tmp_path / "nowhere", field="config.data.dir")
 
 
@@ -341,7 +341,7 @@ def test_auto_goes_on_with_phantoms_and_a_warning_nobody_can_miss(tmp_path, monk
     source = sources.open_source("auto", directory=None, phantoms_per_class=(1, 1))
     assert source.synthetic
     (warning,) = source.warnings
-    assert warning.startswith("NO MRI DATA FOUND, GOING ON WITH SYNTHETIC PHANTOMS")
+    assert warning.startswith("NO MRI DATA FOUND, USING SYNTHETIC PHANTOMS")
     assert "$BT_DATA" in warning and "no Kaggle key" in warning
 
 

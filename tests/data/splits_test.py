@@ -64,7 +64,7 @@ def test_images_without_a_group_join_those_that_look_nearly_the_same():
     groups, origin = grouped(6, {0: "p", 1: "q"}, near={2: 0, 4: 3})
     assert partition(groups) == [0, 1, 0, 3, 3, 5]
     assert groups[0] == groups[2] == "p"
-    assert origin == "2 images by groups.csv, 4 images by near duplicates alone, their patients unknown"
+    assert origin == "2 images by groups.csv, 4 images by near-duplicates, since their patients are unknown"
 
 
 def test_near_duplicates_do_not_join_known_patients():
@@ -80,8 +80,8 @@ def test_patients_known_by_the_content_of_their_images(monkeypatch):
     assert partition(groups) == [0, 1, 1, 3, 4]
     assert groups[1] == "17" and groups[3] == "p"
     assert (
-        origin == "1 images by groups.csv, 2 images by the patients known for this data set, "
-        "2 images by near duplicates alone, their patients unknown"
+        origin == "1 images by groups.csv, 2 images by the known patients of this data set, "
+        "2 images by near-duplicates, since their patients are unknown"
     )
 
 
@@ -167,7 +167,7 @@ def test_real_groups_are_those_of_the_table_with_and_without_it(real_directory, 
     assert origin == "2870 images by groups.csv"
     groups, origin = of_real(training, {})
     assert groups == expected
-    assert origin == "2870 images by the patients known for this data set"
+    assert origin == "2870 images by the known patients of this data set"
 
 
 @pytest.mark.real_data
@@ -190,7 +190,7 @@ def test_real_images_that_nobody_knows_join_near_duplicates(real_source, real_da
     }
     monkeypatch.setattr(kaggle_patients, "load_groups", lambda: rest)
     groups, origin = of_real(training, {})
-    assert "by near duplicates alone, their patients unknown" in origin
+    assert "by near-duplicates, since their patients are unknown" in origin
     before, after = partition(known), partition(groups)
     for i in left_out:
         assert any(before[i] == before[j] and after[i] == after[j] for j in range(len(training)) if j != i)

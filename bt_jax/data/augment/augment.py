@@ -1,4 +1,4 @@
-"""Random views of a preprocessed image: one warp, looks, then intensities. Deterministic from a generator."""
+"""Augmentation of a preprocessed image: one warp, style and photometric changes, then intensities. Deterministic."""
 
 import dataclasses
 import functools
@@ -15,11 +15,11 @@ from bt_jax.data.augment import geometry, photometric, style
 
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 
-# Midpoints of 4096 equally likely slices of the normal distribution: drawing from them is several times faster than
-# drawing normal numbers, and a grey value shows no difference.
+# Midpoints of 4096 equally likely slices of the normal distribution. Drawing from them is several times faster than
+# drawing normal numbers, and indistinguishable in grey levels.
 _NORMAL = np.array([statistics.NormalDist().inv_cdf((slice_ + 0.5) / 4096) for slice_ in range(4096)], np.float32)
 
-# Beyond these a view shows nothing of the head, or the operation is no longer defined.
+# Beyond these limits a view no longer shows the head, or the operation is undefined.
 _LIMITS = {
     "rotation": 0.5,
     "zoom": 0.9,
@@ -45,7 +45,7 @@ _LIMITS = {
     "cutout": 0.5,
 }
 
-# In the order in which they are applied. Those of style need a partner.
+# In the order of application. The style operations need a partner.
 _STYLES = {"fourier": style.exchange_amplitude, "histogram": style.exchange_histogram}
 _LOOKS = {
     "network": photometric.apply_random_network,
@@ -61,37 +61,41 @@ Partner = Callable[[np.random.Generator], np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How strongly each random operation works; 0 and False switch it off. All draws are uniform unless said.
+    """The strength of each random operation. 0 and False, the defaults, switch it off.
+
+    Draws are uniform unless stated otherwise.
 
     Attributes:
-      flip: mirror left and right, with probability 1/2. Default False.
-      rotation: fraction of a full turn, both ways: 0.2 is up to 72 degrees, as Keras `RandomRotation(0.2)`. Default 0.
-      zoom: the head is scaled by a factor in 1 - zoom .. 1 + zoom. Default 0.
-      shift: fraction of the side, both ways and in both directions independently. Default 0.
+      flip: mirrors left and right with probability 1/2.
+      rotation: fraction of a full turn, in both directions: 0.2 is up to 72 degrees, like Keras
+        `RandomRotation(0.2)`.
+      zoom: the head is scaled by a factor in 1 - zoom .. 1 + zoom.
+      shift: fraction of the side, independently across and down, in both directions.
       contrast: distances from the image's mean are multiplied by a factor in 1 - contrast .. 1 + contrast, as Keras
-        `RandomContrast(0.2)` does with 0.8 .. 1.2. Default 0.
+        `RandomContrast(0.2)` does with 0.8 .. 1.2.
       brightness: fraction of the full range that is added, in -brightness .. +brightness, as Keras
-        `RandomBrightness(0.2)` does. Default 0.
+        `RandomBrightness(0.2)` does.
       gamma: intensities in 0..1 are raised to an exponent in 1 / (1 + gamma) .. 1 + gamma, log-uniform, so that
-        brighter and darker are equally likely. Default 0.
-      noise: Gaussian noise with a standard deviation in 0 .. noise, as a fraction of the full range. Default 0.
-      blur: Gaussian blur with a standard deviation in 0 .. blur, in pixels of the given image. Default 0.
-      border: fraction of the side; an extra black border of a width in 0 .. border on every side, or as wide a crop,
-        equally likely: the head is shrunk or enlarged inside the frame. Default 0.
-      crop: fraction of the side, in 0 .. crop, that is cut away; what is kept lies anywhere and fills the frame. 0.
-      aspect: width over height is multiplied by a factor in 1 / (1 + aspect) .. 1 + aspect, log-uniform; the area
-        stays. Default 0.
-      elastic: fraction of the side; points of a coarse grid move by up to that, and the rest with them. Default 0.
-      fourier: coarse amplitudes mixed with a partner's, see `style.exchange_amplitude`. Default 0.
-      histogram: grey values mixed with a partner's, see `style.exchange_histogram`. Default 0.
-      network: contrasts of a small random network, see `photometric.apply_random_network`. Default 0.
-      convolution: texture of a random kernel, see `photometric.apply_random_convolution`. Default 0.
-      bias_field: uneven brightness, see `photometric.apply_bias_field`. Default 0.
-      sharpness: emphasised edges, see `photometric.sharpen`. Default 0.
-      resolution: fewer pixels, see `photometric.reduce_resolution`. Default 0.
-      jpeg: compression, see `photometric.compress_jpeg`. Default 0.
-      curve: a random curve of intensities, see `photometric.draw_curve`. Default 0.
-      cutout: a rectangle of one grey, see `photometric.cut_out`. Default 0.
+        brighter and darker are equally likely.
+      noise: Gaussian noise with a standard deviation in 0 .. noise, as a fraction of the full range.
+      blur: Gaussian blur with a standard deviation in 0 .. blur, in pixels of the given image.
+      border: fraction of the side; adds a black border of a width in 0 .. border on every side, or crops as much, with
+        equal probability: the head becomes smaller or larger in the frame.
+      crop: fraction of the side, in 0 .. crop, that is cut away at a random position; the rest fills the frame. Default
+        0.
+      aspect: width over height is multiplied by a factor in 1 / (1 + aspect) .. 1 + aspect, log-uniform, with the same
+        area.
+      elastic: fraction of the side; displaces the points of a coarse grid by up to that, and interpolates in between.
+      fourier: coarse amplitudes mixed with a partner's, see `style.exchange_amplitude`.
+      histogram: grey values mixed with a partner's, see `style.exchange_histogram`.
+      network: contrasts of a small random network, see `photometric.apply_random_network`.
+      convolution: texture of a random kernel, see `photometric.apply_random_convolution`.
+      bias_field: uneven brightness, see `photometric.apply_bias_field`.
+      sharpness: emphasised edges, see `photometric.sharpen`.
+      resolution: fewer pixels, see `photometric.reduce_resolution`.
+      jpeg: compression, see `photometric.compress_jpeg`.
+      curve: a random curve of intensities, see `photometric.draw_curve`.
+      cutout: a rectangle of one grey, see `photometric.cut_out`.
     """
 
     flip: bool = False
@@ -127,29 +131,25 @@ class Augmentation:
             if not number or not 0 <= value <= limit:
                 raise UsageError(f"augmentation.{name} is {value!r}: use a number from 0 (off) to {limit:g}")
 
-    @classmethod
-    def none(cls) -> "Augmentation":
-        """Everything off."""
-        return cls()
-
 
 def augment(
     image: np.ndarray, *, generator: np.random.Generator, settings: Augmentation, partner: Partner | None = None
 ) -> np.ndarray:
-    """A random view of an image.
+    """Computes a random view of an image.
 
-    The same number of random numbers is drawn whatever is on, and the operations that need many have generators of
-    their own, so that switching an operation off leaves the others as they were. Geometry is one bilinear warp with
-    black outside; then come style and looks, blur, intensities (curve, gamma, contrast, brightness), noise and cutout.
+    The number of random draws does not depend on the settings, and operations that need many draws have generators of
+    their own. So switching an operation off does not change the others. All geometry is one bilinear warp with black
+    outside. Style and photometric changes, blur, intensities (curve, gamma, contrast, brightness), noise and cutout
+    follow.
 
     Args:
       image: `[S, S]` uint8.
-      generator: the source of randomness, see `make_generator`.
-      settings: which operations, and how strong.
-      partner: gives another image `[S, S]` uint8, chosen by a generator; needed for `fourier` and `histogram`.
+      generator: source of randomness, see `make_generator`.
+      settings: strength of each operation.
+      partner: returns another image `[S, S]` uint8, chosen by a generator; needed for `fourier` and `histogram`.
 
     Returns:
-      `[S, S]` float32 in [0, 1]; with everything off the same as `to_float(image)`.
+      `[S, S]` float32 in [0, 1]; with everything off, equal to `to_float(image)`.
     """
     # [13] float64 in [-1, 1)
     flip, turn, zoom, across, down, contrast, brightness, gamma, noise, blur, border, noise_seed, seed = (
@@ -188,7 +188,7 @@ def augment(
     result = curve.take(image)  # [S, S] float32
     deviation = settings.noise * abs(noise)
     if deviation > 0:
-        # A generator of its own: the draws of the others must not depend on the size of the image.
+        # Has its own generator, since the draws of other operations must not depend on the size of the image.
         noise_generator = np.random.Generator(np.random.SFC64(int((noise_seed + 1) * 2**52)))
         result += (np.float32(deviation) * _NORMAL).take(
             noise_generator.integers(0, 65536, image.shape, np.uint16) >> 4
@@ -200,15 +200,15 @@ def augment(
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
-    """uint8 of any shape -> float32 in [0, 1], the view without augmentation."""
+    """Converts uint8 of any shape to float32 in [0, 1]: the view without augmentation."""
     return np.divide(image, np.float32(255), dtype=np.float32)
 
 
 def make_generator(*, seed: int, view: int, record: int) -> np.random.Generator:
-    """The generator of one view (say, an epoch) of one record; depends on exactly these, each in 0 .. 2**64 - 1.
+    """Makes the generator of one view (such as an epoch) of one record, from these arguments in 0 .. 2**64 - 1 alone.
 
-    The counter-based Philox keeps the streams of different arguments apart by construction (Salmon et al. 2011,
-    "Parallel random numbers: as easy as 1, 2, 3"); mixing the three into one seed could let two of them collide.
+    The counter-based Philox separates the streams of different arguments by construction (Salmon et al. 2011, "Parallel
+    random numbers: as easy as 1, 2, 3"). Hashing the three into one seed could cause collisions.
     """
     key = np.array([seed, view], np.uint64)
     counter = np.array([0, 0, 0, record], np.uint64)
@@ -216,17 +216,17 @@ def make_generator(*, seed: int, view: int, record: int) -> np.random.Generator:
 
 
 def _compute_border_scale(width: float) -> float:
-    """The factor that leaves a border of this fraction of the side on every side; negative: that crops as much."""
+    """Computes the scale that leaves a border of this fraction of the side on every side; negative values crop."""
     return 1 - 2 * width if width > 0 else 1 / (1 + 2 * width)
 
 
 def _extend_warp(
     warp: geometry.Warp, settings: Augmentation, own: Callable[[str], np.random.Generator]
 ) -> geometry.Warp:
-    """The warp with crop, aspect and elastic deformation."""
+    """Adds crop, aspect and elastic deformation to a warp."""
     generator = own("crop")
     cut = settings.crop * generator.random()
-    place = generator.uniform(-0.5, 0.5, 2) * cut  # of the middle of what is kept, from that of the image
+    place = generator.uniform(-0.5, 0.5, 2) * cut  # offset of the crop's centre from the image's centre
     enlarged = 1 / (1 - cut)
     elastic = geometry.draw_displacements(own("elastic"), largest=settings.elastic) if settings.elastic else None
     return dataclasses.replace(
@@ -239,14 +239,14 @@ def _extend_warp(
 
 
 def _make_own_generator(seed: int, name: str) -> np.random.Generator:
-    """A generator for one operation of one view; named, so that a new operation changes no other's draws."""
+    """Makes the generator for one named operation of one view, so that a new operation does not change other draws."""
     return np.random.Generator(np.random.SFC64([seed, zlib.crc32(name.encode())]))
 
 
 def _compute_curve(
     image: np.ndarray, *, start: np.ndarray, exponent: float, factor: float, offset: float
 ) -> np.ndarray:
-    """What each of the 256 intensities, after those in `start`, becomes: `[256]` float32 in [0, 1]."""
+    """Computes the lookup table of the 256 intensities, applied after `start`: `[256]` float32 in [0, 1]."""
     curve = start if exponent == 1 else start ** np.float32(exponent)
     if factor != 1:
         mean = curve.take(image).mean(dtype=np.float64)

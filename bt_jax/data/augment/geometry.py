@@ -1,4 +1,4 @@
-"""Where the pixels of a random view lie in its image: one warp, so that they are interpolated once."""
+"""Geometric augmentation as one warp, so that pixels are interpolated once."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from PIL import Image
 Matrix = tuple[float, float, float, float, float, float]
 
 _CELLS = 8  # of the mesh of an elastic warp, along a side
-_WAVES = 4  # random displacements along a side, smoothly interpolated in between
+_WAVES = 4  # random displacements along a side, with smooth interpolation in between
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,13 +18,13 @@ class Warp:
     """A warp about the centre of a square.
 
     Attributes:
-      mirrored: left and right exchanged, after all else.
-      angle: of the turn, in radians.
+      mirrored: whether left and right are exchanged, after all else.
+      angle: of the rotation, in radians.
       scale: of the picture in its frame.
       aspect: the picture is scaled by this factor across and by its inverse down.
       shift: across and down, as fractions of the side.
-      displacements: `[_WAVES, _WAVES, 2]` float, of points on a grid, across and down, as fractions of the side; None:
-        no elastic warp.
+      displacements: `[_WAVES, _WAVES, 2]` float, displacements of grid points, across and down, as fractions of the
+        side; None: no elastic warp.
     """
 
     mirrored: bool = False
@@ -35,7 +35,7 @@ class Warp:
     displacements: np.ndarray | None = None
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        """The warped picture, of the same size, by bilinear interpolation, black where nothing is known."""
+        """Returns the warped picture, of the same size, by bilinear interpolation with black outside."""
         matrix = self._matrix(picture.width)
         if self.displacements is not None:
             mesh = _build_mesh(matrix, self.displacements, picture.width)
@@ -44,28 +44,28 @@ class Warp:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether every pixel stays where it is."""
-        rest = (self.mirrored, self.angle, self.scale, self.aspect, self.shift)
-        return self.displacements is None and rest == (False, 0, 1, 1, (0, 0))
+        """Whether the warp is the identity."""
+        values = (self.mirrored, self.angle, self.scale, self.aspect, self.shift)
+        return self.displacements is None and values == (False, 0, 1, 1, (0, 0))
 
     def _matrix(self, size: int) -> Matrix:
-        """Takes a pixel of the view to its place in the image."""
+        """Computes the matrix from pixels of the view to positions in the image."""
         across, down = self.scale * self.aspect, self.scale / self.aspect
         cosine, sine = math.cos(self.angle), math.sin(self.angle)
         sign = -1.0 if self.mirrored else 1.0
         centre = size / 2
-        x, y = centre + self.shift[0] * size, centre + self.shift[1] * size  # where the image's centre goes
+        x, y = centre + self.shift[0] * size, centre + self.shift[1] * size  # of the image's centre in the view
         a, b, c, d = cosine / across, sine / across, -sine / down, cosine / down
         return sign * a, sign * b, centre - sign * (a * x + b * y), c, d, centre - c * x - d * y
 
 
 def draw_displacements(generator: np.random.Generator, *, largest: float) -> np.ndarray:
-    """Displacements of a grid: `[_WAVES, _WAVES, 2]` float64, none longer than `largest` across or down."""
+    """Draws displacements of a grid: `[_WAVES, _WAVES, 2]` float64, of at most `largest` across and down."""
     return largest * generator.random() * generator.uniform(-1, 1, (_WAVES, _WAVES, 2))
 
 
 def smooth(coarse: np.ndarray, *, size: int) -> np.ndarray:
-    """A coarse grid [n, n] enlarged by bicubic interpolation: [size, size] float32."""
+    """Enlarges a coarse grid [n, n] by bicubic interpolation: [size, size] float32."""
     picture = Image.fromarray(coarse.astype(np.float32))
     return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
 
@@ -73,7 +73,7 @@ def smooth(coarse: np.ndarray, *, size: int) -> np.ndarray:
 def _build_mesh(
     matrix: Matrix, displacements: np.ndarray, size: int
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
-    """Boxes of the view, each with the corners of what it shows: upper left, lower left, lower right, upper right."""
+    """Builds boxes of the view with their corners in the image: upper left, lower left, lower right, upper right."""
     edges = np.linspace(0, size, _CELLS + 1).round().astype(int)  # [_CELLS + 1]
     x, y = np.meshgrid(edges, edges)
     a, b, c, d, e, f = matrix

@@ -1,8 +1,8 @@
-"""Random changes of how a slice looks, as other scanners, archives and web pages make them.
+"""Photometric augmentation: random changes of appearance, as between scanners, archives and web pages.
 
-Each takes `[S, S]` uint8, the strength that a run is configured with, and a generator of its own, and gives
-`[S, S]` uint8. They cover what differs between collections of images, following BigAug (arXiv:1906.03347) and, for
-random convolutions, arXiv:2007.13003. What leaves a visible fault of its own is applied to every second image.
+Each function maps `[S, S]` uint8 to `[S, S]` uint8, with the configured strength and a generator of its own. They
+follow BigAug (arXiv:1906.03347) and, for random convolutions, arXiv:2007.13003. Operations that leave visible artefacts
+are applied to half of the images, at random.
 """
 
 import io
@@ -16,17 +16,17 @@ _ENLARGING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampl
 _REDUCING = (*_ENLARGING, Image.Resampling.BOX, Image.Resampling.HAMMING, Image.Resampling.NEAREST)
 _BEST_QUALITY, _WORST_QUALITY = 95, 5  # of JPEG
 _KERNELS = (1, 3, 5)  # sides
-_DARKEST = 8 / 255  # what is darker is taken for the surroundings of the head
+_DARKEST = 8 / 255  # darker pixels count as background
 _CHANNELS, _SLOPE = (2, 2, 2, 1), np.float32(0.01)  # of the layers of a random network; of what is below 0 between them
 
 
 def apply_bias_field(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Brightness that varies smoothly over the head, as the receiving coil's does.
+    """Applies a smooth random bias field, like that of a receiver coil.
 
     Args:
       image: [S, S] uint8.
-      strength: the field lies in 1 / (1 + strength) .. 1 + strength at most.
-      generator: of random numbers.
+      strength: the field lies in 1 / (1 + strength) .. 1 + strength.
+      generator: random number generator.
     """
     largest = strength * generator.random()
     field = smooth(generator.uniform(-1, 1, (4, 4)), size=image.shape[0])
@@ -35,12 +35,12 @@ def apply_bias_field(image: np.ndarray, *, strength: float, generator: np.random
 
 
 def reduce_resolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Fewer pixels: reduced and enlarged again, by filters drawn at random, as scaling on other machines does.
+    """Reduces and enlarges the image by randomly drawn resampling filters.
 
     Args:
       image: [S, S] uint8.
-      strength: the side is reduced to a share of 1 - strength at least.
-      generator: of random numbers.
+      strength: the side is reduced to at least 1 - strength of itself.
+      generator: random number generator.
     """
     side = image.shape[0]
     small = max(1, round(side * (1 - strength * generator.random())))
@@ -50,12 +50,12 @@ def reduce_resolution(image: np.ndarray, *, strength: float, generator: np.rando
 
 
 def sharpen(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Edges emphasised by an unsharp mask, as scanners and viewers do.
+    """Sharpens the image by an unsharp mask, as scanners and viewers do.
 
     Args:
       image: [S, S] uint8.
-      strength: times that what a blur takes away is added, at most.
-      generator: of random numbers.
+      strength: largest amount of the unsharp mask; 1 adds the difference to the blurred image once.
+      generator: random number generator.
     """
     amount, radius = strength * generator.random(), generator.uniform(0.5, 2.5)
     mask = ImageFilter.UnsharpMask(radius=radius, percent=round(100 * amount), threshold=0)
@@ -63,12 +63,12 @@ def sharpen(image: np.ndarray, *, strength: float, generator: np.random.Generato
 
 
 def compress_jpeg(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Every second image compressed as JPEG.
+    """Compresses half of the images as JPEG.
 
     Args:
       image: [S, S] uint8.
-      strength: at 1 the quality goes down to 5 of 100, at small values it stays near 95.
-      generator: of random numbers.
+      strength: at 1 the quality goes down to 5 of 100; at small values it stays near 95.
+      generator: random number generator.
     """
     if generator.random() < 0.5:
         return image
@@ -79,15 +79,15 @@ def compress_jpeg(image: np.ndarray, *, strength: float, generator: np.random.Ge
 
 
 def apply_random_convolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Every second image mixed with what a small random kernel makes of it: the same shapes in another texture.
+    """Mixes half of the images with a random convolution, which keeps shapes and changes texture.
 
-    The kernel's sum is 1, unlike that of arXiv:2007.13003: flat areas, the black around the head among them, keep their
-    grey value, and what is bright stays bright.
+    The kernel sums to 1, unlike that of arXiv:2007.13003, so that constant areas such as the black background keep
+    their grey value, and bright areas stay bright.
 
     Args:
       image: [S, S] uint8.
-      strength: share of the result in the mixture, at most.
-      generator: of random numbers.
+      strength: largest share of the result in the mixture.
+      generator: random number generator.
     """
     if generator.random() < 0.5:
         return image
@@ -100,15 +100,16 @@ def apply_random_convolution(image: np.ndarray, *, strength: float, generator: n
 
 
 def apply_random_network(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Every second image mixed with what a shallow network of random weights makes of it (arXiv:2111.12525).
+    """Mixes half of the images with the output of a shallow random network (arXiv:2111.12525).
 
-    Its curves of intensities rise and fall, as between the sequences of a scanner: what was brighter than its
-    surroundings may become darker. Other than there, what is black stays black, and the head as a whole does not.
+    Its intensity curves are not monotonic, like the differences between MRI sequences: a structure that is brighter
+    than its surroundings may become darker. Unlike in the paper, black stays black, and the head as a whole stays
+    bright.
 
     Args:
       image: [S, S] uint8.
-      strength: share of the result in the mixture, at most.
-      generator: of random numbers.
+      strength: largest share of the result in the mixture.
+      generator: random number generator.
     """
     if generator.random() < 0.5:
         return image
@@ -117,10 +118,10 @@ def apply_random_network(image: np.ndarray, *, strength: float, generator: np.ra
     inside = given[given > _DARKEST]
     if not inside.size or not inside.std() > 0:
         return image
-    # By the greys of the head, so that the layers' curves have their bends among them.
+    # Standardised by the greys of the head, so that the bends of the intensity curves fall among them.
     centre, spread = np.float32(inside.mean()), np.float32(inside.std())
     x = (given[None] - centre) / spread  # [channels, S, S]
-    black = -centre / spread * np.ones(1, np.float32)  # what the layers make of black, far from anything else
+    black = -centre / spread * np.ones(1, np.float32)  # output of the layers for a black area
     for channels in _CHANNELS:
         side = _KERNELS[generator.integers(2)]
         kernel = generator.standard_normal((channels, len(x), side, side), np.float32)
@@ -132,7 +133,7 @@ def apply_random_network(image: np.ndarray, *, strength: float, generator: np.ra
     made = x[0] - black[0]
     if made.sum() < 0:
         made = -made
-    # Not the length of the paper: single bright edges would leave everything else dark.
+    # Scaled by a quantile, not by the norm as in the paper: a few bright edges would darken everything else.
     own, brightest = (float(np.quantile(values[::3, ::3], 0.99)) for values in (given, made))
     if not brightest > 0:
         return image
@@ -140,7 +141,7 @@ def apply_random_network(image: np.ndarray, *, strength: float, generator: np.ra
 
 
 def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Maps [I, S, S] by a kernel [O, I, side, side], repeated at the edges: [O, S, S] float32."""
+    """Convolves [I, S, S] with a kernel [O, I, side, side], with edge padding: [O, S, S] float32."""
     side, size = kernel.shape[-1], image.shape[-1]
     around = np.pad(image, ((0, 0), (side // 2,) * 2, (side // 2,) * 2), mode="edge")
     result = np.zeros((len(kernel), size, size), np.float32)
@@ -150,14 +151,14 @@ def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def draw_curve(*, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """What each of the 256 intensities becomes along a random curve that never falls: [256] float32 in [0, 1].
+    """Draws a random nondecreasing lookup table of the 256 intensities: [256] float32 in [0, 1].
 
-    A cubic Bezier curve from black to white with both inner points drawn from the square between, as in Models Genesis
-    (arXiv:2004.07882), which has inverted curves too; then mixed with no change.
+    It is a cubic Bezier curve from black to white with two random inner points, as in Models Genesis (arXiv:2004.07882)
+    without its inverted curves, mixed with the identity.
 
     Args:
-      strength: share of the curve in the mixture, at most.
-      generator: of random numbers.
+      strength: largest share of the curve in the mixture.
+      generator: random number generator.
     """
     share = np.float32(strength * generator.random())
     x1, y1, x2, y2 = generator.random(4)
@@ -169,12 +170,12 @@ def draw_curve(*, strength: float, generator: np.random.Generator) -> np.ndarray
 
 
 def cut_out(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Every second image with a rectangle of one random grey (arXiv:1708.04896), somewhere inside.
+    """Fills a random rectangle with a random grey in half of the images (random erasing, arXiv:1708.04896).
 
     Args:
-      image: [S, S] float32 in [0, 1], and so is the result.
-      strength: its sides as shares of the image's, at most.
-      generator: of random numbers.
+      image: [S, S] float32 in [0, 1], as the result.
+      strength: largest sides of the rectangle as fractions of the image's side.
+      generator: random number generator.
     """
     if generator.random() < 0.5:
         return image
@@ -187,5 +188,5 @@ def cut_out(image: np.ndarray, *, strength: float, generator: np.random.Generato
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Rounded, and cut off at 0 and 255: uint8."""
+    """Rounds, and clips to 0..255: uint8."""
     return np.clip(values + np.float32(0.5), 0, 255).astype(np.uint8)

@@ -1,30 +1,30 @@
-"""The look of one image given to another: grey values, or the coarse part of the spectrum, of a partner.
+"""Style transfer between images: exchange of the grey-level histogram, or of low-frequency amplitudes, with a partner.
 
-Both are `[S, S]` uint8, and so is the result, whose anatomy is that of `image`. Every second image is changed.
+Images and results are `[S, S]` uint8. The anatomy remains that of `image`. Half of the images are changed, at random.
 """
 
 import numpy as np
 
 from bt_jax.data.augment.photometric import to_bytes
 
-_BLACKEST = 8  # grey levels: what is darker is taken for the surroundings of the head, and stays
-_STEEPEST = 3.0  # slope of a curve of grey values: one that is steeper makes grains of noise
-# Of the window of exchanged frequencies, as shares of the side: beta in arXiv:2004.05498. Above, waves cross the head.
+_BLACKEST = 8  # grey levels: darker pixels count as background, and stay the same
+_STEEPEST = 3.0  # largest slope of a curve of grey values: steeper ones amplify noise
+# Size of the window of exchanged frequencies as a fraction of the side, beta in arXiv:2004.05498; larger ones ripple.
 _LOWEST, _HIGHEST = 0.005, 0.03
 
 
 def exchange_histogram(
     image: np.ndarray, *, partner: np.ndarray, strength: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Grey values mapped by a curve that never falls, so that inside the head they spread as the partner's do.
+    """Maps grey values by a nondecreasing curve, so that their distribution inside the head matches the partner's.
 
-    Where the curve would be steeper than 3 it is cut to that, and lies lower from there on.
+    The slope of the curve is limited to 3.
 
     Args:
       image: [S, S] uint8.
       partner: [S, S] uint8.
-      strength: share of the mapped values in a mixture with the image's own, at most.
-      generator: of random numbers.
+      strength: largest share of the mapped values in a mixture with the original ones.
+      generator: random number generator.
     """
     if generator.random() < 0.5:
         return image
@@ -32,7 +32,7 @@ def exchange_histogram(
     if not own.any() or not other.any():
         return image
     values = np.arange(_BLACKEST, 256)
-    # Ranks at the middle of each level's share, so that an image matched with itself stays as it is.
+    # Ranks at the middle of each level's share, so that matching an image with itself changes nothing.
     ranks = [(np.cumsum(counts) - counts / 2) / counts.sum() for counts in (own, other)]
     present = other > 0
     mapped = np.interp(ranks[0], ranks[1][present], values[present])
@@ -46,13 +46,13 @@ def exchange_histogram(
 def exchange_amplitude(
     image: np.ndarray, *, partner: np.ndarray, strength: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Amplitudes of the lowest frequencies mixed with the partner's, phases kept (arXiv:2004.05498, 2105.11120).
+    """Mixes low-frequency amplitudes with the partner's, and keeps phases (arXiv:2004.05498, 2105.11120).
 
     Args:
       image: [S, S] uint8.
       partner: [S, S] uint8.
-      strength: share of the partner's amplitudes in the mixture, at most.
-      generator: of random numbers.
+      strength: largest share of the partner's amplitudes in the mixture.
+      generator: random number generator.
     """
     if generator.random() < 0.5:
         return image

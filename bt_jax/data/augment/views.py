@@ -1,4 +1,4 @@
-"""Random views of the training images, a pure function of seed, view and record, whoever asks and whenever."""
+"""Random views of the training images: a pure function of seed, view and record."""
 
 import dataclasses
 import functools
@@ -10,14 +10,14 @@ from bt_jax.data.augment import augment
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Views:
-    """All views of all training images.
+    """The random views of all training images.
 
     Attributes:
       images: [N, S, S] uint8, preprocessed.
       settings: strength of each operation.
       seed: of the views.
-      kinds: [N] integers, what an image is of (a source, a class): one that takes over another's look has a partner of
-        another kind, each kind being equally likely. None: any other image is a partner.
+      kinds: [N] integers, such as source or class. An operation that transfers style uses a partner of another kind,
+        with equal probability for each kind. None: any other image is a partner.
     """
 
     images: np.ndarray
@@ -26,7 +26,7 @@ class Views:
     kinds: np.ndarray | None = None
 
     def __call__(self, *, view: int, record: int) -> np.ndarray:
-        """A view of a record: [S, S] float32 in [0, 1]."""
+        """Computes a view of a record: [S, S] float32 in [0, 1]."""
         return augment.augment(
             self.images[record],
             generator=augment.make_generator(seed=self.seed, view=view, record=record),
@@ -35,7 +35,7 @@ class Views:
         )
 
     def _partner(self, record: int, generator: np.random.Generator) -> np.ndarray:
-        """Another image as it is, [S, S] uint8; the same one where there is no other."""
+        """Chooses another image without augmentation, [S, S] uint8; the same one if there is no other."""
         rows = self._rows_by_kind
         others = [kind for kind in rows if self.kinds is not None and kind != int(self.kinds[record])]
         if others:

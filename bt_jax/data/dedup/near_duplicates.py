@@ -1,7 +1,7 @@
-"""Twins among images: which show the same picture, copied, resized, recompressed, cropped, turned or mirrored.
+"""Near-duplicates: images of the same picture, copied, resized, recompressed, cropped, rotated or mirrored.
 
-A search by coarse likeness proposes pairs, and laying one picture over the other confirms them (see `registration`).
-Every image costs the same few comparisons, however many there are. Nothing here knows of labels or patients.
+A nearest-neighbour search on small thumbnails proposes pairs, and alignment confirms them (see `registration`). Each
+image takes the same few comparisons, for any number of images. Labels and patients are not used.
 """
 
 import concurrent.futures
@@ -15,40 +15,39 @@ import numpy as np
 from bt_jax.data.dedup import registration
 from bt_jax.data.dedup.neighbours import CellIndex
 
-# How the second picture of a pair has to be turned to become the first.
+# The transform of the second image of a pair that gives the first.
 ORIENTATIONS = (
     "upright",
-    "turned by 90 degrees",
-    "turned by 180 degrees",
-    "turned by 270 degrees",
+    "rotated by 90 degrees",
+    "rotated by 180 degrees",
+    "rotated by 270 degrees",
     "mirrored",
-    "mirrored and turned by 90 degrees",
-    "mirrored and turned by 180 degrees",
-    "mirrored and turned by 270 degrees",
+    "mirrored and rotated by 90 degrees",
+    "mirrored and rotated by 180 degrees",
+    "mirrored and rotated by 270 degrees",
 )
 _MIRRORED = 4  # first of the mirrored ones
 
-# Correlation from which two thumbnails are nearly equal as they lie.
+# Correlation from which two thumbnails are nearly equal without alignment.
 UNALIGNED_CORRELATION = 0.98
-# Two pictures are twins if so much of what is finer than a sixteenth of a side agrees, one laid on the other. Of all
-# pairs in the Kaggle set the copies have .982 and more, slices that lie beside each other .976 and less.
+# Two images are near-duplicates if after alignment the correlation of detail finer than a sixteenth of a side reaches
+# this. In the Kaggle set, copies have .982 and more, and adjacent slices .976 and less.
 DUPLICATE_DETAIL = 0.98
-_UNDECIDED_DETAIL = 0.95  # is worth a second look
-DUPLICATE_CORRELATION = 0.95  # and of the whole; low enough for a changed gamma
-# Correlation as they lie, and agreement of details, from which two slices are of one patient: 393 of 393 pairs whose
-# patients are known in the Kaggle set.
+_UNDECIDED_DETAIL = 0.95  # from this, the alignment is tried in the other direction too
+DUPLICATE_CORRELATION = 0.95  # of the whole aligned images; low enough for a changed gamma
+# Correlation without alignment, and of detail, from which two slices count as of one patient: correct for 393 of 393
+# pairs with known patients in the Kaggle set.
 LOOK_ALIKE = 0.95
 _LOOK_ALIKE_DETAIL = 0.8
 
-# What the search proposes for each image in each kind of thumbnail: how many of the nearest ones, and what correlation
-# they have at least. A crop by a tenth may leave no more than .4; in other orientations strangers are as near as that.
-_UPRIGHT, _TURNED = (4, 0.4), (2, 0.9)
-_MOST_CANDIDATES = 32  # all that are nearly equal as they lie, so far
+# Candidates for each image and kind of thumbnail: number of nearest neighbours, and smallest correlation. A crop by a
+# tenth may leave a correlation of only .4; in other orientations unrelated images reach that too.
+_UPRIGHT, _REORIENTED = (4, 0.4), (2, 0.9)
+_MOST_CANDIDATES = 32  # limit for neighbours that are nearly equal without alignment
 _CELLS_SEARCHED = 8
-_COARSE = 16  # side of the thumbnails that are searched
+_COARSE = 16  # side of the thumbnails in the search
 
-# A thumbnail is told apart by its structure alone. Without any, in grey levels and in the share of the pixels that
-# hold it, two pictures are alike by chance.
+# Least contrast in grey levels, and least share of pixels with structure. Images with less are similar by chance.
 _LEAST_CONTRAST = 2.0
 _LEAST_STRUCTURE = 0.02
 
@@ -57,16 +56,16 @@ _PAIRS_AT_ONCE = 96
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Pairs of images, each once and in order; every field [P].
+    """Pairs of images, each once and sorted; every field [P].
 
     Attributes:
       first: number of one image.
-      second: number of the other; where both are of one set it is the larger.
+      second: number of the other; the larger one if both are of one set.
       orientation: index in `ORIENTATIONS`.
-      correlation: of the thumbnails as they lie, whole frame or head alone, whichever is larger.
-      aligned: of what overlaps, as they lie or moved over each other, in the comparison that decided.
-      detail: agreement of the fine parts, laid on each other where needed.
-      is_duplicate: they show the same picture; else they are look-alikes, which are likely slices of one patient.
+      correlation: of the thumbnails without alignment, the larger of whole frame and head.
+      aligned: correlation of the overlap in the deciding comparison, with or without alignment.
+      detail: correlation of fine detail in that comparison.
+      is_duplicate: whether they show the same picture; otherwise they are similar, likely slices of one patient.
     """
 
     first: np.ndarray
@@ -81,17 +80,17 @@ class Pairs:
         return len(self.first)
 
     def select(self, rows: np.ndarray) -> "Pairs":
-        """The pairs given by number or by a mask."""
+        """Returns the pairs given by numbers or by a mask."""
         return Pairs(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
     @property
     def similarity(self) -> np.ndarray:
-        """The larger of the correlations: [P] float32."""
+        """The larger of both correlations: [P] float32."""
         return np.maximum(self.correlation, self.aligned)
 
     @property
     def kinds(self) -> np.ndarray:
-        """`near`, `rotated` or `mirrored` (which may be turned as well): [P] str."""
+        """`near`, `rotated` or `mirrored` (which may be rotated too): [P] str."""
         turned_kinds = np.where(self.orientation >= _MIRRORED, "mirrored", "rotated")
         return np.where(self.orientation == 0, "near", turned_kinds)
 
@@ -99,12 +98,12 @@ class Pairs:
 def find_near_duplicates(
     a: np.ndarray, b: np.ndarray | None = None, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Pairs:
-    """Twins and look-alikes by their thumbnails, of which no two should be equal (see `pair_equal_values`).
+    """Finds near-duplicates and similar slices by thumbnails, which should be distinct (see `pair_equal_values`).
 
     Args:
-      a: thumbnails [N, 2, S, S] uint8, as `fingerprints.thumbnails` makes them, S a multiple of 16.
-      b: [M, 2, S, S] to compare with; None compares `a` with itself.
-      progress: called with the number of candidates checked and of all.
+      a: thumbnails [N, 2, S, S] uint8, from `fingerprints.make_thumbnails`, S a multiple of 16.
+      b: thumbnails [M, 2, S, S] to compare with; None compares `a` with itself.
+      progress: called with the number of candidates checked, and the number of all.
     """
     others = a if b is None else b
     proposed = [np.zeros((0, 3), np.int64)]
@@ -112,9 +111,9 @@ def find_near_duplicates(
         cells = CellIndex(_reduce(others[:, kind]))
         upright = cells.rows if b is None else _reduce(a[:, kind])
         for turn in range(len(ORIENTATIONS)):
-            # To look for b turned is to look for b with a turned back.
+            # A reoriented b is found by searching with a in the inverse orientation.
             queries = reorient(upright.reshape(-1, _COARSE, _COARSE), turn, back=True).reshape(len(a), -1)
-            count, likeness = _UPRIGHT if turn == 0 else _TURNED
+            count, likeness = _UPRIGHT if turn == 0 else _REORIENTED
             i, j = cells.search(
                 queries,
                 count=count,
@@ -141,13 +140,13 @@ def find_near_duplicates(
 
 
 def list_near_duplicates(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Twins (i, j) [P, 2] of thumbnails `a` [N, 2, S, S] among `b` [M, 2, S, S], sorted."""
+    """Lists near-duplicates (i, j) [P, 2] of thumbnails `a` [N, 2, S, S] among `b` [M, 2, S, S], sorted."""
     pairs = find_near_duplicates(a, b)
     return np.stack([pairs.first, pairs.second], 1)[pairs.is_duplicate]
 
 
 def has_near_duplicate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which of the thumbnails `a` [N, 2, S, S] have a twin among `b` [M, 2, S, S]: [N] bool."""
+    """Returns which thumbnails `a` [N, 2, S, S] have a near-duplicate among `b` [M, 2, S, S]: [N] bool."""
     found = np.zeros(len(a), bool)
     if len(a) and len(b):
         found[list_near_duplicates(a, b)[:, 0]] = True
@@ -155,24 +154,24 @@ def has_near_duplicate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def reorient(thumbnails: np.ndarray, orientation: int, *, back: bool = False) -> np.ndarray:
-    """Thumbnails [..., S, S] as `ORIENTATIONS` says; `back` undoes it. A view of the same memory."""
+    """Applies one of the `ORIENTATIONS` to thumbnails [..., S, S], or its inverse (`back`). Returns a view."""
     quarters = orientation % _MIRRORED
     if orientation < _MIRRORED:
         return np.rot90(thumbnails, -quarters if back else quarters, axes=(-2, -1))
-    # A mirror undoes itself, before as after a turn in the other direction.
+    # A mirrored rotation is its own inverse.
     mirrored = thumbnails[..., ::-1]
     return np.rot90(mirrored, quarters, axes=(-2, -1))
 
 
 def standardise(thumbnails: np.ndarray) -> np.ndarray:
-    """Copies [N, ...] as rows [N, D] float32 whose products are correlations; those without structure become 0."""
+    """Standardises images [N, ...] to rows [N, D] float32 whose products are correlations; 0 without structure."""
     rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(1, keepdims=True)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
     pixels = rows.shape[1]
     enough = lengths >= _LEAST_CONTRAST * math.sqrt(pixels)
     np.divide(rows, lengths, out=rows, where=enough)
-    # 1 if all pixels differ from the mean alike; a bright spot of n pixels has about n / pixels.
+    # 1 if all pixels differ equally from the mean; a bright spot of n pixels has about n / pixels.
     squares = rows * rows
     spread = 1 / np.maximum(np.einsum("nd,nd->n", squares, squares) * pixels, 1)[:, None]
     rows[~(enough & (spread >= _LEAST_STRUCTURE))[:, 0]] = 0
@@ -180,7 +179,7 @@ def standardise(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def find_components(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
-    """The smallest member of each number's connected component: [n] int64."""
+    """Finds connected components; returns the smallest member of each number's component: [n] int64."""
     parent = np.arange(n)
 
     def root(i: int) -> int:
@@ -196,13 +195,13 @@ def find_components(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
 
 
 def pair_equal_values(values: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """(first, later) for each later occurrence of a value."""
+    """Returns (first, later) for each later occurrence of a value."""
     first: dict[Hashable, int] = {}
     return [(first[value], i) for i, value in enumerate(values) if first.setdefault(value, i) != i]
 
 
 def _reduce(thumbnails: np.ndarray) -> np.ndarray:
-    """Rows [N, 256] float32 no farther apart than the standardised thumbnails [N, S, S] are: a projection of these."""
+    """Projects standardised thumbnails [N, S, S] to rows [N, 256] float32, which does not increase distances."""
     n, size, _ = thumbnails.shape
     step = size // _COARSE
     rows = np.empty((n, _COARSE * _COARSE), np.float32)
@@ -214,12 +213,12 @@ def _reduce(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _convert_to_distance(correlation: float) -> float:
-    """Between two standardised rows."""
+    """Converts a correlation to the distance between two standardised rows."""
     return math.sqrt(2 * (1 - correlation))
 
 
 def _order_pairs(candidates: np.ndarray) -> np.ndarray:
-    """(i, j, turn) with i < j: what is turned one way seen from one side is turned back seen from the other."""
+    """Orders (i, j, orientation) to i < j; swapping the images inverts the orientation."""
     i, j, turn = candidates.T
     swapped = i > j
     back = np.where(turn < _MIRRORED, -turn % _MIRRORED, turn)
@@ -227,40 +226,40 @@ def _order_pairs(candidates: np.ndarray) -> np.ndarray:
 
 
 def _check_candidates(a: np.ndarray, b: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """What `Pairs` holds of candidates [P, 3]: correlation as they lie, laid on each other, and of details: [3, P]."""
+    """Computes correlation, aligned correlation and detail of candidates [P, 3], see `Pairs`: [3, P]."""
     result = np.zeros((3, len(block)), np.float32)
     settled = np.zeros(len(block), bool)
 
-    def settle(rows: np.ndarray, agreement: registration.Alignment) -> None:
-        settled[rows] |= (agreement.correlation >= DUPLICATE_CORRELATION) & (agreement.detail >= DUPLICATE_DETAIL)
-        better = settled[rows] | (agreement.detail > result[2, rows])
-        result[1:, rows[better]] = agreement.correlation[better], agreement.detail[better]
+    def settle(rows: np.ndarray, alignment: registration.Alignment) -> None:
+        settled[rows] |= (alignment.correlation >= DUPLICATE_CORRELATION) & (alignment.detail >= DUPLICATE_DETAIL)
+        better = settled[rows] | (alignment.detail > result[2, rows])
+        result[1:, rows[better]] = alignment.correlation[better], alignment.detail[better]
 
     for kind in range(2):
         first = a[block[:, 0], kind]
         second = np.stack([reorient(b[j, kind], turn) for _, j, turn in block.tolist()])
         products = np.einsum("pd,pd->p", standardise(first), standardise(second))
         np.maximum(result[0], products, out=result[0])
-        likely = (products != 0) & ((block[:, 2] == 0) | (products >= _TURNED[1]))
+        likely = (products != 0) & ((block[:, 2] == 0) | (products >= _REORIENTED[1]))
         rows = np.flatnonzero((products >= LOOK_ALIKE) & ~settled)
         settle(rows, registration.compare_unaligned(first[rows], second[rows]))
         rows = np.flatnonzero(likely & ~settled)
         settle(rows, registration.align(first[rows], second[rows]))
-        # Interpolation blurs the picture that is moved: the other way round may tell more.
+        # Interpolation blurs the moved image, so that the other direction may agree better.
         rows = np.flatnonzero(likely & ~settled & (result[2] >= _UNDECIDED_DETAIL))
         settle(rows, registration.align(second[rows], first[rows]))
     return result
 
 
 def _choose_orientations(candidates: np.ndarray, checked: np.ndarray) -> Pairs:
-    """Of each pair of images the orientation that agrees best, if they are twins or look alike upright."""
+    """Chooses the best orientation of each pair that is a near-duplicate, or similar in the upright orientation."""
     correlation, laid, detail = checked
     i, j, turn = candidates.T
-    twin = (laid >= DUPLICATE_CORRELATION) & (detail >= DUPLICATE_DETAIL)
-    alike = (turn == 0) & (correlation >= LOOK_ALIKE) & (detail >= _LOOK_ALIKE_DETAIL)
-    kept = np.flatnonzero(twin | alike)
-    # A head is nearly its own mirror image: upright counts where it fits.
-    order = kept[np.lexsort((-detail[kept], turn[kept] != 0, ~twin[kept], j[kept], i[kept]))]
+    duplicate = (laid >= DUPLICATE_CORRELATION) & (detail >= DUPLICATE_DETAIL)
+    similar = (turn == 0) & (correlation >= LOOK_ALIKE) & (detail >= _LOOK_ALIKE_DETAIL)
+    kept = np.flatnonzero(duplicate | similar)
+    # A head is nearly its own mirror image, so upright is preferred if it fits.
+    order = kept[np.lexsort((-detail[kept], turn[kept] != 0, ~duplicate[kept], j[kept], i[kept]))]
     _, first = np.unique(candidates[order, :2], axis=0, return_index=True)
     rows = order[first]
-    return Pairs(i[rows], j[rows], turn[rows], correlation[rows], laid[rows], detail[rows], twin[rows])
+    return Pairs(i[rows], j[rows], turn[rows], correlation[rows], laid[rows], detail[rows], duplicate[rows])

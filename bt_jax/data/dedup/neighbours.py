@@ -1,18 +1,18 @@
-"""The nearest rows of a matrix without comparing all with all: rows lie in cells, and few of these are searched."""
+"""Approximate nearest neighbours by an inverted file index: rows are clustered, and only a few cells are searched."""
 
 import math
 
 import numpy as np
 
-_ROUNDS = 5  # of k-means; better centres would only save a little time
-_ROWS_PER_CELL_TO_LEARN = 64  # k-means learns from a sample of this size, so that it stays cheap
+_ROUNDS = 5  # of k-means; better centres would save little time
+_ROWS_PER_CELL_TO_LEARN = 64  # k-means is fitted to a sample of this size
 _QUERIES_AT_ONCE = 4096
 
 
 class CellIndex:
-    """Rows [N, D] float32 sorted into about the square root of N cells around the centres of k-means.
+    """An index of rows [N, D] float32 in about sqrt(N) cells around k-means centres.
 
-    A search of N queries takes time near N^1.5: each is compared with the centres and with the rows of some cells.
+    A search with N queries takes about N^1.5 steps: each query is compared with the centres and the rows of some cells.
     """
 
     def __init__(self, rows: np.ndarray):
@@ -33,15 +33,15 @@ class CellIndex:
     def search(
         self, queries: np.ndarray, *, count: int, most: int, cells: int, sure: float, itself: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs (query, row), each [P] int64, in no order and each once.
+        """Returns distinct pairs (query, row), each [P] int64, in no particular order.
 
         Args:
           queries: [M, D] float32.
-          count: rows sought for each query, the nearest ones, however far.
-          cells: how many cells are searched for each query: those with the nearest centres.
-          most: rows for each query in all.
-          sure: rows within this distance are found beyond `count`, up to `most`.
-          itself: query i is row i, or a view of it, and is not paired with it.
+          count: number of nearest rows for each query, at any distance.
+          cells: number of cells searched for each query, those with the nearest centres.
+          most: largest number of rows for each query.
+          sure: rows within this distance are added beyond `count`, up to `most`.
+          itself: whether query i is row i, or a view of it, and must not be paired with it.
         """
         found = [
             self._search_block(queries, start, count=count, most=most, cells=cells, sure=sure, itself=itself)
@@ -72,16 +72,16 @@ class CellIndex:
 
 
 def _keep_nearest(pairs: np.ndarray, distances: np.ndarray, *, count: int, most: int, sure: float) -> np.ndarray:
-    """Of each query the `count` nearest rows, and up to `most` within `sure`."""
+    """Keeps the `count` nearest rows of each query, and up to `most` within `sure`."""
     order = np.lexsort((pairs[1], distances, pairs[0]))
     pairs, distances = pairs[:, order], distances[order]
-    first = np.searchsorted(pairs[0], pairs[0])  # where the rows of the same query begin
+    first = np.searchsorted(pairs[0], pairs[0])  # first row of the same query
     place = np.arange(len(order)) - first
     return pairs[:, (place < count) | ((place < most) & (distances <= sure**2))]
 
 
 def _mark_smallest(values: np.ndarray, count: int) -> np.ndarray:
-    """Which are the `count` smallest values of each row: [M, N] bool."""
+    """Marks the `count` smallest values of each row: [M, N] bool."""
     if count >= values.shape[1]:
         return np.ones(values.shape, bool)
     smallest = np.zeros(values.shape, bool)
@@ -98,6 +98,6 @@ def _assign_centres(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def _compute_squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances of rows: [M, N] float32."""
+    """Computes squared distances between rows: [M, N] float32."""
     squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
     return np.maximum(squares, 0, out=squares)

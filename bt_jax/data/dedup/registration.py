@@ -1,30 +1,29 @@
-"""Whether two thumbnails show the same picture: one is laid on the other, then their details are compared.
+"""Image registration: aligns one thumbnail with another, then compares their fine detail.
 
-Correlation alone says how much two pictures resemble each other. The slices above and below a slice often resemble it
-more than a copy that was cropped by a few pixels. Laid on top of each other, the copy agrees in every detail, and the
-neighbour does not.
+Correlation without alignment cannot identify copies: adjacent slices often correlate more with a slice than its copy
+cropped by a few pixels. After alignment, the copy agrees in fine detail, and the adjacent slice does not.
 """
 
 import dataclasses
 
 import numpy as np
 
-# From coarse to fine: pixels averaged into one, steps of Gauss-Newton, and the agreement of the whole and of its detail
-# that a pair must have reached to be worth the next level.
+# From coarse to fine: pixels averaged into one, Gauss-Newton steps, and the correlation of the whole and of detail that
+# a pair must reach for the next level.
 _LEVELS = ((4, 6, 0.84, 0.7), (2, 4, 0.94, 0.93), (1, 3, 0.0, 0.0))
 _SCALES, _FIRST_STEPS = (1.0, 0.85, 1.18), 3
 _SMALLEST_OVERLAP = 0.5
-_LARGEST_CHANGE = 0.4  # of a side: scale, shear and rotation that a copy may have
+_LARGEST_CHANGE = 0.4  # of a side: largest scale change, shear and rotation of a copy
 
 
 @dataclasses.dataclass(frozen=True)
 class Alignment:
-    """How well pairs agree once laid on top of each other; all fields [P] float32, zeros where a pair never fits.
+    """How well pairs agree after alignment; all fields [P] float32, zeros for pairs that fail at a coarse level.
 
     Attributes:
       correlation: of the pixels in the overlap.
-      detail: of the same without what is coarser than a sixteenth of a side.
-      overlap: part of the first picture that the second covers.
+      detail: correlation of detail finer than a sixteenth of a side.
+      overlap: fraction of the first image that the second covers.
     """
 
     correlation: np.ndarray
@@ -33,7 +32,7 @@ class Alignment:
 
 
 def compare_unaligned(a: np.ndarray, b: np.ndarray) -> Alignment:
-    """How well pairs of thumbnails `a` and `b`, both [P, S, S], agree without being moved."""
+    """Compares pairs of thumbnails `a` and `b`, both [P, S, S], without alignment."""
     a, b = _normalise(a), _normalise(b)
     inside = np.ones(a.shape, bool)
     detail = _correlate(_filter_band(a), _filter_band(b), inside)
@@ -41,11 +40,10 @@ def compare_unaligned(a: np.ndarray, b: np.ndarray) -> Alignment:
 
 
 def align(a: np.ndarray, b: np.ndarray) -> Alignment:
-    """Moves each of `b` [P, S, S] over its partner in `a` [P, S, S] and compares; S is a multiple of 4.
+    """Aligns each of `b` [P, S, S] with its partner in `a` [P, S, S] and compares them; S is a multiple of 4.
 
-    The move is affine: shift, scale, small rotation and shear; brightness and contrast may differ. It is found by
-    Gauss-Newton on the squared difference (Lucas and Kanade 1981), from coarse to fine, so only near where the pictures
-    lie already.
+    The transform is affine: shift, scale, small rotation and shear; brightness and contrast may differ. Gauss-Newton on
+    the squared difference (Lucas and Kanade 1981) finds it, from coarse to fine, if the images are nearly aligned.
     """
     return Alignment(*_align(_normalise(a), _normalise(b)))
 
@@ -73,14 +71,14 @@ def _align(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _normalise(images: np.ndarray) -> np.ndarray:
-    """[P, S, S] float32 with mean 0 and variance 1; what has nearly one shade becomes 0."""
+    """Normalises to mean 0 and variance 1, [P, S, S] float32; nearly constant images become 0."""
     images = images - images.mean((1, 2), keepdims=True, dtype=np.float32)
     deviation = images.std((1, 2), keepdims=True)
     return np.divide(images, deviation, out=np.zeros_like(images), where=deviation > 0.1)
 
 
 def _find_start(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The best of some moves [P, 2, 3] that enlarge or reduce b alone, after a few steps on the coarsest level."""
+    """Finds the best initial transform [P, 2, 3] among a few scales, after a few steps on the coarsest level."""
     coarse_a, coarse_b = _average(a, _LEVELS[0][0]), _average(b, _LEVELS[0][0])
     best, best_move = np.full(len(a), -1, np.float32), np.zeros((len(a), 2, 3), np.float32)
     for scale in _SCALES:
@@ -94,7 +92,7 @@ def _find_start(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _fit(a: np.ndarray, b: np.ndarray, move: np.ndarray, *, steps: int) -> np.ndarray:
-    """The move [P, 2, 3] that lays b over a, starting from `move`; lengths are in halves of a side."""
+    """Fits the transform [P, 2, 3] that aligns b with a, starting from `move`; lengths are in halves of a side."""
     p, size, _ = a.shape
     y, x = _make_grid(size)
     columns = np.empty((p, 8, size, size), np.float32)
@@ -107,27 +105,27 @@ def _fit(a: np.ndarray, b: np.ndarray, move: np.ndarray, *, steps: int) -> np.nd
         flat = columns.reshape(p, 8, size * size)
         products = flat @ flat.transpose(0, 2, 1)
         wanted = flat @ a.reshape(p, size * size, 1)
-        # A little damping, in each column's own measure, keeps pictures without slopes from flying away.
+        # A little damping, relative to each column, keeps images without gradients stable.
         scale = np.einsum("pii->pi", products)
         products[:, range(8), range(8)] += 1e-3 * scale + 1e-6 * scale.max(1, keepdims=True) + 1e-6
         solution = np.linalg.solve(products, wanted)[..., 0]
         contrast = solution[:, 6:7]
         step = np.divide(solution[:, :6], contrast, out=np.zeros((p, 6), np.float32), where=contrast > 0.05)
         step = np.clip(step, -0.2, 0.2).reshape(p, 2, 3)
-        # The slopes are those of the picture as it lies now: the step comes before the moves so far.
+        # The gradients are those of the transformed image, so the step is applied before the transform so far.
         linear = move[:, :, 1:]
         move = move + step + np.concatenate([linear @ step[:, :, :1], linear @ step[:, :, 1:]], 2)
     return move
 
 
 def _make_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns as numbers from -1 to 1, the pixels' centres."""
+    """Returns the coordinates of the pixel centres along rows and columns, from -1 to 1."""
     line = ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)
     return line[:, None], line[None, :]
 
 
 def _move(b: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """b [P, S, S] looked up at the moved places, bilinearly, and which of these lie inside: [P, S, S] bool."""
+    """Samples b [P, S, S] bilinearly at the transformed positions; also returns which are inside: [P, S, S] bool."""
     p, size, _ = b.shape
     y, x = _make_grid(size)
     inside = np.ones((p, size, size), bool)
@@ -152,7 +150,7 @@ def _move(b: np.ndarray, move: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _correlate(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Of the pixels inside: [P] float32; 0 where one side is nearly constant."""
+    """Correlates the pixels inside: [P] float32; 0 if one side is nearly constant."""
     weights, a, b = (side.reshape(len(a), a.shape[1] * a.shape[2]) for side in (inside.astype(np.float32), a, b))
     a, b = a * weights, b * weights
     count, of_a, of_b = np.maximum(weights.sum(1), 1), a.sum(1), b.sum(1)
@@ -163,18 +161,18 @@ def _correlate(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _average(images: np.ndarray, pixels: int) -> np.ndarray:
-    """[P, S, S] -> [P, S / pixels, S / pixels]."""
+    """Averages blocks of pixels: [P, S, S] -> [P, S / pixels, S / pixels]."""
     p, size, _ = images.shape
     return images.reshape(p, size // pixels, pixels, size // pixels, pixels).mean((2, 4))
 
 
 def _filter_band(images: np.ndarray) -> np.ndarray:
-    """[P, S, S] without its coarse part, nor the finest, which interpolation blurs on one side alone."""
+    """Removes from [P, S, S] the coarse part, and the finest part, which interpolation blurs on one side only."""
     return _blur(images, 1) - _blur(images, 4)
 
 
 def _blur(images: np.ndarray, times: int) -> np.ndarray:
-    """[P, S, S], averaged with its neighbours in both directions by the weights 1, 2, 1, again and again."""
+    """Blurs [P, S, S] in both directions with the weights 1, 2, 1, several times."""
     for _ in range(times):
         wide = np.concatenate([images[:, :1], images, images[:, -1:]], 1)
         wide = wide[:, :-1] + wide[:, 1:]

@@ -1,7 +1,7 @@
-"""The anatomy of the phantoms: heads and brains on the canonical grid, before they are exposed.
+"""The anatomy of the phantoms: heads and brains on the canonical grid, before exposure.
 
-The distribution of everything but the lesion is the same for all classes, the level of the slice included: each plane
-shows the level of the sella, where all kinds can occur.
+Everything except the lesion has the same distribution for all classes, including the level of the slice: each plane
+passes through the sella, where all kinds of lesions can occur.
 """
 
 import dataclasses
@@ -31,26 +31,26 @@ from bt_jax.data.phantoms.shapes import (
 
 @dataclasses.dataclass(frozen=True)
 class PhantomSlice:
-    """On the canonical grid: `intensity` `[SIZE, SIZE]` float32, about 0..1, and `lesion` (float32, 0..1)."""
+    """A slice on the canonical grid: `intensity` `[SIZE, SIZE]` float32, about 0..1, and `lesion` (float32, 0..1)."""
 
     intensity: np.ndarray
     lesion: np.ndarray
 
 
 def draw(generator: np.random.Generator, *, plane: str, label: str, depth: float) -> PhantomSlice:
-    """One slice of a patient.
+    """Draws one slice of a patient.
 
     Args:
       generator: in the patient's initial state, so that all slices draw the same patient.
       plane: one of `PLANES`.
       label: one of the four classes.
-      depth: 0..1, the slice's distance from the middle of the lesion; heads and lesions become smaller outwards.
+      depth: 0..1, the slice's distance from the middle of the lesion; heads and lesions become smaller with it.
     """
     tissue = draw_tissue(generator)
     textures = generator.standard_normal((4, 2, 44, 44)).astype(np.float32)
     traits = generator.random(40).tolist()
     lesion = draw_lesion(generator, plane=plane, label=label, depth=depth)
-    # Textures change smoothly from slice to slice, as if one went through a volume.
+    # Textures change smoothly from slice to slice, as in a volume.
     turn = 0.9 * depth
     fields = math.cos(turn) * textures[:, 0] + math.sin(turn) * textures[:, 1]
 
@@ -61,7 +61,7 @@ def draw(generator: np.random.Generator, *, plane: str, label: str, depth: float
     _PARTS[plane](image, u, v, brain, tissue, traits)
     _paint_distractors(image, u, v, plane, brain, tissue, traits)
     if plane != "axial":
-        image *= soften(1.02 + 0.12 * traits[13] - V, 0.3)  # the coil's reach ends in the neck
+        image *= soften(1.02 + 0.12 * traits[13] - V, 0.3)  # the sensitivity of the coil ends in the neck
     mask = paint_lesion(image, plane, lesion, brain, tissue, fields[3])
     return PhantomSlice(intensity=image, lesion=mask)
 
@@ -81,7 +81,7 @@ def _paint_head(
     half_v *= 0.97 + 0.05 * traits[1]
     x, y = (u - centre_u) / half_u, (v - centre_v) / half_v
     squared = x * x + y * y
-    # Narrower in front, a little square, and uneven: harmonics of the polar angle without computing it.
+    # Narrower in front, slightly square and asymmetric: harmonics of the polar angle, without computing the angle.
     narrow = (0.05 if plane == "axial" else 0.0) + 0.03 * (traits[2] - 0.5)
     lopsided = 0.03 * (traits[3] - 0.5)
     inverse = 1 / np.sqrt(squared + 1e-6)
@@ -108,7 +108,7 @@ def _paint_head(
     paint(image, soften(dura), tissue.fluid)
     brain = dura - FLUID * (0.4 + 1.2 * traits[5])
 
-    # Level lines of smooth noise meander as sulci do; deeper in, they fade into white matter.
+    # Level lines of smooth noise look like sulci; they fade into white matter with depth.
     depth = brain - 0.16 - 0.12 * traits[6]
     cortical = soften(-depth, 0.30)
     distance = np.abs(folds)
@@ -126,7 +126,7 @@ def _paint_head(
 def _outline_head(
     plane: str, u: np.ndarray, v: np.ndarray, cranium: np.ndarray, traits: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The height v of the skull base under each point, and the implicit function of the whole head."""
+    """Computes the height v of the skull base below each point, and the implicit function of the whole head."""
     if plane == "axial":
         return np.full_like(u, 9.0), cranium
     if plane == "coronal":
@@ -242,7 +242,7 @@ def _paint_distractors(
     tissue: Tissue,
     traits: Sequence[float],
 ) -> None:
-    """What is bright in healthy heads too: the gland, vessels, the venous sinus, choroid plexus, a scar or two."""
+    """Paints structures that are bright in healthy heads too: gland, vessels, venous sinus, choroid plexus, scars."""
     bright = tissue.enhanced
     sella_u, sella_v = SELLA[plane]
     paint(

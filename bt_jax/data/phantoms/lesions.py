@@ -1,4 +1,4 @@
-"""The lesions of the phantoms: where each kind grows, what it looks like, and how it pushes the tissue around it."""
+"""The lesions of the phantoms: location, appearance, and displacement of the surrounding tissue."""
 
 import dataclasses
 import math
@@ -30,12 +30,12 @@ class Lesion:
     centre: tuple[float, float]
     radius: float
     contrast: float  # 0..1, of the enhancing part
-    push: float  # how far the tissue around it gives way, as a fraction of the radius
+    push: float  # displacement of the surrounding tissue, as a fraction of the radius
     shape: np.ndarray  # random numbers for the outline and the inside
 
 
 def draw_lesion(generator: np.random.Generator, *, plane: str, label: str, depth: float) -> Lesion | None:
-    """A lesion of the class at one of its places in the plane; smaller with `depth` (0..1). None for `no_tumor`."""
+    """Draws a lesion of the class at a typical place in the plane, smaller with `depth` (0..1); None for `no_tumor`."""
     if label == "no_tumor":
         return None
     uniform = generator.uniform
@@ -46,7 +46,7 @@ def draw_lesion(generator: np.random.Generator, *, plane: str, label: str, depth
     if label == "pituitary_tumor":
         radius, push = uniform(0.085, 0.17), 0.3
         u, v = SELLA[plane]
-        # They grow upwards, out of the sella.
+        # Pituitary tumours grow upwards, out of the sella.
         centre = (u + uniform(-0.025, 0.025), v - (0.5 * radius if plane != "axial" else uniform(-0.02, 0.02)))
     elif label == "meningioma_tumor":
         radius, push = uniform(0.12, 0.28), 0.35
@@ -69,7 +69,7 @@ def draw_lesion(generator: np.random.Generator, *, plane: str, label: str, depth
 
 
 def displace(u: np.ndarray, v: np.ndarray, lesion: Lesion | None) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinates of the tissue that is seen at each point after the mass has pushed it outwards."""
+    """Returns the coordinates of the tissue at each point after the mass has displaced it outwards."""
     if lesion is None or lesion.push == 0:
         return u, v
     du, dv = u - lesion.centre[0], v - lesion.centre[1]
@@ -119,7 +119,7 @@ def _paint_glioma(
     tissue: Tissue,
     bright: float,
 ) -> np.ndarray:
-    """Oedema around an enhancing, uneven rim around a dark necrotic core; some have no core, some hardly a rim."""
+    """Paints oedema, an enhancing irregular rim and a dark necrotic core; some gliomas have no core or hardly a rim."""
     inside = soften(brain, 0.02)
     necrosis, spread, rim = (0.5 + 0.5 * np.tanh(lesion.shape[0, :3])).tolist()
     oedema = soften(1.35 + 0.5 * spread - distance, 0.5) * inside

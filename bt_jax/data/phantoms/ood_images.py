@@ -1,7 +1,7 @@
-"""Pictures of anything but a brain, drawn by a program: what a model should doubt.
+"""Synthetic out-of-distribution (OOD) images, which do not show a brain.
 
-Blank and noisy ones, patterns, text, charts, outlines of other parts of the body, and clouds and hills with the
-spectrum of photographs. They measure how often a model notices; nothing is fitted to them.
+They are blank or noisy images, patterns, text, charts, outlines of other body parts, and clouds and hills with the
+spectrum of photographs. They measure how often OOD detection works; nothing is fitted to them.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ _WORDS = ("patient", "name", "hospital", "report", "findings", "no evidence of",
 
 @dataclasses.dataclass(frozen=True)
 class OODImage:
-    """A picture and what it is of.
+    """An image and its kind.
 
     Attributes:
       kind: a key of `KINDS`.
@@ -28,7 +28,7 @@ class OODImage:
 
 
 def draw(*, each: int, seed: int = 0) -> list[OODImage]:
-    """`each` pictures of every kind; depends on exactly these arguments."""
+    """Draws `each` images of every kind, as a function of these arguments alone."""
     return [
         OODImage(kind, draw_one(np.random.default_rng((seed, number, index))))
         for number, (kind, draw_one) in enumerate(KINDS.items())
@@ -45,7 +45,7 @@ def _draw_noise(generator: np.random.Generator) -> np.ndarray:
 
 
 def _draw_clouds(generator: np.random.Generator) -> np.ndarray:
-    """Amplitudes that fall with the frequency, as those of photographs do (Field 1987)."""
+    """Draws noise whose amplitudes fall with the frequency, as in photographs (Field 1987)."""
     down, across = np.meshgrid(*(np.fft.fftfreq(_SIDE),) * 2, indexing="ij")
     amplitude = np.hypot(down, across)
     amplitude[0, 0] = 1
@@ -54,7 +54,7 @@ def _draw_clouds(generator: np.random.Generator) -> np.ndarray:
 
 
 def _draw_landscape(generator: np.random.Generator) -> np.ndarray:
-    """A bright sky over ridges of hills, each darker than the one behind."""
+    """Draws a bright sky above ridges of hills, each darker than the one behind."""
     image = np.linspace(250, generator.uniform(150, 220), _SIDE)[:, None] * np.ones((1, _SIDE))
     rows = np.arange(_SIDE)[:, None]
     for ridge in range(4):
@@ -90,7 +90,7 @@ def _draw_text(generator: np.random.Generator) -> np.ndarray:
 
 
 def _draw_chart(generator: np.random.Generator) -> np.ndarray:
-    """Bars, a line or a pie on white paper."""
+    """Draws a bar, line or pie chart on white."""
     image = Image.new("L", (_SIDE, _SIDE), 255)
     pen = ImageDraw.Draw(image)
     values = generator.uniform(0.15, 0.95, 8)
@@ -111,7 +111,7 @@ def _draw_chart(generator: np.random.Generator) -> np.ndarray:
 
 
 def _draw_limbs(generator: np.random.Generator) -> np.ndarray:
-    """Two round sections on black, each with a bright bone and dim flesh: thighs or arms."""
+    """Draws two round cross-sections on black, with bright bone and dim tissue: thighs or arms."""
     image = np.zeros((_SIDE, _SIDE))
     down, across = np.mgrid[:_SIDE, :_SIDE]
     radius = generator.uniform(42, 58)
@@ -123,24 +123,24 @@ def _draw_limbs(generator: np.random.Generator) -> np.ndarray:
 
 
 def _draw_trunk(generator: np.random.Generator) -> np.ndarray:
-    """A wide oval with two dark lungs, a spine and ribs."""
+    """Draws a wide oval with two dark lungs, a spine and ribs."""
     down, across = np.mgrid[:_SIDE, :_SIDE]
 
-    def oval(x: float, y: float, half_x: float, half_y: float) -> np.ndarray:
+    def measure_oval(x: float, y: float, half_x: float, half_y: float) -> np.ndarray:
         return ((across - x) / half_x) ** 2 + ((down - y) / half_y) ** 2
 
-    image = np.where(oval(128, 128, 120, generator.uniform(76, 92)) < 1, 130.0, 0.0)
+    image = np.where(measure_oval(128, 128, 120, generator.uniform(76, 92)) < 1, 130.0, 0.0)
     for side in (-1, 1):
-        image[oval(128 + side * 55, 122, generator.uniform(34, 44), 52) < 1] = 25
+        image[measure_oval(128 + side * 55, 122, generator.uniform(34, 44), 52) < 1] = 25
         for rib in np.linspace(-0.9, 0.9, 7):
-            image[oval(128 + side * 104 * np.cos(rib), 128 + 70 * np.sin(rib), 7, 4) < 1] = 230
-    image[oval(128, 182, 16, 14) < 1] = 240
-    image[oval(136, 132, 26, 30) < 1] = 165
+            image[measure_oval(128 + side * 104 * np.cos(rib), 128 + 70 * np.sin(rib), 7, 4) < 1] = 230
+    image[measure_oval(128, 182, 16, 14) < 1] = 240
+    image[measure_oval(136, 132, 26, 30) < 1] = 165
     return (image + np.abs(generator.normal(0, 6, image.shape))).clip(0, 255).astype(np.uint8)
 
 
 def _draw_shapes(generator: np.random.Generator) -> np.ndarray:
-    """Rectangles and discs of all shades."""
+    """Draws rectangles and discs in all grey levels."""
     image = Image.new("L", (_SIDE, _SIDE), int(generator.integers(256)))
     pen = ImageDraw.Draw(image)
     for number in range(12):

@@ -1,7 +1,7 @@
-"""Procedural grey slices that look like brain MRI, for demos and tests without medical data.
+"""Procedural phantoms that look like brain MRI slices, for demos and tests without medical data.
 
-Three planes, four classes; only the lesion tells the class. They prove that a program learns, not that it is any good
-on patients.
+They have three planes and four classes, and only the lesion determines the class. They show that a program learns, not
+that it works on patients.
 """
 
 import dataclasses
@@ -16,19 +16,19 @@ from bt_jax.data.phantoms import anatomy, shapes
 
 SLICES_PER_PATIENT = 4
 
-# Streams of random numbers apart from those of augmentation, which count views from 0.
+# Random streams that differ from those of augmentation, whose views count from 0.
 _PATIENT_STREAM, _SLICE_STREAM = 1 << 40, 1 << 41
 
 
 @dataclasses.dataclass(frozen=True)
 class Phantom:
-    """A slice and the truth about it.
+    """A phantom slice with its ground truth.
 
     Attributes:
       image: `[H, W]` uint8.
       lesion: `[H, W]` bool, the tumour without its oedema; all False for `no_tumor`.
       plane: `axial`, `coronal` or `sagittal`.
-      patient: who it is a slice of; `SLICES_PER_PATIENT` consecutive indices share one.
+      patient: its patient; `SLICES_PER_PATIENT` consecutive indices share one.
     """
 
     image: np.ndarray
@@ -38,7 +38,7 @@ class Phantom:
 
 
 def render(index: int, *, label: str, seed: int) -> Phantom:
-    """Draws the slice `index` (from 0) of a class; depends on exactly these arguments.
+    """Draws the slice `index` (from 0) of a class, as a function of these arguments alone.
 
     Raises:
       ValueError: `label` is not one of `BRAIN_TUMOR_CLASSES`, or `index` is negative.
@@ -51,7 +51,7 @@ def render(index: int, *, label: str, seed: int) -> Phantom:
     patient, position = divmod(index, SLICES_PER_PATIENT)
     shared = make_generator(seed=seed, view=_PATIENT_STREAM + kind, record=patient)
     own = make_generator(seed=seed, view=_SLICE_STREAM + kind, record=index)
-    # From the middle of the lesion outwards: 0 would make the first slice of every patient the same.
+    # From the middle of the lesion outwards; at 0 the first slices of all patients would have the same depth.
     depth = (position + float(shared.uniform(0.1, 0.9))) / SLICES_PER_PATIENT  # 0..1
 
     plane = shapes.PLANES[int(shared.integers(len(shapes.PLANES)))]
@@ -63,7 +63,7 @@ def render(index: int, *, label: str, seed: int) -> Phantom:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A phantom of a set: where it stands in the Kaggle layout, and what `render` draws it from."""
+    """A phantom of a set: its path in the Kaggle layout, and the arguments of `render`."""
 
     path: str
     label: str
@@ -72,7 +72,7 @@ class Entry:
 
 
 def list_entries(*, training_per_class: int, testing_per_class: int) -> list[Entry]:
-    """A set of phantoms in the order of their paths, `Training/<class>/phantom_0001.png` and `Testing/...`.
+    """Lists a set of phantoms sorted by path, `Training/<class>/phantom_0001.png` and `Testing/...`.
 
     No patient is in both splits.
     """
@@ -87,30 +87,30 @@ def list_entries(*, training_per_class: int, testing_per_class: int) -> list[Ent
 
 
 def format_path(split: str, label: str, number: int, *, count: int) -> str:
-    """Where the phantom of a number, from 0, stands among `count` of its class; the paths' order is the numbers'."""
+    """Formats the path of phantom `number` (from 0) among `count` of its class; paths sort in the order of numbers."""
     return f"{split}/{label}/phantom_{number + 1:0{max(4, len(str(count)))}d}.png"
 
 
 def get_first_index(split: str, *, training_per_class: int) -> int:
-    """What the first phantom of a class in a split is drawn from."""
-    # Testing goes on with the first patient that Training has not begun.
+    """Returns the index of the first phantom of a class in a split."""
+    # Testing starts with the first patient that Training does not use.
     return 0 if split == "Training" else math.ceil(training_per_class / SLICES_PER_PATIENT) * SLICES_PER_PATIENT
 
 
 def parse_index(split: str, name: str, *, training_per_class: int) -> int:
-    """What the phantom of a file's name in a split is drawn from."""
+    """Returns the index of the phantom with a file name in a split."""
     number = int(name.removeprefix("phantom_").removesuffix(".png")) - 1
     return get_first_index(split, training_per_class=training_per_class) + number
 
 
 def name_patient(label: str, index: int) -> str:
-    """Who a phantom is a slice of."""
+    """Returns the patient of a phantom."""
     return f"{label}-{index // SLICES_PER_PATIENT:04d}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Exposure:
-    """How a patient's slices are exposed: size, place of the head, receiver and noise. Independent of the class."""
+    """The exposure of a patient's slices: size, position of the head, receiver and noise. Independent of the class."""
 
     height: int
     width: int
@@ -145,14 +145,14 @@ class _Exposure:
     def expose(
         self, intensity: np.ndarray, lesion: np.ndarray, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The canonical slice on the frame's pixels: `[H, W]` uint8 and `[H, W]` bool."""
-        matrix = self._matrix()
+        """Resamples the canonical slice to the pixels of the frame: `[H, W]` uint8 and `[H, W]` bool."""
+        matrix = self._compute_matrix()
         size = (self.width, self.height)
         image = Image.fromarray(intensity).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         covered = (lesion * 255).astype(np.uint8)
         mask = Image.fromarray(covered).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         bias = Image.fromarray(self.bias.clip(0.6, 1.4)).resize(size, Image.Resampling.BICUBIC)
-        # The magnitude of a noisy signal: where there is no head, the noise is folded up and never quite black.
+        # The magnitude of a noisy signal, so that the background is never quite black.
         values = np.asarray(image) * np.asarray(bias)
         values += self.noise * generator.standard_normal(values.shape, np.float32)
         values = np.abs(values) ** self.gamma
@@ -160,9 +160,9 @@ class _Exposure:
         values += 255 * self.floor + 0.5
         return np.clip(values, 0, 255).astype(np.uint8), np.asarray(mask) > 127
 
-    def _matrix(self) -> tuple[float, float, float, float, float, float]:
-        """From pixels of the frame to pixels of the canonical grid."""
-        # The head is as high as `shapes.HEIGHT` canonical pixels, and must fit the frame's width as well.
+    def _compute_matrix(self) -> tuple[float, float, float, float, float, float]:
+        """Computes the matrix from pixels of the frame to pixels of the canonical grid."""
+        # The head is `shapes.HEIGHT` canonical pixels high, and must fit the width of the frame too.
         scale = shapes.HEIGHT / (self.head * min(self.height, self.width * 1.1))
         cosine, sine = math.cos(self.angle) * scale, math.sin(self.angle) * scale
         a, b, c, d = cosine / self.stretch, sine / self.stretch, -sine, cosine

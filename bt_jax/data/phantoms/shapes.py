@@ -1,4 +1,4 @@
-"""What the phantoms are painted with: the canonical grid, soft shapes, smooth noise, tissues.
+"""Building blocks of the phantoms: the canonical grid, soft shapes, smooth noise, tissues.
 
 Coordinates are u (to the right) and v (down) from -1.1 to 1.1; a head is about 2 high. Shapes are implicit functions
 that are positive inside; `soften` turns them into masks with an edge of a pixel or two.
@@ -39,7 +39,7 @@ class Tissue:
     oedema: float
 
 
-# T1 with contrast, FLAIR and T2, with how often each is drawn.
+# T1 with contrast, FLAIR and T2, each with its probability.
 _SEQUENCES = (
     (0.60, Tissue(0.85, 0.05, 0.30, 0.42, 0.10, 0.36, 0.47, 0.82, 0.28)),
     (0.20, Tissue(0.60, 0.05, 0.20, 0.36, 0.09, 0.52, 0.40, 0.85, 0.72)),
@@ -48,26 +48,26 @@ _SEQUENCES = (
 
 
 def draw_tissue(generator: np.random.Generator) -> Tissue:
-    """The intensities of one patient."""
+    """Draws the intensities of one patient."""
     number = generator.choice(len(_SEQUENCES), p=[share for share, _ in _SEQUENCES])
     values = np.array(dataclasses.astuple(_SEQUENCES[number][1]))
     return Tissue(*(values * generator.uniform(0.88, 1.12, len(values))).tolist())
 
 
 def paint(image: np.ndarray, mask: np.ndarray, value: float | np.ndarray) -> None:
-    """Blends the image, in place, towards `value` where `mask` (0..1) is."""
+    """Blends the image, in place, towards `value` by `mask` (0..1)."""
     image += mask * (value - image)
 
 
 def soften(inside: np.ndarray, width: float = 0.02) -> np.ndarray:
-    """0..1 from an implicit function that is positive inside, over `width` in its units."""
+    """Converts an implicit function, positive inside, to a mask 0..1 with an edge of `width` in its units."""
     return np.clip(inside * (1 / width) + 0.5, 0, 1)
 
 
 def measure_ellipse(
     u: np.ndarray, v: np.ndarray, centre: tuple[float, float], half: tuple[float, float], angle: float = 0.0
 ) -> np.ndarray:
-    """About the signed distance to an ellipse, positive inside."""
+    """Computes the approximate signed distance to an ellipse, positive inside."""
     cosine, sine = math.cos(angle), math.sin(angle)
     du, dv = u - centre[0], v - centre[1]
     x = (cosine / half[0]) * du + (sine / half[0]) * dv
@@ -76,6 +76,6 @@ def measure_ellipse(
 
 
 def smooth_noise(values: np.ndarray, cells: int) -> np.ndarray:
-    """Smooth noise `[SIZE, SIZE]` of about unit variance from the first `cells` x `cells` random values."""
+    """Interpolates the first `cells` x `cells` random values to noise `[SIZE, SIZE]` of about unit variance."""
     coarse = Image.fromarray(np.ascontiguousarray(values[:cells, :cells]))
     return np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
