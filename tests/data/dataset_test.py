@@ -86,7 +86,7 @@ def test_more_unreadable_files_than_allowed_is_an_error_that_names_them(kaggle, 
         load(mixed(kaggle, ramp), max_unreadable=1)
     message = str(caught.value)
     assert message.startswith(
-        "2 of 15 files are not readable images, max_unreadable (config.data.max_unreadable in training) allows 1: "
+        "2 of 15 files are not readable images, but max_unreadable (config.data.max_unreadable in training) allows 1: "
     )
     assert "a_truncated.jpg" in message and "b_text.jpg" in message and "\n" not in message
 

@@ -81,8 +81,7 @@ class Augmentation:
       blur: Gaussian blur with a standard deviation in 0 .. blur, in pixels of the given image.
       border: fraction of the side; adds a black border of a width in 0 .. border on every side, or crops as much, with
         equal probability: the head becomes smaller or larger in the frame.
-      crop: fraction of the side, in 0 .. crop, that is cut away at a random position; the rest fills the frame. Default
-        0.
+      crop: fraction of the side, in 0 .. crop, that is cut away at a random position; the rest fills the frame.
       aspect: width over height is multiplied by a factor in 1 / (1 + aspect) .. 1 + aspect, log-uniform, with the same
         area.
       elastic: fraction of the side; displaces the points of a coarse grid by up to that, and interpolates in between.

@@ -1,4 +1,4 @@
-"""Image files to grey arrays: every common format, or one clear line about what is wrong with the file."""
+"""Decoding of image files in common formats to grey arrays, with one clear line if that fails."""
 
 import io
 import struct
@@ -12,22 +12,22 @@ from bt_jax.common.messages import Message
 # Suffixes, in lower case, that count as images by name.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
 
-# More than any slice or scan of a film needs; beyond it a small file can claim all memory.
+# More than any slice or film scan needs. Without a limit, a small file could claim all memory.
 MAX_PIXELS = 64_000_000
 
-# A closed list: Pillow's rarer formats start other programs (EPS) or are parsed by code that few people test.
+# Only these formats: rarer ones start other programs (EPS) or have parsers that are little tested.
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
 
-# Pillow's own, higher limit warns first; here it is an error like our own.
+# Pillow has a higher limit of its own, at which it only warns; here this is an error too.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 class ImageError(ValueError):
-    """Content that is not a readable image. The message is one line: the name and the reason.
+    """Raised for content that is not a readable image. The message is one line: the name and the reason.
 
     Args:
-      name: what the content is called.
-      reason: what is wrong with it.
+      name: name of the content, for the message.
+      reason: what is wrong with the content.
     """
 
     def __init__(self, name: str, reason: Message):
@@ -38,15 +38,15 @@ class ImageError(ValueError):
 def decode_image(content: bytes, *, name: str) -> np.ndarray:
     """Decodes the first frame of an image file to grey, upright by its EXIF orientation.
 
-    Colour becomes grey by ITU-R 601 (Pillow's L; for JPEG that is its own Y channel), transparency is composited over
-    black. 32-bit integer and float images are scaled to uint16 by their own range.
+    Colour becomes grey by ITU-R 601 (Pillow's L; the Y channel of a JPEG file). Transparency is composited over black.
+    32-bit integer and float images are scaled to uint16 by their own range.
 
     Args:
       content: the bytes of the file.
-      name: what to call it in an error.
+      name: name of the content, for error messages.
 
     Returns:
-      `[H, W]` uint8, or uint16 from files of 16 bits and more.
+      `[H, W]` uint8, or uint16 from files with 16 or more bits.
 
     Raises:
       ImageError: empty, truncated, unreadable or not an image, zero-sized, or above `MAX_PIXELS`.
@@ -55,11 +55,11 @@ def decode_image(content: bytes, *, name: str) -> np.ndarray:
 
 
 def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = None) -> tuple[np.ndarray, bool]:
-    """As `decode_image`, with a limit of one's own; also whether the file has more frames than this one."""
+    """Decodes like `decode_image`, with another limit; also returns whether the file has more frames."""
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     if not content:
         raise ImageError(name, Message("empty", "the file is empty"))
-    # Pillow's parsers let nearly any exception through on damaged input: struct.error, KeyError, SyntaxError, ...
+    # On damaged input, Pillow may raise nearly any exception: struct.error, KeyError, SyntaxError, ...
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
@@ -88,14 +88,14 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
 
 
 def describe_too_many_pixels(width: int, height: int, limit: int) -> Message:
-    """What is said of a picture beyond a limit."""
+    """Describes an image that exceeds a limit."""
     return Message(
         "too_many_pixels", "{size} pixels are more than the limit of {limit}", size=f"{width}x{height}", limit=limit
     )
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """The PNG file of a grey image `[H, W]` uint8 or uint16; `decode_image` gives the same array back."""
+    """Encodes a grey image `[H, W]` uint8 or uint16 as PNG; `decode_image` returns the same array."""
     if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected [H, W] uint8 or uint16, got {image.shape} {image.dtype}")
     buffer = io.BytesIO()
@@ -104,7 +104,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def _has_more_frames(image: Image.Image) -> bool:
-    """Whether a loaded file goes on after its first frame; damage there says nothing about the first."""
+    """Returns whether a loaded file has more frames; damaged ones count as absent."""
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:
@@ -112,7 +112,7 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
-    """Turned by the EXIF orientation. Damaged EXIF says nothing about the pixels, so it counts as absent."""
+    """Applies the EXIF orientation; damaged EXIF data count as absent."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
@@ -121,7 +121,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 
 
 def _convert_to_grey(image: Image.Image) -> np.ndarray:
-    """`[H, W]` uint8 or uint16 of a loaded image in any mode."""
+    """Converts a loaded image in any mode to `[H, W]` uint8 or uint16."""
     if image.mode in ("I", "F"):
         return scale_to_uint16(np.asarray(image, np.float64))
     if image.mode.startswith("I;16"):
@@ -135,7 +135,7 @@ def _convert_to_grey(image: Image.Image) -> np.ndarray:
 
 
 def scale_to_uint16(values: np.ndarray) -> np.ndarray:
-    """The range of the finite float64 values stretched to 0..65535; NaN and a constant image become 0."""
+    """Scales the range of the finite float64 values to 0..65535; NaN and constant images become 0."""
     finite = np.isfinite(values)
     if not finite.any():
         return np.zeros(values.shape, np.uint16)

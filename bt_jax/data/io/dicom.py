@@ -1,7 +1,7 @@
-"""DICOM files to grey slices. The only module that knows pydicom.
+"""Reading of DICOM files as grey slices. The only module that imports pydicom.
 
-Read are the tags that say how to make a picture of the pixels, and no others: what a file says about a patient is
-never looked at, and no text of a file gets into a message.
+Only the tags that are needed to display the pixels are read, with modality and body part. Patient data are never read,
+and no message contains text of a file.
 """
 
 import functools
@@ -36,10 +36,10 @@ _SEQUENCES = (
     "ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 )  # fmt: skip
 _UNDEFINED = 2**32 - 1
-# Ten thousand frames with a hundred elements each stay below both.
+# Ten thousand frames with a hundred elements each are below both limits.
 _MOST_READS, _MOST_SEQUENCE_BYTES = 3_000_000, 2**25
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_ODD_DEFLATED = Message("dicom_deflated", "a deflated DICOM file with an unusual header is not read")
+_ODD_DEFLATED = Message("dicom_deflated", "deflated DICOM files with an unusual header are not supported")
 
 _MODALITIES = {
     "CT": Message("ct", "CT"),
@@ -61,7 +61,7 @@ _HEAD = ("BRAIN", "HEAD", "SKULL", "CRANI", "NEURO", "PITUIT", "SELLA", "CEREB")
 
 @functools.cache
 def _import_pydicom() -> ModuleType:
-    """pydicom, made silent: its messages quote the values of tags."""
+    """Imports pydicom and silences it, since its messages quote the values of tags."""
     try:
         import pydicom
     except ImportError:
@@ -81,10 +81,10 @@ def _import_pydicom() -> ModuleType:
 
 
 def is_dicom(start: bytes) -> bool:
-    """Whether the first bytes of a file, 132 or more, are those of DICOM, with its preamble or without."""
+    """Returns whether the first bytes of a file, 132 or more, are those of DICOM, with or without a preamble."""
     if start[128:132] == b"DICM":
         return True
-    # Without: the data elements begin at once, those of group 8, or the file's own of group 2.
+    # Without a preamble, the file starts with data elements of group 8, or of the file meta group 2.
     group, element, vr = start[0:2], start[2:4], start[4:6]
     if group not in (b"\x08\x00", b"\x02\x00") or len(start) < 12 or element[1:] != b"\x00":
         return False
@@ -93,35 +93,35 @@ def is_dicom(start: bytes) -> bool:
 
 
 def is_deflated(content: bytes) -> bool:
-    """Whether the content of a DICOM file is compressed as a whole."""
+    """Returns whether a DICOM file is compressed as a whole."""
     return is_dicom(content[:1024]) and _DEFLATED in content
 
 
 def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
-    """The frames of a DICOM file, each as a person would see it in a viewer.
+    """Reads the frames of a DICOM file, each as a viewer would display it.
 
     The modality's rescaling or table turns stored values into measured values. The VOI table or the first window turns
     these into grey values 0..255 if it cuts anything off; otherwise `convert_to_grey` does. MONOCHROME1 is inverted, so
     that larger values are brighter. Colours become grey as in other images.
 
     Raises:
-      UnreadableError: damaged, without pixels, above the limits, or compressed in a way that needs another package.
+      UnreadableError: the file is damaged, has no pixels, exceeds the limits, or needs another package.
     """
     library = _import_pydicom()
-    # pydicom lets nearly any exception through on damaged input, and quotes values of tags in its messages.
+    # On damaged input, pydicom may raise nearly any exception, and its messages quote values of tags.
     try:
         dataset = _parse(library, content, limits=limits)
         if not any(name in dataset for name in _PIXELS) and _PIXEL_TAG in content:
             raise UnreadableError(
-                Message("dicom_no_end", "the DICOM file is cut off or damaged: its pixels have no end")
+                Message("dicom_no_end", "the DICOM file is truncated or damaged: its pixels have no end")
             )
         count = _check_header(library, dataset, limits=limits)
         remarks = describe_unusual_content(str(dataset.get("Modality", "")), str(dataset.get("BodyPartExamined") or ""))
         frames = library.pixels.iter_pixels(dataset)
         done = 0
         for done, pixels in enumerate(itertools.islice(frames, count), 1):
-            image, about = dicom_display.render(library, pixels, dicom_display.FrameTags(dataset, done - 1))
-            yield Slice(image, done if count > 1 else None, (*remarks, *about))
+            image, odd = dicom_display.render(library, pixels, dicom_display.FrameTags(dataset, done - 1))
+            yield Slice(image, done if count > 1 else None, (*remarks, *odd))
     except UnreadableError:
         raise
     except Exception as error:
@@ -132,7 +132,7 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
         raise UnreadableError(
             Message(
                 "dicom_frames_missing",
-                "the DICOM file is cut off: {there} of {needed} frames are there",
+                "the DICOM file is truncated: it has {there} of {needed} frames",
                 there=done,
                 needed=count,
             )
@@ -143,11 +143,9 @@ def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
     if is_deflated(content):
         content = _inflate_body(content, limits=limits)
     dataset = library.dcmread(_Bounded(content), force=True, specific_tags=list(_TAGS))
-    for name in _SEQUENCES:  # those of a known length are not taken apart before they are asked for
+    for name in _SEQUENCES:  # sequences of known length are parsed only on access
         if name in dataset and (dataset.get_item(name).length or 0) % _UNDEFINED > _MOST_SEQUENCE_BYTES:
-            raise UnreadableError(
-                Message("dicom_sequences", "the DICOM file has more to say about its frames than is read")
-            )
+            raise UnreadableError(Message("dicom_sequences", "the DICOM file has too much data about its frames"))
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         uid = library.uid
@@ -160,19 +158,19 @@ def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
 
 
 class _Bounded(io.BytesIO):
-    """A file in which no more is looked up than an honest file holds: pydicom takes a microsecond for every element."""
+    """A file with a limit on the number of reads, since pydicom takes a microsecond for every data element."""
 
     reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         if self.reads > _MOST_READS:
-            raise UnreadableError(Message("dicom_elements", "the DICOM file has more data elements than are read"))
+            raise UnreadableError(Message("dicom_elements", "the DICOM file has too many data elements"))
         return super().read(size)
 
 
 def _inflate_body(content: bytes, *, limits: Limits) -> bytes:
-    """The same file with its data elements inflated; pydicom would inflate them without a limit."""
+    """Inflates the data elements of a file; pydicom would do that without a limit."""
     end = 144 + struct.unpack("<I", content[140:144])[0] if content[132:138] == b"\x02\x00\x00\x00UL" else 0
     if content.count(_DEFLATED) != 1 or _DEFLATED not in content[:end]:
         raise UnreadableError(_ODD_DEFLATED)
@@ -184,7 +182,11 @@ def _inflate_body(content: bytes, *, limits: Limits) -> bytes:
 
 
 def _check_header(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
-    """The number of frames of a file whose header makes sense."""
+    """Checks the header and returns the number of frames.
+
+    Raises:
+      UnreadableError: no image, above the limits, an unsupported kind of pixels, or too few bytes.
+    """
     kind = next((name for name in _PIXELS if name in dataset), None)
     if kind is None:
         raise UnreadableError(
@@ -201,7 +203,7 @@ def _check_header(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
         raise UnreadableError(
             Message(
                 "dicom_samples",
-                "DICOM pixels of {samples} samples with {bits} bits are not read",
+                "DICOM pixels with {samples} samples of {bits} bits are not supported",
                 samples=samples,
                 bits=bits,
             )
@@ -211,17 +213,17 @@ def _check_header(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
     else:
         needed, there = -(-rows * columns * samples * bits * count // 8), len(dataset[kind].value or b"")
         if there < needed and "422" not in str(dataset.get("PhotometricInterpretation")):
-            raise UnreadableError(f"the DICOM file is cut off: {there:,} of {needed:,} bytes of pixels are there")
+            raise UnreadableError(f"the DICOM file is truncated: it has {there:,} of {needed:,} bytes of pixels")
     return count
 
 
 def describe_unusual_content(modality: str, part: str) -> tuple[str, ...]:
-    """Remarks on the values of Modality and BodyPartExamined; nothing of their text gets into one."""
+    """Returns remarks on the values of Modality and BodyPartExamined, which never contain their text."""
     found: list[str] = []
     kind = _MODALITIES.get(modality.strip().upper())
     if kind:
-        text = "The file says that it is {modality}, not MRI: the model knows MRI alone."
+        text = "The file is marked as {modality}, not MRI: the model is trained on MRI only."
         found.append(Message("other_modality", text, modality=kind))
     if part.strip() and not any(name in part.upper() for name in _HEAD):
-        found.append(Message("other_part", "The file names another part of the body than the head."))
+        found.append(Message("other_part", "The file is marked as showing another body part than the head."))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""How the pixels of a DICOM file are compressed: whether they can be decoded here, and safely."""
+"""Compression of DICOM pixels: whether they can be decoded here, and safely."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 from bt_jax.common.messages import Message
 from bt_jax.data.io.slices import UnreadableError
 
-# How pixels may be compressed, by the transfer syntax, and the packages that then decode them besides Pillow.
+# Names of the compressions by transfer syntax, and the packages besides Pillow that decode them.
 _COMPRESSIONS = {
     "1.2.840.10008.1.2.4.50": ("JPEG", ""),
     "1.2.840.10008.1.2.4.51": ("JPEG with 12 bits", "python-gdcm"),
@@ -21,21 +21,21 @@ _COMPRESSIONS = {
     "1.2.840.10008.1.2.4.201": ("high-throughput JPEG 2000", ""),
     "1.2.840.10008.1.2.4.202": ("high-throughput JPEG 2000", ""),
     "1.2.840.10008.1.2.4.203": ("high-throughput JPEG 2000", ""),
-    "1.2.840.10008.1.2.5": ("run lengths", ""),
+    "1.2.840.10008.1.2.5": ("run lengths (RLE)", ""),
 }
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 
 
 def check(library: ModuleType, dataset: Any, count: int) -> None:
-    """Refuses what pydicom cannot decode, or would never come to the end of.
+    """Raises for pixels that pydicom cannot decode, or on which it would not terminate.
 
     Args:
       library: pydicom.
-      dataset: of a file whose transfer syntax is a compressed one.
-      count: the frames of it that will be decoded.
+      dataset: of a file with a compressed transfer syntax.
+      count: number of frames to be decoded.
 
     Raises:
-      UnreadableError: compressed in an unknown way, in one that needs another package, or damaged.
+      UnreadableError: unknown compression, a missing package, or damaged data.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     name, package = _COMPRESSIONS.get(str(syntax), ("", ""))
@@ -43,7 +43,7 @@ def check(library: ModuleType, dataset: Any, count: int) -> None:
         raise UnreadableError(
             Message(
                 "dicom_compression",
-                "its pixels are compressed in a way that is not read: store it uncompressed, or as JPEG 2000",
+                "the compression of its pixels is not supported: store it uncompressed, or as JPEG 2000",
             )
         )
     if not library.pixels.get_decoder(syntax).is_available:
@@ -54,7 +54,7 @@ def check(library: ModuleType, dataset: Any, count: int) -> None:
 
 
 def _split_frames(library: ModuleType, dataset: Any, count: int) -> Iterator[bytes]:
-    """The compressed frames, as pydicom's decoders get them."""
+    """Yields the compressed frames as pydicom's decoders get them."""
     offsets = None
     if "ExtendedOffsetTable" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
@@ -63,25 +63,25 @@ def _split_frames(library: ModuleType, dataset: Any, count: int) -> Iterator[byt
 
 
 def _check_boxes(frame: bytes) -> None:
-    """Refuses a JP2 file (ISO/IEC 15444-1, annex I) where pydicom 3.0 would look for the box of the image for ever.
+    """Raises for a JP2 file (ISO/IEC 15444-1, annex I) in which pydicom 3.0 would search the image box forever.
 
-    It goes on by the length of each box before that one, which is 0 for one that reaches to the end of the file.
+    It advances by the length of each box before that one, which is 0 for a box that extends to the end of the file.
     """
     place = 12 if frame.startswith(_JP2_SIGNATURE) else len(frame)
     while place < len(frame) and frame[place + 4 : place + 8] != b"jp2c":
         length = int.from_bytes(frame[place : place + 4], "big")
         if length < 8:
             raise UnreadableError(
-                Message("dicom_jp2_boxes", "the DICOM file is damaged: no image is found in its JPEG 2000 data")
+                Message("dicom_jp2_boxes", "the DICOM file is damaged: its JPEG 2000 data contain no image")
             )
         place += length
 
 
 def _describe_undecodable(name: str, package: str) -> Message:
-    """What to do about pixels that are compressed in a way for which a package is missing, if there is one."""
+    """Describes pixels that cannot be decoded, and the package that would decode them, if there is one."""
     if package:
-        text = "its pixels are compressed as {name}, which is not read: install {package}, or store it uncompressed"
+        text = "its pixels are compressed as {name}, which needs {package}: install it, or store the file uncompressed"
         return Message("dicom_package", text, name=name, package=package)
     return Message(
-        "dicom_decoder", "its pixels are compressed as {name}, which is not read: store it uncompressed", name=name
+        "dicom_decoder", "its pixels are compressed as {name}, which is not supported: store it uncompressed", name=name
     )

@@ -16,7 +16,7 @@ from bt_jax.data.io.slices import UnreadableError, convert_to_grey
 
 
 class FrameTags:
-    """The tags of a frame: its own, those that all frames share, or those of the file."""
+    """The tags of a frame: its own, those shared by all frames, or those of the file."""
 
     def __init__(self, dataset: Any, index: int):
         self.dataset = dataset
@@ -25,20 +25,20 @@ class FrameTags:
         self.groups = [*([own[index]] if index < len(own) else []), *shared[:1]]
 
     def get(self, name: str, *, group: str) -> Any:
-        """The value of a tag, which an enhanced file keeps in the sequence `group`."""
+        """Returns the value of a tag, which enhanced files store in the sequence `group`."""
         for item in self.groups:
             inner = item.get(group)
             if inner and inner[0].get(name) is not None:
                 return inner[0].get(name)
         return self.dataset.get(name)
 
-    def number(self, name: str, *, group: str) -> float | None:
-        """The first finite number of a tag."""
+    def get_number(self, name: str, *, group: str) -> float | None:
+        """Returns the first value of a tag if it is a finite number."""
         return _parse_number(self.get(name, group=group))
 
 
 def render(library: ModuleType, pixels: np.ndarray, frame: FrameTags) -> tuple[np.ndarray, list[str]]:
-    """Stored values [H, W] or [H, W, 3] -> [H, W] uint8 or uint16, and remarks."""
+    """Renders stored values [H, W] or [H, W, 3] as [H, W] uint8 or uint16, with remarks."""
     dataset = frame.dataset
     interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
     if interpretation == "PALETTE COLOR":
@@ -49,7 +49,7 @@ def render(library: ModuleType, pixels: np.ndarray, frame: FrameTags) -> tuple[n
     shown, odd = _apply_voi(values, frame)
     image = convert_to_grey(values) if shown is None else shown
     if interpretation == "MONOCHROME1":
-        # Deep values have no natural white. Black is then what was the largest of them.
+        # Values of more than 8 bits have no natural white, so the largest of them becomes black.
         bits = parse_whole(dataset.get("BitsStored") or 8)
         white = 255 if shown is not None else 2**bits - 1 if bits <= 8 and image.dtype == np.uint8 else image.max()
         image = (np.maximum(white, image.max()) - image).astype(image.dtype)
@@ -57,14 +57,14 @@ def render(library: ModuleType, pixels: np.ndarray, frame: FrameTags) -> tuple[n
 
 
 def _convert_colour(pixels: np.ndarray) -> np.ndarray:
-    """[H, W, 3] of unsigned integers -> [H, W] by ITU-R 601, as for all other images."""
+    """Converts [H, W, 3] of unsigned integers to [H, W] by ITU-R 601, as for all other images."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
     return convert_to_grey(np.rint(pixels.astype(np.float64) @ (0.299, 0.587, 0.114)))
 
 
 def _replace_padding(dataset: Any, pixels: np.ndarray, *, inverted: bool) -> np.ndarray:
-    """Stored values [H, W], with the darkest of them where the file says that there is nothing."""
+    """Replaces the padding in stored values [H, W] by the darkest stored value."""
     value = _parse_number(dataset.get("PixelPaddingValue"))
     padded = pixels == value
     if value is None or not padded.any() or padded.all():
@@ -74,25 +74,25 @@ def _replace_padding(dataset: Any, pixels: np.ndarray, *, inverted: bool) -> np.
 
 
 def _rescale(pixels: np.ndarray, frame: FrameTags) -> tuple[np.ndarray, list[str]]:
-    """Stored values as measured values."""
+    """Converts stored values to measured values by the modality LUT or the rescale slope and intercept."""
     table = frame.dataset.get("ModalityLUTSequence")
     if table:
         return _apply_table(table[0], pixels, frame.dataset)[0], []
-    slope = frame.number("RescaleSlope", group="PixelValueTransformationSequence")
-    intercept = frame.number("RescaleIntercept", group="PixelValueTransformationSequence")
+    slope = frame.get_number("RescaleSlope", group="PixelValueTransformationSequence")
+    intercept = frame.get_number("RescaleIntercept", group="PixelValueTransformationSequence")
     if slope == 0:
-        return pixels, [Message("slope_of_zero", "The rescale slope in the file is 0 and was not used.")]
+        return pixels, [Message("slope_of_zero", "The rescale slope in the file is 0 and was ignored.")]
     if (slope is None or slope == 1) and not intercept:
         return pixels, []
     return pixels.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0), []
 
 
 def _apply_voi(values: np.ndarray, frame: FrameTags) -> tuple[np.ndarray | None, list[str]]:
-    """Measured values [H, W] as a viewer shows them, uint8; None where no window of the file changes the picture."""
+    """Applies the VOI LUT or window to measured values [H, W]: uint8, or None if neither changes the image."""
     unusable: list[str] = [
         Message(
             "useless_window",
-            "The window in the file shows nothing of the image, so its whole range of values was used.",
+            "The window in the file shows nothing of the image, so the full range of values was used.",
         )
     ]
     table = frame.get("VOILUTSequence", group="FrameVOILUTSequence")
@@ -100,15 +100,15 @@ def _apply_voi(values: np.ndarray, frame: FrameTags) -> tuple[np.ndarray | None,
         chosen, bits = _apply_table(table[0], np.rint(values), frame.dataset)
         shown = np.clip(chosen * (255 / (2.0**bits - 1)), 0, 255)
     else:
-        centre = frame.number("WindowCenter", group="FrameVOILUTSequence")
-        width = frame.number("WindowWidth", group="FrameVOILUTSequence")
+        centre = frame.get_number("WindowCenter", group="FrameVOILUTSequence")
+        width = frame.get_number("WindowWidth", group="FrameVOILUTSequence")
         if centre is None or width is None:
             return None, []
         function = str(frame.get("VOILUTFunction", group="FrameVOILUTSequence") or "LINEAR").strip().upper()
         if width < (1 if function == "LINEAR" else 1e-9):
             return None, unusable
         if function != "SIGMOID" and centre - width / 2 <= values.min() and values.max() <= centre + width / 2 - 1:
-            return None, []  # nothing is cut off: the values themselves tell as much, and more finely
+            return None, []  # nothing is cut off, and the values themselves are finer
         shown = _apply_window(np.asarray(values, np.float64), centre=centre, width=width, function=function)
     image = np.rint(shown).astype(np.uint8)
     if image.min() == image.max() and values.min() != values.max():
@@ -117,7 +117,7 @@ def _apply_voi(values: np.ndarray, frame: FrameTags) -> tuple[np.ndarray | None,
 
 
 def _apply_window(values: np.ndarray, *, centre: float, width: float, function: str) -> np.ndarray:
-    """Values as 0..255 by PS3.3 C.11.2.1.2 and C.11.2.1.3 of the standard; a window of 1 is a threshold."""
+    """Maps values to 0..255 by PS3.3 C.11.2.1.2 and C.11.2.1.3 of the standard; a window of width 1 is a threshold."""
     if function == "SIGMOID":
         return 255 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
     if function == "LINEAR":
@@ -128,7 +128,7 @@ def _apply_window(values: np.ndarray, *, centre: float, width: float, function: 
 
 
 def _apply_table(item: Any, values: np.ndarray, dataset: Any) -> tuple[np.ndarray, int]:
-    """Values [H, W] by a table of the file; what lies outside takes its first or last entry. Also its bits."""
+    """Maps values [H, W] by a LUT of the file, clipped to its first and last entry; also returns its bits."""
     length, first, bits = (parse_whole(number) for number in item.LUTDescriptor)
     length, bits = length or 65536, bits or 16
     data = item.LUTData
@@ -137,13 +137,13 @@ def _apply_table(item: Any, values: np.ndarray, dataset: Any) -> tuple[np.ndarra
         data = np.frombuffer(data, "u1" if narrow else "<u2" if dataset.original_encoding[1] else ">u2")
     table = np.asarray(data, np.float64)[:length]
     if not table.size or not 1 <= bits <= 16:
-        raise UnreadableError(Message("dicom_table", "a table of grey values in the DICOM file makes no sense"))
+        raise UnreadableError(Message("dicom_table", "a lookup table of grey values in the DICOM file is invalid"))
     index = np.clip(np.asarray(values, np.float64) - first, 0, table.size - 1)
     return table[np.nan_to_num(index).astype(np.int64)], bits
 
 
 def _parse_number(value: Any) -> float | None:
-    """A tag as a finite number: the first where it has several, None where it is none."""
+    """Parses a tag as a finite number, the first of several; None if it is not one."""
     if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue":
         value = value[0] if len(value) else None
     try:
@@ -154,6 +154,6 @@ def _parse_number(value: Any) -> float | None:
 
 
 def parse_whole(value: Any) -> int:
-    """A tag as a whole number, -1 where it is none."""
+    """Parses a tag as an integer; -1 if it is not one."""
     number = _parse_number(value)
     return -1 if number is None or number != int(number) else int(number)

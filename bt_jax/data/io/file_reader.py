@@ -1,4 +1,4 @@
-"""Bytes from outside to grey slices: images, DICOM and NIfTI, told apart by their content and never by a name."""
+"""Reading of untrusted bytes as grey slices: images, DICOM and NIfTI, distinguished by content, never by name."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,38 +9,38 @@ from bt_jax.common.messages import Message
 from bt_jax.data.io import decode, dicom, nifti
 from bt_jax.data.io.slices import Limits, Slice, UnreadableError, compact, inflate
 
-# Suffixes, in lower case, of the files of a folder that are read; content decides what they are.
+# Suffixes, in lower case, of the files that are read from a folder; the content decides the format.
 SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .nii.gz
-# As much of a file as tells what it is.
+# Number of bytes that identify the format.
 START = 1024
 
 _GZIP = b"\x1f\x8b"
-_MORE_FRAMES = Message("more_frames", "The file has several frames, of which the first was read.")
+_MORE_FRAMES = Message("more_frames", "The file has several frames, of which only the first was read.")
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"RIFF", b"P4", b"P5", b"P6")
-# What people take for images, and what to do about it.
+# Files that people mistake for images, and what to do about them.
 _OTHERS = (
     (0, b"%PDF", Message("pdf", "not an image but a PDF document: export its pictures as PNG")),
     (
         0,
         b"PK\x03\x04",
-        Message("zip", "not an image but a zip archive inside of which nothing is looked for: unpack it"),
+        Message("zip", "not an image but a zip archive: unpack it"),
     ),
     (0, b"\x37\x7a\xbc\xaf\x27\x1c", Message("7z", "not an image but a 7z archive: unpack it")),
     (0, b"Rar!", Message("rar", "not an image but a RAR archive: unpack it")),
-    (0, b"<", Message("markup", "not an image but a text (HTML, XML or SVG): export the picture as PNG")),
+    (0, b"<", Message("markup", "not an image but text (HTML, XML or SVG): export the picture as PNG")),
     (
         0,
         b"\x00\x00\x00\x0cjP  ",
-        Message("jpeg_2000", "not an image but a JPEG 2000 image outside of DICOM: convert it to PNG"),
+        Message("jpeg_2000", "a JPEG 2000 image outside of DICOM, which is not supported: convert it to PNG"),
     ),
     (
         4,
         b"ftyp",
         Message(
-            "video_or_heic", "not an image but a video, or an image of the kind HEIC or AVIF: convert it to PNG or JPEG"
+            "video_or_heic", "a video, or a HEIC or AVIF image, which are not supported: convert it to PNG or JPEG"
         ),
     ),
-    (0, b"\x93NUMPY", Message("numpy", "not an image but an array of NumPy: save it as PNG or NIfTI")),
+    (0, b"\x93NUMPY", Message("numpy", "not an image but a NumPy array: save it as PNG or NIfTI")),
     (0, b"\x89HDF", Message("hdf5", "not an image but an HDF5 or MATLAB file: save its images as PNG or NIfTI")),
     (0, b"MATLAB", Message("matlab", "not an image but a MATLAB file: save its images as PNG or NIfTI")),
     (0, b"8BPS", Message("photoshop", "not an image but a Photoshop document: export it as PNG")),
@@ -48,30 +48,30 @@ _OTHERS = (
 
 
 def silence_parsers() -> None:
-    """For a command, before it reads: warnings of the libraries about odd files do not reach its output."""
+    """Keeps warnings of the libraries about unusual files out of the output of a command; call it before reading."""
     warnings.filterwarnings("ignore", module=r"PIL(\..*)?|bt_jax\.data\.io\.decode")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def is_recognised(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of an image, DICOM file or volume."""
+    """Returns whether the first bytes of a file are those of an image, DICOM file or volume."""
     return start.startswith(_IMAGES) or dicom.is_dicom(start) or nifti.is_nifti(start)
 
 
 def is_compressed(content: bytes) -> bool:
-    """Whether reading a file takes much more memory than its content: it is compressed as a whole."""
+    """Returns whether a file is compressed as a whole, so that reading it takes much more memory than its size."""
     return content[:2] == _GZIP or dicom.is_deflated(content)
 
 
 def read_slices(content: bytes, *, limits: Limits | None = None) -> Iterator[Slice]:
-    """All slices of a file, one after the other: one of an image, more of a multi-frame DICOM file or a volume.
+    """Reads all slices of a file one by one: one from an image, several from a multi-frame DICOM file or a volume.
 
     Args:
       content: the bytes of the file.
-      limits: on what it may claim; None are the usual ones.
+      limits: limits on what the file may claim; None for the defaults.
 
     Raises:
-      UnreadableError: it cannot be read, or not to its end; slices before the damage have been given by then.
+      UnreadableError: the file cannot be read, or not to its end; the slices before the damage are yielded first.
     """
     limits = limits or Limits()
     if not content:

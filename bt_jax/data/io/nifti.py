@@ -1,4 +1,4 @@
-"""NIfTI volumes to grey slices. The only module that knows nibabel."""
+"""Reading of NIfTI volumes as grey slices. The only module that imports nibabel."""
 
 import functools
 import logging
@@ -12,16 +12,18 @@ import numpy as np
 from bt_jax.common.messages import Message
 from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, convert_to_grey
 
-# Spacing of one axis over that of the others, from which it counts as the one across the slices.
+# Spacing of an axis relative to the other axes, from which it counts as the slice axis.
 _THICK = 1.2
-_AXIAL = 2  # the axis from the feet to the head
-_FIRST_VOLUME = Message("first_volume", "The file holds several volumes, of which the first was read.")
-_NO_ORIENTATION = Message("no_orientation", "The file does not say how the head lies in it, so slices may be turned.")
+_AXIAL = 2  # the axis from feet to head
+_FIRST_VOLUME = Message("first_volume", "The file has several volumes, of which only the first was read.")
+_NO_ORIENTATION = Message(
+    "no_orientation", "The file does not define an orientation, so slices may be rotated or mirrored."
+)
 
 
 @functools.cache
 def _import_nibabel() -> ModuleType:
-    """nibabel, made silent: its messages may quote the header."""
+    """Imports nibabel and silences it, since its messages may quote the header."""
     try:
         import nibabel
         import nibabel.imageglobals
@@ -40,7 +42,7 @@ def _import_nibabel() -> ModuleType:
 
 
 def is_nifti(start: bytes) -> bool:
-    """Whether the first bytes of a file, 348 or more, are those of NIfTI 1 or 2."""
+    """Returns whether the first bytes of a file, 348 or more, are those of NIfTI 1 or 2."""
     first = start[:4]
     if first in (b"\x5c\x01\x00\x00", b"\x00\x00\x01\x5c"):  # 348
         return start[344:348] in (b"n+1\x00", b"ni1\x00")
@@ -48,20 +50,20 @@ def is_nifti(start: bytes) -> bool:
 
 
 def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
-    """The slices of a volume, upright and as radiologists look at them: the patient's right is on the left.
+    """Reads the slices of a volume, upright and in radiological convention: the patient's right is on the left.
 
-    Slices lie across the axis with the widest spacing, in which they were acquired; where no axis stands out they are
-    axial. They are counted from 1 in the order of the file.
+    The slice axis is the one with the widest spacing, in which slices were acquired. If none is wider than the others,
+    slices are axial. They are numbered from 1 in the order of the file.
 
     Args:
-      content: of a file that is not compressed any more.
-      limits: of pixels and slices.
+      content: bytes of the uncompressed file.
+      limits: limits on pixels and slices.
 
     Raises:
-      UnreadableError: damaged, above the limits, or of a kind that is not read.
+      UnreadableError: the file is damaged, exceeds the limits, or is of an unsupported kind.
     """
     library = _import_nibabel()
-    # nibabel lets many kinds of exceptions through on damaged input.
+    # On damaged input, nibabel may raise many kinds of exceptions.
     try:
         yield from _iterate_slices(library, content, limits=limits)
     except UnreadableError:
@@ -75,34 +77,36 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
 def _iterate_slices(library: ModuleType, content: bytes, *, limits: Limits) -> Iterator[Slice]:
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
         raise UnreadableError(
-            Message("nifti_pair", "NIfTI in two files (.hdr and .img) is not read: store it as one .nii file")
+            Message("nifti_pair", "NIfTI in two files (.hdr and .img) is not supported: store it as one .nii file")
         )
     kind = library.Nifti2Image if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else library.Nifti1Image
     volume = kind.from_bytes(content)
     shape = tuple(int(length) for length in volume.shape)
     _check(volume, shape, content, limits=limits)
-    about = [_FIRST_VOLUME] if math.prod(shape[3:]) > 1 else []
+    remarks = [_FIRST_VOLUME] if math.prod(shape[3:]) > 1 else []
     if len(shape) == 2:
-        yield Slice(_orient(np.asarray(volume.dataobj), (1, 1), swapped=False), None, tuple(about))
+        yield Slice(_orient(np.asarray(volume.dataobj), (1, 1), swapped=False), None, tuple(remarks))
         return
     axis, order, directions, known = _find_orientation(library, volume)
     check_size(**_measure_frame(shape, axis), slices=shape[axis], limits=limits)
     if not known:
-        about.append(_NO_ORIENTATION)
+        remarks.append(_NO_ORIENTATION)
     for index in range(shape[axis]):
         where = [slice(None)] * 3 + [0] * (len(shape) - 3)
         where[axis] = index  # type: ignore[call-overload]
         values = np.asarray(volume.dataobj[tuple(where)])
         number = index + 1 if shape[axis] > 1 else None
-        yield Slice(_orient(values, directions, swapped=order), number, tuple(about))
+        yield Slice(_orient(values, directions, swapped=order), number, tuple(remarks))
 
 
 def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Limits) -> None:
-    """Raises `UnreadableError` for values that are no grey values, and for a header that claims too much."""
+    """Raises `UnreadableError` for values that are not grey, and for a header that claims more than the file holds."""
     dtype = np.dtype(volume.get_data_dtype())  # type: ignore[attr-defined]
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise UnreadableError(
-            Message("nifti_kind", "NIfTI volumes of colours, complex or very long numbers are not read")
+            Message(
+                "nifti_kind", "NIfTI volumes of colours, complex numbers or numbers above 64 bits are not supported"
+            )
         )
     if not 2 <= len(shape) <= 7 or min(shape) <= 0:
         raise UnreadableError(Message("nifti_empty", "the NIfTI file has no slices"))
@@ -112,7 +116,7 @@ def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Li
         raise UnreadableError(
             Message(
                 "nifti_cut_off",
-                "the NIfTI file is cut off: {there} of {needed} bytes of values are there",
+                "the NIfTI file is truncated: it has {there} of {needed} bytes of values",
                 there=there,
                 needed=needed,
             )
@@ -127,11 +131,11 @@ def _measure_frame(shape: tuple[int, ...], axis: int) -> dict[str, int]:
 
 
 def _find_orientation(library: ModuleType, volume: object) -> tuple[int, bool, tuple[int, int], bool]:
-    """How slices lie in the array.
+    """Finds the orientation of the slices in the array.
 
     Returns:
-      The axis across the slices; whether the other two stand in the wrong order; for both, in the right order, 1 where
-      they run to the right, front or head, else -1; whether the file tells all that.
+      The slice axis; whether the other two axes must be swapped; for both, in the right order, 1 if they run to the
+      right, front or head, otherwise -1; whether the file defines all of this.
     """
     affine = np.asarray(volume.affine)  # type: ignore[attr-defined]
     axes = np.full((3, 2), np.nan)  # [3, 2]: axis of the body, direction
@@ -153,13 +157,13 @@ def _find_orientation(library: ModuleType, volume: object) -> tuple[int, bool, t
 
 
 def _has_orientation(volume: object) -> bool:
-    """Whether the header has one of its two forms of orientation."""
+    """Returns whether the header has one of the two forms of orientation."""
     header = volume.header  # type: ignore[attr-defined]
     return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
 
 
 def _orient(values: np.ndarray, directions: tuple[int, int], *, swapped: bool) -> np.ndarray:
-    """A slice [a, b] of the array, turned to what is seen: [H, W] uint8 or uint16."""
+    """Turns a slice [a, b] of the array upright: [H, W] uint8 or uint16."""
     if swapped:
         values = values.T
     values = values[:: directions[0], :: directions[1]]  # to the right or front; to the front or head

@@ -1,4 +1,4 @@
-"""What is read from files of any kind: grey slices, within limits, or one sentence about what is wrong."""
+"""Grey slices from files of any kind, limits on what files may claim, and the error for unreadable files."""
 
 import dataclasses
 import zlib
@@ -8,19 +8,19 @@ import numpy as np
 from bt_jax.common.messages import Message
 from bt_jax.data.io.decode import MAX_PIXELS, describe_too_many_pixels, scale_to_uint16
 
-# Values beyond this are no measurements; differences of larger ones overflow.
+# Larger values are not measurements, and their differences overflow.
 _LARGEST = 1e30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a file from outside may claim; each is checked before memory is taken.
+    """Limits on what an untrusted file may claim, checked before memory is allocated.
 
     Attributes:
       file_bytes: size of a file.
       pixels: width times height of an image or slice.
       slices: frames of a DICOM file, or slices of a volume.
-      unpacked_bytes: what a compressed volume may become.
+      unpacked_bytes: size of the decompressed content.
     """
 
     file_bytes: int = 2**29
@@ -35,8 +35,8 @@ class Slice:
 
     Attributes:
       image: [H, W] uint8 or uint16.
-      number: of the slice in its file, from 1; None where the file holds one image.
-      warnings: sentences about what was not read, or not as the file has it.
+      number: number of the slice in its file, from 1; None if the file holds one image.
+      warnings: sentences about content that was ignored or changed.
     """
 
     image: np.ndarray
@@ -45,10 +45,10 @@ class Slice:
 
 
 class UnreadableError(ValueError):
-    """What cannot be read as images.
+    """Raised for content that cannot be read as images.
 
     Args:
-      reason: one sentence without the file's name, and nothing of its text; a `Message` can be told in any language.
+      reason: one sentence without the file's name or text; a `Message` can be translated.
     """
 
     def __init__(self, reason: str):
@@ -57,7 +57,7 @@ class UnreadableError(ValueError):
 
 
 def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
-    """Raises `UnreadableError` for a header that claims nothing, or more than the limits."""
+    """Raises `UnreadableError` for a header that claims no pixels, or more than the limits."""
     if width <= 0 or height <= 0 or slices <= 0:
         raise UnreadableError(Message("no_pixels", "the image has no pixels"))
     if width * height > limits.pixels:
@@ -74,7 +74,7 @@ def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
 
 
 def inflate(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0) -> bytes:
-    """What zlib makes of a compressed stream, of which `unpacked_bytes` at most are ever held."""
+    """Decompresses a zlib stream, and never holds more than `unpacked_bytes` of the result."""
     unpacker = zlib.decompressobj(window_bits)
     try:
         content = unpacker.decompress(memoryview(packed)[start:], limits.unpacked_bytes + 1)
@@ -84,20 +84,20 @@ def inflate(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0) 
         raise UnreadableError(
             Message(
                 "unpacks_to_too_much",
-                "it unpacks to more than the limit of {limit} bytes",
+                "it decompresses to more than the limit of {limit} bytes",
                 limit=limits.unpacked_bytes,
             )
         )
     if not unpacker.eof:
-        raise UnreadableError(Message("packed_cut_off", "the compressed content is cut off"))
+        raise UnreadableError(Message("packed_cut_off", "the compressed content is truncated"))
     return content
 
 
 def convert_to_grey(values: np.ndarray) -> np.ndarray:
-    """Measured values of any range as a grey image.
+    """Converts measured values of any range to a grey image.
 
-    Whole numbers stay what they are, moved up where some are negative, see also `compact`. Everything else is scaled
-    to uint16 by its own range.
+    Integers keep their values, shifted if some are negative; see also `compact`. Everything else is scaled to uint16 by
+    its own range.
 
     Args:
       values: [H, W] of an integer or real dtype.
@@ -116,10 +116,10 @@ def convert_to_grey(values: np.ndarray) -> np.ndarray:
 
 
 def compact(image: np.ndarray) -> np.ndarray:
-    """An image with no more than 8 bits of information as uint8, any other as it is.
+    """Converts an image with at most 8 bits of information to uint8, and returns any other unchanged.
 
-    Scanners and programs store 8-bit slices in 16 bits, often multiplied (by 16, 256 or 257). Intensities are relative,
-    so that the factor means nothing, but where 8 bits are computed with, values are rounded to 8 bits on the way.
+    Scanners and programs store 8-bit slices in 16 bits, often multiplied by 16, 256 or 257. Intensities are relative,
+    so the factor has no meaning, but only 8-bit images are processed with rounding to 8 bits.
 
     Args:
       image: [H, W] uint8 or uint16, not empty.

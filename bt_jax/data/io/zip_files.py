@@ -1,4 +1,4 @@
-"""Files in a zip, read from several threads and processes."""
+"""Reading of files in a zip from several threads and processes."""
 
 import os
 import pathlib
@@ -10,9 +10,9 @@ import zlib
 class ZipReader:
     """Reads files of a zip by name.
 
-    The zip is opened once: its directory is read anew at every opening, 20 ms for 3,000 files and a minute for all of
-    them. One thread reads at a time, as `zipfile` asks for; what takes long, decoding, is done elsewhere. A process
-    that was forked or got a copy opens its own, as a forked one would share the place in the file.
+    The zip is opened once, since each opening reads its directory, which takes 20 ms for 3,000 files. One thread reads
+    at a time, as `zipfile` requires; the slow part, decoding, is done elsewhere. A forked process, or one that received
+    a copy, opens the zip again, since forked processes share the position in the file.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -25,18 +25,18 @@ class ZipReader:
         return ZipReader, (self.path,)
 
     def __call__(self, name: str) -> bytes:
-        """The content of a file.
+        """Returns the content of a file.
 
         Raises:
-          OSError: the zip is gone, or the file is damaged, encrypted or compressed in a way that zipfile does not know.
+          OSError: the zip is missing, or the file is damaged, encrypted or compressed in an unsupported way.
         """
         try:
             with self._lock:
-                return self._opened().read(name)
+                return self._open().read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise OSError(f"{name}: cannot be read from the zip: {error}") from error
 
-    def _opened(self) -> zipfile.ZipFile:
+    def _open(self) -> zipfile.ZipFile:
         if self._archive is None or self._process != os.getpid():
             self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
         return self._archive

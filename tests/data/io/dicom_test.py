@@ -116,7 +116,7 @@ def test_a_window_that_shows_nothing_is_not_used():
         found = one(dicom(DEEP, WindowCenter=centre, WindowWidth=width))
         np.testing.assert_array_equal(found.image, DEEP)
         assert found.warnings == (
-            "The window in the file shows nothing of the image, so its whole range of values was used.",
+            "The window in the file shows nothing of the image, so the full range of values was used.",
         )
     assert set(np.unique(one(dicom(DEEP, WindowCenter=900, WindowWidth=1)).image)) == {0, 255}
 
@@ -192,23 +192,23 @@ def test_what_is_no_mri_of_a_head_is_said():
     assert one(dicom(GREY, Modality=None, BodyPartExamined=None)).warnings == ()
     assert one(dicom(GREY, BodyPartExamined="HEADNECK")).warnings == ()
     ct, chest = one(dicom(GREY, Modality="CT", BodyPartExamined=f"LEG OF {medical_files.SECRET}"[:16])).warnings
-    assert ct == "The file says that it is CT, not MRI: the model knows MRI alone."
-    assert chest == "The file names another part of the body than the head."
+    assert ct == "The file is marked as CT, not MRI: the model is trained on MRI only."
+    assert chest == "The file is marked as showing another body part than the head."
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cut_60_plain.dcm", "cut off: 1,5.. of 3,072 bytes"),
+        ("cut_60_plain.dcm", "truncated: it has 1,5.. of 3,072 bytes"),
         ("cut_60_run_lengths.dcm", "its pixels have no end"),
         ("no_pixels.dcm", "holds no image"),
         ("many_rows.dcm", "65535x65535 pixels are more than the limit of 64,000,000"),
         ("many_frames.dcm", "2,000,000,000 slices are more than the limit"),
         (
             "lossless_jpeg.dcm",
-            "as lossless JPEG, which is not read: install python-gdcm, or store it uncompressed",
+            "as lossless JPEG, which needs python-gdcm: install it, or store the file uncompressed",
         ),
-        ("video.dcm", "compressed in a way that is not read"),
+        ("video.dcm", "the compression of its pixels is not supported"),
         ("nested_20000.dcm", "damaged or unusual"),
     ],
 )

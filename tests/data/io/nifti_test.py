@@ -69,7 +69,7 @@ def test_a_series_of_volumes_and_a_flat_one():
     found = list(file_reader.read_slices(nifti(np.stack([VOLUME, VOLUME * 2], -1), AXIAL)))
     assert len(found) == 4
     np.testing.assert_array_equal(found[1].image, axial(1))
-    assert found[0].warnings == ("The file holds several volumes, of which the first was read.",)
+    assert found[0].warnings == ("The file has several volumes, of which only the first was read.",)
     (flat,) = file_reader.read_slices(nifti(VOLUME[:, :, 1]))
     np.testing.assert_array_equal(flat.image, axial(1))
     assert flat.number is None
@@ -77,17 +77,17 @@ def test_a_series_of_volumes_and_a_flat_one():
 
 def test_a_file_that_does_not_say_how_the_head_lies():
     found = list(file_reader.read_slices(hostile_inputs.corpus()["nowhere.nii"]))
-    assert found[0].warnings == ("The file does not say how the head lies in it, so slices may be turned.",)
+    assert found[0].warnings == ("The file does not define an orientation, so slices may be rotated or mirrored.",)
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cut_60_volume.nii", "cut off: .* of 24,576 bytes"),
-        ("huge.nii", "cut off: 240 of 70,362,301,923,326 bytes"),
+        ("cut_60_volume.nii", "truncated: it has .* of 24,576 bytes"),
+        ("huge.nii", "truncated: it has 240 of 70,362,301,923,326 bytes"),
         ("two_files.nii", "in two files"),
         ("complex.nii", "complex"),
-        ("cut_60_volume.nii.gz", "cut off"),
+        ("cut_60_volume.nii.gz", "truncated"),
         ("picture.nii.gz", "by gzip, but not a NIfTI volume"),
         ("dimensions_of_200.nii", "damaged or unusual"),
     ],
