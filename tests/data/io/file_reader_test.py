@@ -69,7 +69,7 @@ def test_images_are_decoded_as_for_training():
 def test_frames_that_are_left_out_are_told():
     for name in ("animated.gif", "animated.webp", "animated.png", "pages.tif"):
         (found,) = outcome(hostile_inputs.intact()[name])
-        assert found.warnings == ("The file has several frames, of which the first was read.",)
+        assert found.warnings == ("The file has several frames, of which only the first was read.",)
     (still,) = outcome(hostile_inputs.intact()["grey.gif"])
     assert still.warnings == ()
 
