@@ -144,7 +144,7 @@ def test_messages(field: str, value: Any, message: str, tmp_path: pathlib.Path) 
 
 def test_a_folder_that_is_not_there() -> None:
     config = change(load("effnet", "cpu"), data__dir="nowhere")
-    with pytest.raises(UsageError, match=r"^config\.data\.dir is 'nowhere', which does not exist: give a folder or zip"):
+    with pytest.raises(UsageError, match=r"^config\.data\.dir is 'nowhere', which does not exist: give a folder"):
         config_check.check_config(config)
 
 
