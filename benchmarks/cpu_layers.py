@@ -40,7 +40,8 @@ def norm_row(side: int, channels: int) -> tuple[str, Form, Form, list[tuple[int,
 
     def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         zeros, one = jnp.zeros_like(scale), jnp.float32(1)
-        return batch_norm.norm_activation_on_cpu(x, scale, bias, zeros, zeros, one, 1e-3, jax.nn.silu)[0]
+        norm = batch_norm.Norm(scale, bias, zeros, zeros, one)
+        return batch_norm.norm_activation_on_cpu(x, norm, 1e-3, jax.nn.silu)[0]
 
     return (
         f"BatchNorm and Swish, {side}x{side}x{channels}",
@@ -55,9 +56,8 @@ def product_norm_row(side: int, channels: int, wider: int) -> tuple[str, Form, F
 
     def ours(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         zeros, one = jnp.zeros_like(scale), jnp.float32(1)
-        return batch_norm.pointwise_norm_activation_on_cpu(
-            x, kernel, scale, bias, zeros, zeros, one, 1e-3, jax.nn.silu
-        )[0]
+        norm = batch_norm.Norm(scale, bias, zeros, zeros, one)
+        return batch_norm.pointwise_norm_activation_on_cpu(x, kernel, norm, 1e-3, jax.nn.silu)[0]
 
     return (
         f"1x1, BatchNorm and Swish, {side}x{side}, {channels} to {wider}",

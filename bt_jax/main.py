@@ -30,7 +30,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, logs and the report. Default: runs/ and the name of the configuration."
 )
 _SUMMARY = flags.DEFINE_string(
-    "summary", None, "Trains nothing: prints the model's layers and draws it into this file, .svg or .png."
+    "summary",
+    None,
+    "Do not train: print the model's parameters and layers and draw it into this .svg or .png file.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, for one of several processes that no launcher JAX knows has started."
@@ -83,9 +85,10 @@ def _summarise(config: ml_collections.ConfigDict, picture: pathlib.Path) -> int:
     model_diagram.check_suffix(picture)
     size = config.preprocess.size or registry.get_native_size(config.model.name)
     classes = len(class_labels.BRAIN_TUMOR_CLASSES)
-    network = registry.create(config.model.name, classes=classes, size=size, **get_model_options({**config.model}))
-    segments = summary.summarise(*network, size=size)
-    print(summary.format_table(segments))
+    options = get_model_options({**config.model})
+    network, params, batch_stats = registry.create(config.model.name, classes=classes, size=size, **options)
+    segments = summary.summarise(network, params, batch_stats, size=size)
+    print(f"{summary.format_parameters(params)}\n\n{summary.format_table(segments)}")
     model_diagram.draw_diagram(picture, segments, title=f"{config.model.name}, {classes} classes", size=size)
     print(f"picture: {picture}")
     return 0

@@ -42,6 +42,7 @@ ROOMS = {
 
 # The modules that know a library; no other imports it.
 OWNERS = {
+    "clu": {"models.summary"},
     "flask": {"serve.app", "serve.middleware"},
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},

@@ -24,7 +24,7 @@ from bt_jax.data import pipeline
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
-from bt_jax.models import normalise, registry
+from bt_jax.models import normalise, registry, summary
 from bt_jax.training import optimizer, sharded_forward, train_state
 from bt_jax.training.train_step import TrainStep
 
@@ -71,7 +71,7 @@ def train(
         ),
         sharding.make_transfer(mesh),
     )  # fmt: skip
-    found: dict[str, Any] = {"losses": [], "norms": [], "parameters": registry.count_parameters(params)}
+    found: dict[str, Any] = {"losses": [], "norms": [], "parameters": summary.count_parameters(params)}
     compiled = None
     with contextlib.closing(batches):
         for batch in batches:

@@ -1,7 +1,9 @@
 """EfficientNet (arXiv:1905.11946) B0 to B7 by compound scaling, and Lite0 to Lite4 without squeeze-and-excite."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,7 +22,6 @@ from bt_jax.models.layers import (
     dropout,
 )
 from bt_jax.models.segments import Grid, SegmentedModel
-from bt_jax.ops.pointwise import gated_pointwise, pointwise
 
 
 class BlockGroup(NamedTuple):
@@ -202,7 +203,10 @@ class MBConv(nnx.Module):
         if self.expand is not None and self.expand_norm is not None:
             x = convolve_and_normalise(self.expand, self.expand_norm, x, trained=trained, activation=self.activation)
         x = convolve_and_normalise(self.depthwise, self.depthwise_norm, x, trained=trained, activation=self.activation)
-        x = self._project(x, None if self.squeeze_excite is None else self.squeeze_excite(x), trained=trained)
+        project: Callable[..., jax.Array] = self.project
+        if self.squeeze_excite is not None:
+            project = functools.partial(self.project, gate=self.squeeze_excite(x))
+        x = convolve_and_normalise(project, self.project_norm, x, trained=trained)
         if self.residual:
             x = inputs + dropout(x, rate=self.drop_rate, trained=trained, rngs=rngs, whole_records=True)
         return x
@@ -210,13 +214,6 @@ class MBConv(nnx.Module):
     def compute_grid(self, before: Grid) -> Grid:
         """Where the values of the output lie."""
         return _compute_grid(self.depthwise, before)
-
-    def _project(self, x: jax.Array, gate: jax.Array | None, *, trained: Trained) -> jax.Array:
-        fixed = self.project_norm.is_fixed(trained)
-        factor, shift = self.project_norm.compute_affine() if fixed else (None, 0)
-        kernel = self.project.scale_kernel(factor).astype(x.dtype)[0, 0]
-        x = pointwise(x, kernel) if gate is None else gated_pointwise(x, gate, kernel)
-        return (x + shift).astype(x.dtype) if fixed else self.project_norm(x, trained=trained)
 
 
 def _compute_grid(layer: Convolution | DepthwiseConvolution, before: Grid) -> Grid:

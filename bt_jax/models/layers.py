@@ -5,6 +5,7 @@ boolean chooses at run time, which lets stages that differ only in what they fre
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,9 @@ import numpy as np
 from flax import nnx
 
 from bt_jax.ops import batch_norm, depthwise
-from bt_jax.ops.batch_norm import Activation
+from bt_jax.ops.batch_norm import Activation, Norm
 from bt_jax.ops.convolution import convolution
-from bt_jax.ops.pointwise import pointwise
+from bt_jax.ops.pointwise import gated_pointwise, pointwise
 
 Trained = bool | jax.Array
 
@@ -93,20 +94,37 @@ class Convolution(nnx.Module):
         self.kernel = nnx.Param(draw_truncated_normal(generator, shape, fan=fan))
         self.bias = nnx.Param(jnp.zeros(channels_out)) if use_bias else None
 
-    def __call__(self, x: jax.Array, *, factor: jax.Array | None = None) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
-        """Convolves; `factor` [D] float32 multiplies what comes out, by way of the kernel."""
-        kernel = self.scale_kernel(factor).astype(x.dtype)
-        if self.kernel_size == 1 and self.stride == 1:
-            x = pointwise(x, kernel[0, 0])
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether this is a matrix product at every pixel."""
+        return self.kernel_size == 1 and self.stride == 1
+
+    @property
+    def is_widening(self) -> bool:
+        """Whether the output has more channels than the input."""
+        return self.kernel.shape[-1] > self.kernel.shape[-2]
+
+    def __call__(
+        self, x: jax.Array, *, factor: jax.Array | None = None, gate: jax.Array | None = None
+    ) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
+        """Convolves.
+
+        Args:
+          x: [B, H, W, C].
+          factor: [D] float32, multiplied into the kernel to scale the output.
+          gate: [B, C], multiplies the input of a pointwise convolution.
+        """
+        kernel = self.kernel[...] if factor is None else self.kernel[...] * factor
+        kernel = kernel.astype(x.dtype)
+        if self.is_pointwise:
+            x = pointwise(x, kernel[0, 0]) if gate is None else gated_pointwise(x, gate, kernel[0, 0])
+        elif gate is not None:
+            raise ValueError("only a pointwise convolution has a gated form")
         else:
             pad = PADDINGS[self.padding]
             rows, columns = (pad(size, self.kernel_size, self.stride) for size in x.shape[1:3])
             x = convolution(x, kernel, stride=self.stride, padding=(rows, columns))
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
-
-    def scale_kernel(self, factor: jax.Array | None) -> jax.Array:
-        """The kernel [K, K, C, D], times `factor` [D] where there is one."""
-        return self.kernel[...] if factor is None else self.kernel[...] * factor
 
 
 class DepthwiseConvolution(nnx.Module):
@@ -150,7 +168,7 @@ class BatchNorm(nnx.Module):
             factor, shift = self.compute_affine()
             return activation((x * factor + shift).astype(x.dtype))
         y, *statistics = batch_norm.norm_activation(
-            x, *self.get_parameters(), jnp.float32(trained), epsilon=self.epsilon, activation=activation
+            x, self.get_arrays(trained), epsilon=self.epsilon, activation=activation
         )
         self.update(*statistics, trained=trained)
         return y
@@ -159,9 +177,9 @@ class BatchNorm(nnx.Module):
         """Whether it is known before compilation that the running statistics are used, so that it can be folded."""
         return trained is False or not self.batch_statistics
 
-    def get_parameters(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Scale, bias, running mean and running variance."""
-        return self.scale[...], self.bias[...], self.mean[...], self.variance[...]
+    def get_arrays(self, trained: Trained) -> Norm:
+        """Returns the parameters and running statistics, as `ops.batch_norm` takes them."""
+        return Norm(self.scale[...], self.bias[...], self.mean[...], self.variance[...], jnp.float32(trained))
 
     def compute_affine(self) -> tuple[jax.Array, jax.Array]:
         """Factor and shift of inference: `x * factor + shift`."""
@@ -177,26 +195,33 @@ class BatchNorm(nnx.Module):
 
 
 def convolve_and_normalise(
-    convolution: Convolution | DepthwiseConvolution,
+    convolve: Callable[..., jax.Array],
     norm: BatchNorm,
     x: jax.Array,
     *,
     trained: Trained,
     activation: Activation = identity,
 ) -> jax.Array:  # [B, H, W, C] -> [B, H', W', D]
-    """`norm(convolution(x))` for a convolution without bias, in fewer passes over memory.
+    """Computes `activation(norm(convolve(x)))` in few passes over memory.
 
-    BatchNorm on running statistics is folded: its factor goes into the kernel. So do its gradients, which come from the
-    kernel's without another pass over the image.
+    BatchNorm on running statistics is folded: its factor goes into the kernel. Its gradients then follow from those of
+    the kernel without another pass over the image.
+
+    Args:
+      convolve: a layer without bias, or a partial call of one; takes the keyword `factor` as `Convolution` does.
+      norm: of D channels.
+      x: [B, H, W, C].
+      trained: as of every layer, see the module.
+      activation: elementwise.
     """
     if norm.is_fixed(trained):
         factor, shift = norm.compute_affine()
-        return activation((convolution(x, factor=factor) + shift).astype(x.dtype))
-    if convolution.kernel_size > 1 or convolution.stride > 1:
-        return norm(convolution(x), trained=trained, activation=activation)
-    kernel = convolution.kernel[...].astype(x.dtype)[0, 0]
+        return activation((convolve(x, factor=factor) + shift).astype(x.dtype))
+    if not isinstance(convolve, Convolution) or not convolve.is_pointwise or not convolve.is_widening:
+        return norm(convolve(x), trained=trained, activation=activation)
+    kernel = convolve.kernel[...].astype(x.dtype)[0, 0]
     y, *statistics = batch_norm.pointwise_norm_activation(
-        x, kernel, *norm.get_parameters(), jnp.float32(trained), epsilon=norm.epsilon, activation=activation
+        x, kernel, norm.get_arrays(trained), epsilon=norm.epsilon, activation=activation
     )
     norm.update(*statistics, trained=trained)
     return y

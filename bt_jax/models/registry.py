@@ -70,19 +70,9 @@ class Network:
         return outputs, nnx.to_pure_dict(nnx.state(model, BatchStat))
 
 
-def names() -> tuple[str, ...]:
-    """All models that `create` builds."""
-    return tuple(ARCHITECTURES)
-
-
 def get_native_size(name: str) -> int:
     """Side of the images that a model is made for, in pixels."""
     return _get_architecture(name).size
-
-
-def count_parameters(params: Mapping[str, Any]) -> int:
-    """Number of trainable values."""
-    return sum(leaf.size for leaf in jax.tree.leaves(dict(params)))
 
 
 def _get_architecture(name: str) -> Architecture:
@@ -97,7 +87,7 @@ def create(
     """Builds the model `name` with random weights.
 
     Args:
-      name: one of `names()`.
+      name: a key of `ARCHITECTURES`.
       classes: number of logits.
       size: side of the images in pixels, on which the parameters of some models depend; None is the native one.
       seed: of the initial weights.

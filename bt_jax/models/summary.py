@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from clu import parameter_overview
 from jax.extend import core
 
 from bt_jax.models.registry import Network
@@ -81,6 +82,17 @@ def summarise(
 def count_total(parts: Sequence[Segment]) -> tuple[int, int]:
     """Parameters, and operations of a forward of one image."""
     return sum(part.parameters for part in parts), sum(part.flops for part in parts)
+
+
+def count_parameters(params: Mapping[str, Any]) -> int:
+    """Counts the trainable values in a tree of arrays."""
+    return int(parameter_overview.count_parameters(dict(params)))
+
+
+def format_parameters(params: Mapping[str, Any]) -> str:
+    """Formats all arrays of a tree as a table with name, shape, dtype and size, and their sum in values and bytes."""
+    overview: str = parameter_overview.get_parameter_overview(dict(params), include_stats=False)
+    return overview
 
 
 def group_repeated(parts: Sequence[Segment]) -> list[list[Segment]]:

@@ -22,7 +22,7 @@ from bt_jax.defaults import make_defaults
 from bt_jax.distributed import processes, sharding
 from bt_jax.distributed.processes import say
 from bt_jax.inference.description import ModelDescription
-from bt_jax.models import registry
+from bt_jax.models import registry, summary
 from bt_jax.reports import cross_validation, run_report
 from bt_jax.training import config_check, optimizer, setup, sharded_forward, stages, train_state, train_step
 from bt_jax.training.batches import Feed
@@ -123,7 +123,7 @@ def _train_with(
         network, params, batch_stats = description.create_network()
     size, normalisation = preprocessing.size, description.create_normalisation()
     dtype = train_step.resolve_dtype(config.train.dtype)
-    parameters = registry.count_parameters(params)
+    parameters = summary.count_parameters(params)
     say(f"model: {network.name}, {parameters:,} parameters, {size}x{size} pixels, {description.weights}")
 
     order = Sampler(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)

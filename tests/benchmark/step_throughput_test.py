@@ -12,7 +12,7 @@ from bt_jax.benchmark.peers import turns
 from bt_jax.benchmark.step_throughput import Workload
 from bt_jax.common.errors import UsageError
 from bt_jax.inference.forward import make_forward
-from bt_jax.models import registry
+from bt_jax.models import registry, summary
 from bt_jax.models.normalise import LITE
 
 WORKLOAD = Workload(
@@ -51,7 +51,7 @@ def test_a_forward_computes_what_evaluation_computes(monkeypatch):
     assert program.compile_s > 0
     # Its largest matrix product alone, the top convolution at 1x1 pixels, is more than this.
     assert program.flops is not None and program.flops > 4 * 2 * 80 * 320
-    parameters = registry.count_parameters(params)
+    parameters = summary.count_parameters(params)
     assert program.bytes_accessed is not None and program.bytes_accessed > 4 * parameters
     assert program.memory_bytes is not None and program.memory_bytes > 4 * parameters
 

@@ -14,7 +14,7 @@ from bt_jax.benchmark import topology
 from bt_jax.benchmark.topology import CompiledCosts
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
-from bt_jax.models import registry
+from bt_jax.models import registry, summary
 from tests import runs
 
 INSTALLED = importlib.util.find_spec("libtpu") is not None
@@ -179,7 +179,7 @@ def test_the_step_compiles_for_a_slice_that_is_not_there(tmp_path):
     assert (result["mode"], result["model"], result["size"]) == ("train", "efficientnet_nano", 64)
     assert (result["dtype"], result["images_per_s"]) == ("bfloat16", None)
     assert (result["chips"], result["devices_per_chip"], result["batch"]) == (8, 1, 128)
-    parameters = registry.count_parameters(registry.create("efficientnet_nano", classes=4, hidden=(256,))[1])
+    parameters = summary.count_parameters(registry.create("efficientnet_nano", classes=4, hidden=(256,))[1])
     memory = result["memory_per_chip"]
     # Weights, two moments and the averages, in float32, each padded to tiles.
     assert 16 * parameters < memory["arguments"] < 64 * parameters

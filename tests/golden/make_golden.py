@@ -23,7 +23,8 @@ from reference import keras  # which has chosen its backend
 from bt_jax.models import registry
 from bt_jax.models.efficientnet import VARIANTS
 from bt_jax.models.normalise import IMAGENET, LITE
-from bt_jax.models.pretrained import efficientnet_names, names, sources, vgg_names
+from bt_jax.models.pretrained import efficientnet_names, sources, vgg_names
+from tests import published
 
 HERE = pathlib.Path(__file__).parent
 SHOWN_IN_FULL = ("efficientnet_b1", "efficientnet_lite1", "vgg16")
@@ -40,14 +41,14 @@ def logits() -> dict[str, np.ndarray]:
         normalised = np.float32((images / 255 - IMAGENET.mean) / IMAGENET.std)
         keras_model = reference.fill_keras(
             reference.keras_model(variant, classes=1000),
-            names.renamed(variant, *trees, efficientnet_names.KERAS),
+            published.rename(variant, *trees, efficientnet_names.KERAS),
             mean=IMAGENET.mean,
             variance=np.square(IMAGENET.std),
         )
         made[f"{variant} keras"] = np.asarray(keras_model.predict(images, verbose=0))
         for style in ("timm_tf", "timm"):
             model = reference.timm_model(variant, classes=1000, tensorflow=style == "timm_tf")
-            model = reference.fill_torch(model, efficientnet_names.to_timm(variant, *trees))
+            model = reference.fill_torch(model, published.rename_as_timm(variant, *trees))
             made[f"{variant} {style}"] = reference.torch_logits(model, normalised)
 
     found = sources.resolve("imagenet", model="efficientnet_lite1")
@@ -68,11 +69,11 @@ def vgg_logits() -> dict[str, np.ndarray]:
         network, params, _ = registry.create("vgg16", classes=classes, size=size, classifier=True)
         params = procedural.weights(params, gain=procedural.GAINS["vgg16"])
         images = procedural.images(2, size)
-        arrays = names.renamed(network.name, params, {}, vgg_names.KERAS)
+        arrays = published.rename(network.name, params, {}, vgg_names.KERAS)
         keras_model = reference.fill_keras(reference.keras_vgg16(size=size, classes=classes), arrays)
         preprocessed = keras.applications.vgg16.preprocess_input(images.copy())
         made[f"vgg16 {size} keras"] = np.asarray(keras_model.predict(preprocessed, verbose=0))
-        arrays = names.renamed(network.name, params, {}, vgg_names.TORCHVISION)
+        arrays = published.rename(network.name, params, {}, vgg_names.TORCHVISION)
         model = reference.fill_torch(reference.torchvision_vgg16(size=size, classes=classes), arrays)
         normalised = np.float32((images / 255 - IMAGENET.mean) / IMAGENET.std)
         made[f"vgg16 {size} torchvision"] = reference.torch_logits(model, normalised)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bt_jax.common.errors import UsageError
-from bt_jax.models import cnn, registry
+from bt_jax.models import cnn, registry, summary
 
 
 @settings(deadline=None, max_examples=15)
@@ -24,7 +24,7 @@ def test_parameters(size: int, channels: int, filters: tuple[int, ...], hidden: 
     features = (size // 2 ** len(filters)) ** 2 * maps[-1]
     expected = sum((9 * a + 1) * b for a, b in itertools.pairwise(maps))
     expected += sum((a + 1) * b for a, b in itertools.pairwise((features, *hidden, 4)))
-    assert registry.count_parameters(params) == expected
+    assert summary.count_parameters(params) == expected
     convolutions = (f"conv_{i + 1}" for i in range(len(filters)))
     assert network.segment_names == (*convolutions, *(f"dense_{i + 1}" for i in range(len(hidden))), "head")
     assert batch_stats == {}

@@ -65,7 +65,7 @@ def shapes(variant: str) -> dict[names.Key, tuple[int, ...]]:
     }
 
 
-@pytest.mark.parametrize("model", registry.names())
+@pytest.mark.parametrize("model", registry.ARCHITECTURES)
 def test_parameter_count(model: str) -> None:
     assert model in PARAMETERS, f"add {model} to the table, as counted in a reference implementation"
     statistics = ("mean", "variance")
@@ -79,7 +79,7 @@ def test_names_and_shapes_are_the_references(form: names.Format, golden: pathlib
     lite = {variant: scaling.lite for variant, scaling in efficientnet.VARIANTS.items()}
     assert digests.keys() == {
         model
-        for model in registry.names()
+        for model in registry.ARCHITECTURES
         if model.startswith(form.family)
         and model != "efficientnet_nano"
         and (form is efficientnet_names.TIMM or lite.get(model, False) == (form is efficientnet_names.PORT))

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bt_jax.models import mlp, registry
+from bt_jax.models import mlp, registry, summary
 
 
 @settings(deadline=None, max_examples=15)
@@ -18,7 +18,7 @@ from bt_jax.models import mlp, registry
 def test_parameters(size: int, channels: int, hidden: tuple[int, ...], classes: int) -> None:
     network, params, batch_stats = registry.create("mlp", classes=classes, size=size, hidden=hidden, channels=channels)
     sizes = (size * size * channels, *hidden, classes)
-    assert registry.count_parameters(params) == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
+    assert summary.count_parameters(params) == sum((a + 1) * b for a, b in itertools.pairwise(sizes))
     assert network.segment_names == (*(f"dense_{i + 1}" for i in range(len(hidden))), "head")
     assert set(params) == set(network.segment_names)
     assert batch_stats == {}

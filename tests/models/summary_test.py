@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,7 +30,7 @@ def test_operations_are_those_that_were_published(name, size, pairs):
 def test_every_parameter_is_in_a_layer(name):
     parts, params, network = segments_of(name, size=32)
     assert tuple(part.name for part in parts) == network.segment_names
-    assert summary.count_total(parts)[0] == registry.count_parameters(params)
+    assert summary.count_total(parts)[0] == summary.count_parameters(params)
     for part in parts:
         assert part.parameters == sum(leaf.size for leaf in jax.tree.leaves(params[part.name]))
 
@@ -77,6 +78,16 @@ def test_the_table():
     assert not [line for line in lines if line != line.rstrip()]
 
 
+def test_the_parameters_of_a_tree_are_counted_and_listed():
+    params = {"head": {"output": {"kernel": np.zeros((3, 4), np.float32), "bias": np.zeros(4, np.float32)}}}
+    assert summary.count_parameters(params) == 16
+    assert type(summary.count_parameters(params)) is int
+    rows = [line.strip("|").split() for line in summary.format_parameters(params).splitlines() if "head/" in line]
+    assert [row[0] for row in rows] == ["head/output/bias", "head/output/kernel"]
+    assert rows[1][-1] == "12" and "float32" in rows[1]
+    assert summary.format_parameters(params).endswith("Total: 16 -- 64 bytes")
+
+
 @pytest.mark.parametrize(
     ("flops", "text"), [(0, ""), (2048, "0.00205"), (626_688, "0.627"), (9_248_440_000, "9,248.4")]
 )
@@ -93,6 +104,7 @@ def picture(tmp_path, name, *flags) -> subprocess.CompletedProcess[str]:
 def test_the_command_prints_and_draws(tmp_path):
     ended = picture(tmp_path, "model.png", "--config.model.name=efficientnet_nano", "--config.preprocess.size=64")
     assert ended.returncode == 0, ended.stderr
+    assert "block_08/project/conv/kernel" in ended.stdout or "block_08/project/kernel" in ended.stdout
     assert "block_08" in ended.stdout and "32 x 32 x 8" in ended.stdout
     with Image.open(tmp_path / "model.png") as image:
         assert image.width > 1000

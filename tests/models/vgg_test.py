@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.models import registry, vgg
+from bt_jax.models import registry, summary, vgg
 
 CONVOLUTIONS = 14_714_688  # parameters of the 13, as Keras counts them without the classifier
 
 
 def test_parameters() -> None:
     network, params, batch_stats = registry.create("vgg16", classes=4)
-    assert registry.count_parameters(params) == CONVOLUTIONS + 513 * 4
+    assert summary.count_parameters(params) == CONVOLUTIONS + 513 * 4
     assert network.segment_names == ("block1", "block2", "block3", "block4", "block5", "head")
     assert [len(params[name]) for name in network.segment_names[:-1]] == [2, 2, 3, 3, 3]
     assert batch_stats == {}
@@ -29,7 +29,7 @@ def test_the_narrow_member_has_the_same_layers() -> None:
 def test_the_head_may_have_hidden_blocks() -> None:
     network, params, batch_stats = registry.create("vgg16", classes=4, hidden=(8,), epsilon=0.01, momentum=0.5)
     # Their BatchNorm makes a bias idle.
-    assert registry.count_parameters(params) == CONVOLUTIONS + 512 * 8 + 2 * 8 + 9 * 4
+    assert summary.count_parameters(params) == CONVOLUTIONS + 512 * 8 + 2 * 8 + 9 * 4
     assert jax.tree.map(jnp.shape, batch_stats) == {"head": {"norm_1": {"mean": (8,), "variance": (8,)}}}
     assert network.pooled_head
 

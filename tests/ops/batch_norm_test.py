@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bt_jax.models.efficientnet import relu6
 from bt_jax.ops import batch_norm
+from bt_jax.ops.batch_norm import Norm
 
 EPSILON = 1e-3
 ACTIVATIONS = {"silu": jax.nn.silu, "relu6": relu6, "none": lambda x: x}
@@ -67,7 +68,7 @@ def test_norm_activation_equals_the_definition(activation: str, by_batch: bool) 
         act, flag = ACTIVATIONS[activation], jnp.asarray(float(by_batch))
         ours = values_and_gradients(
             lambda x, scale, bias: batch_norm.norm_activation(
-                x, scale, bias, values["mean"], values["variance"], flag, epsilon=EPSILON, activation=act
+                x, Norm(scale, bias, values["mean"], values["variance"], flag), epsilon=EPSILON, activation=act
             ),
             [values[name] for name in ("x", "scale", "bias")],
         )
@@ -97,7 +98,7 @@ def test_pointwise_norm_activation_equals_the_definition(
         act, flag = ACTIVATIONS[activation], jnp.asarray(float(by_batch))
         ours = values_and_gradients(
             lambda x, kernel, scale, bias: batch_norm.pointwise_norm_activation(
-                x, kernel, scale, bias, *running, flag, epsilon=EPSILON, activation=act
+                x, kernel, Norm(scale, bias, *running, flag), epsilon=EPSILON, activation=act
             ),
             inputs,
         )
@@ -111,11 +112,10 @@ def test_pointwise_norm_activation_equals_the_definition(
 def test_in_float32_the_statistics_of_a_product_survive_a_large_mean() -> None:
     values = {name: np.float32(array) for name, array in arguments((4, 8, 8, 16), 32).items()}
     x = values["x"] + 100
-    running = values["mean"], values["variance"]
+    norm = Norm(*(jnp.asarray(values[name]) for name in NAMES[1:]), jnp.float32(1))
     _, mean, variance = batch_norm.pointwise_norm_activation(
-        jnp.asarray(x), values["kernel"], values["scale"], values["bias"], *running, jnp.float32(1),
-        epsilon=EPSILON, activation=relu6,
-    )  # fmt: skip
+        jnp.asarray(x), jnp.asarray(values["kernel"]), norm, epsilon=EPSILON, activation=relu6
+    )
     products = np.float64(x) @ np.float64(values["kernel"])
     np.testing.assert_allclose(mean, products.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(variance, products.var((0, 1, 2)), rtol=1e-3)
@@ -125,10 +125,10 @@ def test_in_float32_the_statistics_of_a_product_survive_a_large_mean() -> None:
 def test_images_keep_their_dtype_and_statistics_are_float32(dtype: Any) -> None:
     values = {name: jnp.asarray(array, jnp.float32) for name, array in arguments((2, 4, 4, 3), 8).items()}
     x, kernel = values["x"].astype(dtype), values["kernel"].astype(dtype)
-    vectors = [values[name] for name in NAMES[1:]]
+    norm = Norm(*(values[name] for name in NAMES[1:]), jnp.float32(1))
     style: dict[str, Any] = {"epsilon": EPSILON, "activation": jax.nn.silu}
-    outputs, *statistics = batch_norm.pointwise_norm_activation(x, kernel, *vectors, jnp.float32(1), **style)
-    again, *more = batch_norm.norm_activation(x @ kernel, *vectors, jnp.float32(1), **style)
+    outputs, *statistics = batch_norm.pointwise_norm_activation(x, kernel, norm, **style)
+    again, *more = batch_norm.norm_activation(x @ kernel, norm, **style)
     assert outputs.dtype == again.dtype == dtype
     assert all(statistic.dtype == jnp.float32 for statistic in (*statistics, *more))
     np.testing.assert_allclose(
@@ -142,8 +142,8 @@ def test_the_form_for_accelerators_equals_the_definition(by_batch: bool) -> None
     inputs = [values[name] for name in NAMES]
     with jax.enable_x64(True):
         ours = values_and_gradients(
-            lambda *arrays: batch_norm.plain_norm_activation(
-                *arrays, jnp.asarray(float(by_batch)), epsilon=EPSILON, activation=jax.nn.silu
+            lambda x, *arrays: batch_norm.plain_norm_activation(
+                x, Norm(*arrays, jnp.asarray(float(by_batch))), epsilon=EPSILON, activation=jax.nn.silu
             ),
             inputs,
         )
@@ -153,10 +153,10 @@ def test_the_form_for_accelerators_equals_the_definition(by_batch: bool) -> None
 
 def test_only_a_cpu_has_gradients_of_its_own() -> None:
     def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        ones = jnp.ones(5)
+        norm = Norm(*[jnp.ones(5)] * 4, jnp.float32(1))
         style: dict[str, Any] = {"epsilon": EPSILON, "activation": jax.nn.silu}
-        y, *_ = batch_norm.pointwise_norm_activation(x, kernel, ones, ones, ones, ones, jnp.float32(1), **style)
-        return batch_norm.norm_activation(y, ones, ones, ones, ones, jnp.float32(1), **style)[0].sum()
+        y, *_ = batch_norm.pointwise_norm_activation(x, kernel, norm, **style)
+        return batch_norm.norm_activation(y, norm, **style)[0].sum()
 
     arrays = jnp.ones((2, 3, 3, 4)), jnp.ones((4, 5))
     texts = [

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -142,15 +142,6 @@ PORT = Format(
     torch=True,
 )
 FORMATS = (KERAS, TIMM, PORT)
-
-
-def to_timm(variant: str, params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our trees as timm's state_dict, without the counters of batches.
-
-    Raises:
-      ValueError: if the head has hidden layers, which timm has not.
-    """
-    return names.renamed(variant, params, batch_stats, TIMM)
 
 
 def guess_model(tensors: Mapping[str, np.ndarray]) -> str | None:

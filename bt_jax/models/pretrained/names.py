@@ -7,10 +7,8 @@ layers for each format serves both directions.
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import numpy as np
-from flax import traverse_util
 
 # The way to an array in the trees of parameters and statistics, such as ("stem", "conv", "kernel").
 Key = tuple[str, ...]
@@ -99,21 +97,6 @@ def import_array(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
         rows_of = array.reshape(form.flattened[key], -1, array.shape[-1])  # [C, pixels, out]
         array = rows_of.swapaxes(0, 1).reshape(array.shape)
     return array
-
-
-def renamed(
-    model: str, params: Mapping[str, Any], batch_stats: Mapping[str, Any], form: Format
-) -> dict[str, np.ndarray]:
-    """Our trees, flat, by the format's names and in its layout.
-
-    Raises:
-      ValueError: if the head has hidden layers that the format has no name for.
-    """
-    arrays = traverse_util.flatten_dict(dict(params)) | traverse_util.flatten_dict(dict(batch_stats))
-    table = map_keys(model, form, arrays)
-    if unnamed := arrays.keys() - table.keys():
-        raise ValueError(f"{form.name} has no name for {sorted(unnamed)}")
-    return {theirs: export_array(np.asarray(arrays[ours]), ours, form) for ours, theirs in table.items()}
 
 
 def restore_layer_names(tensors: Mapping[str, np.ndarray], model: str, form: Format) -> dict[str, np.ndarray]:

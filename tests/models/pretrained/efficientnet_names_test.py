@@ -6,6 +6,7 @@ from flax import traverse_util
 
 from bt_jax.models import efficientnet
 from bt_jax.models.pretrained import efficientnet_names, formats, names
+from tests import published
 
 FORMATS = pytest.mark.parametrize("form", efficientnet_names.FORMATS, ids=lambda form: form.name)
 
@@ -28,7 +29,7 @@ def test_some_names() -> None:
 def test_formats_are_told_by_names(nano: Any) -> None:
     network, params, batch_stats = nano
     for form in efficientnet_names.FORMATS:
-        tensors = names.renamed(network.name, params, batch_stats, form)
+        tensors = published.rename(network.name, params, batch_stats, form)
         assert formats.detect(tensors, network.name) is form
         assert efficientnet_names.guess_model(tensors) == "efficientnet_nano"
         count = len(traverse_util.flatten_dict(params)) + len(traverse_util.flatten_dict(batch_stats))
@@ -48,4 +49,4 @@ def test_hidden_layers_of_the_head_have_no_name(nano: Any) -> None:
     network, params, batch_stats = nano
     params = params | {"head": params["head"] | {"dense_1": {"kernel": np.zeros((2, 2))}}}
     with pytest.raises(ValueError, match="dense_1"):
-        efficientnet_names.to_timm(network.name, params, batch_stats)
+        published.rename_as_timm(network.name, params, batch_stats)

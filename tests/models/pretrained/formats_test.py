@@ -5,7 +5,7 @@ from bt_jax.models import registry
 from bt_jax.models.pretrained import efficientnet_names, formats, vgg_names
 
 
-@pytest.mark.parametrize("model", registry.names())
+@pytest.mark.parametrize("model", registry.ARCHITECTURES)
 def test_every_model_has_the_formats_of_its_family(model: str) -> None:
     families = {"efficientnet": efficientnet_names.FORMATS, "vgg16": vgg_names.FORMATS}
     expected = next((found for family, found in families.items() if model.startswith(family)), ())

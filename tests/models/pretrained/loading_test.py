@@ -9,6 +9,7 @@ import pytest
 from bt_jax.common.errors import UsageError
 from bt_jax.models import registry
 from bt_jax.models.pretrained import efficientnet_names, loading, names
+from tests import published
 
 FORMATS = pytest.mark.parametrize("form", efficientnet_names.FORMATS, ids=lambda form: form.name)
 
@@ -45,7 +46,7 @@ def assert_equal(actual: Any, expected: Any) -> None:
 @FORMATS
 def test_everything_arrives(form: names.Format, nano: Any, empty: Any) -> None:
     network, params, batch_stats = nano
-    tensors = names.renamed(network.name, params, batch_stats, form)
+    tensors = published.rename(network.name, params, batch_stats, form)
     tensors |= {"bn1.num_batches_tracked": np.array(3)} if form.torch else {"normalization/0": np.zeros(3)}
     loaded = loading.load_into(*empty, tensors, network=network, head=True)
     assert_equal(loaded, (params, batch_stats))
@@ -55,7 +56,7 @@ def test_keras_layers_by_class_and_number(nano: Any, empty: Any) -> None:
     network, params, batch_stats = nano
     # JAX sorts the keys of trees; the file counts layers in the order of the model.
     order = list(efficientnet_names.KERAS.layers(network.name).values())
-    tensors = names.renamed(network.name, params, batch_stats, efficientnet_names.KERAS)
+    tensors = published.rename(network.name, params, batch_stats, efficientnet_names.KERAS)
     tensors = dict(sorted(tensors.items(), key=lambda item: order.index(item[0].split("/")[0])))
     loaded = loading.load_into(*empty, numbered(tensors), network=network, head=True)
     assert_equal(loaded, (params, batch_stats))
@@ -65,7 +66,7 @@ def test_keras_layers_by_class_and_number(nano: Any, empty: Any) -> None:
 @pytest.mark.parametrize("with_classifier", [True, False])
 def test_without_the_head_the_head_stays(form: names.Format, with_classifier: bool, nano: Any, empty: Any) -> None:
     network, params, batch_stats = nano
-    tensors = names.renamed(network.name, params, batch_stats, form)
+    tensors = published.rename(network.name, params, batch_stats, form)
     if not with_classifier:
         tensors = {key: array for key, array in tensors.items() if not names.is_classifier(key, form)}
     loaded, statistics = loading.load_into(*empty, tensors, network=network, head=False)
@@ -76,7 +77,7 @@ def test_without_the_head_the_head_stays(form: names.Format, with_classifier: bo
 
 def test_half_precision_becomes_float32(nano: Any, empty: Any) -> None:
     network, params, batch_stats = nano
-    tensors = efficientnet_names.to_timm(network.name, params, batch_stats)
+    tensors = published.rename_as_timm(network.name, params, batch_stats)
     for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
         halves = {key: array.astype(dtype) for key, array in tensors.items()}
         loaded, _ = loading.load_into(*empty, halves, network=network, head=True)
@@ -89,7 +90,7 @@ def test_half_precision_becomes_float32(nano: Any, empty: Any) -> None:
 
 def test_problems_are_all_listed(nano: Any, empty: Any) -> None:
     network, params, batch_stats = nano
-    tensors = efficientnet_names.to_timm(network.name, params, batch_stats)
+    tensors = published.rename_as_timm(network.name, params, batch_stats)
     del tensors["bn1.running_var"]
     tensors["extra.weight"] = np.zeros((2, 3))
     tensors["conv_head.weight"] = tensors["conv_head.weight"][:7]
@@ -108,7 +109,7 @@ def test_problems_are_all_listed(nano: Any, empty: Any) -> None:
 @pytest.mark.parametrize("head", [True, False])
 def test_no_array_may_be_missing(key: str, head: bool, nano: Any, empty: Any) -> None:
     network, params, batch_stats = nano
-    tensors = efficientnet_names.to_timm(network.name, params, batch_stats)
+    tensors = published.rename_as_timm(network.name, params, batch_stats)
     tensors.pop(key)
     with pytest.raises(
         UsageError, match="no names of efficientnet_nano" if key == "conv_stem.weight" else f"1 missing: {key}"
@@ -119,7 +120,7 @@ def test_no_array_may_be_missing(key: str, head: bool, nano: Any, empty: Any) ->
 def test_the_model_in_the_file_is_named(nano: Any) -> None:
     _, params, batch_stats = nano
     network, *other = registry.create("efficientnet_lite0", classes=10)
-    tensors = efficientnet_names.to_timm("efficientnet_nano", params, batch_stats)
+    tensors = published.rename_as_timm("efficientnet_nano", params, batch_stats)
     with pytest.raises(
         UsageError, match=r"it looks like efficientnet_nano.*\d+ missing.*, and \d+ more.*another shape"
     ):
@@ -135,7 +136,7 @@ def test_no_efficientnet_at_all(nano: Any, empty: Any) -> None:
 
 def test_values_must_be_finite(nano: Any, empty: Any) -> None:
     network, params, batch_stats = nano
-    tensors = efficientnet_names.to_timm(network.name, params, batch_stats)
+    tensors = published.rename_as_timm(network.name, params, batch_stats)
     tensors["bn1.bias"] = np.full_like(tensors["bn1.bias"], np.nan)
     with pytest.raises(UsageError, match=r"bn1\.bias holds values that are not finite"):
         loading.load_into(*empty, tensors, network=network, head=True)
@@ -144,7 +145,7 @@ def test_values_must_be_finite(nano: Any, empty: Any) -> None:
 def test_a_head_with_hidden_layers_needs_its_own_training(nano: Any) -> None:
     _, params, batch_stats = nano
     network, *trees = registry.create("efficientnet_nano", classes=10, hidden=(16,))
-    tensors = efficientnet_names.to_timm("efficientnet_nano", params, batch_stats)
+    tensors = published.rename_as_timm("efficientnet_nano", params, batch_stats)
     with pytest.raises(UsageError, match=r"nothing for head\.dense_1\.kernel.*load without the head"):
         loading.load_into(*trees, tensors, network=network, head=True)
     loaded, _ = loading.load_into(*trees, tensors, network=network, head=False)

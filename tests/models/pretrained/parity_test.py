@@ -14,7 +14,8 @@ import pytest
 
 from bt_jax.models import registry
 from bt_jax.models.normalise import IMAGENET
-from bt_jax.models.pretrained import efficientnet_names, names, sources, vgg_names
+from bt_jax.models.pretrained import efficientnet_names, sources, vgg_names
+from tests import published
 
 CLASSES = 1000
 # PyTorch and Keras warn of their own use of other libraries and of old file formats.
@@ -50,7 +51,7 @@ def test_timm(
 
     network, *trees = made
     model = reference.timm_model(network.name, classes=CLASSES, tensorflow=tensorflow)
-    reference.fill_torch(model, efficientnet_names.to_timm(network.name, *trees))
+    reference.fill_torch(model, published.rename_as_timm(network.name, *trees))
     raw = procedural.images(2, network.size)
     theirs = reference.torch_logits(model, np.float32((raw / 255 - IMAGENET.mean) / IMAGENET.std))
     stem = ("tf_" if tensorflow else "") + network.name
@@ -65,7 +66,7 @@ def test_keras(made: Any, reference: types.ModuleType, procedural: types.ModuleT
     network, *trees = made
     model = reference.fill_keras(
         reference.keras_model(network.name, classes=CLASSES),
-        names.renamed(network.name, *trees, efficientnet_names.KERAS),
+        published.rename(network.name, *trees, efficientnet_names.KERAS),
         mean=(0.4, 0.5, 0.6),
         variance=(0.05, 0.06, 0.07),
     )
@@ -95,7 +96,7 @@ def test_vgg16(
     raw = procedural.images(2, 64)
     if framework == "keras":
         model = reference.fill_keras(
-            reference.keras_vgg16(size=64, classes=10), names.renamed("vgg16", params, {}, vgg_names.KERAS)
+            reference.keras_vgg16(size=64, classes=10), published.rename("vgg16", params, {}, vgg_names.KERAS)
         )
         theirs = np.asarray(model.predict(reference.keras.applications.vgg16.preprocess_input(raw.copy()), verbose=0))
         model.save_weights(tmp_path / "a.weights.h5")
@@ -103,7 +104,8 @@ def test_vgg16(
         raw = raw[..., ::-1]  # the first kernel wants blue first
     else:
         model = reference.fill_torch(
-            reference.torchvision_vgg16(size=64, classes=10), names.renamed("vgg16", params, {}, vgg_names.TORCHVISION)
+            reference.torchvision_vgg16(size=64, classes=10),
+            published.rename("vgg16", params, {}, vgg_names.TORCHVISION),
         )
         theirs = reference.torch_logits(model, np.float32((raw / 255 - IMAGENET.mean) / IMAGENET.std))
         torch.save(model.state_dict(), tmp_path / "a.pth")
@@ -126,12 +128,12 @@ def test_keras_with_its_second_rescaling(
 
     network, params, batch_stats = registry.create("efficientnet_nano", classes=CLASSES)
     made = (network, procedural.weights(params, gain=2.1), procedural.weights(batch_stats, gain=2.1))
-    arrays = names.renamed(network.name, *made[1:], efficientnet_names.KERAS)
-    published = tmp_path / "published.h5"
+    arrays = published.rename(network.name, *made[1:], efficientnet_names.KERAS)
+    path = tmp_path / "published.h5"
     # In the published files the variance is a standard deviation.
     plain = reference.keras_model(network.name, classes=CLASSES)
-    reference.fill_keras(plain, arrays, mean=IMAGENET.mean, variance=IMAGENET.std).save(published)
-    monkeypatch.setattr(reference.keras_efficientnet.file_utils, "get_file", lambda *unused, **options: str(published))
+    reference.fill_keras(plain, arrays, mean=IMAGENET.mean, variance=IMAGENET.std).save(path)
+    monkeypatch.setattr(reference.keras_efficientnet.file_utils, "get_file", lambda *unused, **options: str(path))
     model = reference.keras_efficientnet.EfficientNet(
         0.25, 0.3, 96, name="nano", weights="imagenet", weights_name="b0", classes=CLASSES, classifier_activation=None
     )
@@ -142,5 +144,5 @@ def test_keras_with_its_second_rescaling(
     model.save(tmp_path / "later.h5")
     for file in ("later.weights.h5", "later.h5"):
         assert_same_logits(tmp_path / file, made, raw, theirs)
-    monkeypatch.setattr(sources, "_OFFICIAL_MD5", {sources._hash_file(published, "md5")})
-    assert_same_logits(published, made, raw, theirs)
+    monkeypatch.setattr(sources, "_OFFICIAL_MD5", {sources._hash_file(path, "md5")})
+    assert_same_logits(path, made, raw, theirs)

@@ -19,7 +19,8 @@ from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.models import registry, vgg
 from bt_jax.models.normalise import LITE
-from bt_jax.models.pretrained import efficientnet_names, keras_file, sources
+from bt_jax.models.pretrained import keras_file, sources
+from tests import published
 
 NAME, MD5 = sources.KERAS_FILES["efficientnet_b1"]
 
@@ -251,7 +252,7 @@ def test_hed_needs_its_package_unchanged(monkeypatch: pytest.MonkeyPatch, machin
 
 
 def test_every_b_model_has_a_published_file() -> None:
-    published = {name for name in registry.names() if name.startswith("efficientnet_b")}
+    published = {name for name in registry.ARCHITECTURES if name.startswith("efficientnet_b")}
     assert sources.KERAS_FILES.keys() == published | {"vgg16"}
 
 
@@ -332,7 +333,7 @@ def test_a_file_of_another_family(machine: pathlib.Path) -> None:
 def test_a_file_of_another_model(nano: Any, machine: pathlib.Path) -> None:
     _, params, batch_stats = nano
     path = machine / "tf_efficientnet.safetensors"
-    safetensors.numpy.save_file(contiguous(efficientnet_names.to_timm("efficientnet_nano", params, batch_stats)), path)
+    safetensors.numpy.save_file(contiguous(published.rename_as_timm("efficientnet_nano", params, batch_stats)), path)
     network, *trees = registry.create("efficientnet_lite0", classes=10)
     with pytest.raises(UsageError, match=r"tf_efficientnet\.safetensors: .*looks like efficientnet_nano"):
         sources.resolve(str(path), model="efficientnet_lite0").load(network, *trees)
@@ -342,7 +343,7 @@ def test_safetensors_round_trip_with_metadata(nano: Any, machine: pathlib.Path) 
     network, params, batch_stats = nano
     path = machine / "best.safetensors"
     metadata = {"mean": "[0.5, 0.5, 0.5]", "std": "[0.25, 0.25, 0.25]", "padding": "same", "epsilon": "0.001"}
-    tensors = contiguous(efficientnet_names.to_timm("efficientnet_nano", params, batch_stats))
+    tensors = contiguous(published.rename_as_timm("efficientnet_nano", params, batch_stats))
     safetensors.numpy.save_file(tensors, path, metadata=metadata)
     weights = sources.resolve(str(path), model="efficientnet_nano")
     assert weights.normalisation.std == (0.25,) * 3

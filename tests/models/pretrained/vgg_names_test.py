@@ -7,6 +7,7 @@ import pytest
 from bt_jax.common.errors import UsageError
 from bt_jax.models import registry, vgg
 from bt_jax.models.pretrained import formats, loading, names, vgg_names
+from tests import published
 
 FORMATS = pytest.mark.parametrize("form", vgg_names.FORMATS, ids=lambda form: form.name)
 
@@ -34,7 +35,7 @@ def test_all_names() -> None:
 @FORMATS
 def test_everything_arrives(form: names.Format, narrow: Any) -> None:
     network, params, batch_stats = narrow
-    tensors = names.renamed(network.name, params, batch_stats, form)
+    tensors = published.rename(network.name, params, batch_stats, form)
     assert formats.detect(tensors, "vgg16") is form
     empty = jax.tree.map(np.zeros_like, params)
     loaded, statistics = loading.load_into(empty, {}, tensors, network=network, head=True)
@@ -50,7 +51,7 @@ def test_keras_layers_by_class_and_number(narrow: Any) -> None:
     numbers |= {"fc1": "dense", "fc2": "dense_1", "predictions": "dense_2"}
     tensors = {
         "/".join((numbers[key.split("/")[0]], key.split("/")[1])): array
-        for key, array in names.renamed(network.name, params, batch_stats, vgg_names.KERAS).items()
+        for key, array in published.rename(network.name, params, batch_stats, vgg_names.KERAS).items()
     }
     loaded, _ = loading.load_into(params, {}, tensors, network=network, head=True)
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
@@ -59,7 +60,7 @@ def test_keras_layers_by_class_and_number(narrow: Any) -> None:
 @FORMATS
 @pytest.mark.parametrize("with_classifier", [True, False])
 def test_the_layers_fit_under_another_head(form: names.Format, with_classifier: bool, narrow: Any) -> None:
-    tensors = names.renamed("vgg16", *narrow[1:], form)
+    tensors = published.rename("vgg16", *narrow[1:], form)
     if not with_classifier:
         tensors = {key: array for key, array in tensors.items() if not names.is_classifier(key, form)}
         assert len(tensors) == 26
@@ -77,7 +78,7 @@ def test_the_head_of_timm_is_known(narrow: Any) -> None:
     tensors = {
         key.replace("classifier.0", "pre_logits.fc1").replace("classifier.3", "pre_logits.fc2")
            .replace("classifier.6", "head.fc"): array
-        for key, array in names.renamed(network.name, params, batch_stats, vgg_names.TORCHVISION).items()
+        for key, array in published.rename(network.name, params, batch_stats, vgg_names.TORCHVISION).items()
     }  # fmt: skip
     loaded, _ = loading.load_into(*narrow[1:], tensors, network=network, head=False)
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
