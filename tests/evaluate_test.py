@@ -53,7 +53,7 @@ def test_images_seen_in_training_are_leaked(trained, tmp_path):
     result = json.loads((out / "metrics.json").read_text())
     assert result["subsets"]["leaked"]["n"] == result["n"] == 100
     assert result["subsets"]["clean"]["accuracy"] is None
-    assert "training: No clean image is left: all 100 images have a twin" in ended.stdout
+    assert "training: No clean image is left: all 100 images have a near-duplicate" in ended.stdout
     groups = list(csv.DictReader((trained / "data" / "groups.csv").read_text().splitlines()))
     assert result["patients"]["n"] == len({row["group"] for row in groups})
 

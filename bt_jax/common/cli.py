@@ -1,4 +1,4 @@
-"""How every command starts and ends: flags, logging, one clear line for what the user got wrong."""
+"""What every command shares: flags, logging, and one clear line for a mistake of the user."""
 
 import ctypes
 import logging
@@ -20,17 +20,17 @@ from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 
 HUGE_PAGE = 2**21  # bytes
-BEGAN = time.monotonic()  # when the command did, but for the tenth of a second that Python takes to get here
+BEGAN = time.monotonic()  # the start of the command, less the tenth of a second that Python takes to get here
 
 
 def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> NoReturn:
-    """Parses the flags, runs `main`, exits: 0 on success, 2 with one line for a wrong flag, field, path or file.
+    """Parses the flags, runs `main` and exits: 0 on success, 2 with one line for a wrong flag, field, path or file.
 
     `--help` prints the docstring of the command's module and its flags.
 
     Args:
-      main: the command; what it returns is the exit status.
-      takes_arguments: `main` is given the list of what is no flag, which may stand before, between and after flags.
+      main: the command. Its return value is the exit status.
+      takes_arguments: whether to pass `main` the list of positional arguments, which may be mixed with flags.
     """
     _quieten_libraries()
     try:
@@ -46,9 +46,9 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
 
 
 def prepare_to_compute() -> None:
-    """For commands that compute, before they do: programs are kept, and memory is.
+    """Prepares the process to compute: enables the compilation cache and keeps freed memory.
 
-    XLA's compiled programs stay in the cache folder, so that a second start need not compile again.
+    The programs that XLA compiles stay in the cache folder, so a second start does not compile them again.
     """
     import jax  # only where a command will compute
 
@@ -58,11 +58,11 @@ def prepare_to_compute() -> None:
 
 
 def keep_freed_memory() -> None:
-    """glibc keeps freed memory for the next step, in huge pages where the kernel gives them on request.
+    """Makes glibc keep freed memory for the next step, in huge pages where the kernel gives them on request.
 
-    A training step on a CPU takes gigabytes and gives them back. That the kernel hands each page out anew, zeroed, is a
-    tenth of the step, and small pages cost as much again. All threads share one arena because the others return blocks
-    of more than 64 MiB at once. Other platforms' C libraries are left as they are.
+    A training step on a CPU allocates gigabytes and frees them. Getting zeroed pages from the kernel anew takes a tenth
+    of the step, and small pages cost as much again. All threads share one arena because other arenas return blocks of
+    more than 64 MiB at once. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -76,11 +76,13 @@ def keep_freed_memory() -> None:
 
 
 def _ask_for_huge_pages(c_library: ctypes.CDLL) -> None:
-    """Marks what the heap will grow into, up to half of the machine's memory, none of which is taken by that."""
+    """Requests huge pages for the range that the heap will grow into, up to half of the machine's memory.
+
+    The request does not allocate the memory."""
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     c_library.malloc.restype = ctypes.c_void_p
     start = c_library.malloc(ctypes.c_size_t(size))
-    if start is None:  # a system that promises no memory it does not have
+    if start is None:  # a system that does not overcommit memory
         return
     first, end = -(-start // HUGE_PAGE) * HUGE_PAGE, (start + size) // HUGE_PAGE * HUGE_PAGE
     c_library.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_HUGEPAGE)
@@ -94,7 +96,7 @@ def _parse(argv: list[str], *, takes_arguments: bool) -> list[str]:
     flags.FLAGS.set_gnu_getopt(takes_arguments)
     try:
         rest = flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # what ml_collections raises for a field that is not there
+    except (AttributeError, KeyError) as error:  # what ml_collections raises for an unknown field
         name = str(error).strip("\"'")
         hint = re.search(r'Did you mean "[^"]*" instead of "[^"]*"\?', name)
         raise UsageError(
@@ -108,7 +110,7 @@ def _parse(argv: list[str], *, takes_arguments: bool) -> list[str]:
 
 
 def format_error(error: BaseException) -> str:
-    """The message of an error without line breaks; of one that quotes a traceback, the traceback's last line."""
+    """Returns the message of an error in one line: the last line of a traceback if the message quotes one."""
     text = str(error).strip()
     if "Traceback (most recent call last)" in text:
         text = text.splitlines()[-1].partition(": ")[2]
@@ -127,7 +129,7 @@ def _fail(message: str, *, status: int = 2) -> NoReturn:
 
 
 def _exit(status: int) -> NoReturn:
-    """Exits, without waiting for a thread that cannot be stopped: the compiler, which may take a minute."""
+    """Exits without waiting for threads that cannot be stopped, such as the compiler, which may take a minute."""
     sys.stdout.flush()
     sys.stderr.flush()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
@@ -136,7 +138,7 @@ def _exit(status: int) -> NoReturn:
 
 
 def _quieten_libraries() -> None:
-    """Libraries report to a person only what he can act on."""
+    """Silences messages of libraries that the user cannot act on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.set_stderrthreshold("warning")

@@ -1,9 +1,9 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The exception for mistakes of the user."""
 
 
 class UsageError(Exception):
     """A wrong flag, field, path or file.
 
-    The message is one line that names the culprit and says what to do. Commands print it without a traceback and
-    exit with status 2 (see `cli.py`); library users can catch it.
+    The message is one line that names the cause and says what to do. Commands print it without a traceback and exit
+    with status 2 (see `cli.py`). Users of the library can catch it.
     """

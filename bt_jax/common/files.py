@@ -1,4 +1,4 @@
-"""Atomic files: a reader sees the old content or the new one, never a part."""
+"""Atomic writes: a reader sees the old content or the new content, never a part."""
 
 import contextlib
 import csv
@@ -16,10 +16,10 @@ Path = str | os.PathLike[str]
 
 @contextlib.contextmanager
 def replace_atomically(path: Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`; when the block ends well, it becomes `path` in one step.
+    """Yields a temporary path beside `path` and renames it to `path` when the block succeeds.
 
-    The temporary name keeps the suffix, since writers such as matplotlib choose the format by it. On an error the
-    temporary file is removed and `path` stays as it was.
+    The temporary name keeps the suffix, since writers such as matplotlib choose the format by it. On an error, the
+    temporary file is removed and `path` is unchanged.
     """
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,28 +34,28 @@ def replace_atomically(path: Path) -> Iterator[pathlib.Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content`, atomically."""
+    """Replaces `path` with `content` atomically."""
     with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Replaces `path` by `content` in UTF-8, atomically."""
+    """Replaces `path` with `content` in UTF-8 atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replaces `path` by `content` as indented JSON, atomically. What is not finite becomes null."""
+    """Replaces `path` with `content` as indented JSON atomically. Non-finite numbers become null."""
     write_text(path, json.dumps(make_json_safe(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Replaces `path` by a CSV table with the given header, atomically."""
+    """Replaces `path` with a CSV table with the given header atomically."""
     write_text(path, format_csv(header, rows))
 
 
 def format_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A CSV table with the given header."""
+    """Formats a CSV table with the given header."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -64,7 +64,7 @@ def format_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def make_json_safe(content: Any) -> Any:
-    """The same nested structure as plain Python numbers, lists and dicts, with NaN and infinities as None."""
+    """Converts a nested structure to plain Python numbers, lists and dicts, with None for NaN and infinities."""
     if isinstance(content, Mapping):
         return {str(key): make_json_safe(value) for key, value in content.items()}
     if hasattr(content, "tolist"):  # NumPy and JAX arrays and scalars
@@ -77,7 +77,9 @@ def make_json_safe(content: Any) -> Any:
 
 
 def get_cache_directory() -> pathlib.Path:
-    """Where downloads and compiled programs are kept: `$BT_CACHE`, else `bt_jax` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Returns the folder for downloads and compiled programs.
+
+    This is `$BT_CACHE` if set, else `bt_jax` in `$XDG_CACHE_HOME` or `~/.cache`."""
     if chosen := os.environ.get("BT_CACHE"):
         return pathlib.Path(chosen).expanduser()
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bt_jax"

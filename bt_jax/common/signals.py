@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next good moment."""
+"""Ctrl-C and SIGTERM as a request to stop at the next safe point."""
 
 import signal
 import types
@@ -10,8 +10,8 @@ class Interrupt:
     """The signal that asked the process to stop, if any.
 
     Args:
-      agree: for one of several processes, whether any of them was asked; all call it at the same steps. The signal
-        counts from the step on at which they agree.
+      agree: in a run of several processes, returns whether any process received a signal. All processes call it at the
+        same steps, and the signal takes effect at the step where they agree.
     """
 
     def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
@@ -22,13 +22,13 @@ class Interrupt:
         return self._agreed if self._agree else self.number is not None
 
     def synchronise(self) -> None:
-        """Once a step, where there are others."""
+        """Exchanges the request with the other processes, if there are any. Call it once a step."""
         if self._agree and not self._agreed:
             self._agreed = self._agree(self.number is not None)
 
     @property
     def status(self) -> int:
-        """The exit status that shells use for a process ended by this signal; SIGTERM's if another one received it."""
+        """The exit status that shells report for this signal; that of SIGTERM if another process received it."""
         return 128 + (self.number or signal.SIGTERM)
 
     def _receive(self, number: int, frame: types.FrameType | None) -> None:
@@ -40,7 +40,7 @@ class Interrupt:
 
 @contextmanager
 def catch_signals(agree: Callable[[bool], bool] | None = None) -> Iterator[Interrupt]:
-    """Collects SIGINT and SIGTERM while the block runs; `agree` as in `Interrupt`."""
+    """Catches SIGINT and SIGTERM while the block runs; `agree` as in `Interrupt`."""
     interrupt = Interrupt(agree)
     before = {number: signal.signal(number, interrupt._receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""Many processes as one run, on JAX's distributed runtime: how they find each other, wait, agree, and notice a loss."""
+"""Runs of several processes on JAX's distributed runtime: start, barriers, agreement, and loss of a process."""
 
 import collections
 import importlib.util
@@ -20,23 +20,24 @@ from jax.sharding import Mesh
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
 
-# EX_TEMPFAIL of sysexits.h: the same command, started again, may well succeed.
+# EX_TEMPFAIL of sysexits.h: the same command may succeed when started again.
 LOST_STATUS = 75
 
 
 def join(*, coordinator: str = "", processes: int | None = None, process: int | None = None, heartbeat: int) -> None:
-    """Makes this process one of several, if it is; before anything else asks for a device.
+    """Joins the other processes of the run, if there are any. Call it before anything uses a device.
 
-    With an address, it waits there for the others. Without, Cloud TPU, GKE, SLURM and Open MPI tell who they are.
+    With an address, the process waits there for the others. Without, it takes the address from Cloud TPU, GKE, SLURM or
+    Open MPI.
 
     Args:
       coordinator: HOST:PORT of process 0.
-      processes: their number; 1: this one is alone, whatever started it.
-      process: number of this one, from 0.
-      heartbeat: seconds without a sign of life after which a process counts as lost, and all others stop.
+      processes: the number of processes; 1: this process runs alone, whatever started it.
+      process: the index of this process, from 0.
+      heartbeat: seconds without a sign of life after which a process counts as lost and all others stop.
 
     Raises:
-      UsageError: flags that do not fit together, or the processes did not find each other.
+      UsageError: the flags are inconsistent, or the processes did not find each other.
     """
     if processes == 1:
         return
@@ -48,7 +49,7 @@ def join(*, coordinator: str = "", processes: int | None = None, process: int | 
     if missing and len(missing) < len(given):
         raise UsageError(
             f"{' and '.join(missing)} must be given too: a run of several processes needs --coordinator=HOST:PORT "
-            f"--processes=N --process=I, the same but for I, or a launcher that JAX knows"
+            f"--processes=N --process=I, equal but for I, or a launcher that JAX knows"
         )
     if processes is not None and process is not None:
         if processes < 1:
@@ -57,12 +58,12 @@ def join(*, coordinator: str = "", processes: int | None = None, process: int | 
             raise UsageError(f"--process is {process}: number the {processes} processes from 0 to {processes - 1}")
         if not coordinator.rpartition(":")[2].isdigit() or not coordinator.rpartition(":")[0]:
             raise UsageError(f"--coordinator is {coordinator!r}: use the HOST:PORT of process 0")
-    # A signal is agreed on by `StopAgreement`; JAX's own service would keep this process from ending by it before.
+    # `StopAgreement` handles signals; JAX's own service would keep this process from ending by one before the run.
     jax.config.update("jax_enable_preemption_service", False)
     seconds = max(60, 3 * heartbeat)
     try:
         if process is not None:
-            # JAX ends a process that waits in vain, and its message says nothing of the address.
+            # JAX ends a process whose wait times out, and its message does not mention the address.
             line = f"process {process} of {processes}: waiting for the others at {coordinator}, up to {seconds} s"
             print(line, file=sys.stderr, flush=True)
             if process:
@@ -83,7 +84,7 @@ def join(*, coordinator: str = "", processes: int | None = None, process: int | 
 
 
 def _wait_for_coordinator(address: str, seconds: float) -> None:
-    """Returns when process 0 listens; else raises the last error."""
+    """Returns when process 0 listens, or raises the last error after a timeout."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + seconds
     while True:
@@ -97,7 +98,9 @@ def _wait_for_coordinator(address: str, seconds: float) -> None:
 
 
 def _detect_launcher() -> str | None:
-    """Who started this process as one of several, as far as the surroundings tell; JAX asks it for the rest."""
+    """Returns the launcher that started this process as one of several, if the environment shows one.
+
+    JAX gets the address, the number of processes and the index from it."""
     if int(os.environ.get("SLURM_NTASKS") or 1) > 1 and "SLURM_PROCID" in os.environ:
         return "SLURM"
     if int(os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
@@ -109,35 +112,35 @@ def _detect_launcher() -> str | None:
 
 
 def is_distributed() -> bool:
-    """Whether there are other processes."""
+    """Returns whether there are other processes."""
     return jax.process_count() > 1
 
 
 def get_index() -> int:
-    """Of this process, from 0."""
+    """Returns the index of this process, from 0."""
     return jax.process_index()
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes for all."""
+    """Returns whether this is the process that writes for all."""
     return jax.process_index() == 0
 
 
 def say(line: str = "") -> None:
-    """Prints a line, once for all processes, and past a progress bar."""
+    """Prints a line, in the first process only and without breaking a progress bar."""
     if is_first():
         tqdm.tqdm.write(line)
         sys.stdout.flush()
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when all processes have come here, to the same words."""
+    """Returns when all processes have called it with the same text."""
     if is_distributed():
         multihost_utils.sync_global_devices(what)
 
 
 def intersect_flags(flags: np.ndarray) -> np.ndarray:
-    """Which of the flags, [N] bool, are set in every process. All processes must ask alike."""
+    """Returns which of the flags, [N] bool, are set in every process. All processes must call it."""
     if not is_distributed() or not len(flags):
         return flags
     gathered = np.asarray(multihost_utils.process_allgather(flags)).reshape(-1, len(flags))
@@ -145,15 +148,15 @@ def intersect_flags(flags: np.ndarray) -> np.ndarray:
 
 
 def broadcast_from_first(number: int) -> int:
-    """The number that the first process has."""
+    """Returns the number that the first process passes."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if is_distributed() else number
 
 
 class StopAgreement:
-    """Whether any process wishes to stop, learnt by all at the same step.
+    """Agreement of all processes, at the same step, on whether any of them is to stop.
 
-    Each call starts a sum over the devices of everybody's wish, and reads the sum that was started two calls ago, which
-    is done by then: nobody waits for it.
+    Each call starts a reduction of the requests over the devices and reads the one that was started two calls ago. That
+    one is complete by then, so no process waits.
     """
 
     _BEHIND = 2
@@ -164,17 +167,17 @@ class StopAgreement:
         self._started: collections.deque[jax.Array] = collections.deque()
 
     def __call__(self, wish: bool) -> bool:
-        """Called by all processes alike, once a step."""
+        """Returns whether any process asked to stop two calls ago. All processes call it once a step."""
         self._started.append(self._any(self._to_devices(np.full(self._devices, wish))))
         return len(self._started) > self._BEHIND and bool(self._started.popleft())
 
 
 def run_as_one(main: Callable[[], int | None]) -> int | None:
-    """Runs a command as one of several processes: whatever ends it, the others learn of it soon.
+    """Runs a command as one of several processes, so that the others soon notice when it ends.
 
-    A process that fails ends at once with one line: JAX would wait for all others at the exit, and these for it. Where
-    another one is gone, so does this one, with `LOST_STATUS`. One that is silent instead of gone, or the first one, may
-    be noticed by JAX itself, which then ends the process by SIGABRT (status 134) with a message of its own.
+    A process that fails ends at once with one line: at a regular exit, JAX would wait for all others, and these for it.
+    If another process is lost, this one ends with `LOST_STATUS`. If the first process is lost or a process hangs, JAX
+    itself may notice and end the process by SIGABRT (status 134) with a message of its own.
     """
     if not is_distributed():
         return main()
@@ -198,7 +201,7 @@ def run_as_one(main: Callable[[], int | None]) -> int | None:
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Whether an error is that of a collective operation or a barrier whose other end is gone."""
+    """Returns whether an error comes from a collective operation or a barrier after the loss of a process."""
     words = ("gloo", "connection closed", "connection reset", "nccl", "unavailable", "heartbeat", "barrier")
     return isinstance(error, RuntimeError | ValueError) and any(word in str(error).lower() for word in words)
 

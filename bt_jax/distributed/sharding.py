@@ -1,4 +1,4 @@
-"""How arrays lie on the devices of all hosts: one mesh, batches by rows, the state whole or divided by path."""
+"""Sharding over the devices of all hosts: one mesh, batches by row, the state replicated or divided by path."""
 
 import dataclasses
 import functools
@@ -16,33 +16,33 @@ DATA_AXIS = "data"
 
 
 def make_mesh() -> Mesh:
-    """All devices of all hosts in one row: data parallelism."""
+    """Makes a one-dimensional mesh of all devices of all hosts, for data parallelism."""
     return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def get_replicated_sharding(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding that keeps the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def get_batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis divided among the devices."""
+    """Returns the sharding that divides the first axis among the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def get_host_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """Which rows of a batch the devices of this host hold: their numbers, ascending.
+    """Returns the indices, ascending, of the rows of a batch that the devices of this host hold.
 
     Args:
       mesh: from `make_mesh`.
-      rows: of the batch over all hosts, a multiple of the devices.
+      rows: number of rows of the batch over all hosts, a multiple of the number of devices.
     """
     held = get_batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[index] for index in held]))
 
 
 def make_transfer(mesh: Mesh) -> Callable[[Any], Any]:
-    """From the rows that this host holds (`get_host_rows`), in trees of arrays, to arrays of all rows on the mesh."""
+    """Returns a function that maps trees with the rows of this host (`get_host_rows`) to global arrays on the mesh."""
     sharding = get_batch_sharding(mesh)
     if jax.process_count() == 1:
         return functools.partial(jax.device_put, device=sharding)
@@ -52,7 +52,7 @@ def make_transfer(mesh: Mesh) -> Callable[[Any], Any]:
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays whole on every device, wherever their parts are."""
+    """Replicates arrays on every device."""
     if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         return tree
     return _make_gather(mesh)(tree)
@@ -65,15 +65,15 @@ def _make_gather(mesh: Mesh) -> Callable[[Any], Any]:
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-    """Which parameters are divided among the devices, each with its moments and its average.
+    """Rules for the parameters that are divided among the devices, each with its moments and its average.
 
-    What is divided takes a share of each device's memory, and is gathered in every step. An array is divided along its
-    longest axis that the devices divide evenly; where there is none it stays whole.
+    A divided array takes a share of each device's memory and is gathered in every step. It is divided along the longest
+    axis whose length is a multiple of the number of devices; without such an axis it is replicated.
 
     Attributes:
-      pattern: regular expression, looked for in a parameter's path, such as `block_12/project/conv/kernel`; empty: all
-        are whole on every device.
-      least: values that an array must have: many small messages cost more time than they save memory.
+      pattern: regular expression, searched in a parameter's path, such as `block_12/project/conv/kernel`; empty: all
+        are replicated.
+      least: size from which an array is divided: many small messages cost more time than they save memory.
     """
 
     pattern: str = ""
@@ -86,7 +86,7 @@ class ShardingRules:
             raise UsageError(f"config.mesh.sharded is {self.pattern!r}, no regular expression: {error}") from error
 
     def make_shardings(self, state: Any, mesh: Mesh) -> Any:
-        """The sharding of every array of a training state, or of a tree of parameters."""
+        """Returns the sharding of every array of a training state or of a tree of parameters."""
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: NamedSharding(mesh, self._spec(get_path(path), leaf.shape, mesh.size)), state
         )
@@ -100,9 +100,9 @@ class ShardingRules:
 
 
 def get_path(path: tuple[Any, ...]) -> str:
-    """`stem/conv/kernel` of a parameter, of its moments and of its average, wherever they are in a state.
+    """Returns the path of the parameter that an array of a state belongs to, such as `stem/conv/kernel`.
 
-    Empty for what belongs to no parameter.
+    A parameter, its moments and its average have the same path. Arrays that belong to no parameter have an empty path.
     """
     names: list[str] = []
     for key in reversed(path):
@@ -113,7 +113,7 @@ def get_path(path: tuple[Any, ...]) -> str:
 
 
 def describe(state: Any, mesh: Mesh) -> str:
-    """How many devices and hosts there are, and what of a state on them is divided."""
+    """Describes the number of devices and hosts, and the memory of a state on each device."""
     leaves = jax.tree.leaves(state)
     total = sum(leaf.nbytes for leaf in leaves)
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
@@ -122,7 +122,7 @@ def describe(state: Any, mesh: Mesh) -> str:
 
 
 def place(state: Any, shardings: Any) -> Any:
-    """A state that every host has alike, on the devices as the shardings say."""
+    """Places a state that is equal on every host on the devices, with the given shardings."""
     if jax.process_count() == 1:
         return jax.device_put(state, shardings)
     return jax.tree.map(_place_leaf, state, shardings)

@@ -1,8 +1,8 @@
-"""Scores that count patients and not images: slices of one patient are right or wrong together.
+"""Scores by patient: slices of one patient are not independent.
 
-An interval that resamples images takes twenty slices of a patient for twenty independent answers, and is too narrow.
-Here patients are resampled, each with all its images (the cluster bootstrap; Field and Welsh 2007,
-doi:10.1111/j.1467-9868.2007.00593.x). Where patients are unknown the groups may be of images that look alike.
+An interval that resamples images treats twenty slices of a patient as twenty independent observations, so it is too
+narrow. This module resamples patients, each with all its images (the cluster bootstrap; Field and Welsh 2007,
+doi:10.1111/j.1467-9868.2007.00593.x). If the patients are unknown, the groups may be near-duplicate images instead.
 """
 
 import dataclasses
@@ -14,30 +14,30 @@ import numpy as np
 from bt_jax.metrics import confusion
 
 RESAMPLES = 2000
-_AT_ONCE = 100  # resamples; each is a row of counts as long as there are patients
+_AT_ONCE = 100  # resamples computed together; each is a row with a count for every patient
 
 
 @dataclasses.dataclass(frozen=True)
 class Patients:
-    """Which images are of one patient.
+    """The patient of each image.
 
     Attributes:
       groups: [N], equal for the images of a patient.
-      grouping: in words, where that is known from.
+      grouping: how the patients are known, as text.
     """
 
     groups: Sequence[str]
     grouping: str
 
     def select(self, rows: np.ndarray) -> "Patients":
-        """The images of a mask [N] bool."""
+        """Returns the patients of the images selected by a mask [N] bool."""
         return Patients([group for group, chosen in zip(self.groups, rows, strict=True) if chosen], self.grouping)
 
 
 def score(
     patients: Patients, *, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """The block `patients` of `metrics.json`; NaN where undefined.
+    """Computes the block `patients` of `metrics.json`. Undefined values are NaN.
 
     Args:
       patients: of the N images.
@@ -47,11 +47,11 @@ def score(
       seed: of the resamples.
 
     Returns:
-      `n` patients; `grouping`, in words; `several_labels`, the number of patients whose images differ in class, which
-      count for their most frequent one; `image_intervals` with the 95 % intervals of the `accuracy`, the `macro_f1` and
-      the `recall` of each class, over images, when patients are resampled; and `accuracy`, `accuracy_ci95`, `macro_f1`,
-      `macro_f1_ci95` of the patients themselves, each predicted from the mean of its images' probabilities. Intervals
-      need two patients.
+      `n`, the number of patients; `grouping`, as text; `several_labels`, the number of patients whose images differ in
+      class, which count for their most frequent class; `image_intervals` with the 95 % intervals of the `accuracy`, the
+      `macro_f1` and the `recall` of each class over images, with patients resampled; and `accuracy`, `accuracy_ci95`,
+      `macro_f1`, `macro_f1_ci95` over patients, each predicted from the mean probabilities of its images. Intervals
+      need at least two patients.
     """
     C = len(class_names)
     number_of = {group: i for i, group in enumerate(dict.fromkeys(patients.groups))}
@@ -84,7 +84,7 @@ def score(
 
 
 def _compute_intervals(matrices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """95 % intervals of accuracy [2], macro-F1 [2] and recall [2, C] when the P matrices [P, C, C] are resampled."""
+    """Computes 95 % intervals of accuracy [2], macro-F1 [2] and recall [2, C] by resampling P matrices [P, C, C]."""
     P, C, _ = matrices.shape
     if P < 2:
         return np.full(2, np.nan), np.full(2, np.nan), np.full((2, C), np.nan)
@@ -92,7 +92,7 @@ def _compute_intervals(matrices: np.ndarray, seed: int) -> tuple[np.ndarray, np.
     accuracy = np.concatenate([part.accuracy for part in found])  # [R]
     f1 = np.concatenate([part.macro(part.f1) for part in found])  # [R]
     recall = np.concatenate([part.recall for part in found])  # [R, C]
-    # A class may be absent from a resample; one without any image has no interval.
+    # A class may be absent from a resample. A class without images has no interval.
     present = ~np.isnan(recall).all(axis=0)
     limits = np.full((2, C), np.nan)
     limits[:, present] = np.nanpercentile(recall[:, present], (2.5, 97.5), axis=0)
@@ -100,7 +100,7 @@ def _compute_intervals(matrices: np.ndarray, seed: int) -> tuple[np.ndarray, np.
 
 
 def _resample(matrices: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Sums of P matrices drawn with replacement: parts [R, C, C] of `RESAMPLES` in all."""
+    """Yields sums of P matrices drawn with replacement, in parts [R, C, C]: `RESAMPLES` in all."""
     P, C, _ = matrices.shape
     rng = np.random.default_rng(seed)
     flat = matrices.reshape(P, C * C)

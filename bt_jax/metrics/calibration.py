@@ -1,8 +1,8 @@
-"""Probabilities that mean what they say: temperature scaling, what it is fitted on, and how far off they are.
+"""Calibration of probabilities: temperature scaling and the calibration error.
 
-A network's logits are divided by one number, the temperature, before they become probabilities (Guo et al. 2017,
-https://arxiv.org/abs/1706.04599). That changes how sure a model is and never what it predicts. A trained model's
-temperature lies in its workdir, in `calibration.json`.
+Temperature scaling divides a network's logits by one number before the softmax (Guo et al. 2017,
+https://arxiv.org/abs/1706.04599). It changes the confidence of a prediction and never the predicted class. The
+temperature of a trained model is in `calibration.json` in its workdir.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ FILE = "calibration.json"
 SCHEMA = 1
 BINS = 15  # Guo et al. 2017
 
-# A temperature beyond these is that of a network that has hardly learned, or of a handful of images.
+# A temperature beyond these limits comes from a network that has hardly learned, or from a handful of images.
 LOWEST, HIGHEST = 0.05, 20.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Temperature:
-    """What a model's logits are divided by.
+    """The number that a model's logits are divided by.
 
     Attributes:
-      value: above 0; above 1 it takes confidence away, below it adds some.
-      fitted_on: in words.
-      images: number of them.
-      step: of the checkpoint it was fitted for; None for the ensemble of a cross-validation.
+      value: above 0. A value above 1 lowers the confidence, a value below 1 raises it.
+      fitted_on: the data it was fitted on, as text.
+      images: the number of these images.
+      step: of the checkpoint that it was fitted for; None for the ensemble of a cross-validation.
     """
 
     value: float
@@ -43,13 +43,13 @@ class Temperature:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How probabilities came to be calibrated, for a report that compares before and after.
+    """How probabilities were calibrated, for a report that compares before and after.
 
     Attributes:
       uncalibrated: the probabilities before, [N, C].
-      temperature: None where several were used.
-      fitted_on: in words.
-      biased: whether the images reported on are those it was fitted on.
+      temperature: None if several were used.
+      fitted_on: the data it was fitted on, as text.
+      biased: whether the report is on the images that it was fitted on.
     """
 
     uncalibrated: np.ndarray
@@ -59,37 +59,37 @@ class Calibration:
 
 
 def softmax(logits: np.ndarray, temperature: float | np.ndarray = 1.0) -> np.ndarray:
-    """Probabilities [..., C] float64 of logits [..., C] divided by a temperature, or by one for each row [..., 1]."""
+    """Returns probabilities [..., C] float64 of logits [..., C] divided by a temperature, or one per row [..., 1]."""
     scaled = np.asarray(logits, np.float64) / temperature
     shifted = np.exp(scaled - scaled.max(-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)
 
 
 def fit(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the smallest cross-entropy, between `LOWEST` and `HIGHEST`.
+    """Returns the temperature between `LOWEST` and `HIGHEST` with the smallest cross-entropy.
 
-    The cross-entropy is convex in 1 / temperature, so its slope has one zero, which is found by bisection to the last
-    bit of a float64. Where no image is wrong there is none: the likelihood would grow without end as the temperature
-    falls, however few the images. Then nothing speaks for a change, and the temperature is 1; so it is without images.
+    The cross-entropy is convex in 1 / temperature, so its slope has one zero, which bisection finds to the last bit of
+    a float64. If all images are classified correctly, there is no zero: the likelihood grows without bound as the
+    temperature falls, however few the images. The temperature is then 1, as it is without images.
 
     Args:
       logits: [N, C] floats.
       labels: [N] integers, the true classes.
 
     Raises:
-      ValueError: logits that are not finite, or shapes that do not fit.
+      ValueError: the logits are not finite, or the shapes do not match.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {logits.shape} must be [N, C] and labels {labels.shape} [N]")
     if not np.isfinite(logits).all():
-        raise ValueError("logits that are not finite have no temperature")
+        raise ValueError("the logits are not finite")
     above_truth = logits - np.take_along_axis(logits, labels[:, None].astype(np.int64), 1)  # [N, C]
     if not (above_truth > 0).any():
         return 1.0
 
     def slope(inverse: float) -> float:
-        """Of the mean cross-entropy, by 1 / temperature."""
+        """Returns the derivative of the mean cross-entropy with respect to 1 / temperature."""
         return float((softmax(above_truth, 1 / inverse) * above_truth).sum(1).mean())
 
     low, high = math.log(1 / HIGHEST), math.log(1 / LOWEST)
@@ -113,10 +113,10 @@ def write(folder: files.Path, temperature: Temperature) -> None:
 
 
 def read(folder: files.Path, *, step: int | None = None) -> Temperature | None:
-    """The temperature of the model in a workdir, or None where there is none for the checkpoint of that step.
+    """Returns the temperature of the model in a workdir, or None if there is none for the checkpoint of that step.
 
     Raises:
-      UsageError: a file that is not what its name says.
+      UsageError: the file does not hold a temperature.
     """
     path = pathlib.Path(folder) / FILE
     if not path.exists():
@@ -130,7 +130,7 @@ def read(folder: files.Path, *, step: int | None = None) -> Temperature | None:
             step=content["step"],
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no temperature ({type(error).__name__}: {error}): remove it") from error
+        raise UsageError(f"{path} holds no temperature ({type(error).__name__}: {error}): remove it") from error
     if not (found.value > 0 and math.isfinite(found.value)):
         raise UsageError(f"{path} has the temperature {found.value}, which must be above 0: remove it")
     return found if found.step == step else None
@@ -139,7 +139,7 @@ def read(folder: files.Path, *, step: int | None = None) -> Temperature | None:
 def reliability_curve(
     labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence and accuracy of the prediction, in bins of equal width.
+    """Computes confidence and accuracy of the predictions in bins of equal width.
 
     Bin i holds the images whose largest probability lies in (i / bins, (i + 1) / bins].
 
@@ -149,8 +149,8 @@ def reliability_curve(
       bins: number of bins between 0 and 1.
 
     Returns:
-      Mean confidence [bins] and accuracy [bins] as float64, NaN where a bin is empty, and the number of images [bins]
-      as int64.
+      Mean confidence [bins] and accuracy [bins] as float64, NaN for an empty bin, and the number of images [bins] as
+      int64.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     confidence = probabilities.max(axis=1)
@@ -163,21 +163,21 @@ def reliability_curve(
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Mean distance of confidence and accuracy over the images, bin by bin; NaN without images."""
+    """Computes the mean distance between confidence and accuracy of bins, weighted by images; NaN without images."""
     confidence, accuracy, count = reliability_curve(labels, probabilities, bins)
     return float(np.nansum(count * abs(accuracy - confidence)) / count.sum()) if count.sum() else np.nan
 
 
 def estimate_error_if_calibrated(probabilities: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
-    """The expected calibration error that these probabilities show on average where they are right; NaN without images.
+    """Estimates the mean calibration error that correct probabilities like these would show; NaN without images.
 
-    It is not 0: in a bin of few images the accuracy differs from the confidence by chance. So an error no larger than
-    this says nothing against a model, and nothing smaller can be asked of as many images.
+    It is not 0: in a bin of few images the accuracy differs from the confidence by chance. A calibration error up to
+    this value is therefore no evidence of miscalibration.
 
     Args:
       probabilities: [N, C] floats.
       seed: of the draws.
-      draws: how often each prediction is drawn as right, with its confidence as the probability.
+      draws: number of simulations, in each of which a prediction is correct with its confidence as the probability.
     """
     if not len(probabilities):
         return np.nan
@@ -188,14 +188,14 @@ def estimate_error_if_calibrated(probabilities: np.ndarray, *, seed: int = 0, dr
 
 
 def _assign_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """The bin of each confidence [N]: i for (i / bins, (i + 1) / bins]."""
+    """Returns the bin of each confidence [N]: i for (i / bins, (i + 1) / bins]."""
     return np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1)
 
 
 def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean of -log of the probability of the true class, in nats; NaN without images.
+    """Returns the mean of -log of the probability of the true class, in nats; NaN without images.
 
-    As in scikit-learn: one probability that underflowed to 0 costs 36 nats and not an infinite mean.
+    As in scikit-learn, probabilities are clipped: one that underflowed to 0 costs 36 nats, not infinity.
     """
     likelihood = np.clip(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).eps, 1)
     return float(np.log(1 / likelihood).mean()) if len(labels) else np.nan

@@ -1,9 +1,9 @@
-"""The numbers of a scored split, from labels and probabilities with NumPy alone.
+"""Classification metrics of a split, computed from labels and probabilities with NumPy.
 
-What is undefined is None in dictionaries and NaN in arrays, never a made-up 0 or 1: recall, precision, F1, AUC and
-average precision of a class without images, specificity and AUC of a class that all images belong to, everything of an
-empty split. Precision of a class that has images and is never predicted is 0. Macro averages run over the classes that
-have images.
+Undefined values are None in dictionaries and NaN in arrays, never a placeholder of 0 or 1: recall, precision, F1, AUC
+and average precision of a class without images; specificity and AUC of a class that all images belong to; everything of
+an empty split. Precision is 0 for a class that has images and is never predicted. Macro averages are over the classes
+that have images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ BOOTSTRAP_RESAMPLES = 2000
 ROW_SUM_TOLERANCE = 0.01  # wide enough for bfloat16, narrow enough to notice logits
 SPECIFICITIES = {"sensitivity_at_specificity_90": 0.90, "sensitivity_at_specificity_95": 0.95}
 
-# The 95 % interval of an accuracy is up to .36 wide with 30 images, and no recall is known to .3 with 10. Resamples of
-# fewer than 10 patients are too much alike for an interval.
+# The 95 % interval of an accuracy is up to .36 wide with 30 images, and that of a recall wider than .3 with 10. With
+# fewer than 10 patients, resamples are too similar for an interval.
 FEW_IMAGES, FEW_OF_A_CLASS, FEW_PATIENTS = 30, 10, 10
 
 
@@ -37,31 +37,32 @@ def score(
     change: Calibration | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything `metrics.json` holds, as plain numbers, lists and dicts.
+    """Computes the content of `metrics.json` as plain numbers, lists and dicts.
 
     Args:
       split: name of the split, for the reader.
-      labels: [N] integers, the true classes. N = 0 is fine.
+      labels: [N] integers, the true classes. N may be 0.
       probabilities: [N, C] floats that sum to 1 along each row. The prediction is the first of the largest.
       class_names: C names in the order of the columns.
-      leaked: [N] bool, True for an image with a twin among the images the model was fitted or chosen on. None: no
-        image has one.
-      patients: which images are of one patient; None where that is not known.
-      change: what the probabilities were before their calibration; None: they are not calibrated.
+      leaked: [N] bool, True for an image with a near-duplicate among the images that the model was fitted or selected
+        on. None: no image has one.
+      patients: of the images; None if unknown.
+      change: how the probabilities were calibrated; None: they are not calibrated.
       seed: of the bootstrap behind the intervals.
 
     Returns:
       `schema`, `split`, `n`, `accuracy`, `accuracy_ci95` [low, high] (over images), `loss` (unweighted cross-entropy in
       nats), `macro_f1`, `macro_precision`, `macro_recall`, `macro_specificity`, `macro_auc`, `macro_average_precision`,
-      `macro_sensitivity_at_specificity_90` and `..._95`, `ece`, `ece_if_calibrated` (what it would be on average if the
-      probabilities were right), `confusion_matrix` (rows true), `per_class` {name:
-      precision, recall, f1, specificity, auc, average_precision, sensitivity_at_specificity_90 and ..._95, support},
+      `macro_sensitivity_at_specificity_90` and `..._95`, `ece`, `ece_if_calibrated` (its mean if the probabilities were
+      correct), `confusion_matrix` (rows true), `per_class` {name: precision,
+      recall, f1, specificity, auc, average_precision, sensitivity_at_specificity_90 and ..._95, support},
       `calibration` (null, or `temperature`, `fitted_on`, `biased`, and `ece` and `loss` as `ece_before`, `ece_after`,
       `loss_before`, `loss_after`), `patients` (null, or see `by_patient.score`); `caution` (null, or why the clean
-      images say little); and `subsets` with the same fields, but the caution, for the `clean` and the `leaked` images.
+      images do not suffice); and `subsets` with the same fields, except the caution, for the `clean` and the `leaked`
+      images.
 
     Raises:
-      ValueError: shapes that do not fit, labels out of range, values that are no probabilities.
+      ValueError: shapes do not match, labels are out of range, or values are not probabilities.
     """
     labels, probabilities = _check(labels, probabilities)
     if probabilities.shape[1] != len(class_names) or len(set(class_names)) != len(class_names):
@@ -94,7 +95,7 @@ def score(
 
 
 def describe_caution(result: Mapping[str, Any]) -> str | None:
-    """In words, why the clean images of a scored split say little or nothing; None where they are enough.
+    """Describes why the clean images of a split do not suffice for an estimate; returns None if they do.
 
     Args:
       result: `n`, `per_class` and `subsets`, of `score`.
@@ -104,20 +105,20 @@ def describe_caution(result: Mapping[str, Any]) -> str | None:
         return "There are no images: nothing was measured."
     if not clean["n"]:
         return (
-            f"No clean image is left: {'the only image has' if n == 1 else f'all {n} images have'} a twin among those "
-            f"the model has seen. The figures show what it remembers, not what it can do."
+            f"No clean image is left: {'the only image has' if n == 1 else f'all {n} images have'} a near-duplicate "
+            f"among the images that the model was trained on. The scores measure memory, not generalisation."
         )
     if clean["n"] < FEW_IMAGES:
         count = f"only {clean['n']} of {n} images {'is' if clean['n'] == 1 else 'are'} clean"
         if clean["n"] == n:
             count = f"there {'is only 1 image' if n == 1 else f'are only {n} images'}"
-        return f"{count[0].upper()}{count[1:]}: too few for the figures to mean anything."
+        return f"{count[0].upper()}{count[1:]}: too few for reliable scores."
     of_patients = clean["patients"]["n"] if clean["patients"] else FEW_PATIENTS
     if of_patients < FEW_PATIENTS:
         whose = f"{clean['n']} {'' if clean['n'] == n else 'clean '}images"
         return (
-            f"The {whose} are of only {of_patients} patient{'' if of_patients == 1 else 's'}: too few for the figures "
-            f"to mean anything."
+            f"The {whose} are of only {of_patients} patient{'' if of_patients == 1 else 's'}: "
+            "too few for reliable scores."
         )
     if clean["n"] == n:
         return None
@@ -129,7 +130,7 @@ def describe_caution(result: Mapping[str, Any]) -> str | None:
     ]
     if not scarce:
         return None
-    return f"Of the {clean['n']} clean images {', '.join(scarce)}: too few for these classes' figures to mean anything."
+    return f"Of the {clean['n']} clean images {', '.join(scarce)}: too few for reliable scores of these classes."
 
 
 def _check(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +186,7 @@ def _compute_measures(
 def _bootstrap_accuracy(accuracy: float, n: int, seed: int) -> tuple[float, float]:
     if not n:
         return np.nan, np.nan
-    # The number of right images in a resample of N with replacement is binomial: no need to draw the images.
+    # The number of correct images in a resample of N with replacement is binomial, so no images need to be drawn.
     resampled = np.random.default_rng(seed).binomial(n, accuracy, BOOTSTRAP_RESAMPLES) / n
     low, high = np.percentile(resampled, (2.5, 97.5))
     return float(low), float(high)

@@ -1,7 +1,7 @@
-"""What a confusion matrix says of each class, for one matrix or for many at once.
+"""Metrics of each class from a confusion matrix, for one matrix or for many at once.
 
-Undefined is NaN: recall, precision and F1 of a class without images, specificity of a class that all images belong to,
-the accuracy of no images. Precision of a class that has images and is never predicted is 0.
+Undefined values are NaN: recall, precision and F1 of a class without images, specificity of a class that all images
+belong to, accuracy without images. Precision is 0 for a class that has images and is never predicted.
 """
 
 from typing import NamedTuple
@@ -10,15 +10,15 @@ import numpy as np
 
 
 class Measures(NamedTuple):
-    """Of confusion matrices [..., C, C].
+    """Metrics of confusion matrices [..., C, C].
 
     Attributes:
       accuracy: [...].
-      precision: [..., C], as all that follow.
-      recall: share of the class's images that are found.
+      precision: [..., C], like all that follow.
+      recall: fraction of the images of the class that are predicted as it.
       f1: harmonic mean of precision and recall.
-      specificity: share of the other images that are not taken for the class.
-      support: images of the class.
+      specificity: fraction of the other images that are not predicted as the class.
+      support: number of images of the class.
     """
 
     accuracy: np.ndarray
@@ -29,18 +29,18 @@ class Measures(NamedTuple):
     support: np.ndarray
 
     def macro(self, values: np.ndarray) -> np.ndarray:
-        """Mean [...] of values [..., C] over the classes that have images; NaN without any, or where one is NaN."""
+        """Averages values [..., C] over the classes that have images; NaN if there are none or a value is NaN."""
         supported = self.support > 0
         return divide(np.where(supported, values, 0).sum(axis=-1), supported.sum(axis=-1))
 
 
 def count_confusions(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Images by true class and prediction: two [N] of integers -> [C true, C predicted] int64."""
+    """Counts images by true and predicted class: two arrays [N] of integers -> [C true, C predicted] int64."""
     return np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)
 
 
 def compute_measures(matrices: np.ndarray) -> Measures:
-    """Of one matrix [C true, C predicted] of counts, or of many [..., C, C]."""
+    """Computes the metrics of one matrix of counts [C true, C predicted] or of many [..., C, C]."""
     correct = matrices.diagonal(axis1=-2, axis2=-1)
     support, predicted = matrices.sum(axis=-1), matrices.sum(axis=-2)
     n = support.sum(axis=-1, keepdims=True)
@@ -56,6 +56,6 @@ def compute_measures(matrices: np.ndarray) -> Measures:
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray, undefined: float = np.nan) -> np.ndarray:
-    """Quotients as float64, `undefined` where the denominator is 0."""
+    """Divides in float64 and returns `undefined` where the denominator is 0."""
     quotients = np.full(np.shape(denominator), undefined)
     return np.divide(numerator, denominator, out=quotients, where=np.asarray(denominator) > 0)

@@ -1,16 +1,16 @@
-"""How well scores rank the images of a class above all others: ROC and precision-recall curves, and what lies on them.
+"""Ranking metrics of one class against the rest: ROC and precision-recall curves and their summaries.
 
-An image counts as found where its score reaches a threshold; images of equal score are found together.
+An image is predicted positive if its score reaches the threshold, so images with equal scores are treated alike.
 """
 
 import numpy as np
 
-# Of specificities computed from counts: 1 - 0.1 is not 0.9 to the last bit.
+# Tolerance for specificities computed from counts: 1 - 0.1 is not exactly 0.9.
 _ROUNDING = 1e-9
 
 
 def roc_curve(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates from (0, 0) to (1, 1), one point for each distinct score.
+    """Computes false and true positive rates from (0, 0) to (1, 1), one point for each distinct score.
 
     Args:
       is_positive: [N] bool.
@@ -20,7 +20,7 @@ def roc_curve(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, 
       False positive rates [K + 1] and true positive rates [K + 1] as float64, for K distinct scores.
 
     Raises:
-      ValueError: no positive or no negative image, or shapes that differ.
+      ValueError: there is no positive or no negative image, or the shapes differ.
     """
     is_positive, scores = _check(is_positive, scores)
     if is_positive.all() or not is_positive.any():
@@ -30,9 +30,9 @@ def roc_curve(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, 
 
 
 def area_under_roc(is_positive: np.ndarray, scores: np.ndarray) -> float:
-    """Probability that a positive [N] bool outranks a negative, a tie counting half; NaN without both kinds.
+    """Computes the probability that a positive outranks a negative, ties counting half; NaN without both kinds.
 
-    This is the Mann-Whitney U, from average ranks.
+    It is the Mann-Whitney U statistic from average ranks. Shapes as in `roc_curve`.
     """
     is_positive, scores = _check(is_positive, scores)
     positives = int(is_positive.sum())
@@ -46,10 +46,10 @@ def area_under_roc(is_positive: np.ndarray, scores: np.ndarray) -> float:
 
 
 def average_precision(is_positive: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the precision-recall curve as the sum of precision times gain in recall, threshold by threshold.
+    """Computes the area under the precision-recall curve: the sum over thresholds of precision times gain in recall.
 
-    Straight lines between the points would be too optimistic (Davis and Goadrich 2006, doi:10.1145/1143844.1143874).
-    NaN without positives; 1 where all are.
+    Linear interpolation would be too optimistic (Davis and Goadrich 2006, doi:10.1145/1143844.1143874). NaN without
+    positives; 1 if all images are positive.
     """
     is_positive, scores = _check(is_positive, scores)
     if not is_positive.any():
@@ -59,9 +59,9 @@ def average_precision(is_positive: np.ndarray, scores: np.ndarray) -> float:
 
 
 def sensitivity_at_specificity(is_positive: np.ndarray, scores: np.ndarray, *, specificity: float) -> float:
-    """The largest sensitivity among the thresholds with at least that specificity; NaN without both kinds of images.
+    """Returns the largest sensitivity at a threshold with at least that specificity; NaN without both kinds of images.
 
-    The threshold is chosen with the very images it is scored on, so on few images the result is optimistic.
+    The threshold is selected on the images that are scored, so the result is optimistic on few images.
     """
     is_positive, scores = _check(is_positive, scores)
     if is_positive.all() or not is_positive.any():
@@ -78,7 +78,7 @@ def _check(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _count_found(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives at each distinct score as the threshold, from the highest: two [K] of counts."""
+    """Counts true and false positives with each distinct score as the threshold, from the highest: two arrays [K]."""
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.append(np.diff(scores[order]) != 0, True)
     return np.cumsum(is_positive[order])[last_of_ties], np.cumsum(~is_positive[order])[last_of_ties]

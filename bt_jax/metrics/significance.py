@@ -1,26 +1,26 @@
-"""Whether one classifier is better than another on the same images, or only luckier."""
+"""Tests of whether the difference between two classifiers on the same images is due to chance."""
 
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-_DRAWS = 9999  # random divisions; the smallest p is 1 / (1 + draws)
+_DRAWS = 9999  # random sign patterns; the smallest p-value is 1 / (1 + draws)
 
 
 def mcnemar(ours: int, theirs: int) -> float:
-    """McNemar's test in its exact form (doi:10.1007/BF02295996): two-sided p of the images that one alone got right.
+    """Computes the two-sided p-value of McNemar's exact test (doi:10.1007/BF02295996).
 
-    If both were equally good, each of these images would be either's with probability 1/2: a binomial distribution.
+    Under the null hypothesis, each image that only one classifier got right is either's with probability 1/2.
 
     Args:
-      ours: images that one classifier got right and the other wrong.
-      theirs: the other way round.
+      ours: number of images that only the first classifier got right.
+      theirs: number of images that only the second classifier got right.
 
     Returns:
-      Twice the probability of so uneven a division or a more uneven one, at most 1; 1 where they never differ.
+      Twice the probability of a division at least as uneven, at most 1; 1 if the classifiers never differ.
     """
     n = ours + theirs
-    below, term = 0, 1  # whole numbers: exact also where 2^-n underflows
+    below, term = 0, 1  # integers: exact even if 2^-n underflows
     for k in range(min(ours, theirs) + 1):
         below += term
         term = term * (n - k) // (k + 1)
@@ -28,33 +28,34 @@ def mcnemar(ours: int, theirs: int) -> float:
 
 
 def combine_p_values(p_values: Sequence[float]) -> float:
-    """One p of several tests of the same hypothesis that may depend on each other: twice their median, at most 1.
+    """Combines the p-values of dependent tests of one hypothesis into twice their median, at most 1.
 
-    Valid under any dependence (Rueger's inequality; see Vovk and Wang, 2020, doi:10.1093/biomet/asaa027). One p stays.
+    This is valid under any dependence (Rueger's inequality; see Vovk and Wang, 2020, doi:10.1093/biomet/asaa027). A
+    single p-value is returned as it is.
     """
     if not p_values:
-        raise ValueError("no p to combine")
+        raise ValueError("no p-values to combine")
     return p_values[0] if len(p_values) == 1 else min(1.0, 2 * float(np.median(p_values)))
 
 
 def sign_flip_test(differences: Sequence[float], groups: Sequence[Hashable]) -> float:
-    """Two-sided p of the mean difference where images come in groups, such as the slices of a patient.
+    """Computes the two-sided p-value of the mean difference of grouped images, such as the slices of a patient.
 
-    Slices of a patient are right or wrong together, so they count as one: the signs of the groups' sums are drawn at
-    random (a randomisation test, Fisher 1935), which the null hypothesis makes as likely as the signs seen.
+    Slices of a patient are not independent, so each group counts once. Under the null hypothesis the sign of a group's
+    sum is random, so the test compares with random signs (a randomisation test, Fisher 1935).
 
     Args:
-      differences: [N], for each image how much more often the other classifier was right.
+      differences: [N], for each image how much more often the other classifier was correct.
       groups: [N].
 
     Returns:
-      The share of random signs with a sum as far from 0 as the one seen, which counts itself.
+      The fraction of random sign patterns with a sum at least as far from 0 as the observed one, which is included.
     """
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     rows = np.array([numbers[group] for group in groups], np.intp)
     sums = np.bincount(rows, np.asarray(differences, np.float64), minlength=len(numbers))
     sums = sums[sums != 0]
     signs = np.random.default_rng(0).integers(0, 2, (_DRAWS, len(sums)), dtype=np.int8) * 2 - 1
-    # Sums of whole differences divided by a number of seeds differ by more than rounding.
+    # The sums are multiples of 1 / (number of seeds), so distinct sums differ by more than the rounding error.
     extreme = np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9
     return (1 + int(extreme.sum())) / (1 + _DRAWS)

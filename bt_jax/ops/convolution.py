@@ -1,4 +1,4 @@
-"""Convolutions over all channels, on every platform as it is fastest there."""
+"""Convolutions over all channels, in the form that is fastest on each platform."""
 
 import functools
 import math
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from bt_jax.ops.depthwise import Padding
 from bt_jax.ops.pointwise import pointwise
 
-# Values of a patch up to which a CPU is faster with a product of patches: XLA runs such a convolution on one core.
+# The largest patch, in values, for which a product of patches is faster on a CPU: XLA uses one core for such a
+# convolution.
 SMALL_PATCH = 64
 
 
@@ -23,7 +24,7 @@ def convolution(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Paddin
       padding: rows and columns of zeros ((top, bottom), (left, right)).
 
     Returns:
-      [B, H', W', D] with H' = (H + top + bottom - K) // stride + 1, and W' alike.
+      [B, H', W', D] with H' = (H + top + bottom - K) // stride + 1, and W' likewise.
     """
     plain = functools.partial(convolve_natively, stride=stride, padding=padding)
     if math.prod(kernel.shape[:3]) > SMALL_PATCH:
@@ -33,7 +34,7 @@ def convolution(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Paddin
 
 
 def convolve_natively(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
-    """The convolution of XLA. Shapes as in `convolution`."""
+    """Computes the convolution with XLA's own operation. Shapes as in `convolution`."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -44,7 +45,9 @@ def convolve_natively(x: jax.Array, kernel: jax.Array, *, stride: int, padding: 
 
 
 def multiply_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
-    """The form for few input channels on a CPU: the patch of each output times a matrix. Shapes as in `convolution`."""
+    """Multiplies the patch of each output by a matrix: the form for few input channels on a CPU.
+
+    Shapes as in `convolution`."""
     size = kernel.shape[0]
     rows = (x.shape[1] + sum(padding[0]) - size) // stride + 1
     columns = (x.shape[2] + sum(padding[1]) - size) // stride + 1

@@ -1,9 +1,10 @@
 """Depthwise convolution that is fast on every platform.
 
-XLA's CPU backend runs a grouped convolution as a scalar loop, 10 to 30 times slower than need be (jax-ml/jax #23713,
-#13800, google/flax #4207). There the sum over the taps of (shifted, strided slice of the padded input) x (tap weights)
-fuses into one vectorised loop, and both gradients have a form of their own. On GPU and TPU the native convolution is
-right. `jax.lax.platform_dependent` picks inside one program, so the same program also exports for every platform.
+XLA's CPU backend runs a grouped convolution as a scalar loop, 10 to 30 times slower than necessary (jax-ml/jax #23713,
+#13800, google/flax #4207). On a CPU, this module sums (shifted, strided slice of the padded input) x (tap weights) over
+the taps instead, which fuses into one vectorised loop, and defines both gradients. On GPU and TPU it uses the native
+convolution. `jax.lax.platform_dependent` selects the form inside one program, so that program exports for every
+platform.
 """
 
 import functools
@@ -30,7 +31,7 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, paddi
       padding: rows and columns of zeros ((top, bottom), (left, right)).
 
     Returns:
-      [B, H', W', C] with H' = (H + top + bottom - K) // stride + 1, and W' alike.
+      [B, H', W', C] with H' = (H + top + bottom - K) // stride + 1, and W' likewise.
     """
     return jax.lax.platform_dependent(
         x,
@@ -41,7 +42,7 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, paddi
 
 
 def convolve_natively(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
-    """The grouped convolution of XLA. Shapes as in `depthwise_convolution`."""
+    """Computes the grouped convolution with XLA's own operation. Shapes as in `depthwise_convolution`."""
     return jax.lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
@@ -53,7 +54,9 @@ def convolve_natively(x: jax.Array, kernel: jax.Array, *, stride: int, padding: 
 
 
 def shift_and_add(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
-    """The form for the CPU, with its own gradients. Shapes as in `depthwise_convolution`."""
+    """Sums shifted products of the input: the form for the CPU, with custom gradients.
+
+    Shapes as in `depthwise_convolution`."""
     return _shift_and_add(x, kernel, stride, padding)
 
 
@@ -104,9 +107,10 @@ def _compute_input_gradient(
     padding: Padding,
     lengths: tuple[int, int],
 ) -> jax.Array:  # [B, H' + margins, W' + margins, C] -> [B, H, W, C]
-    """Each of the stride x stride phases of the input sees only every stride-th tap: they are computed apart.
+    """Computes the gradient of the input phase by phase.
 
-    A dilated array would spend most of its products on zeros (three quarters at stride 2).
+    Each of the stride x stride phases of the input meets only every stride-th tap. A dilated array would spend most of
+    its products on zeros (three quarters at stride 2).
     """
     size = kernel.shape[0]
     rows, columns = (-(-length // stride) for length in lengths)  # of a phase
@@ -129,7 +133,7 @@ def _compute_input_gradient(
 
 
 def _find_taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, int]]:
-    """The taps that reach the inputs at phase, phase + stride, ..., each with the output it takes the first one to.
+    """Lists the taps that meet the inputs at phase, phase + stride, ..., each with the output of the first such input.
 
     `low` is the number of zeros before the first input.
     """
@@ -137,7 +141,7 @@ def _find_taps(phase: int, low: int, size: int, stride: int) -> list[tuple[int, 
 
 
 def _compute_margins(low: int, size: int, stride: int, *, outputs: int, inputs: int) -> tuple[int, int]:
-    """Zeros needed before and after the gradient of the outputs so that all taps of all phases stay inside."""
+    """Computes the zeros needed before and after the gradient of the outputs so that all taps of all phases fit."""
     offsets = [offset for phase in range(stride) for _, offset in _find_taps(phase, low, size, stride)]
     return max(0, -min(offsets)), max(0, max(offsets) + -(-inputs // stride) - outputs)
 
@@ -155,10 +159,10 @@ def _sum_strips(
     stride: int,
     size: int,
 ) -> jax.Array:  # [B, H + padding, W + padding, C], [B, H' + margins, W' + margins, C] -> [K, K, C]
-    """Walks over the image in strips of rows with K x K accumulators of the strip's shape, which stay in cache.
+    """Sums over the image in strips of rows, with K x K accumulators of the strip's shape, which stay in cache.
 
-    As a plain reduction XLA reads the whole of both arrays once per tap with a strided scalar loop. At stride 1 columns
-    and channels are one axis, along which a tap is a shift: the inner loops are long, also where channels are few.
+    As a plain reduction XLA reads the whole of both arrays once per tap with a strided scalar loop. At stride 1,
+    columns and channels form one axis along which a tap is a shift, so the inner loops are long even with few channels.
     """
     batch, (rows, columns, channels) = padded.shape[0], shape
     dtype = jnp.promote_types(surrounded.dtype, jnp.float32)
@@ -193,7 +197,9 @@ def _sum_strips(
 def _make_kernel_gradient(
     origin: tuple[int, int], shape: tuple[int, int, int], stride: int, size: int
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """`_sum_strips` where each device walks over its own images; XLA would give all images to all for the loop."""
+    """Returns `_sum_strips` in a form where each device sums over its own images.
+
+    Without it, XLA would gather all images on all devices for the loop."""
 
     def walk(padded: jax.Array, surrounded: jax.Array) -> jax.Array:
         return _sum_strips(padded, surrounded, origin=origin, shape=shape, stride=stride, size=size)
@@ -214,7 +220,7 @@ def _make_kernel_gradient(
     divided = custom_partitioning(walk)
     divided.def_partition(partition=by_device, sharding_rule="b h w c, b i j d -> k l e", reduction_factors=("b",))
 
-    # What is divided so has neither rules for `vmap` nor derivatives of its own.
+    # A custom partitioning has neither a rule for `vmap` nor derivatives.
     mapped = jax.custom_batching.custom_vmap(divided)
 
     @mapped.def_vmap

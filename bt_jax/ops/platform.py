@@ -1,4 +1,4 @@
-"""Where an array is written to memory: what a CPU needs to be told."""
+"""Control over where XLA's CPU backend writes an array to memory."""
 
 from typing import TypeVar
 
@@ -9,12 +9,12 @@ _T = TypeVar("_T")
 
 
 def materialise(tree: _T) -> _T:
-    """The same arrays, on a CPU written to memory before anything reads them.
+    """Returns the same arrays, written to memory on a CPU before anything reads them.
 
     XLA's CPU backend repeats a chain of elementwise operations for each of its readers: inside reductions and
-    transposing copies, where it runs as scalar code, and per pixel for what is one value per channel. (An
-    `optimization_barrier` is gone before fusion.) A call that must not be inlined ends the chain and costs nothing.
-    Accelerators fuse such chains well and are left alone.
+    transposing copies, where it runs as scalar code, and at every pixel for values that are the same for a channel. (An
+    `optimization_barrier` is removed before fusion.) A call that must not be inlined ends the chain at no cost.
+    Accelerators fuse such chains well, so there this function does nothing.
     """
     return jax.lax.platform_dependent(tree, cpu=_call, default=_identity)
 

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 
 from bt_jax.ops.platform import materialise
 
-# Pixels of an image from which a product per image is faster than gating the whole array before one product.
+# The number of pixels of an image above which a product per image is faster than gating the array before one product.
 PIXELS_PER_PRODUCT = 900
 
 
 @jax.custom_vjp
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The product with a matrix at every pixel.
+    """Multiplies by a matrix at every pixel.
 
     Args:
       x: [..., C].
@@ -38,11 +38,11 @@ pointwise.defvjp(_forward, _backward)
 
 
 def gated_pointwise(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`pointwise(x * gate, kernel)` for a gate per image and channel, such as squeeze-and-excite's.
+    """Computes `pointwise(x * gate, kernel)` for a gate per image and channel, such as that of squeeze-and-excite.
 
-    On a CPU and large maps the gate goes into the matrix, one for each image, instead of over the pixels. The gradients
-    of these matrices, summed with the gates or with the kernel, are those of the kernel and of the gates, so that the
-    gated array is never made. On a TPU the gradient of the gated array is not kept either, but computed twice.
+    On a CPU and large maps, the gate is multiplied into the matrix, one matrix per image, instead of into the pixels.
+    The gradients of the kernel and of the gates follow from those of these matrices, so the gated array is never
+    stored. On a TPU, the gradient of the gated array is computed twice instead of stored.
 
     Args:
       x: [B, H, W, C].
@@ -62,11 +62,11 @@ def _gate_input(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def gated_pointwise_on_tpu(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The form for TPUs. Shapes as in `gated_pointwise`.
+    """Computes `gated_pointwise` in the form for TPUs.
 
-    The gate's gradient is a sum over pixels that the gradient of `x` waits for, so one product that serves both is
-    written to memory and read twice. Two products, each fused with what follows it, leave these passes out, and a TPU
-    has arithmetic to spare: B1's step moves a tenth less through the main memory.
+    The gradient of `x` depends on that of the gate, a sum over pixels, so a product that serves both is written to
+    memory and read twice. Two products, each fused with its consumer, avoid these passes, and a TPU has arithmetic to
+    spare: a training step of B1 moves a tenth less through the main memory.
     """
     return _gate_input(x, gate, kernel)
 
@@ -80,7 +80,7 @@ def _backward_twice(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[
     gate_gradient = (x * (gradient @ kernel.T)).astype(jnp.promote_types(x.dtype, jnp.float32)).sum((1, 2))
     gated = (x * gate[:, None, None, :]).reshape(-1, x.shape[-1])
     kernel_gradient = gated.T @ gradient.reshape(-1, gradient.shape[-1])
-    gradient, kernel = jax.lax.optimization_barrier((gradient, kernel))  # or both products become one again
+    gradient, kernel = jax.lax.optimization_barrier((gradient, kernel))  # else XLA merges both products
     return (gradient @ kernel.T) * gate[:, None, None, :], gate_gradient.astype(gate.dtype), kernel_gradient
 
 

@@ -9,10 +9,10 @@ _OFFSETS = tuple((row, column) for row in range(WINDOW) for column in range(WIND
 
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of each 2x2 square: [B, H, W, C] -> [B, H // 2, W // 2, C]. An odd last row or column is left out.
+    """Returns the maximum of each 2x2 square: [B, H, W, C] -> [B, H // 2, W // 2, C].
 
-    Values that share the first place share the gradient. The gradient of `jax.lax.reduce_window`, a scatter, takes a
-    CPU 25 times as long.
+    An odd last row or column is left out. Equal maxima share the gradient. The gradient of `jax.lax.reduce_window`, a
+    scatter, takes 25 times as long on a CPU.
     """
     squares = _split_into_squares(x)
     largest = squares[:, :, 0, :, 0]

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest, the one before, and their best. The only module that knows Orbax."""
+"""Checkpoints of a run: the latest two and the best. The only module that imports Orbax."""
 
 import contextlib
 import dataclasses
@@ -21,23 +21,23 @@ from bt_jax.workdir import checksums, remote
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
-# What a checkpoint holds besides the metadata; predictions read `evaluation` alone.
+# The parts of a checkpoint besides the metadata; predictions read only `evaluation`.
 EVALUATION, TRAINING = "evaluation", "training"
 
 _METADATA = "_CHECKPOINT_METADATA"
-_LATEST = 2  # kept: if one is damaged, the run goes on from the other
+_LATEST = 2  # kept, so that the run can resume from the other if one is damaged
 
 _policies = ocp.training.preservation_policies
 
 
 @dataclasses.dataclass
 class _Kept(_policies.PreservationPolicy):  # type: ignore[name-defined]
-    """Keeps the latest checkpoints, and the best one as known at each of them."""
+    """A policy that keeps the latest checkpoints, and the best one as of each of them."""
 
     best: dict[int, int | None] = dataclasses.field(default_factory=dict)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """One flag for each checkpoint."""
+        """Returns one flag for each checkpoint."""
         del context
         latest = sorted(info.step for info in checkpoints)[-_LATEST:]
         kept = {*latest, *(self.best.get(step) for step in latest)}
@@ -45,14 +45,15 @@ class _Kept(_policies.PreservationPolicy):  # type: ignore[name-defined]
 
 
 class Checkpoints:
-    """The checkpoints in a workdir. Each is written beside its place, renamed when complete, and sealed by checksums.
+    """The checkpoints in a workdir.
 
-    On opening, those that are not what was written are set aside, each with a warning; `damaged` has their steps. All
-    processes of a run call all methods, at the same steps.
+    Each is written under a temporary name, renamed when complete, and sealed by checksums. On opening, damaged
+    checkpoints are moved aside, each with a warning; `damaged` has their steps. All processes of a run call all methods
+    at the same steps.
 
     Args:
       workdir: of the run.
-      warn: called with a line for each checkpoint that is set aside.
+      warn: called with one line for each damaged checkpoint.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, warn: Callable[[str], None] = print):
@@ -71,37 +72,36 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Of the complete checkpoints, ascending."""
+        """The steps of the complete checkpoints, ascending."""
         self._wait()
         return [info.step for info in self._checkpointer.checkpoints]
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint."""
+        """The step of the newest complete checkpoint."""
         return max(self.steps, default=None)
 
     def save(
         self, step: int, *, evaluation: Any, training: Any, metadata: dict[str, Any], best_step: int | None
     ) -> None:
-        """Writes a checkpoint, then removes all but this one, the one before, and the best at either.
+        """Writes a checkpoint, then removes all but this one, the one before, and the best as of either.
 
-        A step already there stays. Returns as soon as the arrays are copied; the files are written while training goes
-        on.
+        An existing step is kept. Returns as soon as the arrays are copied; the files are written in the background.
 
         Args:
-          step: steps done.
+          step: number of steps done.
           evaluation: parameters and running statistics to predict with.
-          training: the rest of the state, nothing twice.
-          metadata: what JSON can hold.
-          best_step: the checkpoint to keep besides this one.
+          training: the rest of the state, without duplicates.
+          metadata: values that JSON can hold.
+          best_step: step of the checkpoint to keep besides this one.
 
         Raises:
-          UsageError: the checkpoint before could not be written, as to a full disk. What was complete then is intact.
+          UsageError: the previous checkpoint could not be written, for example to a full disk. Earlier ones are intact.
         """
         latest = self.latest_step  # after the save before this one, which needs its own best step
         self._kept.best[step] = best_step
         if step != latest:
-            # The next training step takes the arrays' memory.
+            # The next training step reuses the arrays' memory.
             content = _copied({EVALUATION: evaluation, TRAINING: _flatten_by_path(training)})
             self._saving = step
             with self._one_line_errors():
@@ -110,17 +110,17 @@ class Checkpoints:
                 )
 
     def seal_if_complete(self) -> None:
-        """Called after every step: seals the checkpoint being saved as soon as it is there, and returns at once."""
+        """Seals the checkpoint being saved if it is complete, and returns at once. Call it after every step."""
         if self._saving is not None and not self._checkpointer.is_saving_in_progress():
             self._seal()
 
     def read_metadata(self, step: int) -> dict[str, Any]:
-        """The metadata of a step."""
+        """Returns the metadata of a step."""
         self._wait()
         return dict(self._checkpointer.metadata(step).custom_metadata)
 
     def restore(self, step: int, *, evaluation: Any, training: Any) -> tuple[Any, Any]:
-        """Reads a step into arrays of the shapes, dtypes and shardings of the given (abstract) trees."""
+        """Reads a step into arrays with the shapes, dtypes and shardings of the given (abstract) trees."""
         self._wait()
         restored = self._checkpointer.load_checkpointables(
             step, {EVALUATION: evaluation, TRAINING: _flatten_by_path(training)}
@@ -128,8 +128,8 @@ class Checkpoints:
         return restored[EVALUATION], jax.tree.unflatten(jax.tree.structure(training), restored[TRAINING].values())
 
     def close(self) -> None:
-        """Waits for what is under way."""
-        if self._failure is not None:  # told already
+        """Waits for saves in progress and closes the checkpointer."""
+        if self._failure is not None:  # reported already
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
             return
@@ -139,7 +139,7 @@ class Checkpoints:
     def _wait(self) -> None:
         with self._one_line_errors():
             self._checkpointer.wait()
-            if self._response is not None:  # whose thread, with three files open, ends when it is asked for the result
+            if self._response is not None:  # its thread, with three open files, ends when the result is read
                 self._response.result()
                 self._response = None
         if self._saving is not None:
@@ -154,7 +154,7 @@ class Checkpoints:
     def _seal(self) -> None:
         step, self._saving = self._saving, None
         assert step is not None
-        if processes.is_first() and (self._folder / str(step)).exists():  # else its saving failed, which `wait` tells
+        if processes.is_first() and (self._folder / str(step)).exists():  # else the save failed, which `_wait` reports
             thread = threading.Thread(target=_seal, args=(self._folder / str(step),), daemon=True)
             thread.start()
             self._sealing = step, thread
@@ -176,7 +176,7 @@ class Checkpoints:
         kept = f"the last good one is of step {good[-1]}" if good else "there is none before it"
         raise UsageError(
             f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}); {kept}: "
-            f"make room, and the same command goes on from there"
+            f"free some space and run the same command to resume from there"
         ) from error
 
 
@@ -185,12 +185,12 @@ _copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def _seal(folder: epath.Path) -> None:
-    with contextlib.suppress(OSError):  # a full disk: what is missing is noticed by `_wait`
+    with contextlib.suppress(OSError):  # a full disk: `_wait` notices the missing list
         checksums.seal(folder)
 
 
 def _get_folder(workdir: str | os.PathLike[str]) -> epath.Path:
-    """Where the checkpoints of a workdir are: in it, or in the bucket that it is a copy of."""
+    """Returns the folder with the checkpoints of a workdir: in it, or in the bucket that it is a copy of."""
     return (remote.get_bucket(workdir) or epath.Path(workdir).absolute()) / FOLDER
 
 
@@ -201,7 +201,7 @@ def _list_steps(folder: epath.Path) -> list[int]:
 
 
 def _set_aside_if_damaged(folder: epath.Path, step: int, warn: Callable[[str], None]) -> bool:
-    """Moves a checkpoint out of the way if a file of it is not what was written; the first process moves it for all."""
+    """Moves a checkpoint aside if one of its files is damaged, in the first process, and returns whether it is."""
     path = folder / str(step)
     sealed, told = 1, ""
     if processes.is_first():
@@ -209,14 +209,14 @@ def _set_aside_if_damaged(folder: epath.Path, step: int, warn: Callable[[str], N
         told = (checksums.find_flaw(path) or "") if sealed else ""
     if not processes.broadcast_from_first(
         sealed
-    ):  # by a process that was killed in the moment before, or an older version
+    ):  # written by an older version, or by a process that was killed before it sealed the checkpoint
         told = _find_read_error(path)
         damaged = not processes.intersect_flags(np.array([not told]))[0]
     else:
         damaged = bool(processes.broadcast_from_first(int(bool(told))))
     if damaged and processes.is_first():
         aside = folder.parent / DAMAGED / str(step)
-        warn(f"warning: the checkpoint of step {step} is damaged ({told}): it is kept in {aside} and not used")
+        warn(f"warning: the checkpoint of step {step} is damaged ({told}): it was moved to {aside} and is not used")
         if aside.exists():
             aside.rmtree()
         aside.parent.mkdir(parents=True, exist_ok=True)
@@ -227,8 +227,8 @@ def _set_aside_if_damaged(folder: epath.Path, step: int, warn: Callable[[str], N
 
 
 def _find_read_error(path: epath.Path) -> str:
-    """Why a checkpoint without checksums cannot be read; empty if it can."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was written from
+    """Returns why a checkpoint without checksums cannot be read; empty if it can."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices it was written from
     try:
         dict(json.loads((path / _METADATA).read_text())["custom_metadata"])
         shapes = ocp.checkpointables_metadata(path).metadata
@@ -248,7 +248,7 @@ def _read_best_step(folder: epath.Path) -> int | None:
 
 
 def _flatten_by_path(tree: Any) -> dict[str, Any]:
-    """The leaves by their paths: Orbax takes time for every node, and a masked optimiser state has thousands."""
+    """Returns the leaves by path: Orbax takes time for every node, and a masked optimiser state has thousands."""
     return {
         f"{number:05d}{jax.tree_util.keystr(path)}": leaf
         for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree))
@@ -256,17 +256,17 @@ def _flatten_by_path(tree: Any) -> dict[str, Any]:
 
 
 def read_best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]:
-    """Step and metadata of the best checkpoint of a run, else of the latest where none was evaluated yet.
+    """Returns step and metadata of the best checkpoint of a run, or of the latest if none has been evaluated.
 
-    Damaged ones are passed over, with a warning.
+    Skips damaged checkpoints, with a warning.
 
     Raises:
-      UsageError: no run, or no checkpoint there that can be used.
+      UsageError: the folder holds no run or no usable checkpoint.
     """
     folder = _get_folder(workdir)
     steps = _list_steps(folder)
     if not steps:
-        raise UsageError(f"{str(workdir)!r} holds no checkpoint: give the workdir of a run that has saved one")
+        raise UsageError(f"{str(workdir)!r} holds no checkpoint: give the workdir of a run that saved one")
     for step in reversed(steps):
         latest = _read_intact_metadata(folder / str(step), parts=(_METADATA,))
         if latest is None:
@@ -275,36 +275,38 @@ def read_best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, 
         for chosen in (best, step):
             if chosen in steps and (metadata := _read_intact_metadata(folder / str(chosen))):
                 if (chosen, step) != (best, steps[-1]):
-                    line = f"warning: the best checkpoint in {workdir} is damaged or lost: using that of step {chosen}"
+                    line = (
+                        f"warning: the best checkpoint in {workdir} is damaged or missing: using that of step {chosen}"
+                    )
                     print(line, file=sys.stderr)
                 return chosen, metadata
-    raise UsageError(f"the checkpoints in {str(workdir)!r} are damaged: run the training again to mend them")
+    raise UsageError(f"the checkpoints in {str(workdir)!r} are damaged: run the training again to replace them")
 
 
 def _read_intact_metadata(folder: epath.Path, parts: Sequence[str] = (EVALUATION, _METADATA)) -> dict[str, Any] | None:
-    """The metadata of a checkpoint; None if what matters for predictions is damaged."""
+    """Returns the metadata of a checkpoint; None if a part needed for predictions is damaged."""
     if checksums.is_sealed(folder) and checksums.find_flaw(folder, parts=parts):
         return None
     return _read_metadata(folder)
 
 
 def _read_metadata(folder: epath.Path) -> dict[str, Any]:
-    """What was saved as metadata with the checkpoint in a folder."""
+    """Reads the metadata saved with the checkpoint in a folder."""
     try:
-        # Orbax keeps it as JSON, but on the way to it describes every array: half a second of the start of a command.
+        # The file is JSON. Orbax's own reader also describes every array, which takes half a second.
         return dict(json.loads((folder / _METADATA).read_text())["custom_metadata"])
     except (OSError, ValueError, KeyError, TypeError):  # another version of Orbax
         return dict(ocp.checkpointables_metadata(folder).custom_metadata)
 
 
 def restore_for_evaluation(workdir: str | os.PathLike[str], step: int, tree: Any) -> Any:
-    """The parameters and statistics to predict with, in the shapes, dtypes and shardings of an (abstract) tree."""
+    """Reads the parameters and statistics to predict with, as the shapes, dtypes and shardings of a tree say."""
     folder = _get_folder(workdir) / str(step)
     return ocp.load_checkpointables(folder, {EVALUATION: tree})[EVALUATION]
 
 
 def make_abstract(tree: Any, sharding: jax.sharding.Sharding | None = None) -> Any:
-    """Shapes and dtypes of a tree of arrays, with the sharding to restore them to: the given one or their own."""
+    """Returns shapes and dtypes of a tree of arrays, with the given sharding or, if None, their own."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or leaf.sharding), tree
     )

@@ -1,4 +1,4 @@
-"""Whether a folder holds the files that were written, each to the last byte: a list of checksums beside them."""
+"""Checksums of the files in a folder, to detect files that differ from what was written."""
 
 import json
 import zlib
@@ -12,7 +12,7 @@ _PART = 2**22  # bytes read at once
 
 
 def seal(folder: epath.Path) -> None:
-    """Lists size and CRC-32 of every file below a folder that is complete. Replaces the list at once."""
+    """Writes the list of size and CRC-32 of every file below a complete folder. Replaces the list atomically."""
     names = [name for name in _list_files(folder) if name != FILE]
     content = {"schema": 1, "files": {name: _compute_checksum(folder / name) for name in sorted(names)}}
     beside = folder.parent / f".{folder.name}.{FILE}"
@@ -21,16 +21,16 @@ def seal(folder: epath.Path) -> None:
 
 
 def is_sealed(folder: epath.Path) -> bool:
-    """Whether the folder has such a list."""
+    """Returns whether the folder has a list of checksums."""
     return (folder / FILE).exists()
 
 
 def find_flaw(folder: epath.Path, *, parts: Collection[str] = ()) -> str | None:
-    """What is wrong with a sealed folder, in words; None if every file is as it was.
+    """Describes the first file of a sealed folder that is missing or changed; returns None if there is none.
 
     Args:
-      folder: with a list.
-      parts: first parts of the paths to look at; empty: all.
+      folder: with a list of checksums.
+      parts: first parts of the paths to check; empty: all.
     """
     try:
         listed: dict[str, Any] = json.loads((folder / FILE).read_text())["files"]
@@ -41,7 +41,7 @@ def find_flaw(folder: epath.Path, *, parts: Collection[str] = ()) -> str | None:
             continue
         try:
             if _compute_checksum(folder / name) != expected:
-                return f"{name} is not what was written"
+                return f"{name} differs from what was written"
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:

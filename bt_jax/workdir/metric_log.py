@@ -1,4 +1,4 @@
-"""What a run logs while it trains: `metrics.jsonl`, and the same numbers as TensorBoard events."""
+"""The log of a training run: `metrics.jsonl`, and the same numbers as TensorBoard events."""
 
 import json
 import os
@@ -15,7 +15,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`, without a last line that was cut off by a kill."""
+    """Reads the rows of `metrics.jsonl`, without a last line that is incomplete after a kill."""
     path = workdir / METRICS_FILE
     rows = []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
@@ -25,13 +25,13 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-    """Appends rows. On opening, rows after `step` are cut off, since the run goes on from there."""
+    """A writer that appends rows. On opening, it removes rows after `step`, where the run resumes."""
 
     def __init__(self, workdir: pathlib.Path, *, step: int):
         rows = [row for row in read_metrics(workdir) if row["step"] <= step]
         path = workdir / METRICS_FILE
         files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        # The events are a copy of the rows: written anew, they hold nothing that the rows do not.
+        # The events are a copy of the rows. Writing them anew keeps both the same.
         shutil.rmtree(workdir / TENSORBOARD_FOLDER, ignore_errors=True)
         self._events = tensorboardX.SummaryWriter(str(workdir / TENSORBOARD_FOLDER))
         for row in rows:
@@ -39,7 +39,7 @@ class MetricsWriter:
         self._file = path.open("a")
 
     def write(self, *, step: int, epoch: float, stage: int, **scalars: float) -> None:
-        """Adds a row; what is not finite becomes null. Names such as `train/loss` go in as keywords."""
+        """Appends a row. Non-finite values become null. Names such as `train/loss` are passed as keywords."""
         row = files.make_json_safe({"step": step, "epoch": round(epoch, 4), "stage": stage, **scalars})
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
@@ -51,26 +51,26 @@ class MetricsWriter:
                 self._events.add_scalar(name, value, row["step"])
 
     def sync(self) -> None:
-        """Returns when the rows are on the disk."""
+        """Flushes the rows to the disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flushes and closes the files."""
         self._file.close()
         self._events.close()
 
 
 class NullMetricsWriter(MetricsWriter):
-    """Of the processes that leave writing to the first one."""
+    """A writer that does nothing, for all processes but the first."""
 
     def __init__(self) -> None:
         pass
 
     def write(self, *, step: int, epoch: float, stage: int, **scalars: float) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def sync(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""

@@ -1,7 +1,7 @@
-"""Workdirs in a bucket (`gs://bucket/run`): written here, where files can grow and be replaced, and copied there.
+"""Workdirs in a bucket (`gs://bucket/run`): a local copy, where files can be appended and replaced, and its upload.
 
-Checkpoints alone go there directly, from all hosts at once: see `checkpoint`. Needs `gcsfs`, or whatever `fsspec` asks
-for by the beginning of the path.
+Only checkpoints are written to the bucket directly, by all hosts at once: see `checkpoint`. Needs `gcsfs`, or the
+package that `fsspec` requires for the scheme of the path.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from etils import epath
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 
-_POINTER = "bucket"  # a file in the copy, which says of what it is one
+_POINTER = "bucket"  # a file in the copy that holds the address of the original
 _NOT_COPIED = {"checkpoints", "damaged_checkpoints", "lock", _POINTER}
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names a bucket."""
+    """Returns whether a path is in a bucket."""
     return "://" in str(path)
 
 
 def get_bucket(folder: str | os.PathLike[str]) -> epath.Path | None:
-    """The folder in a bucket that a local one is the copy of; None for any other."""
+    """Returns the folder in a bucket that a local folder is the copy of; None for other folders."""
     if is_remote(folder):
         return epath.Path(folder)
     path = pathlib.Path(folder)
@@ -37,11 +37,11 @@ def get_bucket(folder: str | os.PathLike[str]) -> epath.Path | None:
 
 
 class Mirror:
-    """A local copy of a workdir in a bucket, and what of it is there already.
+    """A local copy of a workdir in a bucket, with a record of what the bucket has already.
 
     Args:
       url: of the workdir.
-      process: number of the process, each of which has a copy of its own.
+      process: index of the process; each has its own copy.
     """
 
     def __init__(self, url: str, *, process: int = 0):
@@ -50,7 +50,7 @@ class Mirror:
         self._there: dict[str, tuple[int, int]] = {}
 
     def pull(self) -> pathlib.Path:
-        """Replaces the copy by what is in the bucket, without checkpoints; returns its folder.
+        """Replaces the copy with the content of the bucket, without checkpoints, and returns its folder.
 
         Raises:
           UsageError: the bucket cannot be read.
@@ -65,7 +65,7 @@ class Mirror:
         return self.folder
 
     def push(self) -> None:
-        """Copies to the bucket what has changed here, and removes there what is gone here.
+        """Copies changed files to the bucket, and deletes from the bucket the files that were deleted here.
 
         Raises:
           UsageError: the bucket cannot be written.
@@ -100,7 +100,7 @@ class Mirror:
                 (folder / path.name).write_bytes(path.read_bytes())
 
     def _list_local(self) -> dict[str, tuple[int, int]]:
-        """Size and time of change by path, of all files but those that are being written."""
+        """Returns size and modification time by path, of all files that are not being written."""
         found = {}
         for path in self.folder.rglob("*"):
             parts = path.relative_to(self.folder).parts

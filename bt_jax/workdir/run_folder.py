@@ -1,4 +1,4 @@
-"""What a run's folder says about the run: its configuration, the machine and the data, and where the time went."""
+"""The records in a run's folder: its configuration, the machine and the data, and the time of each phase."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ from bt_jax.distributed import processes
 from bt_jax.workdir import remote
 
 SCHEMA = 1
-# Fields that cannot change the result of a run: how often it logs and saves, and how it loads.
+# Fields that do not change the result of a run: how often it logs and saves, and how it loads.
 FREE_FIELDS = (
     "checkpoint.every_steps",
     "data.dir",
@@ -40,12 +40,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps another run from training in the same folder; the lock ends with the process, however that ends.
+    """Locks a folder against other runs. The lock ends with the process, however it ends.
 
-    Of several processes the first one holds it.
+    In a run of several processes, the first one holds the lock.
 
     Raises:
-      UsageError: another process holds it, or it is another folder than that of the first process.
+      UsageError: another process holds the lock, or this folder differs from that of the first process.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     if not processes.is_first():
@@ -66,7 +66,7 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as {"a.b": value}, with lists for tuples, as JSON gives them back."""
+    """Flattens nested dicts to {"a.b": value}, with lists in place of tuples, as JSON returns them."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -83,17 +83,17 @@ def write_config(
     defaults: Mapping[str, Any] = types.MappingProxyType({}),
     resuming: bool,
 ) -> None:
-    """Writes `config.json`; where a run is resumed, only if the one there is of the same run.
+    """Writes `config.json`. When resuming, first checks that the existing one is of the same run.
 
     Args:
       workdir: of the run.
       config: nested fields.
-      defaults: nested fields. One that either configuration lacks counts as being there with its default, so that a
-        run can be resumed that began before the field was there.
+      defaults: nested fields. A field that either configuration lacks has its default, so that a run that began before
+        the field existed can be resumed.
       resuming: whether the run has begun before.
 
     Raises:
-      UsageError: lists the fields in which a run that is to be resumed differs.
+      UsageError: the configuration of the run to resume differs; the message lists the fields.
     """
     path = workdir / "config.json"
     if resuming and path.exists():
@@ -110,7 +110,7 @@ def write_config(
 
 
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str]) -> str:
-    """In words, the fields of two flat configurations that are not the same, apart from those in `free`; else empty."""
+    """Describes the fields, except those in `free`, in which two flat configurations differ; empty if none."""
     return "; ".join(
         f"config.{field} was {before.get(field)!r} and is {now.get(field)!r}"
         for field in sorted(before.keys() | now.keys())
@@ -119,7 +119,7 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any], *, f
 
 
 def write_split(workdir: pathlib.Path, content: bytes, *, resuming: bool) -> None:
-    """Writes `split.csv`; where a run is resumed, only if the images and their split are those it began with.
+    """Writes `split.csv`. When resuming, checks that the images and their split are those of the first start.
 
     Args:
       workdir: of the run.
@@ -127,26 +127,26 @@ def write_split(workdir: pathlib.Path, content: bytes, *, resuming: bool) -> Non
       resuming: whether the run has begun before.
 
     Raises:
-      UsageError: they are not.
+      UsageError: they differ.
     """
     path = workdir / "split.csv"
     if not resuming or not path.exists():
         if processes.is_first():
             files.write_bytes(path, content)
     elif content != path.read_bytes():
-        raise UsageError(f"the images differ from those that {path} lists: use another --workdir, or the same data")
+        raise UsageError(f"the images differ from the list in {path}: use another --workdir, or the same data")
 
 
 @dataclasses.dataclass
 class RunRecord:
-    """`run.json`: versions, devices, origins, and seconds by phase, added up over restarts."""
+    """The content of `run.json`: versions, devices, provenance, and seconds by phase, summed over restarts."""
 
     path: pathlib.Path
     content: dict[str, Any]
 
     @classmethod
     def open(cls, workdir: pathlib.Path) -> "RunRecord":
-        """Goes on with the record in the folder, or begins one."""
+        """Opens the record in the folder, or creates one."""
         path = workdir / "run.json"
         content = (
             json.loads(path.read_text())
@@ -160,18 +160,18 @@ class RunRecord:
         return cls(path, content)
 
     def record_start(self, *, step: int, **facts: Any) -> None:
-        """Notes a start or a restart, and what it works on."""
+        """Records a start or restart, with facts about its data and model."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.content["starts"].append({"time": now, "step": step})
         self.content |= facts
         self.save()
 
     def record_first_step(self, seconds: float) -> None:
-        """Notes how long after its start a process had trained its first step."""
+        """Records the seconds from the start of the process to the end of its first training step."""
         self.content["starts"][-1]["first_step_s"] = round(seconds, 1)
 
     def get_provenance(self) -> dict[str, str]:
-        """What tells the run's images, weights and code from others, as far as it is known."""
+        """Returns what identifies the images, weights and code of the run, as far as it is known."""
         known = {
             "images and split, SHA-256": self.content.get("data", {}).get("sha256"),
             "weights, SHA-256": self.content.get("model", {}).get("weights_sha256"),
@@ -180,21 +180,21 @@ class RunRecord:
         return {what: value for what, value in known.items() if value}
 
     def get_total_seconds(self) -> float:
-        """Seconds from loading the data to now, over all restarts."""
+        """Returns the seconds spent on data and training so far, over all restarts."""
         return self.content["seconds"].get("data", 0.0) + sum(self.content["seconds_by_stage"].values())
 
     def add_seconds(self, phase: str, seconds: float) -> None:
-        """Adds time spent on a phase."""
+        """Adds seconds spent on a phase."""
         self.content["seconds"][phase] = self.content["seconds"].get(phase, 0.0) + seconds
 
     def add_stage_seconds(self, stage: int, seconds: float) -> None:
-        """Adds time spent on a stage: steps, evaluations, checkpoints, and waiting for its program."""
+        """Adds seconds spent on a stage: steps, evaluations, checkpoints, and waiting for compilation."""
         times = self.content["seconds_by_stage"]
         times[str(stage)] = times.get(str(stage), 0.0) + seconds
 
     @contextlib.contextmanager
     def time_phase(self, phase: str) -> Iterator[None]:
-        """Adds the time that the block takes."""
+        """Measures the block and adds its seconds to a phase."""
         begin = time.monotonic()
         try:
             yield
@@ -202,7 +202,7 @@ class RunRecord:
             self.add_seconds(phase, time.monotonic() - begin)
 
     def save(self) -> None:
-        """Replaces `run.json`; the first process does."""
+        """Writes `run.json`, in the first process only."""
         if not processes.is_first():
             return
         rounded = {
@@ -213,12 +213,12 @@ class RunRecord:
 
 
 def get_versions() -> dict[str, str]:
-    """Python and the packages that decide the result."""
+    """Returns the versions of Python and of the packages that affect the result."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
 def _describe_commit() -> str | None:
-    """The commit of the checkout this package lies in, with `+` where files differ from it; None outside of git."""
+    """Returns the commit of this checkout, with `+` if files differ from it; None outside of git."""
     folder = pathlib.Path(__file__).parent
     try:
         described = subprocess.run(

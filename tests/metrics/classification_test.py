@@ -308,8 +308,8 @@ def test_calibration_is_told_before_and_after_in_each_subset() -> None:
         (29, 0, "There are only 29 images: too few"),
         (200, 196, "Only 4 of 200 images are clean: too few"),
         (200, 199, "Only 1 of 200 images is clean: too few"),
-        (200, 200, "No clean image is left: all 200 images have a twin"),
-        (1, 1, "No clean image is left: the only image has a twin"),
+        (200, 200, "No clean image is left: all 200 images have a near-duplicate"),
+        (1, 1, "No clean image is left: the only image has a near-duplicate"),
     ],
 )
 def test_caution_says_when_the_clean_images_are_too_few(n: int, leaked: int, words: str | None) -> None:

@@ -161,7 +161,7 @@ def test_a_checkpoint_damaged_in_any_file_is_set_aside_and_the_one_before_is_use
     assert checkpoints.latest_step == 30 and checkpoints.damaged == (40,)
     aside = copied / checkpoint.DAMAGED / "40"
     (warning,) = warnings
-    assert warning.startswith("warning: the checkpoint of step 40 is damaged (") and f"is kept in {aside}" in warning
+    assert warning.startswith("warning: the checkpoint of step 40 is damaged (") and f"was moved to {aside}" in warning
     assert aside.is_dir()
     save(checkpoints, 40, best=20, again=True)  # its step can be saved anew
     assert checkpoints.latest_step == 40 and "again" in checkpoints.read_metadata(40)["progress"]
@@ -186,7 +186,7 @@ def test_predictions_pass_over_what_is_damaged_and_say_so(copied, capsys):
     manifest = folder / "20" / "evaluation" / "manifest.ocdbt"
     manifest.write_bytes(manifest.read_bytes()[:-1])
     assert checkpoint.read_best_metadata(copied)[0] == 40  # the latest in the place of the best
-    told = f"warning: the best checkpoint in {copied} is damaged or lost: using that of step 40\n"
+    told = f"warning: the best checkpoint in {copied} is damaged or missing: using that of step 40\n"
     assert capsys.readouterr().err == told
     shutil.rmtree(folder / "20")
     (folder / "40" / "_CHECKPOINT_METADATA").write_text("{")

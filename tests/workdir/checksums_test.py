@@ -30,9 +30,9 @@ def test_what_is_as_it_was_has_no_flaw(folder):
 @pytest.mark.parametrize(
     ("name", "content", "flaw"),
     [
-        ("a/two", b"23", "a/two is not what was written"),
-        ("a/two", b"2", "a/two is not what was written"),
-        ("a/deep/empty", b"x", "a/deep/empty is not what was written"),
+        ("a/two", b"23", "a/two differs from what was written"),
+        ("a/two", b"2", "a/two differs from what was written"),
+        ("a/deep/empty", b"x", "a/deep/empty differs from what was written"),
         ("one", None, "one is missing"),
         (checksums.FILE, b"{", "checksums.json cannot be read"),
     ],

@@ -135,7 +135,7 @@ def test_split_table(tmp_path):
 def test_changed_images_are_refused_when_resuming(tmp_path, rows):
     run_folder.write_split(tmp_path, table(ROWS), resuming=False)
     before = (tmp_path / "split.csv").read_bytes()
-    with pytest.raises(UsageError, match=r"the images differ from those that .*split\.csv lists"):
+    with pytest.raises(UsageError, match=r"the images differ from the list in .*split\.csv"):
         run_folder.write_split(tmp_path, table(rows), resuming=True)
     assert (tmp_path / "split.csv").read_bytes() == before
     run_folder.write_split(tmp_path, table(rows), resuming=False)
