@@ -1,6 +1,6 @@
-"""What the launchers share: options, commands that are printed as they run, one clear line for what is wrong.
+"""What the launchers share: options, commands that are printed as they run, and one clear line for a mistake.
 
-The launchers need nothing but Python's own library, so that they start from a fresh checkout.
+The launchers need only Python's standard library, so they start from a fresh checkout.
 """
 
 import argparse
@@ -14,12 +14,12 @@ from typing import NoReturn
 from bt_jax.common.errors import UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent  # of the checkout
-# After these a launcher's options are flags of bt_jax.main.
+# Options with these names are flags of bt_jax.main.
 _OF_MAIN = ("--config", "--workdir")
 
 
 class Options(argparse.ArgumentParser):
-    """Options of a launcher; a mistake in them is a `UsageError`."""
+    """The options of a launcher. A mistake in them raises `UsageError`."""
 
     def __init__(self, description: str, *, command: str):
         super().__init__(
@@ -31,17 +31,17 @@ class Options(argparse.ArgumentParser):
         self.add_argument("--dry-run", action="store_true", help="print every command, run none")
 
     def error(self, message: str) -> NoReturn:
-        """As `argparse` wants it."""
+        """Raises the error; `argparse` calls this method."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A launcher's own arguments, and the flags of `bt_jax.main`.
+    """Splits arguments into those of a launcher and the flags of `bt_jax.main`.
 
-    The latter are `--config...` and `--workdir=...` anywhere, and all that follows a bare `--`.
+    The latter are `--config...` and `--workdir=...` anywhere, and all arguments after a bare `--`.
 
     Raises:
-      UsageError: one of them is written as two words, whose second would be lost.
+      UsageError: a flag of `bt_jax.main` has no `=VALUE`.
     """
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     own: list[str] = []
@@ -55,45 +55,45 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def get_value(flags: Sequence[str], name: str) -> str | None:
-    """The last value of a flag such as `--workdir=VALUE`."""
+    """Returns the last value of a flag such as `--workdir=VALUE`."""
     values = [flag.partition("=")[2] for flag in flags if flag.split("=")[0] == name]
     return values[-1] if values else None
 
 
 def require_config(flags: Sequence[str]) -> None:
-    """Refuses to start anything for a run that cannot start.
+    """Checks that there is a configuration, before anything is started.
 
     Raises:
-      UsageError: there is no `--config=FILE`.
+      UsageError: `--config=FILE` is missing.
     """
     if not get_value(flags, "--config"):
         raise UsageError("--config is missing: name a configuration, such as --config=configs/effnet.py")
 
 
 class Shell:
-    """Runs commands and prints them; a dry run only prints."""
+    """A runner that prints every command before it runs it; a dry run only prints."""
 
     def __init__(self, *, dry_run: bool):
         self.dry_run = dry_run
 
     def run(self, *command: str, stdin: str | None = None) -> None:
-        """Runs a command to its end.
+        """Runs a command and waits for it.
 
         Raises:
-          UsageError: it is not installed, or it failed; what it said stands above.
+          UsageError: the command is not installed, or it failed; its own output is above.
         """
         if status := self.status(*command, stdin=stdin):
             raise UsageError(f"{shlex.join(command[:4])} ... failed with status {status}: see above")
 
     def status(self, *command: str, stdin: str | None = None) -> int:
-        """Runs a command and gives its exit status, that of a dry run being 0."""
+        """Runs a command and returns its exit status; 0 in a dry run."""
         self.say(f"+ {shlex.join(command)}")
         if self.dry_run:
             return 0
         return _run(command, stdin=stdin, capture=False).returncode
 
     def ask(self, *command: str) -> tuple[int, str, str]:
-        """Exit status, output and errors of a command that only looks; a dry run finds that there is nothing."""
+        """Returns exit status, output and errors of a command that changes nothing; a dry run finds nothing."""
         if self.dry_run:
             self.say(f"+ {shlex.join(command)}")
             return 1, "", "NOT_FOUND"
@@ -114,7 +114,7 @@ def _run(command: Sequence[str], *, stdin: str | None, capture: bool) -> subproc
 
 
 def run_launcher(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Exits with what `main` returns for the command line, or with 2 after one line for a mistake."""
+    """Exits with the return value of `main` for the command line, or with 2 after one line for a mistake."""
     try:
         status = main(sys.argv[1:])
     except (UsageError, OSError) as error:

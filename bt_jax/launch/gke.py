@@ -6,10 +6,10 @@
     ./launch.sh gke logs NAME
     ./launch.sh gke delete NAME
 
-`print` writes the manifest, `apply` hands it to kubectl, and `--build` makes and pushes the image first, with docker.
+`print` writes the manifest, `apply` passes it to kubectl, and `--build` first builds and pushes the image with docker.
 The cluster needs the JobSet controller, a node pool of the type and topology and, for --data, the Cloud Storage FUSE
-driver; --account is a Kubernetes service account that may use the buckets. Pods of a spot slice that is taken away save
-within their grace period, and JobSet starts all of them again, which go on from there.
+driver. --account is a Kubernetes service account with access to the buckets. When a spot slice is preempted, its pods
+save within their grace period. JobSet restarts all pods, and they resume from there.
 """
 
 import argparse
@@ -22,26 +22,26 @@ from typing import Any
 from bt_jax.common.errors import UsageError
 from bt_jax.launch import commands
 
-# Label of the nodes, and most chips of a machine: https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
+# Label of the nodes, and maximum chips of a machine: https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
 _TYPES = {
     "v4": ("tpu-v4-podslice", 4),
     "v5e": ("tpu-v5-lite-podslice", 8),
     "v5p": ("tpu-v5p-slice", 4),
     "v6e": ("tpu-v6e-slice", 8),
 }
-_CHIPS_OF_A_HOST = 4  # of several; a machine with 8 chips has no neighbours
-_SPOT_GRACE, _GRACE = 25, 120  # seconds; a node that is taken away gives its pods 25
+_CHIPS_OF_A_HOST = 4  # in a slice of several machines; a machine with 8 chips is a slice of its own
+_SPOT_GRACE, _GRACE = 25, 120  # seconds; a preempted node gives its pods 25
 _MOUNT = "/data"
-_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # JobSet makes host names of it
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # JobSet makes host names from it
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Dispatches to an action."""
+    """Runs an action."""
     own, flags = commands.split_flags(arguments)
     options = _make_parser().parse_args(own)
     shell = commands.Shell(dry_run=options.dry_run)
     if not _NAME.fullmatch(options.name):
-        raise UsageError(f"{options.name!r} is no name: use at most 40 small letters, digits and hyphens")
+        raise UsageError(f"{options.name!r} is not a valid name: use at most 40 lower-case letters, digits and hyphens")
     where = [f"--namespace={options.namespace}"]
     if options.action == "logs":
         first = f"jobset.sigs.k8s.io/jobset-name={options.name},batch.kubernetes.io/job-completion-index=0"
@@ -61,18 +61,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def _make_parser() -> commands.Options:
     parser = commands.Options(__doc__ or "", command="gke")
-    parser.add_argument("action", choices=("print", "apply", "logs", "delete"), help="what to do")
-    parser.add_argument("name", help="of the JobSet")
-    parser.add_argument("--namespace", default="default", help="of the cluster")
-    parser.add_argument("--image", help="with this checkout installed, see bt_jax/launch/Dockerfile")
+    parser.add_argument("action", choices=("print", "apply", "logs", "delete"), help="action to run")
+    parser.add_argument("name", help="name of the JobSet")
+    parser.add_argument("--namespace", default="default", help="namespace of the cluster (default: default)")
+    parser.add_argument("--image", help="image with this checkout installed, see bt_jax/launch/Dockerfile")
     parser.add_argument("--build", action="store_true", help="build the image and push it first")
-    parser.add_argument("--type", choices=tuple(_TYPES), help="of the TPU")
-    parser.add_argument("--topology", help="of the slice, such as 2x4 or 2x2x2")
-    parser.add_argument("--chips-per-host", type=int, help="default: 4, or all chips of a smaller slice")
-    parser.add_argument("--spot", action="store_true", help="on spot nodes")
-    parser.add_argument("--account", help="service account of the pods")
-    parser.add_argument("--data", help="gs://BUCKET/FOLDER, seen by the pods as a folder")
-    parser.add_argument("--restarts", type=int, default=20, help="of the whole JobSet; default 20")
+    parser.add_argument("--type", choices=tuple(_TYPES), help="type of the TPU")
+    parser.add_argument("--topology", help="topology of the slice, such as 2x4 or 2x2x2")
+    parser.add_argument(
+        "--chips-per-host", type=int, help="chips of each machine (default: 4, or all of a smaller slice)"
+    )
+    parser.add_argument("--spot", action="store_true", help="use spot nodes")
+    parser.add_argument("--account", help="Kubernetes service account of the pods")
+    parser.add_argument("--data", help="gs://BUCKET/FOLDER, mounted in the pods as a folder")
+    parser.add_argument("--restarts", type=int, default=20, help="maximum restarts of the JobSet (default: 20)")
     return parser
 
 
@@ -83,7 +85,7 @@ def _check_and_make_manifest(options: argparse.Namespace, flags: list[str]) -> d
             raise UsageError(f"--{name} is missing (see ./launch.sh gke --help)")
     workdir = commands.get_value(flags, "--workdir") or ""
     if not workdir.startswith("gs://"):
-        raise UsageError(f"--workdir is {workdir!r}, which ends with the pods: use --workdir=gs://BUCKET/FOLDER")
+        raise UsageError(f"--workdir is {workdir!r}, which is lost with the pods: use --workdir=gs://BUCKET/FOLDER")
     if options.data and not re.fullmatch(r"gs://[^/]+(/.*)?", options.data):
         raise UsageError(f"--data is {options.data!r}: use gs://BUCKET/FOLDER")
     return make_manifest(
@@ -102,15 +104,15 @@ def _check_and_make_manifest(options: argparse.Namespace, flags: list[str]) -> d
 
 
 def count_hosts(kind: str, topology: str, chips_per_host: int | None) -> tuple[int, int]:
-    """Machines of a slice, and chips of each.
+    """Returns the number of machines of a slice and the chips of each.
 
     Args:
       kind: such as v5e.
       topology: chips along each axis, such as 2x4.
-      chips_per_host: None: 4, or all of a smaller slice.
+      chips_per_host: None: 4, or all chips of a smaller slice.
 
     Raises:
-      UsageError: there is no such topology, or it does not divide into such machines.
+      UsageError: the topology is malformed, or its chips cannot be divided into such machines.
     """
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(x[1-9]\d*)?", topology):
         raise UsageError(f"--topology is {topology!r}: use the chips along each axis, such as 2x4")
@@ -136,7 +138,7 @@ def make_manifest(
     data: str | None,
     restarts: int,
 ) -> dict[str, Any]:
-    """The JobSet: one job, with a pod for each machine of a slice; when a pod fails, all start again.
+    """Makes the JobSet: one job with a pod for each machine of a slice. When a pod fails, all are restarted.
 
     The arguments are those of the command line.
     """
@@ -145,7 +147,7 @@ def make_manifest(
         "name": "bt-jax",
         "image": image,
         "args": [*flags, *([f"--config.data.dir={_MOUNT}"] if data else [])],
-        "ports": [{"containerPort": 8471}, {"containerPort": 8482}],  # of the TPU's runtime, and of JAX's coordinator
+        "ports": [{"containerPort": 8471}, {"containerPort": 8482}],  # of the TPU runtime and of JAX's coordinator
         "resources": {"requests": {"google.com/tpu": chips}, "limits": {"google.com/tpu": chips}},
     }
     pod: dict[str, Any] = {
@@ -186,7 +188,7 @@ def make_manifest(
 
 
 def _make_bucket_volume(url: str) -> dict[str, Any]:
-    """A volume of the Cloud Storage FUSE driver that shows one folder of a bucket."""
+    """Makes a volume of the Cloud Storage FUSE driver with one folder of a bucket."""
     bucket, _, folder = url.removeprefix("gs://").rstrip("/").partition("/")
     options = ["implicit-dirs", *([f"only-dir={folder}"] if folder else [])]
     attributes = {"bucketName": bucket, "mountOptions": ",".join(options)}
@@ -194,7 +196,7 @@ def _make_bucket_volume(url: str) -> dict[str, Any]:
 
 
 def format_yaml(content: Any, indent: str = "") -> str:
-    """Nested dicts and lists of strings, numbers and truth values as YAML, strings quoted as JSON quotes them."""
+    """Formats nested dicts and lists of strings, numbers and booleans as YAML, with strings quoted as in JSON."""
     if isinstance(content, Mapping):
         return "".join(f"{indent}{key}:{_format_below(value, indent)}" for key, value in content.items())
     return "".join(f"{indent}- {_format_item(value, indent)}" for value in content)

@@ -1,11 +1,11 @@
-"""Runs bt_jax.main as N processes on this machine, as N hosts would: a rehearsal for many of them.
+"""Runs bt_jax.main as N processes on this machine, to rehearse a run on N hosts.
 
     ./launch.sh multihost 2 --config=configs/cnn.py:demo --workdir=runs/two
     ./launch.sh multihost 4 --dry-run --config=configs/cnn.py:demo
 
-They compute on the CPU, unless $JAX_PLATFORMS says otherwise. The first one speaks as usual, lines of the others begin
-with their number. When one fails, the others are stopped; Ctrl-C and SIGTERM go to all of them, which save and leave,
-and the same command goes on from there.
+The processes compute on the CPU unless $JAX_PLATFORMS is set. The first process prints as usual; lines of the others
+begin with their index. When one fails, the others are stopped. Ctrl-C and SIGTERM go to all processes, which save and
+exit. The same command resumes the run.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from bt_jax.launch import commands
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
-MOST = 64  # processes: each takes gigabytes
+MOST = 64  # processes; each takes gigabytes
 _POLL_SECONDS = 0.05
-# Becomes a process that is killed when its parent dies, in an interpreter of its own: done between fork and exec it
-# could meet a lock that is held by a thread which is not there. 1 is PR_SET_PDEATHSIG of linux/prctl.h.
+# Asks for a kill when the parent dies, then executes the command. It runs in its own interpreter: between fork and
+# exec, it could wait for a lock of a thread that the fork did not copy. 1 is PR_SET_PDEATHSIG of linux/prctl.h.
 _BOUND = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -42,16 +42,16 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Starts the processes and returns their status."""
+    """Starts the processes and returns their exit status."""
     own, flags = commands.split_flags(arguments)
     parser = commands.Options(__doc__ or "", command="multihost")
-    parser.add_argument("processes", type=_parse_count, metavar="N", help="processes to start")
+    parser.add_argument("processes", type=_parse_count, metavar="N", help="number of processes")
     parser.add_argument(
         "--grace",
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="for the others to leave when one did",
+        help="time for the others to exit after one did (default: 30)",
     )
     options = parser.parse_args(own)
     commands.require_config(flags)
@@ -73,7 +73,7 @@ def _parse_count(text: str) -> int:
 
 
 def make_addresses(processes: int, *, port: int) -> list[list[str]]:
-    """The flags of bt_jax.main that tell each process where the first one listens, and which one it is."""
+    """Makes the flags of bt_jax.main that give each process the address of the first one and its own index."""
     return [
         [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={process}"]
         for process in range(processes)
@@ -81,22 +81,22 @@ def make_addresses(processes: int, *, port: int) -> list[list[str]]:
 
 
 def find_free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+    """Returns a port that was free a moment ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def supervise(lines: Sequence[Sequence[str]], *, grace: float, environment: Mapping[str, str]) -> int:
-    """Runs commands side by side until all have ended; none outlives this process.
+    """Runs commands in parallel until all have ended; none outlives this process.
 
     Args:
-      lines: the commands. The first has this process's output; lines of the others begin with their number.
-      grace: seconds that the others have to leave after one failed, or left on a signal.
-      environment: of all of them.
+      lines: the commands. The first writes to this process's output; lines of the others begin with their index.
+      grace: seconds that the others have to exit after one failed or exited on a signal.
+      environment: of all commands.
 
     Returns:
-      0 if all ended well, else the status of the first that did not, 128 + the number of a signal.
+      0 if all succeeded, else the status of the first that failed; 128 + the number of a signal.
     """
     processes: list[Process] = []
     with _collect_signals() as received:
@@ -115,12 +115,12 @@ def supervise(lines: Sequence[Sequence[str]], *, grace: float, environment: Mapp
             return status
         finally:
             for process in processes:
-                if process.poll() is None:  # the number of one that ended before may be another's by now
+                if process.poll() is None:  # the process ID of one that ended may have been reused
                     _end(process)
 
 
 def _wait(processes: Sequence[Process], received: list[int], *, grace: float) -> int:
-    """Passes signals on, and stops all when one fails, until none is left."""
+    """Forwards signals and stops all processes when one fails, until none is left; returns the status."""
     left = dict(enumerate(processes))
     status, told, deadline = 0, False, math.inf
     while left:
@@ -152,7 +152,7 @@ def _collect_signals() -> Iterator[list[int]]:
 
     def receive(number: int, frame: types.FrameType | None) -> None:
         del frame
-        # A terminal that is closed is no reason to lose what was not saved.
+        # When the terminal closes, the run should still save.
         received.append(signal.SIGTERM if number == signal.SIGHUP else number)
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -170,7 +170,7 @@ def _start(line: Sequence[str], *, environment: Mapping[str, str], piped: bool) 
         cwd=commands.ROOT,
         env={**environment},
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches it once, from here; its own children can be ended with it
+        start_new_session=True,  # Ctrl-C reaches it once, from here, and its own children can be ended with it
         **output,
     )
 
@@ -179,7 +179,7 @@ def _relay(number: int, process: Process) -> None:
     assert process.stdout is not None
     with process.stdout as output:
         for line in output:
-            # Of a progress bar, what it came to.
+            # Of a progress bar, only the last state.
             text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
             print(f"[{number}] {text}", file=sys.stderr, flush=True)
 
@@ -190,7 +190,7 @@ def _signal(processes: Iterable[Process], number: int) -> None:
 
 
 def _end(process: Process) -> int:
-    """Its status; what is left of it, and of what it started, is killed."""
+    """Returns the exit status of a process, after a kill of what is left of it and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     code = process.wait()

@@ -3,9 +3,9 @@
     ./launch.sh slurm --nodes=2 --gpus-per-node=4 --time=12:00:00 --config=configs/effnet.py --workdir=runs/first
     ./launch.sh slurm --nodes=4 --sbatch=--partition=cpu --dry-run --config=configs/cnn.py --workdir=runs/cnn
 
-Installs the checkout here, prints the script and hands it to sbatch. There is a process for each GPU, or for each node
-without one, and JAX finds the others through SLURM's environment. Some time before the limit, or before a job of a
-higher priority takes over, the processes get SIGTERM: they save, the job queues up again, and goes on from there.
+Installs the checkout here, prints the script and submits it with sbatch. There is one process for each GPU, or for each
+node without GPUs. JAX finds the others through SLURM's environment. Before the time limit, or before a job of higher
+priority takes the nodes, the processes get SIGTERM: they save, the job is requeued, and it resumes from there.
 """
 
 import shlex
@@ -19,18 +19,24 @@ def main(arguments: Sequence[str]) -> int:
     """Submits the job."""
     own, flags = commands.split_flags(arguments)
     parser = commands.Options(__doc__ or "", command="slurm")
-    parser.add_argument("--nodes", type=int, default=1, help="default 1")
-    parser.add_argument("--gpus-per-node", type=int, default=0, help="default 0: on CPUs")
-    parser.add_argument("--time", default="24:00:00", help="limit of each start, as SLURM writes it; default 24:00:00")
-    parser.add_argument("--name", default="bt_jax", help="of the job")
-    parser.add_argument("--grace", type=int, default=120, metavar="SECONDS", help="for the last save; default 120")
+    parser.add_argument("--nodes", type=int, default=1, help="number of nodes (default: 1)")
+    parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs of each node (default: 0, on CPUs)")
+    parser.add_argument("--time", default="24:00:00", help="time limit of each start (default: 24:00:00)")
+    parser.add_argument("--name", default="bt_jax", help="name of the job (default: bt_jax)")
     parser.add_argument(
-        "--sbatch", action="append", default=[], metavar="OPTION", help="another option, such as --sbatch=--account=A"
+        "--grace", type=int, default=120, metavar="SECONDS", help="time for the last checkpoint (default: 120)"
+    )
+    parser.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="another option of sbatch, such as --sbatch=--account=A",
     )
     options = parser.parse_args(own)
     commands.require_config(flags)
     if not commands.get_value(flags, "--workdir"):
-        raise UsageError("--workdir is missing: name a folder that all nodes see")
+        raise UsageError("--workdir is missing: give a folder that all nodes can access")
     for name, value, least in (
         ("nodes", options.nodes, 1),
         ("gpus-per-node", options.gpus_per_node, 0),
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     shell = commands.Shell(dry_run=options.dry_run)
     shell.run("./launch.sh", "install", *(["cuda"] if options.gpus_per_node else []))
     shell.say(text)
-    shell.run("sbatch", stdin=text)  # without a file it reads the script from there
+    shell.run("sbatch", stdin=text)  # without a file, sbatch reads the script from standard input
     return 0
 
 
@@ -67,21 +73,21 @@ def make_script(
     grace: int,
     others: Sequence[str] = (),
 ) -> str:
-    """The batch script.
+    """Makes the batch script.
 
     Args:
       flags: of bt_jax.main.
       name: of the job.
-      nodes: on which it runs.
-      gpus_per_node: 0 is a process for each node, on its CPUs.
-      time: limit of each start.
+      nodes: number of nodes.
+      gpus_per_node: 0: one process for each node, on its CPUs.
+      time: time limit of each start.
       grace: seconds between SIGTERM and the limit.
       others: more options of sbatch.
     """
     options = [
         f"--job-name={name}",
         f"--nodes={nodes}",
-        # JAX takes one GPU for each process, by its number on the node.
+        # Each process uses the GPU with its index on the node.
         f"--ntasks-per-node={max(1, gpus_per_node)}",
         *([f"--gpus-per-node={gpus_per_node}"] if gpus_per_node else []),
         f"--time={time}",
@@ -98,8 +104,8 @@ def make_script(
 {directives}
 set -uo pipefail
 
-# The signal before the limit goes to the processes, not to this script. They save and leave with the status 143.
-# One that fails takes the others with it.
+# The signal before the limit goes to the processes, not to this script. They save and exit with status 143.
+# If one fails, srun stops the others.
 status=0
 srun --kill-on-bad-exit=1 --label \\
   .venv/bin/python -m bt_jax.main {shlex.join(flags)} || status=$?
@@ -111,7 +117,7 @@ exit "$status"
 
 
 def _format_directive(option: str) -> str:
-    """An option as it stands in a script: quoted as a whole where its value holds spaces."""
+    """Formats an option for a script, with its value in quotes if it contains spaces."""
     name, _, value = option.partition("=")
     return f'{name}="{value}"' if any(character.isspace() for character in value) else option
 

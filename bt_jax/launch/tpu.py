@@ -1,4 +1,4 @@
-"""Runs bt_jax.main on all workers of a Cloud TPU slice, which is made first where it is not there.
+"""Runs bt_jax.main on all workers of a Cloud TPU slice, and creates the slice if it does not exist.
 
     ./launch.sh tpu run NAME --zone=us-west4-a --type=v5litepod-16 --spot \\
         --data=gs://BUCKET/prepared --config=configs/effnet.py --workdir=gs://BUCKET/run
@@ -6,11 +6,11 @@
     ./launch.sh tpu fetch NAME --zone=us-west4-a --workdir=gs://BUCKET/run
     ./launch.sh tpu delete NAME --zone=us-west4-a
 
-`run` asks for the slice by a queued resource of the same name, copies this checkout, installs it with the extra tpu,
-starts bt_jax.main on every worker, apart from the connection, and follows the first one's log; Ctrl-C ends only the
-following. When the run has ended well its workdir is fetched. A spot slice that is taken away is made anew, and the run
-goes on from its last checkpoint: that takes a workdir on gs://. The slice stays, and costs, until it is deleted
-(`--delete`, or the action of that name). Needs gcloud, signed in, with a project set.
+`run` requests the slice through a queued resource of the same name, copies this checkout, installs it with the extra
+tpu, starts bt_jax.main on every worker in the background, and follows the log of the first worker. Ctrl-C ends only the
+following. After a successful run, the workdir is fetched. A preempted spot slice is created again, and the run resumes
+from its last checkpoint, which requires a workdir on gs://. The slice stays, and is charged, until it is deleted
+(`--delete`, or the action `delete`). Needs gcloud, signed in, with a project set.
 """
 
 import argparse
@@ -23,15 +23,15 @@ from collections.abc import Sequence
 from bt_jax.common.errors import UsageError
 from bt_jax.launch import commands
 
-# Of a worker's home folder.
+# Names in a worker's home folder.
 _FOLDER, _ARCHIVE, _DATA = "bt_jax", "bt_jax.tar.gz", "data"
 _WORKER_SCRIPT = f"bash {_FOLDER}/bt_jax/launch/worker.sh"
-# What is made or fetched on this machine and of no use on another.
+# Files that are made or fetched on this machine and not needed on another.
 _LEFT_OUT = (
     *("./.git", "./.venv", "./.worker", "./runs", "./build", "./data"),
     *("__pycache__", "*.egg-info", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"),
 )
-# The system images that TPUs of each generation want: https://cloud.google.com/tpu/docs/runtimes
+# The system image for each generation of TPUs: https://cloud.google.com/tpu/docs/runtimes
 _RUNTIMES = {
     "v5litepod": "v2-alpha-tpuv5-lite",
     "v5p": "v2-alpha-tpuv5",
@@ -41,12 +41,12 @@ _RUNTIMES = {
     "v2": "tpu-ubuntu2204-base",
 }
 _POLL_SECONDS = 30.0
-_SSH_BROKE = 255  # what ssh exits with when the connection ends
-_FOLLOW_AGAIN = 5  # times a connection that breaks is made again while the slice is there
+_SSH_BROKE = 255  # the exit status of ssh when the connection breaks
+_FOLLOW_AGAIN = 5  # number of connections while the slice is available
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Dispatches to an action."""
+    """Runs an action."""
     own, flags = commands.split_flags(arguments)
     options = _make_parser().parse_args(own)
     slice_ = TpuSlice(options, commands.Shell(dry_run=options.dry_run))
@@ -65,17 +65,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def _make_parser() -> commands.Options:
     parser = commands.Options(__doc__ or "", command="tpu")
-    parser.add_argument("action", choices=("run", "follow", "stop", "fetch", "delete"), help="what to do")
-    parser.add_argument("name", help="of the slice and its queued resource")
-    parser.add_argument("--zone", required=True, help="where the slice is, such as us-west4-a")
-    parser.add_argument("--project", help="of Google Cloud; default: the one that gcloud is set to")
+    parser.add_argument("action", choices=("run", "follow", "stop", "fetch", "delete"), help="action to run")
+    parser.add_argument("name", help="name of the slice and its queued resource")
+    parser.add_argument("--zone", required=True, help="zone of the slice, such as us-west4-a")
+    parser.add_argument("--project", help="project of Google Cloud (default: that of gcloud)")
     parser.add_argument("--type", help="accelerator type, such as v5litepod-16, v5p-8, v6e-8")
-    parser.add_argument("--runtime", help="system image; default: the one for the type")
-    parser.add_argument("--spot", action="store_true", help="cheaper, and taken away at any time")
-    parser.add_argument("--direct", action="store_true", help="ask for the slice at once, not through the queue")
-    parser.add_argument("--data", help="folder or zip here, or gs://BUCKET/FOLDER: copied to each worker")
-    parser.add_argument("--restarts", type=int, default=20, help="times that a spot slice is made anew; default 20")
-    parser.add_argument("--delete", action="store_true", help="delete the slice when the run has ended well")
+    parser.add_argument("--runtime", help="system image (default: the one for the type)")
+    parser.add_argument(
+        "--spot", action="store_true", help="use a spot slice: cheaper, but can be preempted at any time"
+    )
+    parser.add_argument("--direct", action="store_true", help="create the slice directly, not through the queue")
+    parser.add_argument("--data", help="folder or zip file here, or gs://BUCKET/FOLDER, to copy to each worker")
+    parser.add_argument(
+        "--restarts", type=int, default=20, help="times to create a preempted slice again (default: 20)"
+    )
+    parser.add_argument("--delete", action="store_true", help="delete the slice after a successful run")
     return parser
 
 
@@ -83,13 +87,13 @@ def _run(slice_: "TpuSlice", options: argparse.Namespace, flags: list[str]) -> i
     commands.require_config(flags)
     workdir = _get_workdir(flags)
     if options.spot and not workdir.startswith("gs://"):
-        raise UsageError(
-            f"--workdir is {workdir!r}, which a spot slice takes with it: use --workdir=gs://BUCKET/FOLDER"
-        )
+        raise UsageError(f"--workdir is {workdir!r}, which is lost with a spot slice: use --workdir=gs://BUCKET/FOLDER")
     if not workdir.startswith("gs://") and pathlib.PurePosixPath(workdir).is_absolute():
-        raise UsageError(f"--workdir is {workdir!r}: use gs://BUCKET/FOLDER, or a path inside of the checkout")
+        raise UsageError(f"--workdir is {workdir!r}: use gs://BUCKET/FOLDER or a path in the checkout")
     if options.data and not options.data.startswith("gs://") and not (commands.ROOT / options.data).exists():
-        raise UsageError(f"--data is {options.data!r}, which is not there: give a folder, a zip or gs://BUCKET/FOLDER")
+        raise UsageError(
+            f"--data is {options.data!r}, which does not exist: give a folder, a zip file or gs://BUCKET/FOLDER"
+        )
     for _ in range(options.restarts + 1 if options.spot else 1):
         slice_.make()
         slice_.copy(options.data)
@@ -102,24 +106,24 @@ def _run(slice_: "TpuSlice", options: argparse.Namespace, flags: list[str]) -> i
             return 0
         if not options.spot or not slice_.is_gone():
             return status
-        slice_.shell.say("the slice was taken away: making it anew, to go on from the last checkpoint")
-    raise UsageError(f"{options.name} was taken away {options.restarts + 1} times: run the same command to go on")
+        slice_.shell.say("the slice was preempted: creating it again, to resume from the last checkpoint")
+    raise UsageError(f"{options.name} was preempted {options.restarts + 1} times: run the same command to resume")
 
 
 def _get_workdir(flags: Sequence[str]) -> str:
     workdir = commands.get_value(flags, "--workdir")
     if not workdir:
-        raise UsageError("--workdir is missing: name a folder, such as gs://BUCKET/FOLDER, which outlives the slice")
+        raise UsageError("--workdir is missing: give a folder, such as gs://BUCKET/FOLDER, which outlives the slice")
     return workdir.rstrip("/")
 
 
 def _get_data_place(data: str) -> str:
-    """Where the data lies in a worker's home folder; a zip keeps its name, which says that it is one."""
+    """Returns the place of the data in a worker's home folder; a zip file keeps its name."""
     return data.rstrip("/").rsplit("/")[-1] if data.endswith(".zip") else _DATA
 
 
 class TpuSlice:
-    """A TPU slice by its name, and what gcloud does with it."""
+    """A TPU slice, managed through gcloud."""
 
     def __init__(self, options: argparse.Namespace, shell: commands.Shell):
         self.shell = shell
@@ -130,10 +134,10 @@ class TpuSlice:
             self._where.append(f"--project={options.project}")
 
     def make(self) -> None:
-        """Makes the slice, unless it is ready; one that was taken away is deleted first."""
+        """Creates the slice unless it is ready; a preempted one is deleted first."""
         state = self._state()
         if state == "READY":
-            self.shell.say(f"{self._name} is there")
+            self.shell.say(f"{self._name} is ready")
             return
         if state in ("PREEMPTED", "TERMINATED", "STOPPED", "SUSPENDED", "FAILED"):
             self.delete()
@@ -145,7 +149,7 @@ class TpuSlice:
     def _ask_for(self) -> None:
         kind = self._options.type
         if not kind:
-            raise UsageError(f"there is no {self._name}: give --type, such as --type=v5litepod-16, to make it")
+            raise UsageError(f"{self._name} does not exist: give --type, such as --type=v5litepod-16, to create it")
         runtime = self._options.runtime or _RUNTIMES.get(kind.split("-")[0])
         if runtime is None:
             raise UsageError(f"--type is {kind!r}: use one of {', '.join(_RUNTIMES)} with a number, or give --runtime")
@@ -168,12 +172,12 @@ class TpuSlice:
             queued = None if self._options.direct else self._queued_state()
             if queued in ("FAILED", "SUSPENDED"):
                 raise UsageError(
-                    f"the queue did not give {self._name} ({queued}): ./launch.sh tpu delete {self._name} "
-                    f"{shlex.join(self._where)}, then try again, perhaps in another zone"
+                    f"the queue did not provide {self._name} ({queued}): ./launch.sh tpu delete {self._name} "
+                    f"{shlex.join(self._where)}, then run the command again, perhaps in another zone"
                 )
             now = state or queued or "gone"
             if now == "gone":
-                raise UsageError(f"{self._name} is neither there nor in the queue any more: run the command again")
+                raise UsageError(f"{self._name} is neither available nor in the queue any more: run the command again")
             if now != said:
                 self.shell.say(f"{self._name}: {now}")
                 said = now
@@ -195,7 +199,7 @@ class TpuSlice:
         raise UsageError(f"{shlex.join(command)} failed: {' '.join(errors.split())}")
 
     def is_gone(self) -> bool:
-        """Whether the slice was taken away, or is about to be: its workers get half a minute to leave."""
+        """Returns whether the slice was or is about to be preempted: its workers get half a minute to stop."""
         for _ in range(4):
             if self._state() not in ("READY", "RESTARTING", "REPAIRING"):
                 return True
@@ -214,7 +218,7 @@ class TpuSlice:
             return
         place = _get_data_place(data)
         if not data.startswith("gs://"):
-            self.ssh(f"rm -rf {shlex.quote(place)}")  # where there is such a folder, the copy would go into it
+            self.ssh(f"rm -rf {shlex.quote(place)}")  # scp would copy into an existing folder
             self.scp(data, f"{self._name}:{place}", "--worker=all", "--recurse")
         elif place == _DATA:
             self.ssh(f"mkdir -p {_DATA} && gcloud storage rsync --recursive {shlex.quote(data)} {_DATA}")
@@ -226,12 +230,12 @@ class TpuSlice:
         self.ssh(f"{_WORKER_SCRIPT} start {shlex.join(flags)}")
 
     def follow(self) -> int:
-        """Prints the first worker's log until the run ends, and gives its status."""
+        """Prints the first worker's log until the run ends, and returns its status."""
         for _ in range(_FOLLOW_AGAIN):
             status = self._follow_once()
             if status != _SSH_BROKE or self._state() != "READY":
                 break
-            self.shell.say("the connection broke: following again")
+            self.shell.say("the connection broke: reconnecting")
         return status
 
     def _follow_once(self) -> int:
@@ -239,7 +243,7 @@ class TpuSlice:
         return self.shell.status(*command, *self._where, "--worker=0", f"--command={_WORKER_SCRIPT} follow")
 
     def fetch(self, workdir: str) -> None:
-        """Copies the workdir to the same place here; one on gs:// to `runs/` and its name."""
+        """Copies the workdir to the same path here, or from gs:// to a folder of its name in `runs/`."""
         if workdir.startswith("gs://"):
             here = f"runs/{workdir.rsplit('/')[-1]}"
             self.shell.run("mkdir", "-p", here)
@@ -250,18 +254,18 @@ class TpuSlice:
             self.scp(f"{self._name}:{_FOLDER}/{workdir}", parent, "--worker=0", "--recurse")
 
     def delete(self) -> None:
-        """Deletes the slice with its queued resource, as far as they are there."""
+        """Deletes the slice and its queued resource, if they exist."""
         tpus = ("gcloud", "compute", "tpus")
         if self._options.direct or (not self.shell.dry_run and self._queued_state() is None):
             if self.shell.dry_run or self._state() is not None:
                 self.shell.run(*tpus, "tpu-vm", "delete", self._name, *self._where, "--quiet")
             else:
-                self.shell.say(f"there is no {self._name}")
+                self.shell.say(f"{self._name} does not exist")
         else:
             self.shell.run(*tpus, "queued-resources", "delete", self._name, *self._where, "--force", "--quiet")
 
     def ssh(self, line: str) -> None:
-        """Runs a line on every worker."""
+        """Runs a command line on every worker."""
         command = ("gcloud", "compute", "tpus", "tpu-vm", "ssh", self._name)
         self.shell.run(*command, *self._where, "--worker=all", f"--command={line}")
 

@@ -94,7 +94,7 @@ def test_a_spot_slice_is_made_anew_so_often_only(cloud: Cloud) -> None:
         cloud.answer(f"{TPU} tpu-vm describe", "PREEMPTED", times=2)
         cloud.answer(f"{TPU} tpu-vm describe", "PREEMPTED")
         cloud.answer(f"{TPU} queued-resources describe", "SUSPENDED")
-    with pytest.raises(UsageError, match="taken away 1 times: run the same command"):
+    with pytest.raises(UsageError, match="preempted 1 times: run the same command"):
         tpu.main([*RUN, "--spot", "--restarts=0"])
 
 
@@ -117,7 +117,7 @@ def test_a_connection_that_breaks_is_made_again(cloud: Cloud) -> None:
 def test_a_queue_that_gives_nothing_is_one_clear_line(cloud: Cloud, state: str) -> None:
     not_there(cloud, times=2)
     cloud.answer(f"{TPU} queued-resources describe", state)
-    with pytest.raises(UsageError, match=f"did not give mine \\({state}\\)"):
+    with pytest.raises(UsageError, match=f"did not provide mine \\({state}\\)"):
         tpu.main(RUN)
 
 
@@ -168,9 +168,9 @@ def test_the_copy_holds_the_checkout_and_not_what_was_made_in_it(cloud: Cloud, c
     [
         (["run", "mine", *WHERE, "--workdir=gs://b/r"], "--config is missing"),
         (["run", "mine", *WHERE, "--config=c"], "--workdir is missing"),
-        (["run", "mine", *WHERE, "--spot", "--config=c", "--workdir=runs/a"], "a spot slice takes with it"),
-        (["run", "mine", *WHERE, "--config=c", "--workdir=/runs/a"], "inside of the checkout"),
-        ([*RUN, "--data=nowhere"], "--data is 'nowhere', which is not there"),
+        (["run", "mine", *WHERE, "--spot", "--config=c", "--workdir=runs/a"], "which is lost with a spot slice"),
+        (["run", "mine", *WHERE, "--config=c", "--workdir=/runs/a"], "a path in the checkout"),
+        ([*RUN, "--data=nowhere"], "--data is 'nowhere', which does not exist"),
         (["run", "mine", *FLAGS], "--zone"),
         (["run", "mine", *WHERE, *FLAGS], "give --type"),
         (["run", "mine", *WHERE, *FLAGS, "--type=v9-8"], "--type is 'v9-8'"),
