@@ -3,8 +3,8 @@
     python -m bt_jax.evaluate --model=runs/effnet_cpu --data=data/brain_tumor_mri --out=scores
     python -m bt_jax.evaluate --model=runs/effnet_cpu --data=archive.zip --split=Training --out=scores
 
-Images with a twin among those the model was trained or chosen on are told apart, and the scores of the others, the
-clean ones, come first. This is a research tool, not a medical device.
+Images with a near-duplicate in the model's training or validation images are leaked. The scores on the other images,
+the clean ones, come first. This is a research tool, not a medical device.
 """
 
 import pathlib
@@ -19,18 +19,20 @@ _MODEL = flags.DEFINE_string(
     "model", "", "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file."
 )
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
-_SPLIT = flags.DEFINE_enum("split", "Testing", ["Testing", "Training"], "Which part of the data to score.")
-_OUT = flags.DEFINE_string("out", "", "Folder for metrics.json, predictions.csv and the pictures.")
-_MAX_UNREADABLE = flags.DEFINE_integer("max_unreadable", 10, "Unreadable files to leave out; more is an error.", 0)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in a step.", 1)
+_SPLIT = flags.DEFINE_enum("split", "Testing", ["Testing", "Training"], "Part of the data to score.")
+_OUT = flags.DEFINE_string("out", "", "Folder for metrics.json, predictions.csv and the figures.")
+_MAX_UNREADABLE = flags.DEFINE_integer(
+    "max_unreadable", 10, "Number of unreadable files to skip; more are an error.", 0
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step.", 1)
 
 
 def main() -> None:
-    """Scores and writes the report files."""
+    """Scores the model and writes the report files."""
     for flag in (_MODEL, _DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
-    # After the flags, so that --help need not wait for JAX.
+    # Imported here so that --help does not wait for JAX.
     from bt_jax.data import dataset, leakage, patient_groups, sources
     from bt_jax.inference import trained_model
     from bt_jax.metrics.by_patient import Patients
@@ -49,18 +51,17 @@ def main() -> None:
         warn=lambda line: print(f"warning: {line}"),
     )
     if not len(images):
-        raise UsageError(f"{_DATA.value} holds no images in {_SPLIT.value}/<class>/: choose another --split")
+        raise UsageError(f"{_DATA.value} has no images in {_SPLIT.value}/<class>/: choose another --split")
     if not model.folders:
-        print(f"warning: {_MODEL.value} does not say which images it was trained on: leaked ones are not told apart")
+        print(f"warning: {_MODEL.value} does not list its training images, so leaked images are not identified")
     leaked = np.zeros(len(images), bool)
     for folder in model.folders:
         leaked |= leakage.has_near_duplicate(images, *leakage.read(folder))
     groups = patient_groups.group_by_patient(images, source.groups)
     logits, ood_scores = model.predict(images.images)
     if ood_scores is not None and (ood_scores > 1).any():
-        print(
-            f"warning: {(ood_scores > 1).sum()} of {len(images)} images do not look like those the model learned from"
-        )
+        outliers = (ood_scores > 1).sum()
+        print(f"warning: {outliers} of {len(images)} images do not look like the training images")
     temperature = model.temperature
     out = pathlib.Path(_OUT.value)
     result = split_report.write_split_report(

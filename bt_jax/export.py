@@ -1,13 +1,13 @@
-"""Writes a trained model to one file for use elsewhere, after comparing the file with the model.
+"""Exports a trained model to one file, after checking that the file gives the same outputs as the model.
 
     python -m bt_jax.export --model=runs/first --format=safetensors --out=model.safetensors
     python -m bt_jax.export --model=runs/folds --format=stablehlo --out=model.stablehlo
     python -m bt_jax.export --model=runs/first --format=onnx --out=model.onnx --data=archive.zip
 
-stablehlo is a program for any CPU, GPU or TPU, safetensors the weights; both hold preprocessing, class names and
-temperature and can be given as --model to the other commands. onnx is for ONNX Runtime and its like, and needs
-`pip install -e '.[onnx]'`. The folds of a cross-validation become one file. This is a research tool, not a medical
-device.
+stablehlo is a program for any CPU, GPU or TPU; safetensors holds the weights. Both include the preprocessing, class
+names and temperature, and other commands accept them as --model. onnx is for ONNX Runtime and similar runtimes, and
+needs `pip install -e '.[onnx]'`. The folds of a cross-validation become one file. This is a research tool, not a
+medical device.
 """
 
 import json
@@ -25,31 +25,31 @@ if typing.TYPE_CHECKING:
     from bt_jax.inference.trained_model import TrainedModel
 
 _MODEL = flags.DEFINE_string("model", "", "Workdir of a run or of a cross-validation, or a safetensors file.")
-_FORMAT = flags.DEFINE_enum("format", None, ["stablehlo", "onnx", "safetensors"], "Kind of file.")
-_OUT = flags.DEFINE_string("out", "", "The file to write.")
-_DATA = flags.DEFINE_string("data", "", "Folder or zip of images to compare on; by default the images of the run.")
+_FORMAT = flags.DEFINE_enum("format", None, ["stablehlo", "onnx", "safetensors"], "Format of the file.")
+_OUT = flags.DEFINE_string("out", "", "File to write.")
+_DATA = flags.DEFINE_string("data", "", "Folder or zip of images to compare on. Default: the images of the run.")
 _COMPARED = 16  # images
 
 
 def main() -> None:
-    """Converts, compares, writes."""
+    """Converts the model, compares the outputs, and writes the file."""
     form = _FORMAT.value or ""
     for flag in (_MODEL, _FORMAT, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
-    # After the flags, so that --help need not wait for JAX.
+    # Imported here so that --help does not wait for JAX.
     from bt_jax.inference import convert, trained_model
 
     cli.prepare_to_compute()
     out = pathlib.Path(_OUT.value)
     if out.is_dir():
-        raise UsageError(f"--out is {_OUT.value!r}, a folder: name a file")
+        raise UsageError(f"--out={_OUT.value!r} is a folder: give a file name")
     model = trained_model.load(_MODEL.value, batch_size=_COMPARED)
     images, origin = _load_images(model)
     difference = convert.write(out, model, form=form, images=images)
     print(
         f"compared on {origin}: probabilities differ by {difference.probabilities:.1e}, "
-        f"logits by {difference.logits:.1e} of the largest"
+        f"logits by {difference.logits:.1e} of the largest logit"
     )
     if model.notice:
         print(f"warning: {model.notice}")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _load_images(model: "TrainedModel") -> tuple[np.ndarray, str]:
-    """Preprocessed images [N, S, S] uint8 spread over the data, and in words what they are."""
+    """Loads preprocessed images [N, S, S] uint8 spread over the data, and describes them."""
     from bt_jax.data import sources
     from bt_jax.data.io.decode import ImageError, decode_image
 
@@ -67,32 +67,32 @@ def _load_images(model: "TrainedModel") -> tuple[np.ndarray, str]:
     else:
         try:
             source = _open_data_of_run(model)
-        except UsageError:  # moved, or another machine's
+        except UsageError:  # moved, or on another machine
             source = sources.open_phantoms(per_class=(4, 0), seed=0)
-            instead = "; --data names real ones"
+            instead = "; use --data for real images"
     images = []
     for number in np.linspace(0, len(source.records) - 1, 2 * _COMPARED).astype(int):
         record = source.records[number]
         try:
             images.append(model.preprocessing(decode_image(source.read(record.path), name=record.path)))
-        except (ImageError, OSError):  # training left it out as well
+        except (ImageError, OSError):  # training skipped it as well
             continue
     if not images:
-        raise UsageError(f"none of the images in {source.description} is readable: give others as --data")
+        raise UsageError(f"no image in {source.description} is readable: give others with --data")
     chosen = np.stack(images[:: max(1, len(images) // _COMPARED)][:_COMPARED])
     return chosen, f"{len(chosen)} images of {source.description}{instead}"
 
 
 def _open_data_of_run(model: "TrainedModel") -> "Source":
-    """What the run was trained on.
+    """Opens the data that the run was trained on.
 
     Raises:
-      UsageError: the model comes from a file, or the images are no longer there.
+      UsageError: the model comes from a file, or the images no longer exist.
     """
     from bt_jax.data import sources
 
     if not model.folders:
-        raise UsageError("a file does not say where its images are")
+        raise UsageError("an exported file does not record the location of its training images")
     config = json.loads((model.folders[0] / "config.json").read_text())["config"]
     data = config["data"]
     return sources.open_source(

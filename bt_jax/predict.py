@@ -6,12 +6,12 @@
     python -m bt_jax.predict --model=runs/first --model=exported.stablehlo --views=8 scan.png
     python -m bt_jax.predict --model=runs/first --gradcam=heat_maps --method=layercam scan.png
 
-Folders are searched with all that is below them. Slices of a multi-frame file or volume are told apart as
-path#number. A file that cannot be read gets a record with `error`; the others are done, and the exit status is 1.
-Several models, or the folds of a cross-validation, answer with the mean of their probabilities.
+Folders are searched recursively. A slice of a multi-frame file or volume has the path `path#number`. A file that cannot
+be read gets a record with `error`; the other files are still predicted, and the exit status is 1. Several models, or
+the folds of a cross-validation, are an ensemble: the mean of their probabilities is reported.
 
---gradcam=DIR writes, for each image or slice, where the model looked for the class it names: a PNG over the image and
-the values as .npy, both on the image's own pixels; DIR/index.csv tells which belong to which record.
+--gradcam=DIR writes a heat map of the predicted class for each image or slice: a PNG overlay and the values as .npy,
+both at the resolution of the image. DIR/index.csv assigns these files to the records.
 
 This is a research tool, not a medical device: nothing it says may guide a patient's care.
 """
@@ -29,29 +29,34 @@ from bt_jax.common import cli, files
 from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_multi_string(
-    "model", [], "Workdir of a run or cross-validation, or an exported file; several are an ensemble."
+    "model", [], "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble."
 )
-_FORMAT = flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv"], "JSON lines, or a CSV table.")
-_OUT = flags.DEFINE_string("out", "", "File for the records, complete or not there at all; else they are printed.")
-_VIEWS = flags.DEFINE_integer("views", 1, "Views of each slice, slightly turned, shifted and mirrored.", 1, 64)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Slices in a step.", 1, 4096)
-_GRADCAM = flags.DEFINE_string("gradcam", "", "Folder for heat maps of where the model looked.")
+_FORMAT = flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv"], "JSON lines or a CSV table.")
+_OUT = flags.DEFINE_string("out", "", "File for the records, written atomically. Default: standard output.")
+_VIEWS = flags.DEFINE_integer(
+    "views", 1, "Views of each slice to average over: slightly rotated, shifted and mirrored.", 1, 64
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Slices per step.", 1, 4096)
+_GRADCAM = flags.DEFINE_string("gradcam", "", "Folder for heat maps of the predicted classes.")
 _METHOD = flags.DEFINE_enum(
-    "method", None, ["gradcam", "layercam", "integrated_gradients"], "Of the heat maps; gradcam is the fastest."
+    "method",
+    None,
+    ["gradcam", "layercam", "integrated_gradients"],
+    "Method for the heat maps. Default: gradcam, the fastest.",
 )
-_MAX_BYTES = flags.DEFINE_integer("max_bytes", 2**29, "Largest file that is read.", 1)
+_MAX_BYTES = flags.DEFINE_integer("max_bytes", 2**29, "Size limit of a file in bytes.", 1)
 _MOST_KEPT = 8
 
 
 def main(paths: list[str]) -> int:
-    """Predicts; 1 is returned where a file could not be read."""
+    """Predicts the paths. Returns 1 if a file could not be read, else 0."""
     if not _MODEL.value:
-        raise UsageError("--model is missing: name the workdir of a run or an exported file (see --help)")
+        raise UsageError("--model is missing: give the workdir of a run or an exported file (see --help)")
     if not paths:
-        raise UsageError("nothing to predict: name images, folders, DICOM or NIfTI files (see --help)")
+        raise UsageError("there is nothing to predict: give images, folders, DICOM or NIfTI files (see --help)")
     if _METHOD.value and not _GRADCAM.value:
-        raise UsageError("--method is for heat maps: name a folder for them as --gradcam")
-    # After the flags, so that --help need not wait for JAX.
+        raise UsageError("--method applies to heat maps only: give a folder for them with --gradcam")
+    # Imported here so that --help does not wait for JAX.
     from bt_jax.data.io import file_reader
     from bt_jax.data.io.slices import Limits
     from bt_jax.inference import heat_map_files, inputs, stream
@@ -95,7 +100,7 @@ def main(paths: list[str]) -> int:
 
 @contextlib.contextmanager
 def _open_output(path: str) -> Iterator[IO[bytes]]:
-    """A file that appears when it is complete, or the standard output."""
+    """Opens a file that appears when it is complete, or the standard output."""
     if path:
         with files.replace_atomically(path) as temporary, temporary.open("wb") as file:
             yield file
@@ -104,12 +109,12 @@ def _open_output(path: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough; Python's own flush at the end must not fail again.
+        # The reader closed the pipe; Python's own flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _encode(text: str) -> bytes:
-    """In UTF-8; parts of file names that are no text are shown as escapes."""
+    """Encodes text as UTF-8, with escapes for the bytes of file names that are not valid text."""
     return text.encode("utf-8", "backslashreplace")
 
 

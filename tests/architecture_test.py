@@ -61,6 +61,7 @@ OWNERS = {
     "onnxruntime": {"benchmark.peers.onnx_runtime", "inference.onnx_graph"},
     "optax": {"training.optimizer", "training.train_step"},
     "orbax": {"workdir.checkpoint"},
+    "prometheus_client": {"serve.counters"},
     "pydicom": {"data.io.dicom"},
     "sklearn": {"audit.shortcuts", "data.splits"},
     "tensorboardX": {"workdir.metric_log"},

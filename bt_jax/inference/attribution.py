@@ -1,17 +1,17 @@
-"""Why a model says what it says: maps of where in an image it looks.
+"""Attribution: heat maps of the image regions that a class's logit depends on.
 
-Three ways, each [S, S] in [0, 1] for every image, 1 where the class gains most:
+Each of the three methods returns a map [S, S] in [0, 1] per image; 1 marks the strongest evidence for the class:
 
-- `gradcam` (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391): the maps of the last segment before the head,
-  weighted by the mean gradients of the class's logit. Coarse: 8x8 values for an EfficientNet at 240 pixels.
-- `layercam` (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943): every value weighted by its own positive gradient, in
-  the last segment with finer maps, times the coarse map, which keeps what is far from any evidence dark.
-- `integrated_gradients` (Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365): the gradients of the pixels, from
-  black to the image. By pixel, and the values before smoothing add up to what the image changes in the logit; but
-  noisy in deep networks.
+- `gradcam` (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391): weights the feature maps before the head by the
+  mean gradients of the class's logit. Coarse: 8x8 values for an EfficientNet at 240 pixels.
+- `layercam` (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943): weights each value of the last finer feature maps by its
+  own positive gradient, then multiplies by the Grad-CAM map to suppress regions far from any evidence.
+- `integrated_gradients` (Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365): integrates the gradients of the
+  pixels from a black image to the image. Resolution of one pixel; before smoothing, the values sum to the difference
+  in the logit. Noisy in deep networks.
 
-A network without maps (a dense one on the pixels) has no Grad-CAM; it is explained by integrated gradients whatever is
-asked for, and `Explanation.method` says so. Of an ensemble the members' maps are averaged.
+A network without feature maps, such as a dense network on the pixels, has no Grad-CAM. It is always explained by
+integrated gradients, and `Explanation.method` says so. The map of an ensemble is the mean of its members' maps.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ from bt_jax.models.registry import Network, Tree
 from bt_jax.models.segments import Grid
 
 METHODS = ("gradcam", "layercam", "integrated_gradients")
-STEPS = 24  # from black to the image; the sum is then off by some per cent
-# Integrated gradients are shown smoothed by this much, as a fraction of the side, or they look like noise.
+STEPS = 24  # of the integral; its sum is then off by a few per cent
+# Standard deviation, as a fraction of the side. Without smoothing, integrated gradients look like noise.
 SMOOTHING = 1 / 80
 
 _Heat = Callable[..., tuple[jax.Array, ...]]
@@ -41,12 +41,12 @@ _Array = TypeVar("_Array", jax.Array, np.ndarray)
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Where a model looks for a class.
+    """Heat maps of a model for a batch of images.
 
     Attributes:
-      heat: [N, S, S] float32 in [0, 1]; the largest value of an image is 1, or 0 where nothing speaks for the class.
-      classes: [N] integers, the classes explained.
-      method: the one that was used.
+      heat: [N, S, S] float32 in [0, 1]; each map's maximum is 1, or 0 without any evidence for the class.
+      classes: [N] integers, the explained classes.
+      method: the method used.
     """
 
     heat: np.ndarray
@@ -62,23 +62,23 @@ def explain(
     method: str = "gradcam",
     batch_size: int = 8,
 ) -> Explanation:
-    """Maps of preprocessed images.
+    """Computes heat maps of preprocessed images.
 
     Args:
-      model: with networks.
+      model: a model with networks.
       images: [N, S, S] uint8, preprocessed.
-      classes: [N], whose logits are explained; None takes the predicted ones.
+      classes: [N], the classes to explain; None explains the predicted classes.
       method: one of `METHODS`.
-      batch_size: images in a step.
+      batch_size: images per step.
 
     Raises:
-      UsageError: a model that holds a program and no network, or a method that is not there.
+      UsageError: the model is an exported program without networks, or the method is unknown.
     """
     if method not in METHODS:
-        raise UsageError(f"there is no explanation {method!r}: use one of {', '.join(METHODS)}")
+        raise UsageError(f"unknown attribution method {method!r}: use one of {', '.join(METHODS)}")
     if not model.networks:
         raise UsageError(
-            "a StableHLO file holds no network to look into: explanations need the workdir or a safetensors file"
+            "heat maps are not available for a StableHLO file: use the workdir or a safetensors file of the model"
         )
     size = model.preprocessing.size
     if not all(find_cuts(member.network) for member in model.networks):
@@ -87,7 +87,7 @@ def explain(
         return Explanation(np.zeros((0, size, size), np.float32), np.zeros(0, np.int64), method)
     chosen = model.predict_probabilities(images).argmax(axis=1) if classes is None else np.asarray(classes, np.int64)
     if chosen.shape != (len(images),) or not ((chosen >= 0) & (chosen < len(model.class_names))).all():
-        raise ValueError(f"classes {chosen} must be {len(images)} numbers below {len(model.class_names)}")
+        raise ValueError(f"classes must be {len(images)} integers from 0 to {len(model.class_names) - 1}, got {chosen}")
     heat = np.zeros((len(images), size, size), np.float32)
     for member in model.networks:
         program = make_heat_function(member.network, member.normalisation, method)
@@ -97,14 +97,15 @@ def explain(
 
 @functools.lru_cache(maxsize=16)
 def make_heat_function(network: Network, normalisation: Normalisation, method: str) -> _Heat:
-    """The jitted function (params, batch_stats, images [B, S, S] float32 in [0, 1], classes [B]) -> (heat [B, S, S],).
+    """Makes the jitted function (params, batch_stats, images, classes) -> (heat,).
 
-    The heat of an image has 1 as its largest value, or is 0 everywhere.
+    Images are [B, S, S] float32 in [0, 1], classes [B] and heat [B, S, S]. Each heat map has a maximum of 1, or is 0
+    everywhere.
 
     Args:
-      network: to explain.
-      normalisation: of its input.
-      method: one of `METHODS`; the first two need maps.
+      network: the network to explain.
+      normalisation: of the network's input.
+      method: one of `METHODS`; `gradcam` and `layercam` need a network with feature maps.
     """
     if method == "integrated_gradients":
 
@@ -131,13 +132,13 @@ def make_heat_function(network: Network, normalisation: Normalisation, method: s
 
 
 def compute_grad_cam(maps: jax.Array, gradients: jax.Array) -> jax.Array:
-    """Equations 1 and 2 of the paper: [B, h, w, C], the same of the logit's gradients -> [B, h, w]."""
+    """Computes Grad-CAM (equations 1 and 2 of the paper): maps and the logit's gradients [B, h, w, C] -> [B, h, w]."""
     weights = gradients.mean((1, 2), keepdims=True)  # [B, 1, 1, C]
     return jax.nn.relu((maps * weights).sum(-1))
 
 
 def compute_layer_cam(maps: jax.Array, gradients: jax.Array) -> jax.Array:
-    """Equations 6 and 7 of the paper: [B, h, w, C], the same of the logit's gradients -> [B, h, w]."""
+    """Computes LayerCAM (equations 6 and 7 of the paper): maps and gradients [B, h, w, C] -> [B, h, w]."""
     return jax.nn.relu((maps * jax.nn.relu(gradients)).sum(-1))
 
 
@@ -151,19 +152,20 @@ def integrate_gradients(
     *,
     steps: int = STEPS,
 ) -> jax.Array:
-    """Integrated gradients from black, by the midpoint rule.
+    """Computes integrated gradients from a black image by the midpoint rule.
 
     Args:
-      network: and its `normalisation`, `params` and `batch_stats`.
-      normalisation: see there.
-      params: see there.
-      batch_stats: see there.
+      network: the network to explain.
+      normalisation: of the network's input.
+      params: of the network.
+      batch_stats: of the network.
       images: [B, S, S] float32 in [0, 1].
       classes: [B].
-      steps: the gradients are taken at.
+      steps: number of points at which the gradients are evaluated.
 
     Returns:
-      [B, S, S], with either sign; the sum of an image's tends to its logit minus that of a black image.
+      [B, S, S], positive or negative. With more steps, the sum over an image tends to the difference between its logit
+      and that of a black image.
     """
 
     def logit(x: jax.Array) -> jax.Array:
@@ -177,10 +179,10 @@ def integrate_gradients(
 
 
 def find_cuts(network: Network) -> tuple[str, ...]:
-    """The segments that a network is cut before: for the finer map, if there is one, and for the coarse one.
+    """Finds the segments whose input maps are explained: a finer map, if there is one, and the coarse map.
 
-    The coarse map is the last there is, that before the head. The finer one is the last that has more values. A network
-    without maps has no cuts.
+    The coarse map is the input of the head. The finer map is the last one with a higher resolution. The result is empty
+    for a network without feature maps.
     """
     sides = {
         name: grid.side for name, grid in list(_map_segments_to_grids(network).items())[1:]
@@ -193,14 +195,14 @@ def find_cuts(network: Network) -> tuple[str, ...]:
 
 
 def _map_segments_to_grids(network: Network) -> dict[str, Grid]:
-    """By segment, where the maps that go into it lie."""
+    """Maps the name of each segment that takes feature maps to the grid of these maps."""
     return {name: grid for name, grid in zip(network.segment_names, network.grids, strict=True) if grid}
 
 
 def _compute_maps_and_gradients(
     network: Network, params: Tree, batch_stats: Tree, x: jax.Array, classes: jax.Array, *, cuts: Sequence[str]
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """What goes into the segments `cuts` [B, h, w, C], and the gradients of the classes' logits by it."""
+    """Computes the inputs of the segments `cuts`, [B, h, w, C] each, and the logits' gradients with respect to them."""
     maps, start = [], None
     for cut in cuts:
         x, _ = network.apply(params, batch_stats, x, start=start, stop=cut)
@@ -218,7 +220,7 @@ def _compute_maps_and_gradients(
 
 
 def _upsample(heat: jax.Array, grid: Grid, size: int) -> jax.Array:
-    """[B, h, h] on a grid -> [B, size, size], bilinear between the places of the values, and constant beyond them."""
+    """Upsamples [B, h, h] to [B, size, size], bilinear between the grid's points and constant beyond them."""
     places = (np.arange(size) + 0.5 - grid.first) / grid.step
     distance = abs(np.clip(places, 0, grid.side - 1)[:, None] - np.arange(grid.side))  # [size, h]
     weights = jnp.asarray(np.maximum(1 - distance, 0), jnp.float32)
@@ -226,7 +228,7 @@ def _upsample(heat: jax.Array, grid: Grid, size: int) -> jax.Array:
 
 
 def _blur(heat: jax.Array, deviation: float) -> jax.Array:
-    """[B, S, S] convolved with a Gaussian of that standard deviation in pixels."""
+    """Convolves [B, S, S] with a Gaussian of that standard deviation in pixels."""
     offsets = jnp.arange(heat.shape[1])
     weights = jnp.exp(-0.5 * ((offsets[:, None] - offsets[None, :]) / deviation) ** 2)
     weights /= weights.sum(1, keepdims=True)
@@ -242,13 +244,13 @@ def scale_to_one(heat: _Array) -> _Array:
 def _compute_heat(
     program: _Heat, params: Tree, batch_stats: Tree, images: np.ndarray, classes: np.ndarray, batch_size: int
 ) -> np.ndarray:
-    """The heat of all images, [N, S, S] float32; the last batch is filled up."""
+    """Computes the heat maps of all images, [N, S, S] float32, padding the last batch."""
     remaining = iter(range(0, len(images), batch_size))
 
     def forward(part: np.ndarray) -> tuple[jax.Array, ...]:
         start = next(remaining)
-        of_part = np.zeros(batch_size, np.int32)
-        of_part[: len(classes[start : start + batch_size])] = classes[start : start + batch_size]
-        return program(params, batch_stats, part, of_part)
+        part_classes = np.zeros(batch_size, np.int32)
+        part_classes[: len(classes[start : start + batch_size])] = classes[start : start + batch_size]
+        return program(params, batch_stats, part, part_classes)
 
     return compute_outputs(forward, images=images, batch_size=batch_size)[0]

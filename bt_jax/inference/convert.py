@@ -1,4 +1,4 @@
-"""A trained model as a file for use elsewhere, and the comparison of that file with the model it was made from."""
+"""Conversion of a trained model to a StableHLO, ONNX or safetensors file, checked against the model."""
 
 import dataclasses
 import functools
@@ -20,17 +20,17 @@ from bt_jax.inference.trained_model import TrainedModel
 
 FORMATS = ("stablehlo", "onnx", "safetensors")
 PLATFORMS = ("cpu", "cuda", "tpu")
-TOLERANCE = 1e-4  # of probabilities, and of logits as a fraction of the largest
+TOLERANCE = 1e-4  # absolute for probabilities; for logits, relative to the largest
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Between a file and its model, on the same images.
+    """Difference between the outputs of a file and of its model on the same images.
 
     Attributes:
-      images: number of them.
-      probabilities: the largest difference of a probability.
-      logits: the largest difference of a logit, as a fraction of the largest logit or of 1.
+      images: number of images.
+      probabilities: largest absolute difference of a probability.
+      logits: largest absolute difference of a logit, divided by the largest logit or by 1 if that is larger.
     """
 
     images: int
@@ -39,39 +39,39 @@ class Difference:
 
     @property
     def small(self) -> bool:
-        """Whether both are within `TOLERANCE`; differences that are not numbers are not."""
+        """Whether both differences are within `TOLERANCE`; False for NaN."""
         return self.probabilities <= TOLERANCE and self.logits <= TOLERANCE
 
 
 def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarray) -> Difference:
-    """Writes a model to a file, after the file's content has answered as the model does.
+    """Writes a model to a file after checking that the file gives the same outputs as the model.
 
     Args:
-      path: of the file, replaced atomically; not touched if the answers differ.
-      model: with networks.
+      path: the file, replaced atomically; not touched if the outputs differ.
+      model: a model with networks.
       form: one of `FORMATS`.
-      images: [N, S, S] uint8, preprocessed, to compare with.
+      images: [N, S, S] uint8, preprocessed, to compare on.
 
     Raises:
-      UsageError: a model without networks, packages that are missing, or answers that differ.
+      UsageError: the model has no networks, packages are missing, or the outputs differ.
     """
     if not model.networks:
-        raise UsageError("an exported program cannot be exported again: name the workdir or the safetensors file")
+        raise UsageError("a StableHLO file cannot be exported again: use the workdir or a safetensors file")
     content = {"stablehlo": _convert_to_stablehlo, "onnx": _convert_to_onnx, "safetensors": _convert_to_safetensors}[
         form
     ](model)
     difference = compare(content, model, form=form, images=images)
     if not difference.small:
         raise UsageError(
-            f"the {form} file answers differently from the model (probabilities by {difference.probabilities:.1e}, "
-            f"logits by {difference.logits:.1e} on {difference.images} images): not written"
+            f"the outputs of the {form} file differ from the model's (probabilities by {difference.probabilities:.1e}, "
+            f"logits by {difference.logits:.1e} on {difference.images} images): the file was not written"
         )
     files.write_bytes(path, content)
     return difference
 
 
 def compare(content: bytes, model: TrainedModel, *, form: str, images: np.ndarray) -> Difference:
-    """How far the answers of a file's content are from a model's, in batches of one image and of several."""
+    """Compares the outputs of a file's content with a model's, in batches of one image and of several."""
     expected = model.predict_logits(images)
     ours = model.compute_probabilities(expected)
     logits, probabilities = onnx_graph.run(content, to_float(images)) if form == "onnx" else _run_file(content, images)
@@ -83,7 +83,7 @@ def compare(content: bytes, model: TrainedModel, *, form: str, images: np.ndarra
 
 
 def _run_file(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [members, N, classes] and probabilities [N, classes] by the way that every user of the file takes."""
+    """Loads the file as a user would and returns its logits [members, N, classes] and probabilities [N, classes]."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model"
         path.write_bytes(content)
@@ -109,7 +109,7 @@ def _convert_to_stablehlo(model: TrainedModel) -> bytes:
 
 
 def _run_networks(model: TrainedModel, weights: dict[str, jax.Array], images: jax.Array) -> dict[str, jax.Array]:
-    """What `model_file` says a program computes."""
+    """Computes the outputs that `model_file` documents for an exported program."""
     outputs = [
         make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))(
             trees["params"], trees["batch_stats"], images

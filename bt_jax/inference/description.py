@@ -1,4 +1,4 @@
-"""The description of a model: what a checkpoint or file must hold beside the arrays."""
+"""The description of a model: the values that a checkpoint or file stores beside the arrays."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ from bt_jax.models.registry import Network, Tree
 
 @dataclasses.dataclass(frozen=True)
 class ModelDescription:
-    """All that a checkpoint must say for its arrays to become a usable model; plain values, kept as JSON."""
+    """The values that turn a checkpoint's arrays into a usable model, stored as JSON."""
 
     name: str
     options: dict[str, Any]
@@ -23,15 +23,15 @@ class ModelDescription:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelDescription":
-        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        """Makes a description from the JSON of `dataclasses.asdict`."""
         return cls(**{**values, "class_names": tuple(values["class_names"])})
 
     def create_network(self, *, seed: int = 0) -> tuple[Network, Tree, Tree]:
-        """The network with random parameters and statistics."""
+        """Creates the network, with random parameters and initial running statistics."""
         return registry.create(self.name, seed=seed, **self._collect_options())
 
     def create_abstract_network(self) -> tuple[Network, Tree, Tree]:
-        """The network with shapes and dtypes for its parameters and statistics."""
+        """Creates the network, with shapes and dtypes in place of parameters and statistics."""
         return registry.create_abstract(self.name, **self._collect_options())
 
     def _collect_options(self) -> dict[str, Any]:
@@ -39,5 +39,5 @@ class ModelDescription:
         return {"classes": len(self.class_names), "size": self.preprocessing["size"], **options}
 
     def create_normalisation(self) -> Normalisation:
-        """From grey pixels to what the network expects."""
+        """Creates the normalisation from grey pixels to the network's input."""
         return Normalisation(**{key: tuple(value) for key, value in self.normalisation.items()})

@@ -1,4 +1,4 @@
-"""The jitted forward of a network, whole or from a segment up, and its application to arrays of any length."""
+"""Jitted forward functions of a network, whole or from a segment up, and their application to arrays of any length."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,19 +17,25 @@ Forward = Callable[[Tree, Tree, jax.Array | np.ndarray], tuple[jax.Array, ...]]
 def make_forward(
     network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
 ) -> Forward:
-    """The jitted function of (params, batch_stats, images [B, S, S] float32 in [0, 1]).
+    """Makes the jitted function (params, batch_stats, images) -> (logits, features).
 
-    It returns logits [B, classes] and the features that the last segment decides by, pooled [B, D], both float32.
-    `shardings` are those of what goes in and of what comes out; None: on one device.
+    Images are [B, S, S] float32 in [0, 1]. Logits [B, classes] and features [B, D], the pooled inputs of the last
+    segment, are float32.
+
+    Args:
+      network: the network to apply.
+      normalisation: of its input.
+      dtype: of the activations.
+      shardings: those of the inputs and of the outputs; None runs on one device.
     """
 
     def forward(params: Tree, batch_stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         last = network.segment_names[-1]
         x, _ = network.apply(params, batch_stats, normalisation(images, dtype=dtype), stop=last)
         logits, _ = network.apply(params, batch_stats, x, start=last)
-        if len(network.segment_names) == 1:  # a network without hidden layers: some of the pixels
-            every = max(1, network.size // 32)
-            return logits, images[:, ::every, ::every].reshape(images.shape[0], -1)
+        if len(network.segment_names) == 1:  # without hidden layers, the features are some of the pixels
+            stride = max(1, network.size // 32)
+            return logits, images[:, ::stride, ::stride].reshape(images.shape[0], -1)
         return logits, (x.mean((1, 2)) if x.ndim == 4 else x).astype(jnp.float32)
 
     return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
@@ -38,7 +44,10 @@ def make_forward(
 def make_upper_forward(
     network: Network, *, start: str, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
 ) -> Forward:
-    """The same of (params, batch_stats, features [B, ...] float32): of the segments from `start` up; logits alone."""
+    """Makes the jitted function (params, batch_stats, features) -> (logits,) of the segments from `start` up.
+
+    Features are [B, ...] float32, the inputs of the segment `start`. See `make_forward` for the other arguments.
+    """
 
     def forward(params: Tree, batch_stats: Tree, features: jax.Array) -> tuple[jax.Array]:
         logits, _ = network.apply(params, batch_stats, features.astype(dtype), start=start)
@@ -50,13 +59,13 @@ def make_upper_forward(
 def compute_outputs(
     forward: Callable[..., tuple[jax.Array, ...]], *arguments: Tree, images: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, ...]:
-    """What a forward makes of preprocessed images, each once: [N, S, S] uint8 -> float32 arrays with N rows.
+    """Applies a forward function in batches: preprocessed images [N, S, S] uint8 -> float32 arrays with N rows.
 
     Args:
       forward: (*arguments, images [B, S, S] float32 in [0, 1]) -> arrays with B rows.
       *arguments: such as parameters and running statistics.
-      images: N > 0; or features [N, ...] float32, for a forward of these.
-      batch_size: B; the last batch is filled up.
+      images: N > 0 images, or features [N, ...] float32 for a forward of `make_upper_forward`.
+      batch_size: B; the last batch is padded.
     """
     parts = []
     for start in range(0, len(images), batch_size):

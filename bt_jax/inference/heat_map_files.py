@@ -1,4 +1,4 @@
-"""Where a predictor looks, on the pixels of the images it was given: as heat maps, and as files of them."""
+"""Heat maps of a predictor on the pixels of the original images, and files of them."""
 
 import dataclasses
 import hashlib
@@ -14,18 +14,17 @@ from bt_jax.inference import attribution, heat_map
 from bt_jax.inference.predictor import Prediction, Predictor, PreparedSlice
 
 INDEX = "index.csv"
-_LONGEST_NAME = 80  # characters of a file's own name that its heat map keeps
+_LONGEST_NAME = 80  # characters of the file's own name that are kept
 
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-    """Where a predictor looks for a class.
+    """The heat map of an image for a class.
 
     Attributes:
-      heat: [H, W] float32 in [0, 1], on the image's pixels; the largest value is 1, or 0 where nothing speaks for the
-        class.
+      heat: [H, W] float32 in [0, 1], on the image's pixels; the maximum is 1, or 0 without any evidence for the class.
       label: name of the class.
-      method: that was used, see `attribution`.
+      method: the method used, see `attribution`.
     """
 
     heat: np.ndarray
@@ -34,16 +33,16 @@ class HeatMap:
 
 
 def check_explainable(predictor: Predictor) -> None:
-    """Raises `UsageError` for a model that cannot be looked into."""
+    """Raises `UsageError` if a model has no networks to explain."""
     if not all(model.networks for model in predictor.models):
         raise UsageError(
-            "--model is a StableHLO file, which holds no network to look into: heat maps need the workdir of the run "
-            "or a safetensors file"
+            "heat maps are not available for a StableHLO file: give --model the workdir or a safetensors file of the "
+            "model"
         )
 
 
 def explain_image(predictor: Predictor, image: np.ndarray, *, label: str, method: str = "gradcam") -> HeatMap:
-    """The heat map of an image [H, W] uint8 or uint16; of several models the mean."""
+    """Computes the heat map of an image [H, W] uint8 or uint16, the mean over the models."""
     number = predictor.class_names.index(label)
     heat, methods = np.zeros(image.shape, np.float32), dict[str, None]()
     for model in predictor.models:
@@ -55,15 +54,15 @@ def explain_image(predictor: Predictor, image: np.ndarray, *, label: str, method
 
 
 class HeatMapFiles:
-    """Heat maps of predicted slices in a folder: an overlay (PNG), the values (.npy), and a table of what is what.
+    """Writes heat maps of predicted slices to a folder: overlays (PNG), values (.npy), and a table of the files.
 
     Args:
-      folder: made if it is not there.
-      predictor: that predicted.
+      folder: created if it does not exist.
+      predictor: the predictor of the slices.
       method: one of `attribution.METHODS`.
 
     Raises:
-      UsageError: a model that cannot be looked into, or a file in the place of the folder.
+      UsageError: a model has no networks to explain, or the folder is a file.
     """
 
     def __init__(self, folder: files.Path, predictor: Predictor, *, method: str = "gradcam"):
@@ -75,7 +74,7 @@ class HeatMapFiles:
         self._rows: list[tuple[str, ...]] = []
 
     def write(self, path: str, prepared: PreparedSlice, prediction: Prediction) -> None:
-        """Writes the heat map of the class that was predicted for a slice, which must have kept its `origin`."""
+        """Writes the heat map of the predicted class of a slice, which must have kept its `origin`."""
         assert prepared.origin is not None
         found = explain_image(self._predictor, prepared.origin, label=prediction.label, method=self._method)
         name = make_file_name(path)
@@ -88,15 +87,15 @@ class HeatMapFiles:
         self._rows.append((path, f"{name}.png", f"{name}.npy", found.label, found.method))
 
     def write_index(self) -> None:
-        """Writes the table: which files belong to which record."""
+        """Writes the table that assigns the files to the records."""
         shown = [(path.encode("utf-8", "backslashreplace").decode(), *rest) for path, *rest in self._rows]
         files.write_csv(self._folder / INDEX, ("path", "overlay", "array", "class", "method"), shown)
 
 
 def make_file_name(path: str) -> str:
-    """A name for what belongs to a record: no folders, nothing odd, and another one for every path.
+    """Makes a file name, without suffix, for a record: portable, and unique for every path.
 
-    The file's own name, as far as it consists of letters, digits and the like, and 16 digits of a hash of the path.
+    It consists of the file's own name, with unusual characters replaced, and 16 digits of a hash of the path.
     """
     own = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[/\\]", path)[-1]).lstrip(".-")
     digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:16]

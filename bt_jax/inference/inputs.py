@@ -1,4 +1,4 @@
-"""What a person names on the command line as a row of files: files, folders, patterns, zip archives."""
+"""Expansion of the paths on the command line: files, folders, glob patterns and zip archives."""
 
 import dataclasses
 import glob
@@ -14,8 +14,8 @@ from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import UnreadableError
 
 _ZIP = b"PK\x03\x04"
-_NOTHING = "there are no images, DICOM files or volumes in it"
-_OTHERS = "{} files in {} are no images, DICOM or NIfTI files by their names: left out"
+_NOTHING = "it contains no images, DICOM files or NIfTI volumes"
+_OTHERS = "skipped {} files in {} whose names are not those of images, DICOM or NIfTI files"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Input:
     """A file to read.
 
     Attributes:
-      name: the path as a person would write it; inside a zip, after that of the zip.
-      size: bytes, as far as known.
-      read: gives at most so many bytes; an `OSError` or `UnreadableError` says why it cannot.
+      name: the path to show; for a member of a zip, the path of the zip and the member's.
+      size: in bytes, as far as known.
+      read: reads at most the given number of bytes; raises `OSError` or `UnreadableError`.
     """
 
     name: str
@@ -34,14 +34,15 @@ class Input:
 
 
 def expand(paths: Iterable[str], *, left_out: Callable[[str], None]) -> Iterator[Input]:
-    """The files that the paths stand for, in the order of the paths and, below a folder, of the names.
+    """Yields the files that the paths stand for, in the order of the paths and, within a folder, of the names.
 
-    Files named one by one are always read. In a folder or zip those are that have a suffix of images, DICOM or NIfTI,
-    and those without one, or with a number for it, whose content shows that they are such. Hidden files are not.
+    Files that are named themselves are always read. In a folder or zip, a file is read if it has a suffix of an image,
+    DICOM or NIfTI file. A file without a suffix, or with a number for one, is read if its content is recognised. Hidden
+    files are skipped.
 
     Args:
-      paths: files, folders, zip archives, or patterns such as `scans/**/*.png`, which the shell has not resolved.
-      left_out: called with one line for each folder or zip in which files were left out.
+      paths: files, folders, zip archives, or patterns such as `scans/**/*.png` that the shell has not expanded.
+      left_out: called with one line for each folder or zip in which files were skipped.
     """
     for path in paths:
         if os.path.lexists(path):
@@ -49,9 +50,9 @@ def expand(paths: Iterable[str], *, left_out: Callable[[str], None]) -> Iterator
         elif glob.has_magic(path):
             found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - pathlib knows no absolute patterns
             if not found:
-                yield _make_failing_input(path, "no file fits this pattern")
+                yield _make_failing_input(path, "no file matches this pattern")
             for name in found:
-                if not pathlib.Path(name).is_dir():  # its files fit the pattern themselves, or were not asked for
+                if not pathlib.Path(name).is_dir():  # its files match the pattern themselves, or were not asked for
                     yield from _expand_path(name, left_out=left_out)
         else:
             yield _make_failing_input(path, "there is no such file or folder")
@@ -79,7 +80,7 @@ def _expand_folder(path: str, *, left_out: Callable[[str], None]) -> Iterator[In
     failed: list[OSError] = []
     for folder, below, inside in os.walk(path, followlinks=True, onerror=failed.append):
         facts = pathlib.Path(folder).stat()
-        if (facts.st_dev, facts.st_ino) in seen:  # a link back
+        if (facts.st_dev, facts.st_ino) in seen:  # a link to a folder above
             below.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
@@ -107,12 +108,12 @@ def _expand_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise UnreadableError(f"a damaged zip archive ({type(error).__name__})") from None
-    turn = threading.Lock()  # readers share the archive's place in the file
+        raise UnreadableError(f"the zip archive is damaged ({type(error).__name__})") from None
+    lock = threading.Lock()  # readers share the archive's position in the file
 
     def read(member: zipfile.ZipInfo, most: int) -> bytes:
         try:
-            with turn, archive.open(member) as file:
+            with lock, archive.open(member) as file:
                 return file.read(most)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
             raise UnreadableError(f"it cannot be read from the zip archive ({type(error).__name__})") from None
@@ -140,7 +141,7 @@ def _expand_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input
 
 
 def _is_wanted(name: str, start: Callable[[], bytes]) -> bool | None:
-    """Whether a file of a folder is read; None for one that is not worth a word."""
+    """Returns whether to read a file of a folder; None for a file to skip without counting it."""
     if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "dicomdir"):
         return None
     suffix = pathlib.PurePath(name).suffix.lower()
@@ -151,12 +152,12 @@ def _is_wanted(name: str, start: Callable[[], bytes]) -> bool | None:
 
 
 def _read_start(path: str, most: int) -> bytes:
-    """The first bytes of a regular file: a pipe would be waited for."""
+    """Reads the first bytes of a file, which must be a regular file: reading a pipe would block."""
     facts = pathlib.Path(path).stat()
     if not stat.S_ISREG(facts.st_mode):
-        raise UnreadableError("not a regular file")
+        raise UnreadableError("it is not a regular file")
     with pathlib.Path(path).open("rb") as file:
-        return file.read(min(most, facts.st_size))  # as much memory as is asked for is taken at once
+        return file.read(min(most, facts.st_size))  # `read` allocates the requested size at once
 
 
 def _make_failing_input(name: str, reason: str) -> Input:
@@ -167,5 +168,5 @@ def _make_failing_input(name: str, reason: str) -> Input:
 
 
 def describe_error(error: OSError | UnreadableError) -> str:
-    """Why a file cannot be read, without its path, which stands beside it."""
+    """Describes why a file cannot be read, without its path."""
     return (error.strerror or type(error).__name__).lower() if isinstance(error, OSError) else str(error)

@@ -1,16 +1,17 @@
-"""A trained model in one file, to be used without its workdir: all that a prediction needs travels in it.
+"""The file formats of an exported model. A file holds everything that a prediction needs, so no workdir is required.
 
-Two kinds are read here; `conversion` makes them.
+`convert` writes the two formats that are read here.
 
-safetensors: arrays `networks.0.params.<segment>...`, `networks.0.batch_stats...` and `doubts.0...`, a number for each
-network of an ensemble; the header has `schema`, `temperature` and the fields of the description as JSON strings.
+safetensors: the arrays `networks.0.params.<segment>...`, `networks.0.batch_stats...` and `doubts.0...` (the OOD model),
+numbered by the networks of an ensemble. The header holds `schema`, `temperature` and the fields of the description as
+JSON strings.
 
-StableHLO: a zip, not compressed, of `model.json` (the same fields), `doubts.safetensors`, `weights.safetensors` (arrays
-named as above) and `program.jax_export`, a program for any CPU, GPU or TPU:
-`jax.export.deserialize(content).call(weights, images)` makes of a dict of these arrays and of images [batch, S, S]
-float32, preprocessed and in 0 to 1, a dict of `probabilities` [batch, classes], calibrated, and for each network
-`logits` [batch, networks, classes] and `features` [batch, networks, D]. The weights are no constants of the program,
-since XLA's fusions of constants on CPUs have been seen to compute wrong values.
+StableHLO: an uncompressed zip of `model.json` (the same fields), `doubts.safetensors`, `weights.safetensors` (arrays
+named as above) and `program.jax_export`, a program for any CPU, GPU or TPU.
+`jax.export.deserialize(content).call(weights, images)` takes a dict of these arrays and preprocessed images
+[batch, S, S] float32 in [0, 1]. It returns a dict of the calibrated `probabilities` [batch, classes], the `logits`
+[batch, networks, classes] and the `features` [batch, networks, D]. The weights are arguments of the program rather than
+constants because XLA has computed wrong values when fusing large constants on CPUs.
 """
 
 import dataclasses
@@ -40,14 +41,14 @@ _ZIP_START = b"PK\x03\x04"
 
 @dataclasses.dataclass(frozen=True)
 class StoredModel:
-    """What a file holds.
+    """Content of a model file.
 
     Attributes:
       description: of all its networks, the fields of `ModelDescription`.
-      temperature: None where none was stored.
-      ood_models: one for each network, or none at all.
-      networks: {`params`, `batch_stats`} of each; none where the file holds a program.
-      program: see above, with its weights filled in; None where the file holds networks.
+      temperature: None if none was stored.
+      ood_models: one for each network, or empty.
+      networks: {`params`, `batch_stats`} of each network; empty if the file holds a program.
+      program: the exported program with its weights bound; None if the file holds networks.
     """
 
     description: Mapping[str, Any]
@@ -58,14 +59,14 @@ class StoredModel:
 
 
 def encode_safetensors(stored: StoredModel) -> bytes:
-    """The safetensors file of networks."""
+    """Encodes networks as a safetensors file."""
     tensors = _flatten_ood_models(stored.ood_models) | flatten_weights(stored.networks)
     header = {name: json.dumps(value) for name, value in _make_header(stored).items()}
     return safetensors.numpy.save(tensors, header)
 
 
 def flatten_weights(networks: Sequence[Mapping[str, Tree]]) -> dict[str, np.ndarray]:
-    """The arrays of {`params`, `batch_stats`} of each network, under their names in files."""
+    """Maps names in the file to arrays, given {`params`, `batch_stats`} of each network."""
     tensors: dict[str, np.ndarray] = {}
     for number, network in enumerate(networks):
         flat = traverse_util.flatten_dict({key: dict(tree) for key, tree in network.items()}, sep=".")
@@ -74,17 +75,17 @@ def flatten_weights(networks: Sequence[Mapping[str, Tree]]) -> dict[str, np.ndar
 
 
 def unflatten_weights(weights: Mapping[str, Any]) -> list[dict[str, Tree]]:
-    """The inverse of `flatten_weights`."""
+    """Inverts `flatten_weights`."""
     trees = traverse_util.unflatten_dict(dict(weights), sep=".")["networks"]
     networks = [_get_numbered(trees, number) for number in range(len(trees))]
     return [{"params": tree["params"], "batch_stats": tree.get("batch_stats", {})} for tree in networks]
 
 
 def encode_stablehlo(stored: StoredModel, program: bytes) -> bytes:
-    """The zip around a program that was serialized by `jax.export`, and the weights it is called with."""
+    """Encodes a program that `jax.export` serialised, and the weights it is called with, as a zip."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        # A ZipInfo made from the name alone has a fixed date: the same model gives the same bytes.
+        # A ZipInfo made from the name alone has a fixed date, so that the same model gives the same bytes.
         archive.writestr(zipfile.ZipInfo(_NOTES), json.dumps(_make_header(stored), indent=2))
         archive.writestr(zipfile.ZipInfo(_OOD), safetensors.numpy.save(_flatten_ood_models(stored.ood_models)))
         archive.writestr(zipfile.ZipInfo(_WEIGHTS), safetensors.numpy.save(flatten_weights(stored.networks)))
@@ -93,22 +94,22 @@ def encode_stablehlo(stored: StoredModel, program: bytes) -> bytes:
 
 
 def read(path: pathlib.Path) -> StoredModel:
-    """A file of either kind, known by its content.
+    """Reads a file of either format, recognised by its content.
 
     Raises:
-      UsageError: it is neither, or damaged.
+      UsageError: the file has neither format, or is damaged.
     """
     with path.open("rb") as file:
         start = file.read(len(_ZIP_START))
     if path.suffix == ".onnx":
-        raise UsageError(f"{path} is for ONNX Runtime: here give the workdir, the StableHLO or the safetensors file")
+        raise UsageError(f"{path} is an ONNX file, for ONNX Runtime: use the workdir, StableHLO or safetensors file")
     return _read_stablehlo(path) if start == _ZIP_START else _read_safetensors(path)
 
 
 def _read_safetensors(path: pathlib.Path) -> StoredModel:
     tensors, header = safetensors_file.read(path), safetensors_file.read_metadata(path)
     if "schema" not in header:
-        raise UsageError(f"{path} holds weights but no model of bt_jax: give a file that bt_jax.export wrote")
+        raise UsageError(f"{path} holds weights but no bt_jax model: use a file that bt_jax.export wrote")
     try:
         notes = {name: json.loads(value) for name, value in header.items()}
         trees = traverse_util.unflatten_dict(tensors, sep=".")
@@ -120,7 +121,7 @@ def _read_safetensors(path: pathlib.Path) -> StoredModel:
 
 def _read_stablehlo(path: pathlib.Path) -> StoredModel:
     import jax
-    import jax.export  # takes a moment, and workdirs do without
+    import jax.export  # slow to import, and not needed for workdirs
 
     try:
         with zipfile.ZipFile(path) as archive:
@@ -132,7 +133,7 @@ def _read_stablehlo(path: pathlib.Path) -> StoredModel:
         return dataclasses.replace(stored, program=functools.partial(jax.jit(exported.call), on_device))
     except UsageError:
         raise
-    # The readers of flatbuffers and bytecode let nearly any exception through on damaged input.
+    # On damaged input, the readers of flatbuffers and bytecode raise nearly any exception.
     except Exception as error:
         raise _make_damage_error(path, error) from error
 
@@ -143,9 +144,9 @@ def _make_header(stored: StoredModel) -> dict[str, Any]:
 
 
 def _parse_header(notes: dict[str, Any], trees: Mapping[str, Any], path: pathlib.Path) -> StoredModel:
-    """The fields and the OOD models, if any."""
+    """Makes a `StoredModel` from the header fields and the arrays of the OOD models, without networks or program."""
     if notes.pop("schema") != SCHEMA:
-        raise UsageError(f"{path} is of another version of bt_jax: export the model again with this one")
+        raise UsageError(f"{path} was written by another version of bt_jax: export the model again with this version")
     temperature = notes.pop("temperature")
     ood_models = trees.get("doubts", {})
     return StoredModel(
@@ -174,4 +175,4 @@ def _make_contiguous(array: Any) -> np.ndarray:
 
 def _make_damage_error(path: pathlib.Path, error: Exception) -> UsageError:
     reason = " ".join(str(error).split())[:200]
-    return UsageError(f"{path} is no model that bt_jax.export wrote, or damaged ({type(error).__name__}: {reason})")
+    return UsageError(f"{path} is damaged, or bt_jax.export did not write it ({type(error).__name__}: {reason})")

@@ -1,11 +1,11 @@
-"""Networks as an ONNX graph, written layer by layer. The only module that knows the packages onnx and onnxruntime.
+"""Networks as an ONNX graph, written layer by layer. The only module that imports onnx and onnxruntime.
 
-The models are made of a dozen kinds of layers, all of which ONNX has. Writing them down takes less than a general
-converter, needs no second framework and no other versions of the libraries, and gives the graph that runtimes and
-quantisers know best: Conv, Gemm and pooling, BatchNorm folded in. Images are [B, C, H, W] inside.
+The models consist of a dozen kinds of layers, each of which has an ONNX operator. Writing the graph directly is less
+code than a general converter, needs no second framework, and gives the graph that runtimes and quantisers support
+best: Conv, Gemm and pooling, with BatchNorm folded in. Images are [B, C, H, W] inside the graph.
 
-Input `images`: [batch, S, S] float32, preprocessed and in 0 to 1. Outputs: `probabilities` [batch, classes],
-calibrated, and `logits` [networks, batch, classes]. The model's metadata has the fields of its description as JSON.
+Input `images`: [batch, S, S] float32, preprocessed, in [0, 1]. Outputs: calibrated `probabilities` [batch, classes] and
+`logits` [networks, batch, classes]. The metadata holds the fields of the description as JSON.
 """
 
 import json
@@ -22,22 +22,22 @@ from bt_jax.models import blocks, efficientnet, layers, vgg
 from bt_jax.models.layers import PADDINGS
 from bt_jax.ops.pooling import WINDOW
 
-OPSET = 17  # ONNX Runtime 1.12 and newer; nothing here needs more
-_IR_VERSION = 8  # that of ONNX 1.12, which such runtimes read
+OPSET = 17  # supported by ONNX Runtime 1.12 and newer; nothing here needs more
+_IR_VERSION = 8  # of ONNX 1.12, which these runtimes read
 _MISSING = "--format=onnx needs the packages onnx and onnxruntime: .venv/bin/pip install -e '.[onnx]'"
 
 
 def build(networks: Sequence[TrainedNetwork], *, size: int, temperature: float, notes: Mapping[str, Any]) -> bytes:
-    """The ONNX file of an ensemble of one network or more.
+    """Builds the ONNX file of an ensemble of one or more networks.
 
     Args:
-      networks: with their weights.
+      networks: the networks with their weights.
       size: side of the images in pixels.
-      temperature: that the logits are divided by before they become probabilities.
-      notes: what goes into the metadata, each value as JSON.
+      temperature: divides the logits before the softmax.
+      notes: metadata, each value stored as JSON.
 
     Raises:
-      UsageError: the package onnx is missing, or a network has a segment that is not known here.
+      UsageError: the package onnx is missing, or a network has an unsupported segment.
     """
     onnx = _import_packages()[0]
     graph = _Graph(onnx)
@@ -60,11 +60,11 @@ def build(networks: Sequence[TrainedNetwork], *, size: int, temperature: float, 
 
 
 def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [networks, N, classes] and probabilities [N, classes] of a file, by ONNX Runtime on the CPU.
+    """Runs a file with ONNX Runtime on the CPU: logits [networks, N, classes] and probabilities [N, classes].
 
     Args:
       content: of the file.
-      images: [N, S, S] float32 in [0, 1]; the first is run alone and the others together.
+      images: [N, S, S] float32 in [0, 1]; the first image is run alone and the others together.
     """
     runtime = _import_packages()[1]
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -84,14 +84,14 @@ def _import_packages() -> tuple[Any, Any]:
 
 
 class _Value:
-    """A tensor of the graph: its name and its shape without the batch, (C, H, W) or (D,)."""
+    """A tensor of the graph: its name, and its shape without the batch, (C, H, W) or (D,)."""
 
     def __init__(self, name: str, *, shape: tuple[int, ...]):
         self.name, self.shape = name, shape
 
 
 class _Graph:
-    """Nodes and constants under names that say which segment they are of."""
+    """Nodes and constants, named by the segment they belong to."""
 
     def __init__(self, onnx: Any):
         self._onnx = onnx
@@ -100,14 +100,14 @@ class _Graph:
         self.prefix = "input"
 
     def add(self, operation: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Appends a node, and returns the name of its output."""
+        """Appends a node and returns the name of its output."""
         name = f"{self.prefix}.{operation}_{len(self._nodes)}"
         made = self._onnx.helper.make_node(operation, list(inputs), [output or name], name=name, **attributes)
         self._nodes.append(made)
         return output or name
 
     def add_constant(self, name: str, array: np.ndarray | np.floating) -> str:
-        """Adds an array, and returns its name."""
+        """Adds an array and returns its name."""
         full = f"{self.prefix}.{name}"
         while full in self._constants:
             full += "_"
@@ -115,7 +115,7 @@ class _Graph:
         return full
 
     def serialise(self, *, size: int, members: int, classes: int, notes: Mapping[str, Any]) -> bytes:
-        """The checked model."""
+        """Checks the model and serialises it."""
         helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
         made = helper.make_graph(
             self._nodes,
@@ -136,7 +136,7 @@ class _Graph:
 
 
 def _add_normalisation(graph: _Graph, grey: str, member: TrainedNetwork) -> tuple[str]:
-    """[B, 1, H, W] in [0, 1] -> the name of [B, 3, H, W] as the network expects it."""
+    """Adds the normalisation, [B, 1, H, W] in [0, 1] -> [B, 3, H, W], and returns the name of its output."""
     mean, deviation = (
         np.array(values).reshape(1, 3, 1, 1) for values in (member.normalisation.mean, member.normalisation.std)
     )
@@ -148,9 +148,7 @@ def _add_segment(graph: _Graph, segment: nnx.Module, x: _Value) -> _Value:
     for kind, write in _SEGMENTS.items():
         if isinstance(segment, kind):
             return write(graph, segment, x)
-    raise UsageError(
-        f"--format=onnx does not know segments of the kind {type(segment).__name__}: use stablehlo or safetensors"
-    )
+    raise UsageError(f"--format=onnx does not support {type(segment).__name__} segments: use stablehlo or safetensors")
 
 
 def _add_convolution_segment(graph: _Graph, segment: efficientnet.ConvolutionSegment, x: _Value) -> _Value:
@@ -224,7 +222,7 @@ def _add_convolution(
     *,
     norm: layers.BatchNorm | None = None,
 ) -> _Value:
-    """A convolution; the BatchNorm after it goes into its kernel."""
+    """Adds a convolution with the BatchNorm after it folded into its kernel."""
     kernel = np.asarray(layer.kernel[...])
     depthwise = isinstance(layer, layers.DepthwiseConvolution)
     kernel = kernel[:, :, None, :] if depthwise else kernel  # [K, K, in / groups, out]
@@ -252,7 +250,7 @@ def _add_convolution(
 
 
 def _add_dense(graph: _Graph, layer: layers.Dense, x: _Value, *, norm: layers.BatchNorm | None = None) -> _Value:
-    """A dense layer; the BatchNorm after it goes into its matrix."""
+    """Adds a dense layer with the BatchNorm after it folded into its matrix."""
     kernel = np.asarray(layer.kernel[...])
     bias = np.zeros(kernel.shape[1], np.float32) if layer.bias is None else np.asarray(layer.bias[...])
     if norm is not None:
@@ -271,12 +269,12 @@ def _add_activation(graph: _Graph, x: _Value, activation: Callable[..., Any]) ->
     elif activation is jax.nn.relu:
         name = graph.add("Relu", x.name)
     else:
-        raise UsageError(f"--format=onnx does not know the activation {activation}: use stablehlo or safetensors")
+        raise UsageError(f"--format=onnx does not support the activation {activation}: use stablehlo or safetensors")
     return _Value(name, shape=x.shape)
 
 
 def _flatten(graph: _Graph, x: _Value, features: int) -> _Value:
-    """As `blocks.flatten`: [B, C, H, W] -> [B, features], pixels first."""
+    """Flattens [B, C, H, W] to [B, features] in the order of [B, H, W, C], as the networks do."""
     if len(x.shape) == 1:
         return x
     x = _take_first_channels(graph, x, features // (x.shape[1] * x.shape[2]))

@@ -1,14 +1,16 @@
-"""Whether an image is of the kind that a model learned from: how far its features lie from the training images'.
+"""Out-of-distribution (OOD) detection: how far the features of an image are from those of the training images.
 
-A softmax is sure of photographs and charts too, so its confidence cannot tell. The features that the last layers decide
-by can. Their distance to the training images' is Mahalanobis's (Lee et al. 2018, https://arxiv.org/abs/1807.03888) with
-the covariance of a probabilistic principal component analysis (Tipping and Bishop 1999): the directions in which the
-training images differ most each with their variance, all others with one. So what other pictures excite and brain
-slices never do counts most. Distances on the unit sphere (https://arxiv.org/abs/2204.06507) throw that away: on an
-EfficientNet-Lite1 they missed a quarter of the photographs and all bodies that this finds.
+The confidence of a softmax cannot detect OOD images: it is high for photographs and charts too. The inputs of the last
+layers can. Their distance from the training images is the Mahalanobis distance (Lee et al. 2018,
+https://arxiv.org/abs/1807.03888) with the covariance of a probabilistic principal component analysis (Tipping and
+Bishop 1999): the leading components have a variance each, all other directions share one. Directions in which brain
+slices hardly vary therefore weigh most. Distances on the unit sphere (https://arxiv.org/abs/2204.06507) discard this:
+with an EfficientNet-Lite1 they missed a quarter of the photographs and all the images of other body parts that this
+distance detects.
 
-The score is the distance divided by the largest that is normal, the 99th percentile of the validation images, which are
-of other patients than the training images. What is needed for it lies in a run's workdir, in `doubt.npz`.
+The OOD score is the distance divided by a threshold, the 99th percentile over the validation images, whose patients are
+not among the training images. A score above 1 marks an OOD image. Files and records call the score `doubt`: the
+`doubt.npz` of a workdir, the field `doubt` of a record, and the arrays `doubts` of an exported file.
 """
 
 import dataclasses
@@ -25,25 +27,25 @@ from bt_jax.common.messages import Message
 
 FILE = "doubt.npz"
 SCHEMA = 1
-COMPONENTS = 32  # from 16 to 128 the detection rates are the same
-SHRINKAGE = 0.1  # of the mean variance, added to all: likewise from .01 to 1
+COMPONENTS = 32  # detection rates are the same from 16 to 128
+SHRINKAGE = 0.1  # fraction of the mean variance that is added to all; detection rates are the same from .01 to 1
 PERCENTILE = 99.0
-# Training images whose features are looked at; more cost time at the end of a run and hardly change the distances.
+# Training images to fit on; more take time at the end of a run and hardly change the distances.
 MOST_IMAGES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class OodModel:
-    """What a network's features are compared with.
+    """A Gaussian fitted to the features of the training images.
 
     Attributes:
       centre: [D] float32, mean of the training images' features.
-      components: [K, D] float32, the orthogonal directions of length 1 in which these differ most.
-      variances: [K] float32, along these.
+      components: [K, D] float32, orthonormal principal components.
+      variances: [K] float32, variances along the components.
       remainder: variance along every other direction; above 0.
-      threshold: the largest normal distance; above 0.
-      fitted_on: in words, which images the threshold is from.
-      step: of the checkpoint it was fitted for.
+      threshold: the distance with a score of 1; above 0.
+      fitted_on: description of the images that the threshold was computed on.
+      step: of the checkpoint that the features are from.
     """
 
     centre: np.ndarray
@@ -55,9 +57,9 @@ class OodModel:
     step: int
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """How far features [N, D] lie from the training images', [N] float64; above 1 is farther than is normal.
+        """Computes OOD scores [N] float64 of features [N, D]; above 1 is out of distribution.
 
-        Features that are not finite are infinitely far.
+        Features that are not finite have an infinite score.
         """
         return self._compute_distances(features) / self.threshold
 
@@ -71,7 +73,7 @@ class OodModel:
         return np.where(finite, distances, np.inf)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """As arrays by name, for a file."""
+        """Converts the model to arrays by name, for a file."""
         return {
             "schema": np.array(SCHEMA),
             "centre": self.centre,
@@ -85,10 +87,10 @@ class OodModel:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> "OodModel":
-        """The inverse of `to_arrays`.
+        """Inverts `to_arrays`.
 
         Raises:
-          KeyError, ValueError, TypeError: they are not what it gives.
+          KeyError, ValueError, TypeError: the arrays are not those of an OOD model.
         """
         centre, components, variances = (
             np.asarray(arrays[name], np.float32) for name in ("centre", "components", "variances")
@@ -103,19 +105,20 @@ class OodModel:
             step=int(arrays["step"]),
         )
         if components.ndim != 2 or components.shape != (len(variances), len(centre)):
-            raise ValueError(f"components {components.shape} of {len(centre)} features, {len(variances)} variances")
+            expected = len(variances), len(centre)
+            raise ValueError(f"components have shape {components.shape}, expected {expected}")
         if not (found.threshold > 0 and found.remainder > 0 and (variances > 0).all()):
-            raise ValueError("a variance or the threshold is not above 0")
+            raise ValueError("the variances and the threshold must be above 0")
         return found
 
 
 def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: int) -> OodModel | None:
-    """What later images are compared with; None where the features of the training images do not differ at all.
+    """Fits an OOD model. Returns None if features are missing, not finite, or the same for all training images.
 
     Args:
-      training: [M, D] features of images that the network was trained on.
+      training: [M, D] features of training images.
       validation: [N, D] features of images of other patients.
-      fitted_on: in words, what the validation images are.
+      fitted_on: description of the validation images.
       step: of the checkpoint.
     """
     if not (len(training) and len(validation) and np.isfinite(training).all() and np.isfinite(validation).all()):
@@ -138,17 +141,17 @@ def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: i
 
 
 def make_warning(score: float) -> Message:
-    """What is said of an image with a score above 1."""
+    """Makes the warning for an image with a score above 1."""
     return Message(
         "unlike_training",
-        "This does not look like the images that the model learned from, so no class means anything here: its features "
-        "lie {score} times as far from theirs as is normal at most.",
+        "The image does not look like the training images, so its class is not meaningful: it is {score} times as far "
+        "from them as the normal limit.",
         score=score,
     )
 
 
 def choose_rows(count: int) -> np.ndarray:
-    """Which of the training images' features are looked at: evenly spread rows, at most `MOST_IMAGES` of them."""
+    """Chooses the training images to fit on: the indices of at most `MOST_IMAGES`, evenly spaced."""
     return np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(np.int64)
 
 
@@ -159,16 +162,16 @@ def write(folder: files.Path, model: OodModel) -> None:
 
 
 def read(folder: files.Path, *, step: int) -> OodModel | None:
-    """What the workdir holds for the checkpoint of that step; None where there is none, as in those of older versions.
+    """Reads `doubt.npz` of a workdir. Returns None if it is missing, or was fitted for another step.
 
     Raises:
-      UsageError: a file that is not what its name says.
+      UsageError: the file is damaged.
     """
     path = pathlib.Path(folder) / FILE
     if not path.exists():
         return None
     try:
-        # Opened here: of a damaged zip NumPy would leave it open.
+        # Opened here because NumPy would leave the file of a damaged zip open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             found = OodModel.from_arrays(content)
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -178,12 +181,14 @@ def read(folder: files.Path, *, step: int) -> OodModel | None:
 
 
 def _find_principal_components(away: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The largest variances [K] of centred features [M, D], their directions [K, D], and the sum of all variances.
+    """Finds the principal components of centred features [M, D].
 
-    By the smaller of the two products with itself: a decomposition of the features would take ten times as long.
+    Returns:
+      The largest variances [K], their directions [K, D], and the sum of all variances.
     """
     wide = away.shape[0] < away.shape[1]
-    squares, vectors = np.linalg.eigh(away @ away.T if wide else away.T @ away)  # in rising order
+    # The smaller Gram matrix: a singular value decomposition of the features would take ten times as long.
+    squares, vectors = np.linalg.eigh(away @ away.T if wide else away.T @ away)  # in ascending order
     kept = np.flatnonzero(squares > 1e-9 * squares[-1])[::-1][:COMPONENTS]
     directions = vectors[:, kept].T @ away / np.sqrt(squares[kept])[:, None] if wide else vectors[:, kept].T
     return squares[kept] / max(len(away) - 1, 1), directions, float((away**2).sum() / max(len(away) - 1, 1))

@@ -1,4 +1,4 @@
-"""Predictions with one model or several: slices to probabilities, and what a person should be told beside them."""
+"""Predictions with one or several models: from slices to probabilities and the warnings that go with them."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -13,27 +13,27 @@ from bt_jax.data.io.slices import Slice
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.inference import ood, trained_model
 
-# What differs between views of a slice for test-time augmentation: little, so that each is still a likely slice.
+# Test-time augmentation: weak enough that each view is still a plausible slice.
 VIEWS = Augmentation(flip=True, rotation=0.02, zoom=0.05, shift=0.02)
 MOST_VIEWS = 64
 
-_SMALL = 64  # pixels; shorter sides are those of icons and thumbnails
-_FLAT = 8 / 255  # of the range of 8 bits; less is compression noise
+_SMALL = 64  # pixels; images with a shorter side are icons and thumbnails
+_FLAT = 8 / 255  # fraction of the 8-bit range; less contrast than this is compression noise
 _UNSURE = 0.5
 
-_NO_MAJORITY = Message("no_majority", "No class is more likely than all others together.")
+_NO_MAJORITY = Message("no_majority", "No class has a probability above 50 %.")
 _SYNTHETIC = Message("synthetic_model", "The model was trained on " + SYNTHETIC_NOTICE + ".")
 _UNCALIBRATED = Message("uncalibrated", "The confidence is not calibrated.")
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSlice:
-    """A slice as the models will see it.
+    """A slice after preprocessing.
 
     Attributes:
-      images: [S, S] uint8 for each of the predictor's ways of preprocessing.
-      warnings: sentences that do not depend on what the models say.
-      origin: [H, W] uint8 or uint16, the slice as it was read, where it is kept for an explanation.
+      images: [S, S] uint8, one for each of the predictor's preprocessings.
+      warnings: those that do not depend on the prediction.
+      origin: [H, W] uint8 or uint16, the slice as it was read, if it is kept for a heat map.
     """
 
     images: tuple[np.ndarray, ...]
@@ -43,13 +43,13 @@ class PreparedSlice:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What is said about a slice.
+    """Prediction for a slice.
 
     Attributes:
       label: name of the most probable class.
       confidence: its probability.
-      probabilities: of all classes, in their order.
-      warnings: sentences; empty where there is nothing to say.
+      probabilities: of all classes, in class order.
+      warnings: sentences, possibly none.
       ood_score: distance from the training images, see `ood`; above 1 the class means
         nothing. None without an OOD model.
     """
@@ -62,17 +62,15 @@ class Prediction:
 
 
 class Predictor:
-    """One model, or several whose probabilities are averaged.
-
-    Safe to share between threads.
+    """Predicts with one model, or averages the probabilities of several. Thread-safe.
 
     Args:
       models: at least one, all with the same classes.
-      views: slightly turned, shifted and mirrored views of each slice whose probabilities are averaged, the slice as it
-        is being the first.
+      views: number of views of each slice to average over (test-time augmentation). The first view is the slice itself,
+        the others are slightly rotated, shifted, scaled and mirrored.
 
     Raises:
-      UsageError: models of different classes.
+      UsageError: the models have different classes.
     """
 
     def __init__(self, models: Sequence[trained_model.TrainedModel], *, views: int = 1):
@@ -80,7 +78,7 @@ class Predictor:
         for model in models[1:]:
             if model.class_names != first.class_names:
                 raise UsageError(
-                    f"--model names models of different classes: {', '.join(first.class_names)} and "
+                    f"the models given as --model have different classes: {', '.join(first.class_names)} and "
                     f"{', '.join(model.class_names)}"
                 )
         self.models, self.views = tuple(models), views
@@ -90,51 +88,51 @@ class Predictor:
 
     @classmethod
     def load(cls, paths: Iterable[str], *, views: int = 1, batch_size: int = 32) -> "Predictor":
-        """Loads models by what `--model` names, such as the workdir of a run.
+        """Loads the models that `--model` names, such as the workdir of a run.
 
         Raises:
-          UsageError: no model there, or models of different classes.
+          UsageError: a path holds no model, or the models have different classes.
         """
         return cls([trained_model.load(path, batch_size=batch_size) for path in paths], views=views)
 
     def prepare(self, slice_: Slice) -> PreparedSlice:
-        """What is done with each slice before the models run; fit for many threads."""
+        """Preprocesses a slice. Thread-safe."""
         images = tuple(preprocessing(slice_.image) for preprocessing in self._preprocessings)
         return PreparedSlice(images, (*slice_.warnings, *_warn_about_image(slice_.image)))
 
     def predict(self, slices: Sequence[PreparedSlice], *, rows: int = 0) -> list[Prediction]:
-        """Predictions for a batch, one for each slice.
+        """Predicts a batch of slices.
 
         Args:
-          slices: any number.
-          rows: fills the batch up to so many, so that batches of any size share one compiled program.
+          slices: any number of slices.
+          rows: pads the batch to this size, so that batches of different sizes share one compiled program.
         """
         if not slices:
             return []
         probabilities, ood_scores = self._compute(slices, max(rows, len(slices)))
         return [
             Prediction(
-                label=self.class_names[int(of_slice.argmax())],
-                confidence=float(of_slice.max()),
-                probabilities=dict(zip(self.class_names, of_slice.tolist(), strict=True)),
-                warnings=self.collect_warnings(prepared, of_slice, score),
+                label=self.class_names[int(row.argmax())],
+                confidence=float(row.max()),
+                probabilities=dict(zip(self.class_names, row.tolist(), strict=True)),
+                warnings=self.collect_warnings(prepared, row, score),
                 ood_score=score,
             )
-            for prepared, of_slice, score in zip(slices, probabilities, ood_scores, strict=True)
+            for prepared, row, score in zip(slices, probabilities, ood_scores, strict=True)
         ]
 
     def collect_warnings(
         self, prepared: PreparedSlice, probabilities: np.ndarray, score: float | None
     ) -> tuple[str, ...]:
-        """All that a person should be told beside the probabilities [classes] of a slice; first that it may be none."""
-        unlike = (ood.make_warning(score),) if score is not None and score > 1 else ()
+        """Collects the warnings for a slice with these probabilities [classes]; the OOD warning comes first."""
+        out_of_distribution = (ood.make_warning(score),) if score is not None and score > 1 else ()
         unsure = (_NO_MAJORITY,) if probabilities.max() <= _UNSURE else ()
-        return (*unlike, *self._always, *prepared.warnings, *unsure)
+        return (*out_of_distribution, *self._always, *prepared.warnings, *unsure)
 
     def _compute(self, slices: Sequence[PreparedSlice], rows: int) -> tuple[np.ndarray, list[float | None]]:
-        """Of N slices: probabilities [N, classes] float64, the mean over models and views, and OOD scores [N]."""
+        """Computes probabilities [N, classes] float64, the mean over models and views, and OOD scores [N]."""
         total = np.zeros((rows, len(self.class_names)))
-        scores: list[np.ndarray] = []  # of the slices as they are
+        scores: list[np.ndarray] = []  # of the first view only
         for number, preprocessing in enumerate(self._preprocessings):
             batch = np.zeros((rows, preprocessing.size, preprocessing.size), np.uint8)
             for view in range(self.views):
@@ -153,7 +151,7 @@ class Predictor:
 
 
 def _make_view(image: np.ndarray, view: int) -> np.ndarray:
-    """A view [S, S] uint8 of a preprocessed image: 0 is the image itself, the others are the same for all images."""
+    """Makes a view [S, S] uint8 of a preprocessed image: 0 is the image, the others are augmented deterministically."""
     if not view:
         return image
     seen = augment(image, generator=make_generator(seed=0, view=view, record=0), settings=VIEWS)
@@ -161,23 +159,23 @@ def _make_view(image: np.ndarray, view: int) -> np.ndarray:
 
 
 def _warn_about_models(models: Sequence[trained_model.TrainedModel]) -> tuple[str, ...]:
-    """What must be said of every answer of these models."""
+    """Makes the warnings that apply to every prediction of these models."""
     synthetic, uncalibrated = any(m.notice for m in models), any(model.temperature is None for model in models)
     return (*((_SYNTHETIC,) if synthetic else ()), *((_UNCALIBRATED,) if uncalibrated else ()))
 
 
 def _warn_about_image(image: np.ndarray) -> tuple[str, ...]:
-    """What is odd about a decoded image [H, W] uint8 or uint16."""
+    """Makes the warnings about a decoded image [H, W] uint8 or uint16."""
     found: list[str] = []
     height, width = image.shape
     if min(height, width) < _SMALL:
-        text = "The image is small ({size} pixels): finer signs of a tumour cannot be seen."
+        text = "The image is small ({size} pixels): fine signs of a tumour are not visible."
         found.append(Message("small", text, size=f"{width}x{height}"))
     if image.max() == image.min() or (image.dtype == np.uint8 and np.ptp(image) <= _FLAT * 255):
-        found.append(Message("blank", "The image is blank: its class means nothing."))
+        found.append(Message("blank", "The image is blank, so its class is not meaningful."))
     return tuple(found)
 
 
 def choose_rows(count: int, *, batch_size: int) -> int:
-    """Rows of the program that serves a first batch of so many slices: one of a few sizes, each compiled once."""
+    """Chooses the rows of the first batch from its number of slices: one of a few sizes, each compiled once."""
     return min(batch_size, 1 if count <= 1 else 8 if count <= 8 else batch_size)

@@ -1,4 +1,4 @@
-"""From files to records, in their order, with memory that does not grow with their number."""
+"""Streaming prediction: from files to records in input order, in memory that does not grow with the number of files."""
 
 import collections
 import concurrent.futures
@@ -14,21 +14,21 @@ from bt_jax.data.io.slices import Limits, UnreadableError
 from bt_jax.inference.inputs import Input, describe_error
 from bt_jax.inference.predictor import Prediction, Predictor, PreparedSlice, choose_rows
 
-# A file with more slices is prepared further only when its turn has come, and one of more bytes not before.
+# Files are prepared ahead up to so many slices; files with more bytes are not prepared ahead at all.
 _EAGER_SLICES = 16
 _EAGER_BYTES = 2**24
-_MOST_THREADS = 8  # an image at the limit of pixels takes half a gigabyte while it is decoded
-_MOST_RECORDS = 4  # errors and slices that come together, as a multiple of the slices of a batch
-_IN_FLIGHT = 4  # files a thread that are being prepared or wait for their turn
+_MOST_THREADS = 8  # an image at the pixel limit takes half a gigabyte while it is decoded
+_MOST_RECORDS = 4  # records per batch, errors included, as a multiple of the batch size
+_IN_FLIGHT = 4  # files per thread that are being prepared or wait for their turn
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionRecord:
-    """The answer to a file or to a slice of it: a prediction, or the reason why there is none.
+    """The result for a slice or a file: a prediction, or the reason why there is none.
 
     Attributes:
-      path: of the file; of a file with several slices `path#number`.
-      outcome: a prediction, or one sentence.
+      path: of the file; `path#number` for a slice of a file with several.
+      outcome: a prediction, or an error message.
     """
 
     path: str
@@ -40,7 +40,7 @@ class PredictionRecord:
         return isinstance(self.outcome, str)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Converts the record to plain values for JSON."""
         if isinstance(self.outcome, str):
             return {"path": self.path, "error": self.outcome}
         return {
@@ -52,7 +52,7 @@ class PredictionRecord:
         }
 
     def to_row(self, class_names: Iterable[str]) -> list[Any]:
-        """The row of a CSV table with the columns of `make_csv_header`."""
+        """Converts the record to a row of a CSV table with the columns of `make_csv_header`."""
         if isinstance(self.outcome, str):
             return [self.path, "", "", *("" for _ in class_names), "", self.outcome]
         probabilities = [self.outcome.probabilities[name] for name in class_names]
@@ -62,13 +62,13 @@ class PredictionRecord:
 
 
 def make_csv_header(class_names: Iterable[str]) -> list[str]:
-    """The columns of a CSV table of records."""
+    """Returns the columns of a CSV table of records."""
     return ["path", "prediction", "confidence", *class_names, "warnings", "error"]
 
 
-# What comes out of a file in the order of its slices.
+# A path, and its slice or the reason why it cannot be read.
 _Item = tuple[str, PreparedSlice | str]
-# Is told of every prediction: path, slice, answer.
+# Called for every prediction with path, slice and prediction.
 Listener = Callable[[str, PreparedSlice, Prediction], None]
 
 
@@ -81,15 +81,15 @@ def predict(
     limits: Limits | None = None,
     listener: Listener | None = None,
 ) -> Iterator[list[PredictionRecord]]:
-    """Records of files, in their order; those of a batch come together, as soon as it is computed.
+    """Predicts files and yields their records in order, one batch at a time as soon as it is computed.
 
     Args:
       inputs: the files.
-      predictor: what predicts.
-      batch_size: slices that are computed in one step; a few slices are not filled up to so many.
-      threads: that read and preprocess; None is one per core.
-      limits: on what a file may claim.
-      listener: is called for every slice before its record is given; the slices then keep their `origin`.
+      predictor: the predictor.
+      batch_size: slices per step; a first batch with fewer slices uses a smaller step.
+      threads: number of threads that read and preprocess; None uses one per core, at most 8.
+      limits: on the size of a file and its images.
+      listener: called for every prediction before its record is yielded; the slices then keep their `origin`.
     """
     rows, batch, slices = 0, list[_Item](), 0
     threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
@@ -120,7 +120,7 @@ def _make_records(
 
 
 def _prepare_ahead(inputs: Iterable[Input], reader: "_FileReader", *, threads: int) -> Generator[_Item, None, None]:
-    """The slices of all files, in their order, prepared ahead by threads."""
+    """Yields the slices of all files in order, prepared ahead by threads."""
     waiting: collections.deque[concurrent.futures.Future[Iterator[_Item]] | Iterator[_Item]] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
@@ -141,14 +141,14 @@ def _prepare_ahead(inputs: Iterable[Input], reader: "_FileReader", *, threads: i
 
 @dataclasses.dataclass(frozen=True)
 class _FileReader:
-    """From a file to its slices, prepared."""
+    """Reads files and preprocesses their slices."""
 
     predictor: Predictor
     limits: Limits
     keeps_origin: bool
 
     def start(self, file: Input) -> Iterator[_Item]:
-        """The slices of a file, the first of them prepared already where that takes little memory."""
+        """Reads a file and preprocesses its first slices, unless that takes much memory."""
         try:
             content = file.read(self.limits.file_bytes + 1)
         except (OSError, UnreadableError) as error:
@@ -159,7 +159,7 @@ class _FileReader:
         return itertools.chain(list(itertools.islice(items, _EAGER_SLICES)), items)
 
     def read_lazily(self, file: Input) -> Iterator[_Item]:
-        """The slices of a file, each read and prepared when it is asked for."""
+        """Yields the slices of a file, each read and preprocessed on demand."""
         try:
             content = file.read(self.limits.file_bytes + 1)
         except (OSError, UnreadableError) as error:
@@ -177,4 +177,4 @@ class _FileReader:
         except UnreadableError as error:
             yield name, str(error)
         except MemoryError:
-            yield name, "it needs more memory than there is"
+            yield name, "there is not enough memory to read it"

@@ -1,4 +1,9 @@
-"""A trained model as a person uses it: preprocessing, the jitted forward, class names. No optimiser, no pipeline."""
+"""A trained model ready to predict: preprocessing, networks, class names, temperature and OOD models.
+
+`TrainedModel` is what `--model` names: the best checkpoint of a run, the folds of a cross-validation, or an exported
+file. Its members are `TrainedNetwork`s. `predictor.Predictor` adds averaging over several models and views, and the
+warnings. Nothing here imports the optimiser or the input pipeline.
+"""
 
 import dataclasses
 import os
@@ -29,7 +34,7 @@ Compute = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its weights: what explanations look into and exports write."""
+    """A network with its weights, one member of a `TrainedModel`."""
 
     network: Network
     params: Tree
@@ -38,7 +43,7 @@ class TrainedNetwork:
 
 
 class ModelOutputs(NamedTuple):
-    """What a model makes of N preprocessed images.
+    """Outputs of a model for N preprocessed images.
 
     Attributes:
       logits: [members, N, classes] float32.
@@ -52,16 +57,16 @@ class ModelOutputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model ready to predict; for a cross-validation the mean of its folds' probabilities.
+    """A model ready to predict. A cross-validation is an ensemble: its probabilities are the mean over the folds.
 
     Attributes:
       description: of the first member.
-      preprocessing: from a decoded image to what the network sees.
-      compute: its networks' answers.
-      networks: the members; none where the model comes as a compiled program.
-      folders: workdirs of the members; none where it comes from a file.
-      temperature: of the probabilities; None where none is stored, then they are not calibrated.
-      ood_models: of the members; none where they were not fitted, then nothing is said of unfamiliar images.
+      preprocessing: from a decoded image to the input of the networks.
+      compute: the members' logits and features of preprocessed images.
+      networks: the members; empty for an exported program.
+      folders: workdirs of the members; empty for a file.
+      temperature: of the probabilities; None if none is stored, and then the probabilities are not calibrated.
+      ood_models: one for each member; empty if they were not fitted, and then there are no OOD scores.
     """
 
     description: ModelDescription
@@ -79,11 +84,11 @@ class TrainedModel:
 
     @property
     def notice(self) -> str | None:
-        """What everything made with this model must say."""
+        """The notice that everything made with this model must carry, or None."""
         return SYNTHETIC_NOTICE if self.description.synthetic else None
 
     def predict(self, images: np.ndarray) -> ModelOutputs:
-        """Of preprocessed images [N, S, S] uint8: logits and OOD scores, from one run of the network."""
+        """Computes logits and OOD scores of preprocessed images [N, S, S] uint8 in one pass of the networks."""
         if not len(images):
             members = max(1, len(self.networks))
             return ModelOutputs(np.zeros((members, 0, len(self.class_names)), np.float32), np.zeros(0))
@@ -94,27 +99,27 @@ class TrainedModel:
         return ModelOutputs(logits, np.mean(scores, axis=0))
 
     def predict_logits(self, images: np.ndarray) -> np.ndarray:
-        """Of preprocessed images: [N, S, S] uint8 -> [members, N, classes]."""
+        """Computes the logits [members, N, classes] of preprocessed images [N, S, S] uint8."""
         return self.predict(images).logits
 
     def compute_probabilities(self, logits: np.ndarray, *, calibrated: bool = True) -> np.ndarray:
-        """[members, N, classes] -> [N, classes] float64: each member's at the temperature, then their mean."""
+        """Averages the members' softmax at the temperature: logits [members, N, classes] -> [N, classes] float64."""
         by = self.temperature.value if self.temperature and calibrated else 1.0
         return np.asarray(calibration.softmax(logits, by).mean(axis=0))
 
     def predict_probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Of preprocessed images, calibrated where a temperature is stored: [N, S, S] uint8 -> [N, classes] float64."""
+        """Computes probabilities of preprocessed images, calibrated if possible: [N, S, S] uint8 -> [N, classes]."""
         return self.compute_probabilities(self.predict_logits(images))
 
 
 def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[ModelDescription, Tree]:
-    """What a run keeps of a model at a step, by default its best one.
+    """Restores a checkpoint of a run, by default the best one.
 
     Returns:
       The description, and {`params`, `batch_stats`} on the first device.
 
     Raises:
-      UsageError: no run there.
+      UsageError: the folder holds no run.
     """
     best_step, metadata = checkpoint.read_best_metadata(folder)
     description = ModelDescription.from_dict(metadata["model"])
@@ -135,10 +140,10 @@ def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> TrainedModel:
 
     Args:
       path: workdir, StableHLO or safetensors file.
-      batch_size: images in a step. Fewer are filled up to a power of two; each such number is a program of its own.
+      batch_size: images per step. A smaller batch is padded to a power of two; each size is compiled separately.
 
     Raises:
-      UsageError: no run there, folds that do not fit together, or a file that holds no model.
+      UsageError: the path holds no model, or the folds do not belong together.
     """
     path = pathlib.Path(path)
     return _load_file(path, batch_size) if path.is_file() else _load_workdir(path, batch_size)
@@ -148,7 +153,7 @@ def _load_workdir(folder: pathlib.Path, batch_size: int) -> TrainedModel:
     folds = sorted(folder.glob("fold_*")) or [folder]
     if folds != [folder] and not (folder / "cross_validation.json").exists():
         raise UsageError(
-            f"the cross-validation in {folder} is not finished: run it to its end, or name one of its folds"
+            f"the cross-validation in {folder} is not finished: run it to the end, or use one of its folds"
         )
     descriptions, networks, temperatures, ood_models = [], [], [], []
     for fold in folds:
@@ -164,16 +169,16 @@ def _load_workdir(folder: pathlib.Path, batch_size: int) -> TrainedModel:
         )
     first = descriptions[0]
     if any((d.class_names, d.preprocessing) != (first.class_names, first.preprocessing) for d in descriptions):
-        raise UsageError(f"the folds in {folder} differ in classes or preprocessing: they are no cross-validation")
+        raise UsageError(f"the folds in {folder} differ in classes or preprocessing, so they are not one ensemble")
     return TrainedModel(
         description=first,
         preprocessing=Preprocessing.from_dict(first.preprocessing),
         compute=_make_compute(networks, batch_size),
         networks=tuple(networks),
         folders=tuple(folds),
-        # The members of an ensemble share the one that was fitted on the answers of all: see `cross_validation`.
+        # The members of an ensemble share one temperature, fitted on the outputs of all: see `cross_validation`.
         temperature=temperatures[0] if folds == [folder] else calibration.read(folder),
-        # The mean over some members only would have another threshold.
+        # The mean of only some members' scores would need another threshold.
         ood_models=tuple(known) if len(known := [one for one in ood_models if one]) == len(folds) else (),
     )
 
@@ -198,7 +203,11 @@ def _load_file(path: pathlib.Path, batch_size: int) -> TrainedModel:
 
 
 def _fill_network(description: ModelDescription, weights: Mapping[str, Tree]) -> TrainedNetwork:
-    """The network of a description with weights in it, which must have its shapes."""
+    """Makes the network of a description with the given weights.
+
+    Raises:
+      ValueError: the weights do not have the network's names and shapes.
+    """
     network, params, batch_stats = description.create_abstract_network()
     expected, given = (
         {jax.tree_util.keystr(where): leaf.shape for where, leaf in jax.tree_util.tree_leaves_with_path(trees)}
@@ -206,13 +215,13 @@ def _fill_network(description: ModelDescription, weights: Mapping[str, Tree]) ->
     )
     if expected != given:
         names = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
-        raise ValueError(f"weights that are not those of {description.name}: {', '.join(names[:3])}")
+        raise ValueError(f"the weights do not fit {description.name}: {', '.join(names[:3])}")
     params, batch_stats = jax.device_put((weights["params"], weights["batch_stats"]), jax.devices()[0])
     return TrainedNetwork(network, params, batch_stats, description.create_normalisation())
 
 
 def _make_compute(networks: Sequence[TrainedNetwork], batch_size: int) -> Compute:
-    """`Model.compute` of some networks. Those that differ in nothing but weights share a program."""
+    """Makes `TrainedModel.compute` of networks; networks that differ only in their weights share one program."""
     forwards: dict[tuple[Network, Normalisation], Forward] = {}
     for member in networks:
         key = member.network, member.normalisation
@@ -239,12 +248,12 @@ def _make_compute(networks: Sequence[TrainedNetwork], batch_size: int) -> Comput
 
 
 def _choose_batch_size(count: int, batch_size: int) -> int:
-    """Fewer images than a step holds make a smaller step, of the next power of two."""
+    """Chooses the rows of a step: the next power of two for fewer images than `batch_size`."""
     return min(batch_size, 1 << (max(count, 1) - 1).bit_length())
 
 
 def _wrap_program(program: model_file.Program, batch_size: int) -> Compute:
-    """`Model.compute` of an exported program."""
+    """Makes `TrainedModel.compute` of an exported program."""
 
     def forward(part: np.ndarray) -> tuple[jax.Array, jax.Array]:
         outputs = program(part)

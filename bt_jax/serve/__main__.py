@@ -1,16 +1,16 @@
-"""Serves a trained model: a web page to drop images on, and an interface for programs.
+"""Serves a trained model: a web page for images, and an HTTP API for programs.
 
     python -m bt_jax.serve --model=runs/first
     python -m bt_jax.serve --model=model.safetensors --port=8080
     python -m bt_jax.serve --model=runs/first --host=0.0.0.0 --host_name=scans.example.org
 
-The page is at http://127.0.0.1:5000/, and programs send files to the same place, as described at /openapi.json:
+The page is at http://127.0.0.1:5000/. Programs post files to the API, which /openapi.json describes:
 
     curl -F file=@scan.png http://127.0.0.1:5000/api/predict
 
-Images, DICOM files and NIfTI volumes stay in memory while they are computed, and are kept nowhere. Only this machine
-can reach the server unless --host says otherwise; it asks nobody for a password. Ctrl-C or SIGTERM stops it, after what
-has arrived is answered.
+Images, DICOM files and NIfTI volumes are processed in memory and never stored. The server binds to localhost by default
+and has no authentication: put it behind an authenticating proxy before exposing it with --host. Ctrl-C or SIGTERM stops
+it after it has answered the requests that have arrived.
 
 This is a research tool, not a medical device: nothing it says may guide a patient's care.
 """
@@ -24,22 +24,22 @@ from bt_jax.common import cli, signals
 from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_multi_string(
-    "model", [], "Workdir of a run or cross-validation, or an exported file; several are an ensemble."
+    "model", [], "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble."
 )
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 is every address of this machine.")
-_PORT = flags.DEFINE_integer("port", 5000, "To listen at; 0 is any that is free.", 0, 65535)
-_HOST_NAME = flags.DEFINE_multi_string("host_name", [], "A name by which others call this server, as behind a proxy.")
-_MEGABYTES = flags.DEFINE_integer("max_megabytes", 64, "Largest request, and so largest file.", 1, 512)
-_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "In which a request is answered, or refused.", 1.0, 600.0)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Slices, of one request or several, in a step.", 1, 256)
-_QUEUE = flags.DEFINE_integer("queue", 128, "Requests at the same time; further ones are told to try again.", 1, 1024)
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind to; 0.0.0.0 is every address of this machine.")
+_PORT = flags.DEFINE_integer("port", 5000, "Port to bind to; 0 is any free port.", 0, 65535)
+_HOST_NAME = flags.DEFINE_multi_string("host_name", [], "Host name that requests may use, such as that of a proxy.")
+_MEGABYTES = flags.DEFINE_integer("max_megabytes", 64, "Size limit of a request in megabytes.", 1, 512)
+_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "Time limit of a request in seconds.", 1.0, 600.0)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Slices per step, from one or several requests.", 1, 256)
+_QUEUE = flags.DEFINE_integer("queue", 128, "Concurrent requests; the server answers 503 to more.", 1, 1024)
 
 
 def main() -> int:
-    """Serves; 0 is returned after a stop."""
+    """Serves until it is stopped, then returns 0."""
     if not _MODEL.value:
-        raise UsageError("--model is missing: name the workdir of a run or an exported file (see --help)")
-    # After the flags, so that --help need not wait for JAX, nor a port that is taken.
+        raise UsageError("--model is missing: give the workdir of a run or an exported file (see --help)")
+    # Imported here so that --help, or the error for a port in use, does not wait for JAX.
     from bt_jax.serve import server
 
     with signals.catch_signals() as stop, server.bind(_HOST.value, _PORT.value) as listener:
@@ -72,8 +72,9 @@ def main() -> int:
 
 
 def _list_host_names(address: str) -> frozenset[str] | None:
-    """The names that requests may use. Of a server for this machine alone only its own: pages of other sites could
-    have theirs point here.
+    """Lists the host names that requests may use; None allows all.
+
+    On localhost only its own names are allowed, since another site could resolve its name to this machine.
     """
     if not ipaddress.ip_address(address).is_loopback:
         return frozenset(_HOST_NAME.value) or None
@@ -83,9 +84,9 @@ def _list_host_names(address: str) -> frozenset[str] | None:
 def _announce(address: tuple[str, int], *, public: bool) -> None:
     host, port = address[:2]
     if public:
-        print(f"warning: whoever can reach {host} can use this server: it asks for no password", file=sys.stderr)
+        print(f"warning: the server has no authentication: anyone who can reach {host} can use it", file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host
-    print(f"{', '.join(_MODEL.value)} at http://{shown}:{port}/ (Ctrl-C stops it)", flush=True)
+    print(f"serving {', '.join(_MODEL.value)} at http://{shown}:{port}/ (Ctrl-C stops it)", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the files of a request to records: read within limits, predicted together with those of other requests."""
+"""From the files of a request to records: reads them within the limits and predicts them with other requests' files."""
 
 import base64
 import dataclasses
@@ -22,18 +22,18 @@ from bt_jax.serve.batching import BusyError
 from bt_jax.serve.engine import Engine
 from bt_jax.serve.settings import Settings
 
-_TOGETHER = 16  # slices of a request that are read, and then predicted, at a time
-_LONGEST_SIDE = 640  # pixels of the pictures in an answer
-_MAX_OOD_SCORE = 1e6  # what is farther off, or not a number at all, is said to be so far
+_TOGETHER = 16  # slices of a request that are read and predicted at a time
+_LONGEST_SIDE = 640  # pixels of the pictures in a response
+_MAX_OOD_SCORE = 1e6  # JSON has neither infinity nor NaN
 _MOST_DECODING = 4
 
 
 class RefusedError(Exception):
-    """A request that is not answered as asked.
+    """A request is refused.
 
     Args:
-      status: of HTTP.
-      reason: for a person.
+      status: HTTP status code.
+      reason: message for the user.
     """
 
     def __init__(self, status: int, reason: Message):
@@ -43,14 +43,14 @@ class RefusedError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RequestOptions:
-    """What a request asks for besides predictions.
+    """Options of a request.
 
     Attributes:
       language: of warnings and errors.
-      number: the only slice that is wanted, from 1; None are all.
-      picture: whether to show the slice.
-      explain: a method of `gradcam`; None for no heat map.
-      label: the class to explain; None is the one predicted.
+      number: the slice to predict, from 1; None predicts all.
+      picture: whether to return the slice as a picture.
+      explain: one of `attribution.METHODS`; None for no heat map.
+      label: the class to explain; None explains the predicted class.
     """
 
     language: str = "en"
@@ -62,7 +62,7 @@ class RequestOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """A file of a request: its name, which is never opened but only said again, and its content."""
+    """A file of a request: its name, which is only echoed and never opened, and its content."""
 
     name: str
     content: bytes
@@ -70,19 +70,19 @@ class Upload:
 
 @dataclasses.dataclass(frozen=True)
 class _SliceItem:
-    """A slice of a file, or why there is none."""
+    """A slice of a file, or the reason why it cannot be read."""
 
     path: str
     number: int | None
     content: PreparedSlice | str
-    alone: bool  # the only one of its file that is wanted
+    alone: bool  # the only slice of its file to predict
 
 
 class Api:
-    """Answers the files of requests.
+    """Predicts the files of requests.
 
     Args:
-      engine: that predicts.
+      engine: the engine that runs the model.
       settings: the limits.
     """
 
@@ -91,10 +91,10 @@ class Api:
         self._decoding = threading.BoundedSemaphore(min(os.cpu_count() or 1, _MOST_DECODING))
 
     def predict(self, uploads: Sequence[Upload], options: RequestOptions) -> list[dict[str, Any]]:
-        """A record for each slice, and for each file that cannot be read, in their order.
+        """Makes a record for each slice, and for each file that cannot be read, in order.
 
         Raises:
-          BusyError: too much to do.
+          BusyError: the server is overloaded.
         """
         deadline = time.monotonic() + self._settings.seconds
         items = (item for upload in uploads for item in self._items(upload, options))
@@ -104,7 +104,7 @@ class Api:
         return answered
 
     def _read(self, items: Iterator[_SliceItem], deadline: float) -> list[_SliceItem]:
-        """The next slices. Few are decoded at the same time, since each may take much memory."""
+        """Reads the next slices. Few requests decode at the same time, since each may need much memory."""
         if not self._decoding.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise BusyError(1)
         try:
@@ -113,7 +113,7 @@ class Api:
             self._decoding.release()
 
     def _items(self, upload: Upload, options: RequestOptions) -> Iterator[_SliceItem]:
-        """The slices of a file that are wanted."""
+        """Yields the requested slices of a file."""
         name, count = upload.name, 0
         try:
             for count, slice_ in enumerate(file_reader.read_slices(upload.content, limits=self._limits), 1):
@@ -131,10 +131,10 @@ class Api:
         except UnreadableError as error:
             yield _SliceItem(name, None, error.reason, True)
         except MemoryError:
-            yield _SliceItem(name, None, Message("memory", "it needs more memory than there is"), True)
+            yield _SliceItem(name, None, Message("memory", "there is not enough memory to read it"), True)
         else:
             if options.number is not None:
-                text = "it has no slice {number}: {count} are there"
+                text = "it has no slice {number}: the number of slices is {count}"
                 yield _SliceItem(name, None, Message("no_such_slice", text, number=options.number, count=count), True)
 
     def _predict(
@@ -153,7 +153,7 @@ class Api:
     def _make_pictures(
         self, prepared: PreparedSlice, prediction: Prediction, options: RequestOptions, deadline: float
     ) -> dict[str, Any]:
-        """The slice and its heat map, as far as they are wished for."""
+        """Makes the requested pictures of a slice: the slice itself and its heat map."""
         image, made = prepared.origin, dict[str, Any]()
         if image is None:
             return made
@@ -172,28 +172,31 @@ class Api:
         return made
 
 
-def make_record(path: str, number: int | None, prediction: Prediction, spoken: str) -> dict[str, Any]:
-    """A prediction as `bt_jax.predict` writes it, with what a program would ask for besides."""
+def make_record(path: str, number: int | None, prediction: Prediction, language: str) -> dict[str, Any]:
+    """Makes the record of a prediction: that of `bt_jax.predict`, and fields for programs.
+
+    The field `doubt` is the OOD score, see `inference.ood`.
+    """
     score = prediction.ood_score
     return {
         "path": path,
         "prediction": prediction.label,
         "confidence": prediction.confidence,
         "probabilities": prediction.probabilities,
-        "warnings": [i18n.translate(warning, spoken) for warning in prediction.warnings],
+        "warnings": [i18n.translate(warning, language) for warning in prediction.warnings],
         "slice": number,
         "doubt": None if score is None else min(score, _MAX_OOD_SCORE) if score == score else _MAX_OOD_SCORE,
         "codes": [i18n.get_code_and_values(warning) for warning in prediction.warnings],
     }
 
 
-def make_failure(path: str, reason: str, spoken: str) -> dict[str, Any]:
-    """The record of a file that cannot be read."""
-    return {"path": path, "error": i18n.translate(reason, spoken), **i18n.get_code_and_values(reason)}
+def make_failure(path: str, reason: str, language: str) -> dict[str, Any]:
+    """Makes the record of a file that cannot be read."""
+    return {"path": path, "error": i18n.translate(reason, language), **i18n.get_code_and_values(reason)}
 
 
 def _shrink(picture: Image.Image) -> Image.Image:
-    """No larger than a page needs."""
+    """Shrinks a picture to the size that the page shows."""
     scale = _LONGEST_SIDE / max(picture.size)
     if scale >= 1:
         return picture

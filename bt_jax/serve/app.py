@@ -1,4 +1,4 @@
-"""The pages and the interface, as an application for any WSGI server. It keeps nothing and opens no file by request."""
+"""The pages and the API as a WSGI application. It stores nothing and opens no file that a request names."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ from bt_jax.data.phantoms import phantom
 from bt_jax.inference import attribution
 from bt_jax.serve import i18n
 from bt_jax.serve.api import Api, RefusedError, RequestOptions, Upload
-from bt_jax.serve.counters import Counters
+from bt_jax.serve.counters import CONTENT_TYPE, Counters
 from bt_jax.serve.engine import Engine
 from bt_jax.serve.middleware import CachedContent, PackageFile, add_error_handlers, add_request_checks, choose_language
 from bt_jax.serve.model_page import ModelPage
@@ -24,11 +24,11 @@ from bt_jax.serve.settings import Settings
 
 _FOLDER = pathlib.Path(__file__).parent
 _FIELDS = ("lang", "slice", "picture", "explain", "class")
-_LONGEST_NAME = 200  # characters of a file's name that are said again
+_LONGEST_NAME = 200  # characters of a file's name that are echoed
 
 
 class _Request(flask.Request):
-    """A request whose files stay in memory; werkzeug would write those of more than half a megabyte to disk."""
+    """A request whose files stay in memory; werkzeug would write files above half a megabyte to disk."""
 
     def _get_file_stream(
         self,
@@ -41,12 +41,12 @@ class _Request(flask.Request):
 
 
 def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.Flask:
-    """The application.
+    """Creates the application.
 
     Args:
-      engine: that predicts.
+      engine: the engine that runs the model.
       settings: the limits.
-      model_page: what is to be said of the model.
+      model_page: the facts and model cards to show.
     """
     app = flask.Flask(__name__, static_folder=None)
     app.request_class = _Request
@@ -54,10 +54,18 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
     app.config.update(
         MAX_CONTENT_LENGTH=settings.request_bytes,
         MAX_FORM_PARTS=settings.files + len(_FIELDS),
-        MAX_FORM_MEMORY_SIZE=2**18,  # of fields; and of werkzeug's buffer for files, which holds 64 KiB and a bit
+        MAX_FORM_MEMORY_SIZE=2**18,  # of fields, and of werkzeug's buffer for files, which needs just over 64 KiB
     )
-    counters = Counters()
-    app.extensions["bt_jax"] = counters
+    predictions = engine.predictions
+    counters = Counters(
+        {
+            "queue_slices": lambda: len(predictions),
+            "queue_capacity": lambda: predictions.capacity,
+            "steps": lambda: predictions.steps,
+            "slices_in_steps": lambda: predictions.pieces,
+            "resident_bytes": _measure_resident_bytes,
+        }
+    )
     api, places = Api(engine, settings), threading.BoundedSemaphore(settings.requests)
     add_request_checks(app, settings, counters)
     add_error_handlers(app, counters)
@@ -68,9 +76,9 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
         with _take_place(places, engine):
             records = api.predict(_read_uploads(settings), _read_options(engine))
         for record in records:
-            counters.count("errors_total" if "error" in record else "slices_total")
+            (counters.errors if "error" in record else counters.slices).inc()
             if record.get("heat_map"):
-                counters.count("heat_maps_total")
+                counters.heat_maps.inc()
         return flask.jsonify(records=records)
 
     @app.get("/healthz")
@@ -79,21 +87,14 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
 
     @app.get("/metrics")
     def get_metrics() -> flask.Response:
-        gauges = {
-            "queue_slices": len(engine.predictions),
-            "queue_capacity": engine.predictions.capacity,
-            "steps": engine.predictions.steps,
-            "slices_in_steps": engine.predictions.pieces,
-            "resident_bytes": _measure_resident_bytes(),
-        }
-        return flask.Response(counters.text(gauges), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return flask.Response(counters.format(), content_type=CONTENT_TYPE)
 
     return app
 
 
 @contextlib.contextmanager
 def _take_place(places: threading.BoundedSemaphore, engine: Engine) -> Iterator[None]:
-    """A place among the requests that are being answered; who finds none is told so at once."""
+    """Takes a place among the requests in progress, and raises `BusyError` at once if there is none."""
     if not places.acquire(blocking=False):
         raise engine.predictions.make_busy_error()
     try:
@@ -105,30 +106,30 @@ def _take_place(places: threading.BoundedSemaphore, engine: Engine) -> Iterator[
 def _read_uploads(settings: Settings) -> list[Upload]:
     found = flask.request.files.getlist("file")
     if not found:
-        raise RefusedError(400, Message("no_file", "send files as the field `file` of a form (multipart/form-data)"))
+        raise RefusedError(400, Message("no_file", "send files in the field `file` of a form (multipart/form-data)"))
     if len(found) > settings.files:
-        text = "{count} files are more than the limit of {limit} in a request"
+        text = "{count} files exceed the limit of {limit} per request"
         raise RefusedError(400, Message("too_many_files", text, count=len(found), limit=settings.files))
     return [Upload((file.filename or "image")[:_LONGEST_NAME], file.read()) for file in found]
 
 
 def _read_options(engine: Engine) -> RequestOptions:
-    """The fields of the form besides the files."""
+    """Reads the fields of the form other than the files."""
     form = flask.request.form
     for field in form:
         if field not in _FIELDS:
             raise RefusedError(
                 400,
-                Message("unknown_field", "there is no such field: use {known}", known=", ".join(("file", *_FIELDS))),
+                Message("unknown_field", "unknown field: the fields are {known}", known=", ".join(("file", *_FIELDS))),
             )
     explain = _read_choice("explain", attribution.METHODS)
     if explain and not engine.explains:
         raise RefusedError(
-            400, Message("no_heat_maps", "the model is a StableHLO file, for which there are no heat maps")
+            400, Message("no_heat_maps", "heat maps are not available because the model is a StableHLO file")
         )
     number = form.get("slice")
     if number is not None and not (number.isascii() and number.isdecimal() and 1 <= int(number[:9]) < 10**8):
-        raise RefusedError(400, Message("bad_slice", "`slice` is a whole number from 1"))
+        raise RefusedError(400, Message("bad_slice", "`slice` must be an integer of at least 1"))
     return RequestOptions(
         language=_read_choice("lang", i18n.LANGUAGES) or choose_language(),
         number=int(number) if number else None,
@@ -141,7 +142,7 @@ def _read_options(engine: Engine) -> RequestOptions:
 def _read_choice(field: str, allowed: tuple[str, ...]) -> str | None:
     value = flask.request.form.get(field)
     if value and value not in allowed:
-        text = "`{field}` is one of {allowed}"
+        text = "`{field}` must be one of {allowed}"
         raise RefusedError(400, Message("bad_choice", text, field=field, allowed=", ".join(allowed)))
     return value or None
 
@@ -189,12 +190,12 @@ def _add_pages(app: flask.Flask, engine: Engine, settings: Settings, model_page:
 
 @functools.cache
 def _draw_sample() -> bytes:
-    """A drawn slice with a lesion."""
+    """Draws a phantom slice with a lesion."""
     return encode_png(phantom.render(1, label="meningioma_tumor", seed=7).image)
 
 
 def _measure_resident_bytes() -> int:
-    """Memory of the process, 0 where the system does not tell."""
+    """Measures the resident memory of the process in bytes; 0 if the system does not report it."""
     try:
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):

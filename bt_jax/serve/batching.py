@@ -1,4 +1,4 @@
-"""Work of many requests done in few steps: a bounded queue, from which a thread takes as much as fits into one step."""
+"""Dynamic batching: a bounded queue, from which a thread takes as much work as fits into one step."""
 
 import collections
 import concurrent.futures
@@ -11,14 +11,14 @@ from typing import Generic, TypeVar
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-_LONGEST_WAIT = 30  # seconds that anybody is asked to wait before the next try
+_LONGEST_WAIT = 30  # seconds, the upper limit of `retry_after`
 
 
 class BusyError(Exception):
-    """There is more to do than the server takes on, or it did not get to it in time.
+    """The queue is full, or the work was not done before its deadline.
 
     Args:
-      retry_after: seconds after which it is worth to try again.
+      retry_after: seconds to wait before the next attempt.
     """
 
     def __init__(self, retry_after: int):
@@ -27,15 +27,15 @@ class BusyError(Exception):
 
 
 class Batcher(Generic[Work, Result]):
-    """Steps of whatever waits, in the order in which it came.
+    """Runs queued work in batches, first come, first served.
 
-    While a step runs, others line up for the next one: under load steps are full, and a single request never waits for
-    company.
+    While a step runs, new work queues for the next step. Steps are therefore full under load, and a single request
+    never waits for others.
 
     Args:
-      run: results of some pieces of work, in their order; called in one thread.
-      most: how many fit into a step; asked for before each.
-      capacity: pieces that may wait.
+      run: computes the results of a batch of work, in order; called in one thread.
+      most: returns the largest batch; called before each step.
+      capacity: number of pieces of work that may wait.
       name: of the thread.
     """
 
@@ -51,25 +51,25 @@ class Batcher(Generic[Work, Result]):
         self._waiting: collections.deque[tuple[Work, concurrent.futures.Future[Result]]] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._seconds = 0.05  # for one piece, on average over the last steps
+        self._seconds = 0.05  # per piece, a moving average over the last steps
         self.steps = self.pieces = 0
         self._thread = threading.Thread(target=self._run_steps, name=name)
         self._thread.start()
 
     def __len__(self) -> int:
-        """How much waits."""
+        """Returns the number of waiting pieces."""
         return len(self._waiting)
 
     def submit(self, work: Sequence[Work], *, deadline: float, patient: bool = False) -> list[Result]:
-        """Results of some pieces of work, waited for.
+        """Queues pieces of work and waits for their results.
 
         Args:
           work: at most `capacity` pieces.
           deadline: on the clock of `time.monotonic`.
-          patient: waits for room in the queue, as for the later parts of what has begun already.
+          patient: whether to wait for room in the queue, as for the later parts of a request in progress.
 
         Raises:
-          BusyError: no room in the queue, or no result before the deadline; what has not begun by then never will.
+          BusyError: the queue is full, or the deadline has passed; work that has not started by then is cancelled.
         """
         futures = self._enqueue(work, deadline=deadline, patient=patient)
         done, late = concurrent.futures.wait(
@@ -82,7 +82,7 @@ class Batcher(Generic[Work, Result]):
         return [future.result() for future in futures]
 
     def close(self, *, seconds: float | None = None) -> None:
-        """Finishes what waits, takes nothing more, and ends the thread; waits for that no longer than is said."""
+        """Finishes the waiting work, accepts no more, and joins the thread for at most `seconds`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -103,7 +103,7 @@ class Batcher(Generic[Work, Result]):
         return futures
 
     def make_busy_error(self) -> BusyError:
-        """What to tell whoever comes when there is too much to do: to come back when what waits now will be done."""
+        """Makes the error for a full queue; its `retry_after` estimates when the waiting work will be done."""
         return BusyError(min(_LONGEST_WAIT, 1 + math.ceil(len(self._waiting) * self._seconds)))
 
     def _run_steps(self) -> None:
@@ -111,7 +111,7 @@ class Batcher(Generic[Work, Result]):
             begin = time.monotonic()
             try:
                 results = self._run([work for work, _ in batch])
-            except Exception as error:  # whoever waits for a result is told
+            except Exception as error:  # raised again in the threads that wait for the results
                 for _, future in batch:
                     future.set_exception(error)
             else:
@@ -122,7 +122,7 @@ class Batcher(Generic[Work, Result]):
             self._seconds += 0.2 * ((time.monotonic() - begin) / len(batch) - self._seconds)
 
     def _take_batch(self) -> list[tuple[Work, concurrent.futures.Future[Result]]]:
-        """What goes into the next step; nothing when there will be none any more."""
+        """Waits for work and takes the next batch; empty once the queue is closed."""
         with self._changed:
             while True:
                 batch = list[tuple[Work, concurrent.futures.Future[Result]]]()

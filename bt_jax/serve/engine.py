@@ -1,4 +1,4 @@
-"""The model behind the server: predictions in common steps, heat maps one by one, programs compiled beside."""
+"""The model behind the server: batched predictions, single heat maps, and compilation in the background."""
 
 import contextlib
 import threading
@@ -17,7 +17,7 @@ _SECONDS_TO_CLOSE = 2.0
 
 
 class _HeatMapRequest(NamedTuple):
-    """What a heat map is asked for."""
+    """An image and the class to explain."""
 
     image: np.ndarray
     label: str
@@ -25,18 +25,18 @@ class _HeatMapRequest(NamedTuple):
 
 
 class Engine:
-    """What answers requests, from any number of threads.
+    """Runs the model for requests. Thread-safe.
 
     Args:
       predictor: loaded with `batch_size`.
       batch_size: slices in the largest step.
-      capacity: slices that may wait.
+      capacity: number of slices that may wait.
     """
 
     def __init__(self, predictor: Predictor, *, batch_size: int = 16, capacity: int = 256):
         self.predictor = predictor
         self.explains = all(model.networks for model in predictor.models)
-        # Sizes of steps; those whose programs are compiled are in use, the first of them from the start.
+        # Step sizes; only those whose programs are compiled are in use.
         self._sizes = [1 << k for k in range(batch_size.bit_length()) if 1 << k < batch_size] + [batch_size]
         self._ready: list[int] = []
         self._stopping = threading.Event()
@@ -49,7 +49,7 @@ class Engine:
         )
 
     def start(self) -> None:
-        """Compiles what one slice needs; the rest follows in the background."""
+        """Compiles the program for one slice, and starts compiling the others in the background."""
         self._compile(self._sizes[0])
         self._warming.start()
 
@@ -59,15 +59,15 @@ class Engine:
         return len(self._ready) == len(self._sizes) and not self._warming.is_alive()
 
     def predict(self, slices: list[PreparedSlice], *, deadline: float, patient: bool = False) -> list[Prediction]:
-        """Predictions, one for each slice; see `Batcher.submit`."""
+        """Predicts slices; see `Batcher.submit`."""
         return self.predictions.submit(slices, deadline=deadline, patient=patient)
 
     def explain(self, image: np.ndarray, *, label: str, method: str, deadline: float) -> HeatMap:
-        """The heat map of an image [H, W] uint8 or uint16."""
+        """Computes the heat map of an image [H, W] uint8 or uint16."""
         return self.heat_maps.submit([_HeatMapRequest(image, label, method)], deadline=deadline)[0]
 
     def close(self) -> None:
-        """Answers what waits and ends the threads, but waits only briefly for the compiler, which cannot be stopped."""
+        """Finishes the waiting work and ends the threads; the compiler cannot be stopped and is not waited for long."""
         self._stopping.set()
         self.predictions.close(seconds=_SECONDS_TO_CLOSE)
         self.heat_maps.close(seconds=_SECONDS_TO_CLOSE)

@@ -1,4 +1,4 @@
-"""The languages of the page and the interface: a table of texts for each, by key and by what sentences say."""
+"""The languages of the page and the API: a table of texts for each, by key and by message code."""
 
 import functools
 import json
@@ -13,16 +13,16 @@ _FOLDER = pathlib.Path(__file__).parent / "texts"
 
 @functools.cache
 def load_texts(language: str) -> dict[str, Any]:
-    """The texts of a language: `page` by key, `classes` by name, and `said`, templates by code.
+    """Loads the texts of a language: `page` by key, `classes` by name, and `said`, templates by message code.
 
-    English sentences stand where they are made, so that its `said` is empty.
+    English messages are written where they are made, so the English `said` is empty.
     """
     content: dict[str, Any] = json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))
     return content
 
 
 def translate(sentence: str, language: str) -> str:
-    """A sentence in a language; as it is where there is no translation, such as for plain strings."""
+    """Translates a message; returns it unchanged if there is no translation, as for plain strings."""
     template = load_texts(language)["said"].get(sentence.code) if isinstance(sentence, Message) else None
     if template is None or not isinstance(sentence, Message):
         return str(sentence)
@@ -30,12 +30,12 @@ def translate(sentence: str, language: str) -> str:
 
 
 def get_code_and_values(sentence: str) -> dict[str, Any]:
-    """Code and values of a sentence, for programs; what is no `Message` has the code `other`."""
+    """Returns the code and values of a message, for programs; a plain string has the code `other`."""
     return sentence.to_dict() if isinstance(sentence, Message) else {"code": "other", "values": {}}
 
 
 def _format_value(value: Value, language: str) -> str:
-    """As Spanish writes numbers: a comma before decimals, points between thousands from five digits on."""
+    """Formats a value in Spanish: a decimal comma, and points between thousands from five digits on."""
     if isinstance(value, str):
         return translate(value, language)
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What all answers have in common: headers, files of the package, errors in the form of the interface."""
+"""Common parts of all responses: security headers, static files, and errors in the format of the API."""
 
 import hashlib
 import json
@@ -31,20 +31,20 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _PROBLEMS = {
-    400: Message("bad_request", "the request is not understood"),
+    400: Message("bad_request", "the request is malformed"),
     403: Message("other_site", "requests from pages of other sites are refused"),
     404: Message("not_found", "there is no such page"),
-    405: Message("method", "this address is for another method of HTTP"),
-    413: Message("request_too_large", "the request is larger than the server takes"),
-    421: Message("other_host", "the server does not answer to this name"),
-    500: Message("internal", "an error inside the server: nothing was predicted"),
-    503: Message("busy", "the server has too much to do: try again soon"),
+    405: Message("method", "this address does not support the HTTP method"),
+    413: Message("request_too_large", "the request exceeds the server's size limit"),
+    421: Message("other_host", "the server does not accept requests for this host name"),
+    500: Message("internal", "an internal error occurred: nothing was predicted"),
+    503: Message("busy", "the server is busy: try again soon"),
 }
 _log = logging.getLogger(__name__)
 
 
 def choose_language() -> str:
-    """As the address says, else as the browser prefers."""
+    """Chooses the language: that of the address if given, else the one that the browser prefers."""
     asked = flask.request.args.get("lang")
     if asked in i18n.LANGUAGES:
         return str(asked)
@@ -52,43 +52,43 @@ def choose_language() -> str:
 
 
 class CachedContent:
-    """Bytes that are served, or None, which are not there."""
+    """Bytes to serve with an ETag; None is answered with 404."""
 
     def __init__(self, content: bytes | None, kind: str):
         self._content, self._kind = content, kind
         self._tag = hashlib.sha256(content or b"").hexdigest()[:32]
 
     def respond(self) -> flask.Response:
-        """The answer, which is empty for a browser that has the bytes already."""
+        """Makes the response, which is empty if the client's copy is current."""
         if self._content is None:
             flask.abort(404)
         answer = flask.Response(self._content, content_type=self._kind)
         answer.set_etag(self._tag)
-        answer.headers["Cache-Control"] = "no-cache"  # asked for again, with the tag
+        answer.headers["Cache-Control"] = "no-cache"  # the client revalidates with the ETag
         answer.make_conditional(flask.request)
         return answer
 
 
 class PackageFile(CachedContent):
-    """A file of the package, read at the start."""
+    """A file of the package, read once at the start."""
 
     @classmethod
     def read(cls, path: pathlib.Path) -> "PackageFile":
-        """Read now, and never again."""
+        """Reads the file."""
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         text = kind.startswith("text/") or kind == "application/json"
         return cls(path.read_bytes(), f"{kind}; charset=utf-8" if text else kind)
 
 
 def add_request_checks(app: flask.Flask, settings: Settings, counters: Counters) -> None:
-    """What happens before and after every request."""
+    """Adds what runs before and after every request: checks of its origin, headers and counters."""
 
     @app.before_request
     def begin() -> None:
         flask.g.begin = time.monotonic()
         if settings.hosts is not None and _get_host() not in settings.hosts:
             raise RefusedError(421, _PROBLEMS[421])
-        # Browsers say where a request comes from; programs do not.
+        # Browsers send this header; programs do not.
         if flask.request.method == "POST" and flask.request.headers.get("Sec-Fetch-Site") in (
             "cross-site",
             "same-site",
@@ -101,12 +101,12 @@ def add_request_checks(app: flask.Flask, settings: Settings, counters: Counters)
         response.headers.setdefault("Cache-Control", "no-store")
         rule = flask.request.url_rule
         seconds = time.monotonic() - flask.g.get("begin", time.monotonic())
-        counters.request(route=rule.rule if rule else "other", status=response.status_code, seconds=seconds)
+        counters.count_request(route=rule.rule if rule else "other", status=response.status_code, seconds=seconds)
         return response
 
 
 def _get_host() -> str | None:
-    """The name that the request is addressed to, without a port."""
+    """Returns the host name that the request is addressed to, without the port."""
     try:
         return urllib.parse.urlsplit(f"//{flask.request.host}").hostname
     except ValueError:
@@ -114,7 +114,7 @@ def _get_host() -> str | None:
 
 
 def add_error_handlers(app: flask.Flask, counters: Counters) -> None:
-    """Refusals and failures become a sentence with its code."""
+    """Adds handlers that turn errors into a message with its code."""
 
     def respond_with_error(status: int, reason: str, **headers: str) -> flask.Response:
         content = {"error": i18n.translate(reason, choose_language()), **i18n.get_code_and_values(reason)}
@@ -128,7 +128,7 @@ def add_error_handlers(app: flask.Flask, counters: Counters) -> None:
 
     @app.errorhandler(BusyError)
     def handle_busy(error: BusyError) -> flask.Response:
-        counters.count("refused_total")
+        counters.refused.inc()
         return respond_with_error(503, _PROBLEMS[503], Retry_After=str(error.retry_after))
 
     @app.errorhandler(exceptions.HTTPException)
@@ -143,7 +143,7 @@ def add_error_handlers(app: flask.Flask, counters: Counters) -> None:
 
     @app.errorhandler(Exception)
     def handle_unexpected(error: Exception) -> flask.Response:
-        # Neither the message nor the values on the way, which may show what was sent.
+        # The message and the traceback's values are not logged because they may reveal what was sent.
         place = error.__traceback__
         while place and place.tb_next:
             place = place.tb_next

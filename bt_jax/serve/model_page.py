@@ -1,4 +1,4 @@
-"""What is known of a model: facts, and its model cards as harmless HTML. The module that knows markdown-it."""
+"""The page about the model: facts, and the model cards as safe HTML. The only module that imports markdown-it."""
 
 import pathlib
 from collections.abc import MutableMapping, Sequence
@@ -18,15 +18,15 @@ _LARGEST_CARD, _LARGEST_PICTURE = 2**20, 2**23  # bytes
 
 
 class ModelPage:
-    """The facts, cards and pictures of a predictor's models; all are read when it is made.
+    """Facts, cards and pictures of a predictor's models, all read by the constructor.
 
     Attributes:
-      cards: the model cards as HTML that holds no links, scripts or foreign pictures; none of models without a workdir.
+      cards: the model cards as HTML without links, scripts or external pictures; none for models without a workdir.
       pictures: the PNG files that the cards show, by the number in their address.
 
     Args:
-      predictor: with its models.
-      names: what `--model` called them.
+      predictor: the predictor.
+      names: the values of `--model`, one for each of its models.
     """
 
     def __init__(self, predictor: Predictor, names: Sequence[str]):
@@ -38,16 +38,16 @@ class ModelPage:
             for card in _find_cards(pathlib.Path(name), model)
         )
 
-    def list_facts(self, spoken: str) -> list[tuple[str, list[tuple[str, str]]]]:
-        """For each model its name and rows of what and value, in a language."""
+    def list_facts(self, language: str) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Lists for each model its name and rows of (fact, value) in a language."""
         return [
-            (pathlib.Path(name).name or name, _list_facts(model, i18n.load_texts(spoken)))
+            (pathlib.Path(name).name or name, _list_facts(model, i18n.load_texts(language)))
             for model, name in zip(self._predictor.models, self._names, strict=True)
         ]
 
     def _render(self, card: pathlib.Path) -> Markup:
         source = card.read_bytes()[:_LARGEST_CARD].decode("utf-8", "replace")
-        # Without HTML of its own; what the card links to is not served.
+        # HTML in the card is escaped; links are dropped because their targets are not served.
         parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
         for kind in ("link_open", "link_close"):
             parser.add_render_rule(kind, _render_nothing)
@@ -76,7 +76,7 @@ class ModelPage:
         return render_image
 
     def _add_picture(self, folder: pathlib.Path, name: str) -> int:
-        """The number of a picture beside the card; 0 for any other."""
+        """Adds a picture from the card's folder and returns its number, or 0 for any other path."""
         path = (folder / name.replace("%20", " ")).resolve()
         if path.suffix != ".png" or not path.is_relative_to(folder.resolve()) or not path.is_file():
             return 0
@@ -88,7 +88,7 @@ class ModelPage:
 
 
 def _find_cards(path: pathlib.Path, model: TrainedModel) -> list[pathlib.Path]:
-    """The card of a run, or those of the folds of a cross-validation that has none itself."""
+    """Finds the card of a run or cross-validation, or else the cards of its folds."""
     own = path / "report" / _CARD
     found = [own] if own.is_file() else [folder / "report" / _CARD for folder in model.folders]
     return [card for card in found if card.is_file()]
@@ -117,7 +117,7 @@ def _render_nothing(*_: Any) -> str:
 
 
 def _open_table(*_: Any) -> str:
-    # Wide tables scroll on their own, by keyboard too.
+    # Wide tables scroll by themselves, by keyboard too.
     return '<div class="wide" tabindex="0" role="group"><table>'
 
 
@@ -126,13 +126,13 @@ def _close_table(*_: Any) -> str:
 
 
 def _render_cell(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:
-    """Numbers stand on the right; by a class, since the page allows no styles of its elements' own."""
+    """Aligns numbers to the right by a class, since the page's content security policy forbids inline styles."""
     token = tokens[index]
     return f'<{token.tag} class="number">' if "right" in str(token.attrGet("style")) else f"<{token.tag}>"
 
 
 def _render_heading(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:
-    """One level lower: the page has a heading of its own."""
+    """Lowers headings by one level below the page's own heading."""
     token = tokens[index]
     level = min(6, int(token.tag[1]) + 1)
     return f"<{'/' if token.nesting < 0 else ''}h{level}>"

@@ -1,4 +1,4 @@
-"""The HTTP server around the application. The module that knows waitress."""
+"""The HTTP server around the application. The only module that imports waitress."""
 
 import json
 import logging
@@ -18,25 +18,25 @@ from bt_jax.common.errors import UsageError
 
 Application = Callable[..., Any]
 
-_SPARE_THREADS = 16  # that tell others to come back, and whoever asks that the server is well
+_SPARE_THREADS = 16  # answer 503 and health checks while all other threads are in use
 _CONNECTIONS = 512
-_SILENCE = 30  # seconds after which a connection is closed that says nothing
-_SLACK = 2**23  # bytes beyond the limit that are still read, so that the answer is too
-_UNLIMITED = 2**40  # buffers never become files
+_SILENCE = 30  # seconds without data after which a connection is closed
+_SLACK = 2**23  # bytes beyond the limit that are still read, so that the client reads the response
+_UNLIMITED = 2**40  # bytes; buffers are never written to disk
 _SECONDS_TO_DRAIN = 20.0
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; connections wait until the server takes them.
+    """Binds a listening socket; connections wait until the server accepts them.
 
     Raises:
-      UsageError: an address that is no address of this machine, or that is taken.
+      UsageError: the address is not one of this machine, or the port is in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UsageError(
-            f"--host is {host!r}, which is no address ({error}): use 127.0.0.1 or this machine's name"
+            f"--host={host!r} is not an address ({error}): use 127.0.0.1 or the name of this machine"
         ) from error
     listener = socket.socket(family, kind, protocol)
     try:
@@ -47,7 +47,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         reason = (error.strerror or str(error)).lower()
         raise UsageError(
-            f"cannot listen at {host} port {port} ({reason}): choose another --port, or --port=0 for any"
+            f"cannot bind to {host} port {port} ({reason}): choose another --port, or --port=0 for any free port"
         ) from error
     return listener
 
@@ -56,11 +56,11 @@ class Server:
     """Serves an application until it is told to stop.
 
     Args:
-      application: to serve.
+      application: the WSGI application.
       listener: from `bind`.
-      request_bytes: of the body of a request.
-      threads: requests that the application answers at the same time, before it refuses any.
-      total_bytes: of the bodies of all requests together.
+      request_bytes: size limit of the body of a request.
+      threads: number of requests that the application processes concurrently.
+      total_bytes: size limit of the bodies of all requests together.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class Server:
         server.channel_class = Channel
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Serves until `stopped`, asked twice a second; then what has arrived is answered, and nothing else taken."""
+        """Serves until `stopped`, called twice a second, returns True; then answers the requests that have arrived."""
         while not stopped():
             self._poll(0.5)
-        # Nobody is listening any more: the next start can have the port, and a load balancer sees it.
+        # Frees the port for the next start, and shows a load balancer that this server is gone.
         self._server.del_channel()
         self._server.socket.close()
         end = time.monotonic() + _SECONDS_TO_DRAIN
@@ -116,7 +116,7 @@ class Server:
             self._poll(0.05)
 
     def close(self) -> None:
-        """Ends threads and connections."""
+        """Stops the threads and closes the connections."""
         self._server.task_dispatcher.shutdown(timeout=1)
         wasyncore.close_all(self._server._map, ignore_all=True)
 
@@ -129,13 +129,13 @@ class Server:
 
 
 class BodyMemory:
-    """How many bytes of requests are in memory."""
+    """A budget for the bytes of request bodies in memory. Thread-safe."""
 
     def __init__(self, limit: int):
         self._limit, self.held, self._turn = limit, 0, threading.Lock()
 
     def take(self, count: int) -> bool:
-        """Whether there is room for so many more; they are counted then."""
+        """Reserves bytes and returns True, or returns False if they exceed the limit."""
         with self._turn:
             if self.held + count > self._limit:
                 return False
@@ -143,33 +143,33 @@ class BodyMemory:
             return True
 
     def give(self, count: int) -> None:
-        """So many are gone."""
+        """Releases bytes."""
         with self._turn:
             self.held -= count
 
 
 class _Parser(parser.HTTPRequestParser):
-    """Counts what it holds, and refuses in the form of the interface."""
+    """Counts the bytes it holds, and refuses requests in the format of the API."""
 
     bodies: BodyMemory
     held = 0
     error: Any
 
     def received(self, data: bytes) -> int:
-        """As in the base."""
+        """Parses data and returns the number of bytes consumed, as the base class does."""
         consumed: int = super().received(data)
         grown = self.body_bytes_received - self.held
         if grown > 0 and self.bodies.take(grown):
             self.held += grown
         elif grown > 0:
-            self._refuse(503, "Service Unavailable", "busy", "the server has too much to do: try again soon")
+            self._refuse(503, "Service Unavailable", "busy", "the server is busy: try again soon")
         if isinstance(self.error, Error) and self.error.code == 413:
-            self._refuse(413, "Content Too Large", "request_too_large", "the request is larger than the server takes")
+            self._refuse(413, "Content Too Large", "request_too_large", "the request exceeds the server's size limit")
         return consumed
 
     def _refuse(self, *reason: Any) -> None:
         self.error, self.completed = _RefusedError(*reason), True
-        self.expect_continue = False  # or the client would be told to go on
+        self.expect_continue = False  # else the client would be told to continue
 
     def __del__(self) -> None:
         if self.held:
@@ -178,14 +178,14 @@ class _Parser(parser.HTTPRequestParser):
 
 
 class _RefusedError(Error):  # type: ignore[misc]
-    """An answer before the application sees the request."""
+    """A response sent before the application sees the request."""
 
     def __init__(self, status: int, reason: str, code: str, text: str):
         super().__init__(text)
         self.code, self.reason, self._name = status, reason, code
 
     def to_response(self, ident: str | None = None) -> tuple[str, list[tuple[str, str]], bytes]:
-        """Status, headers, body."""
+        """Returns status, headers and body."""
         headers = [("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"), ("Retry-After", "2")]
         content = {"error": self.body, "code": self._name, "values": {}}
         return f"{self.code} {self.reason}", headers, json.dumps(content).encode()

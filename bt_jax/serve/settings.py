@@ -1,4 +1,4 @@
-"""What a server allows: the limits that it answers with, and the names that it answers to."""
+"""Settings of the server: limits on requests and files, and the accepted host names."""
 
 import dataclasses
 
@@ -10,14 +10,14 @@ class Settings:
     """Limits on requests.
 
     Attributes:
-      request_bytes: of a request, and so of each file in it.
-      files: in a request.
-      pixels: of an image or slice.
-      slices: of a file.
-      unpacked_bytes: what a compressed file may become.
-      requests: with files that are answered at the same time, waiting included.
-      seconds: in which a request is answered, from the time it has arrived.
-      hosts: names that requests may be addressed to; None are all.
+      request_bytes: size of a request in bytes.
+      files: number of files per request.
+      pixels: number of pixels of an image or slice.
+      slices: number of slices of a file.
+      unpacked_bytes: size of a compressed file after decompression, in bytes.
+      requests: number of concurrent requests with files, including those that wait.
+      seconds: time limit for the response to a request that has arrived.
+      hosts: host names that requests may use; None allows all.
     """
 
     request_bytes: int = 2**26
@@ -30,7 +30,7 @@ class Settings:
     hosts: frozenset[str] | None = None
 
     def make_file_limits(self) -> Limits:
-        """The same for whoever reads files."""
+        """Makes the limits that apply to a single file."""
         return Limits(
             file_bytes=self.request_bytes, pixels=self.pixels, slices=self.slices, unpacked_bytes=self.unpacked_bytes
         )

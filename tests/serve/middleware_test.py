@@ -25,7 +25,7 @@ ERRORS = {
 
 @pytest.fixture(scope="module")
 def counters() -> Counters:
-    return Counters()
+    return Counters({})
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-// The page: files come in, cards come out.
+// The page: makes a card for each file.
 
 import { Card } from "./card.js";
 import { download, table } from "./csv.js";
@@ -33,7 +33,7 @@ function update() {
 }
 
 async function addSample() {
-  const content = await fetch("/sample.png").then((response) => response.blob(), () => ""); // the card then tells
+  const content = await fetch("/sample.png").then((response) => response.blob(), () => ""); // the card then shows the error
   add([new File([content], "phantom.png", { type: "image/png" })], { sample: true });
 }
 
@@ -52,7 +52,7 @@ at("clear").addEventListener("click", () => {
 at("download").addEventListener("click", () =>
   download(table(cards.flatMap((card) => card.records), limits.classes), "predictions.csv"));
 
-// The whole page takes what is dropped: a miss would make the browser leave it.
+// Accepts files dropped anywhere, since the browser would otherwise leave the page.
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();

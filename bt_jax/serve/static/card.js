@@ -1,11 +1,11 @@
-// A file and what is known of it: made once, drawn anew whenever that changes.
+// A card for a file, redrawn whenever its state changes.
 
 import { ask } from "./server.js";
 import { className, decimal, limits, onChange, percent, size, text, told } from "./language.js";
 
 const OPACITY = 0.65;
 
-// An element with properties and children; texts are never taken for HTML.
+// Makes an element with properties and children; strings become text, never HTML.
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -59,7 +59,7 @@ export class Card {
     this.draw();
   }
 
-  // The page's own records of what the server never saw.
+  // Makes a record for a failure on the page's side.
   fail({ problem, status = "", said = null }) {
     this.records = [{ path: this.file.name, error: said ? said.error : text(problem, { status }), problem, status, said }];
     this.state = "error";
@@ -75,7 +75,7 @@ export class Card {
     return this.good[this.index];
   }
 
-  // Asks for the picture of a slice, and for its heat map where one is shown.
+  // Requests the picture of a slice, and its heat map if a method is given.
   async show(index, method = null) {
     this.index = index;
     const record = this.record;
@@ -99,7 +99,7 @@ export class Card {
 
   draw() {
     const active = document.activeElement;
-    // What was in use stays in use, also when it is gone for the time that the server needs.
+    // Keeps the focus, also while the focused control is replaced by a progress text.
     if (this.node.contains(active)) this.focused = active.dataset.key;
     else if (active !== document.body) this.focused = null;
     this.node.dataset.state = this.state;
@@ -128,7 +128,7 @@ export class Card {
     return told(record.error, record);
   }
 
-  // The slice, and where there is a heat map a second time with that over it.
+  // The slice and, if there is a heat map, the slice again under the heat map.
   picture() {
     const record = this.record;
     const image = () => make("img", { src: record.picture, alt: text("picture_of", { name: record.path }) });
@@ -155,7 +155,7 @@ export class Card {
       const number = this.good[slider.value].slice;
       label.textContent = `${text("slice")} ${text("slice_of", { number, count })}`;
     });
-    // Drawn anew when the slider is let go; a step by key is one, too.
+    // Redraws when the slider is released or moved by a key.
     slider.addEventListener("change", () => {
       this.timer = setTimeout(() => {
         this.index = Number(slider.value);
@@ -225,7 +225,7 @@ export class Card {
       make("span", { className: "share" }, text("doubt_value", { value: decimal(record.doubt) })));
   }
 
-  // Of a file with many slices: how many of each class.
+  // Counts the slices of each class in a file with several.
   summary() {
     if (this.good.length < 2) return null;
     const counts = new Map();

@@ -10,7 +10,7 @@ export function table(records, classes) {
   return [header, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }
 
-// A name that a spreadsheet would take for a formula is none any more.
+// Escapes names that a spreadsheet would take for a formula.
 function safe(name) {
   return /^[=+\-@\t\r]/.test(name) ? `'${name}` : name;
 }

@@ -1,4 +1,4 @@
-// The texts of the page, in the language it is set to.
+// The texts of the page in the chosen language.
 
 const tables = JSON.parse(document.getElementById("tables").textContent);
 const facts = JSON.parse(document.getElementById("facts").textContent);
@@ -19,7 +19,7 @@ export function className(name) {
 export function percent(share) {
   const digits = share > 0.999 || share < 0.001 ? 2 : share > 0.99 || share < 0.01 ? 1 : 0;
   if (share < 0.0001) return `< ${(0.0001).toLocaleString(current, { style: "percent", maximumFractionDigits: 2 })}`;
-  // Never 100 %: no network is that sure.
+  // Never shows 100 %: no network is certain.
   const shown = share < 1 ? Math.min(share, 0.9999) : 0.9999;
   return shown.toLocaleString(current, { style: "percent", maximumFractionDigits: digits });
 }
@@ -28,7 +28,7 @@ export function decimal(value) {
   return value.toLocaleString(current, { maximumFractionDigits: value < 10 ? 1 : 0 });
 }
 
-// What the server said in English, with its code and values, in the language of the page.
+// Translates a message of the server by its code and values.
 export function told(english, { code, values }) {
   const template = tables[current].said[code];
   return template === undefined ? english : filled(template, values);

@@ -1,11 +1,11 @@
-// Questions to the server. It keeps nothing, so that each comes with its file.
+// Requests to the server. It stores nothing, so each request sends its file.
 
 const MOST_AT_ONCE = 4;
 const MOST_TRIES = 8;
 let running = 0;
 const waiting = [];
 
-// Sends a file; the records of the answer, or an object with the reason why there are none.
+// Sends a file and returns the records, or an object with the reason for a failure.
 export async function ask(file, fields, { busy = () => {}, begun = () => {} } = {}) {
   await turn();
   try {
@@ -13,7 +13,7 @@ export async function ask(file, fields, { busy = () => {}, begun = () => {} } = 
     for (let attempt = 1; ; attempt++) {
       const form = new FormData();
       form.append("file", file, file.name);
-      form.append("lang", "en"); // the page says it in its own language, by the codes
+      form.append("lang", "en"); // the page translates by the codes
       for (const [name, value] of Object.entries(fields)) form.append(name, value);
       let response;
       try {
