@@ -114,7 +114,7 @@ def test_an_exported_file_scores_as_the_run(trained, tmp_path):
     assert f"compared on 16 images of folder {trained / 'data'}:" in ended.stdout
     ended = evaluate(f"--model={file}", f"--data={trained / 'data'}", f"--out={tmp_path / 'scores'}")
     assert ended.returncode == 0, ended.stderr
-    assert f"warning: {file} does not say which images it was trained on" in ended.stdout
+    assert f"warning: {file} does not list its training images" in ended.stdout
     ours = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     theirs = runs.metrics(trained / "run", "testing")
     assert ours["confusion_matrix"] == theirs["confusion_matrix"]

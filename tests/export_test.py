@@ -52,7 +52,7 @@ def test_compared_on_images_that_are_named(model):
         (["--format=onnx", "--out=O/x"], "--model is missing"),
         (["--model=M", "--out=O/x"], "--format is missing"),
         (["--model=M", "--format=tflite", "--out=O/x"], "stablehlo|onnx|safetensors"),
-        (["--model=M", "--format=onnx", "--out=O"], "a folder: name a file"),
+        (["--model=M", "--format=onnx", "--out=O"], "is a folder: give a file name"),
         (["--model=O", "--format=onnx", "--out=O/x"], "holds no checkpoint"),
         (["--model=M", "--format=onnx", "--out=O/x", "--data=nowhere"], "--data is 'nowhere', which does not exist"),
     ],

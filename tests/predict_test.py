@@ -1,4 +1,4 @@
-"""The command, as a person runs it."""
+"""The command as a user runs it."""
 
 import csv
 import json
@@ -48,7 +48,7 @@ def test_images_folders_patterns_and_medical_files(model, tmp_path):
                              tmp_path / "archive.zip", tmp_path / "absent.png"))  # fmt: skip
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [
-        f"warning: 1 files in {series} are no images, DICOM or NIfTI files by their names: left out",
+        f"warning: skipped 1 files in {series} whose names are not those of images, DICOM or NIfTI files",
         "warning: 2 of 10 records are errors",
     ]
     found = records(ended.stdout)
@@ -110,7 +110,7 @@ def test_heat_maps_beside_the_records(model, tmp_path):
     ("arguments", "said"),
     [
         (["x.png"], "--model is missing"),
-        (["--model=M", "--method=layercam", "x.png"], "--method is for heat maps"),
+        (["--model=M", "--method=layercam", "x.png"], "--method applies to heat maps only"),
         (["--model=M", "--gradcam=maps", "--method=other", "x.png"], "--method"),
         (["--model=M"], "nothing to predict"),
         (["--model=nowhere", "x.png"], "'nowhere' holds no checkpoint"),

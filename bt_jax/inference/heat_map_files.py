@@ -69,7 +69,7 @@ class HeatMapFiles:
         check_explainable(predictor)
         self._folder, self._predictor, self._method = pathlib.Path(folder), predictor, method
         if self._folder.exists() and not self._folder.is_dir():
-            raise UsageError(f"--gradcam is {str(folder)!r}, a file: name a folder")
+            raise UsageError(f"--gradcam={str(folder)!r} is a file: give a folder")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._rows: list[tuple[str, ...]] = []
 

@@ -204,9 +204,9 @@ def test_other_weights_give_other_maps(method, tmp_path):
 
 def test_what_cannot_be_explained(bright):
     images, _ = bright_squares()
-    with pytest.raises(UsageError, match="there is no explanation 'lime': use one of gradcam"):
+    with pytest.raises(UsageError, match="unknown attribution method 'lime': use one of gradcam"):
         attribution.explain(bright, images, method="lime")
-    with pytest.raises(UsageError, match="a StableHLO file holds no network to look into"):
+    with pytest.raises(UsageError, match="not available for a StableHLO file"):
         attribution.explain(dataclasses.replace(bright, networks=()), images)
     with pytest.raises(ValueError, match="must be 6 numbers below 4"):
         attribution.explain(bright, images, classes=[0] * 5)

@@ -96,7 +96,7 @@ def test_a_file_that_answers_differently_is_not_written(tmp_path, monkeypatch):
     out = tmp_path / "model.out"
     out.write_bytes(b"what was there")
     for form in convert.FORMATS:
-        with pytest.raises(UsageError, match=rf"the {form} file answers differently .* not written"):
+        with pytest.raises(UsageError, match=rf"the outputs of the {form} file differ .* was not written"):
             convert.write(out, wrong, form=form, images=small_models.images(3, 12))
     assert out.read_bytes() == b"what was there"
 

@@ -51,7 +51,7 @@ def test_other_files_are_counted_and_those_without_a_suffix_looked_into(tmp_path
     write(tmp_path, "DICOMDIR", content=bytes(128) + b"DICM")
     found = [pathlib.Path(name).name for name in names([tmp_path], said)]
     assert found == ["1.2.840.113", "IM000001"]
-    assert said == [f"5 files in {tmp_path} are no images, DICOM or NIfTI files by their names: left out"]
+    assert said == [f"skipped 5 files in {tmp_path} whose names are not those of images, DICOM or NIfTI files"]
 
 
 def test_a_file_that_is_named_is_read_whatever_it_is_called(tmp_path, said):
@@ -67,7 +67,7 @@ def test_patterns(tmp_path, said, monkeypatch):
     assert names(["a/*.png"], said) == ["a/1.png", "a/2.png", "a/[odd] name.png"]
     assert names(["**/3.png"], said) == ["a/b/3.png"]
     assert names(["a/[odd] name.png"], said) == ["a/[odd] name.png"]  # what is there is no pattern
-    assert failures(["a/*.dcm"], said) == {"a/*.dcm": "no file fits this pattern"}
+    assert failures(["a/*.dcm"], said) == {"a/*.dcm": "no file matches this pattern"}
 
 
 def test_what_cannot_be_read_is_a_failure_of_its_own(tmp_path, said):
@@ -78,11 +78,11 @@ def test_what_cannot_be_read_is_a_failure_of_its_own(tmp_path, said):
     paths = [tmp_path / name for name in ("absent.png", "a.png", "empty", "pipe.png", "dangling.png", "a.png/b.png")]
     assert list(failures([*paths, "/dev/zero"], said).values()) == [
         "there is no such file or folder",
-        "there are no images, DICOM files or volumes in it",
-        "not a regular file",
+        "it contains no images, DICOM files or NIfTI volumes",
+        "it is not a regular file",
         "no such file or directory",
         "there is no such file or folder",
-        "not a regular file",
+        "it is not a regular file",
     ]
     assert {name.rsplit("/", 1)[1] for name in failures([tmp_path], said)} == {"pipe.png", "dangling.png"}
 
@@ -103,7 +103,7 @@ def test_a_zip_is_a_folder(tmp_path, said):
     found = list(inputs.expand([str(path)], left_out=said.append))
     assert [item.name for item in found] == [f"{path}/{name}" for name in ("IM01", "a/1.jpg", "b.png")]
     assert [item.read(3) for item in found[1:]] == [b"a/1", b"b.p"]
-    assert said == [f"1 files in {path} are no images, DICOM or NIfTI files by their names: left out"]
+    assert said == [f"skipped 1 files in {path} whose names are not those of images, DICOM or NIfTI files"]
 
 
 def test_damaged_zips(tmp_path, said):
@@ -117,7 +117,9 @@ def test_damaged_zips(tmp_path, said):
     (flipped,) = inputs.expand([str(tmp_path / "flipped.zip")], left_out=said.append)
     with pytest.raises(UnreadableError, match=r"from the zip archive \(BadZipFile\)"):
         flipped.read(10_000)
-    assert failures([tmp_path / "cut.zip"], said) == {str(tmp_path / "cut.zip"): "a damaged zip archive (BadZipFile)"}
+    assert failures([tmp_path / "cut.zip"], said) == {
+        str(tmp_path / "cut.zip"): "the zip archive is damaged (BadZipFile)"
+    }
 
 
 def test_a_folder_is_not_listed_before_it_is_needed(tmp_path, said):

@@ -116,7 +116,7 @@ def test_a_program_cut_short_is_refused(stablehlo, tmp_path):
 
 def test_other_weights_are_refused(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, tmp_path / "weights.safetensors")
-    with pytest.raises(UsageError, match="holds weights but no model of bt_jax"):
+    with pytest.raises(UsageError, match="holds weights but no bt_jax model"):
         trained_model.load(tmp_path / "weights.safetensors")
 
 
@@ -127,11 +127,11 @@ def test_weights_of_another_network_are_refused(model, tmp_path):
         tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     header["options"] = json.dumps({"filters": [4, 7], "hidden": [5]})
     safetensors.numpy.save_file(tensors, path, header)
-    with pytest.raises(UsageError, match="weights that are not those of cnn"):
+    with pytest.raises(UsageError, match="the weights do not fit cnn"):
         trained_model.load(path)
 
 
 def test_onnx_files_are_for_others(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"\x08\x08\x12\x06bt_jax")
-    with pytest.raises(UsageError, match="is for ONNX Runtime"):
+    with pytest.raises(UsageError, match="is an ONNX file, for ONNX Runtime"):
         trained_model.load(tmp_path / "model.onnx")

@@ -65,5 +65,5 @@ def test_the_missing_package_is_named(made, monkeypatch):
 
 def test_an_unknown_segment_is_named(made, monkeypatch):
     monkeypatch.setattr(onnx_graph, "_SEGMENTS", {})
-    with pytest.raises(UsageError, match="does not know segments of the kind ConvolutionBlock: use stablehlo"):
+    with pytest.raises(UsageError, match="does not support ConvolutionBlock segments: use stablehlo"):
         onnx_graph.build(made[0].networks, size=16, temperature=1.0, notes={})

@@ -76,7 +76,9 @@ def test_several_models_answer_with_their_mean(runs):
 
 
 def test_models_of_different_classes_are_no_ensemble(runs):
-    with pytest.raises(UsageError, match=r"--model names models of different classes: glioma_tumor, .* and a, b"):
+    with pytest.raises(
+        UsageError, match=r"the models given as --model have different classes: glioma_tumor, .* and a, b"
+    ):
         Predictor.load([runs[0], runs[2]])
 
 
@@ -104,7 +106,7 @@ def sentences(run: str, image: np.ndarray, *, about: tuple[str, ...] = ()) -> st
 def test_warnings(runs):
     good = slices()[0].image
     assert "blank" not in sentences(runs[0], good) and "small" not in sentences(runs[0], good)
-    assert "The image is blank: its class means nothing." in sentences(runs[0], np.zeros((99, 99), np.uint8))
+    assert "The image is blank, so its class is not meaningful." in sentences(runs[0], np.zeros((99, 99), np.uint8))
     assert "blank" in sentences(runs[0], np.full((99, 99), 777, np.uint16))
     assert "The image is small (40x99 pixels)" in sentences(runs[0], np.tile(good[:20], (5, 1))[:99, :40])
     assert "One frame was read." in sentences(runs[0], good, about=("One frame was read.",))
@@ -115,7 +117,7 @@ def test_warnings(runs):
 def test_an_even_answer_is_told(runs):
     of = Predictor.load(runs[:1])
     prepared = of.prepare(slices()[0])
-    said = "No class is more likely than all others together."
+    said = "No class has a probability above 50 %."
     assert said in of.collect_warnings(prepared, np.array([0.5, 0.3, 0.1, 0.1]), None)
     assert said not in of.collect_warnings(prepared, np.array([0.51, 0.29, 0.1, 0.1]), None)
 
@@ -131,7 +133,7 @@ def test_what_does_not_look_like_a_training_image_is_told_first(runs):
     found = of.predict([of.prepare(slice_) for slice_ in given], rows=8)
     np.testing.assert_allclose([p.ood_score for p in found], fitted.score(features), rtol=1e-4)
     for prediction in found:
-        unlike = prediction.warnings[0].startswith("This does not look like the images that the model learned from")
+        unlike = prediction.warnings[0].startswith("The image does not look like the training images")
         assert unlike == (prediction.ood_score > 1)
     assert any(p.ood_score > 1 for p in found) and any(p.ood_score <= 1 for p in found)
     assert all(p.ood_score is None for p in Predictor(known).predict([of.prepare(given[0])]))

@@ -48,7 +48,7 @@ def test_files_in_their_order_and_errors_among_them(answering):
 def test_in_spanish_with_the_same_codes(answering):
     uploads = [Upload("a.png", hostile_inputs.image()), Upload("b.pdf", b"%PDF-1.4")]
     english, spanish = (answering.predict(uploads, RequestOptions(language=name)) for name in ("en", "es"))
-    assert spanish[1]["error"] == "no es una imagen sino un documento PDF: exporte sus imágenes como PNG"
+    assert spanish[1]["error"] == "es un documento PDF, no una imagen: exporte sus imágenes como PNG"
     assert (spanish[1]["code"], spanish[1]["values"]) == (english[1]["code"], english[1]["values"])
     assert spanish[0]["warnings"][0].startswith("La imagen es pequeña (64x48 píxeles)")
     assert spanish[0]["codes"] == english[0]["codes"]

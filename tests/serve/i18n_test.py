@@ -66,9 +66,9 @@ def test_every_text_of_the_tables_is_used_and_every_used_one_is_there():
 
 
 def test_what_is_told():
-    sentence = Message("too_many_bytes", "{count} bytes are more than the limit of {limit}", count=12345, limit=9999)
-    assert i18n.translate(sentence, "en") == "12,345 bytes are more than the limit of 9,999"
-    assert i18n.translate(sentence, "es") == "12.345 bytes son más que el límite de 9999"
+    sentence = Message("too_many_bytes", "{count} bytes exceed the limit of {limit}", count=12345, limit=9999)
+    assert i18n.translate(sentence, "en") == "12,345 bytes exceed the limit of 9,999"
+    assert i18n.translate(sentence, "es") == "12.345 bytes superan el límite de 9999"
     nested = Message("other_modality", "It is {modality}.", modality=Message("x_ray", "an X-ray"))
     assert "una radiografía" in i18n.translate(nested, "es")
     share = Message("unlike_training", "{score}", score=2.25)

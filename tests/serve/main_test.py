@@ -75,7 +75,7 @@ def test_a_port_that_is_taken(workdir):
         port = other.getsockname()[1]
         ended = runs.run(command(f"--model={workdir}", f"--port={port}"))
     assert ended.returncode == 2
-    assert re.fullmatch(rf"error: cannot listen at 127\.0\.0\.1 port {port} .*\n", ended.stderr)
+    assert re.fullmatch(rf"error: cannot bind to 127\.0\.0\.1 port {port} .*\n", ended.stderr)
 
 
 def test_help_needs_no_jax():

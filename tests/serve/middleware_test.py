@@ -84,7 +84,7 @@ def test_requests_are_counted_by_route_and_status(client, counters):
     client.get("/nowhere/1")
     client.get("/nowhere/2")
     client.get("/error/http")
-    text = counters.text({})
+    text = counters.format().decode()
     assert 'bt_jax_requests_total{route="other",status="404"} 2' in text
     assert 'bt_jax_requests_total{route="/error/<name>",status="415"}' in text
     assert "nowhere" not in text

@@ -68,8 +68,8 @@ def test_facts_in_both_languages(page):
     assert (run, exported) == ("run", "net.safetensors")
     facts = dict(rows)
     assert facts["Network"] == "mlp" and facts["Classes"] == "Glioma, Meningioma, No tumour, Pituitary tumour"
-    assert facts["Trained on drawn phantoms"] == "yes" and facts["Recognises images of another kind"] == "no"
-    assert dict(page.list_facts("es")[0][1])["Entrenado con maniquíes dibujados"] == "sí"
+    assert facts["Trained on synthetic phantoms"] == "yes" and facts["Detects out-of-distribution images"] == "no"
+    assert dict(page.list_facts("es")[0][1])["Entrenado con maniquíes sintéticos"] == "sí"
 
 
 def test_a_link_out_of_the_report_is_no_picture(tmp_path):
@@ -89,4 +89,4 @@ def test_a_cross_validation_shows_the_cards_of_its_folds(tmp_path):
     (tmp_path / "cross_validation.json").write_text("{}")
     page = ModelPage(Predictor.load([str(tmp_path)]), [str(tmp_path)])
     assert [str(card).strip() for card in page.cards] == ["<h2>Fold 0</h2>", "<h2>Fold 1</h2>"]
-    assert dict(page.list_facts("en")[0][1])["Networks that vote"] == "2"
+    assert dict(page.list_facts("en")[0][1])["Number of networks"] == "2"

@@ -155,7 +155,7 @@ def test_three_files_a_heat_map_another_language_and_the_table(browser):
     )
     browser.settled(3)
     assert browser.texts("#cards h3") == ['scan, "1".png', "=broken.png", "head.dcm"]
-    assert browser.one("#progress").text == "3 of 3 files done, 1 of them unreadable"
+    assert browser.one("#progress").text == "3 of 3 files done, 1 could not be read"
     good, broken, _ = browser.all(".result")
     shares = [
         float(text.strip("<% ")) for text in (row.text for row in good.find_elements(By.CSS_SELECTOR, ".bars .share"))
@@ -171,10 +171,10 @@ def test_three_files_a_heat_map_another_language_and_the_table(browser):
     assert heat.value_of_css_property("opacity") == "1"
     # The other language, with everything that is there.
     browser.one("[data-language=es]").click()
-    assert browser.one("h1").text == "Cortes de resonancia cerebral"
+    assert browser.one("h1").text == "Cortes de resonancia magnética cerebral"
     assert browser.driver.find_element(By.TAG_NAME, "html").get_attribute("lang") == "es"
-    assert "no es una imagen sino un documento PDF" in browser.all(".result")[1].text
-    assert browser.one("#progress").text == "3 de 3 archivos listos; no se pudieron leer: 1"
+    assert "es un documento PDF, no una imagen" in browser.all(".result")[1].text
+    assert browser.one("#progress").text == "3 de 3 archivos procesados; 1 no se han podido leer"
     assert len(browser.all(".heat")) == 1 and browser.one(".heat").value_of_css_property("opacity") == "1"
     page = browser.driver.find_element(By.TAG_NAME, "main").text
     assert not any(word in page for word in ("Probabilities", "Drop", "Please", "undefined", "null", "{"))
@@ -277,7 +277,7 @@ def test_without_the_server_the_page_says_so(browser, application):
         "const t = new DataTransfer(); t.items.add(new File([new Uint8Array(arguments[0].size)], arguments[0].name));"
         "document.dispatchEvent(new DragEvent('drop', { dataTransfer: t, cancelable: true }))", large)  # fmt: skip
     here.settled(2)
-    assert "El archivo supera los 1 MB" in here.all(".result")[1].text
+    assert "El archivo supera el límite de 1 MB" in here.all(".result")[1].text
     with contextlib.suppress(json.JSONDecodeError):
         here.messages()
 
@@ -291,7 +291,7 @@ def test_what_is_unlike_the_training_images_is_no_class(browser):
           const answer = await (await real(...asked)).json();
           for (const record of answer.records) {
             record.doubt = 3.4;
-            record.warnings = ["This does not look like ..."];
+            record.warnings = ["The image does not look like ..."];
             record.codes = [{ code: "unlike_training", values: { score: 3.4 } }];
           }
           return new Response(JSON.stringify(answer), { status: 200 });

@@ -186,9 +186,7 @@ def test_a_stop_answers_what_has_arrived_and_takes_nothing_more():
 def test_the_port_is_free_again_and_one_that_is_taken_is_said():
     with bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with pytest.raises(
-            UsageError, match=rf"cannot listen at 127\.0\.0\.1 port {port} \(.*in use\): choose another"
-        ):
+        with pytest.raises(UsageError, match=rf"cannot bind to 127\.0\.0\.1 port {port} \(.*in use\): choose another"):
             bind("127.0.0.1", port)
     bind("127.0.0.1", port).close()
 
