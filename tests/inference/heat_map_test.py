@@ -81,7 +81,7 @@ def test_what_a_screen_shows():
 
 
 def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="must both be"):
         heat_map.overlay(np.zeros((3, 4), np.uint8), np.zeros((4, 3)))
 
 

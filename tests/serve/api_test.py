@@ -41,7 +41,9 @@ def test_files_in_their_order_and_errors_among_them(answering):
     assert [record["path"] for record in found] == ["a.png", "b.png", *(f"v.nii#{k}" for k in range(1, 21)), "a.png"]
     assert found[1] == {"path": "b.png", "error": "the file is empty", "code": "empty", "values": {}}
     assert [record.get("slice") for record in found] == [None, None, *range(1, 21), None]
-    assert found[0] == found[-1]
+    # The two may be computed in steps of different sizes, which round differently.
+    assert found[0].keys() == found[-1].keys() and found[0]["codes"] == found[-1]["codes"]
+    assert found[0]["probabilities"] == pytest.approx(found[-1]["probabilities"], abs=1e-6)
     assert "picture" not in found[0]
 
 
