@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The way from a fresh machine to a running bt_jax: see usage below.
+# Installs and runs bt_jax on a fresh machine: see usage below.
 set -euo pipefail
 
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -18,7 +18,7 @@ Usage: ./launch.sh COMMAND [ARGUMENTS]
   test ARGUMENTS    run only pytest, with these arguments
   install [EXTRA]   only make .venv, with an extra such as cuda or tpu
 
-The same bt_jax.main on many hosts; each explains itself with --help, and with --dry-run prints what it would run:
+bt_jax.main on many hosts; each command has --help, and --dry-run prints the commands that it would run:
 
   multihost N ...   N processes on this machine
   tpu ...           a Cloud TPU slice, through gcloud
@@ -27,8 +27,8 @@ The same bt_jax.main on many hosts; each explains itself with --help, and with -
 
   help              show this text
 
-Needs Python 3.11 or newer and, the first time, pip's access to packages. Everything is installed into .venv beside
-this script (tpu and gke need nothing installed here); paths in FLAGS and ARGUMENTS are relative to that folder too.
+Needs Python 3.11 or newer and, the first time, access to packages with pip. Everything is installed into .venv next
+to this script (tpu and gke install nothing here). Paths in FLAGS and ARGUMENTS are relative to the folder of this script.
 
 Examples:
   ./launch.sh demo
@@ -96,7 +96,7 @@ install() {
   done
   announce "installing into .venv (a minute or more)"
   rm -f -- "$stamp"
-  # A start that was interrupted leaves an environment without pip.
+  # An interrupted installation leaves an environment without pip.
   "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
   (cd -- "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
     -c constraints.txt -e ".${extra:+[$extra]}")
@@ -157,7 +157,7 @@ run_launcher() {
   exec "$runner" -m "bt_jax.launch.$name" "$@"
 }
 
-# Another Python's home would be taken for that of .venv.
+# The home of another Python would override that of .venv.
 unset PYTHONHOME
 
 command="${1-}"

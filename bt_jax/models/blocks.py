@@ -1,4 +1,4 @@
-"""Segments of the plain networks: convolutions and pooling, dense layers, linear outputs. No BatchNorm anywhere."""
+"""Segments of networks without BatchNorm: convolutions with pooling, dense layers, linear outputs."""
 
 import math
 
@@ -14,19 +14,19 @@ from bt_jax.ops.pooling import WINDOW, max_pool
 
 
 def flatten(x: jax.Array, features: int) -> jax.Array:
-    """[B, ...] -> [B, features], with the first channels only, as many as make up `features`.
+    """Flattens [B, ...] to [B, features], using only as many of the first channels as `features` requires.
 
-    The three channels of a grey image are the same, so one of them is all of it.
+    The three channels of a grey image are equal, so one of them is enough.
     """
     channels = features // math.prod(x.shape[1:-1])
     return x[..., :channels].reshape(x.shape[0], features)
 
 
 def compute_pooled_size(size: int, *, times: int, name: str) -> int:
-    """The side of what some 2x2 poolings leave of an image.
+    """Returns the side of an image after a number of 2x2 poolings.
 
     Raises:
-      UsageError: nothing is left.
+      UsageError: the image is too small.
     """
     left = size // WINDOW**times
     if not left:
@@ -38,7 +38,7 @@ def compute_pooled_size(size: int, *, times: int, name: str) -> int:
 
 
 class ConvolutionBlock(nnx.Module):
-    """3x3 convolutions with ReLU, 2x2 max pooling, dropout. Takes no more channels than it is built for."""
+    """3x3 convolutions with ReLU, 2x2 max pooling and dropout, on the first `channels_in` channels of the input."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class ConvolutionBlock(nnx.Module):
         return dropout(max_pool(x), rate=self.dropout_rate, trained=trained, rngs=rngs)
 
     def compute_grid(self, before: Grid) -> Grid:
-        """Where the values of the output lie."""
+        """Returns the grid of the output."""
         return before.convolve(kernel_size=WINDOW, stride=WINDOW, padding=(0, 0))
 
 
@@ -104,14 +104,14 @@ class Output(nnx.Module):
 def make_dense_segments(
     features: int, *, hidden: tuple[int, ...], classes: int, dropout_rate: float, generator: np.random.Generator
 ) -> dict[str, nnx.Module]:
-    """Segments `dense_1` ... and `head` on `features` values.
+    """Makes the segments `dense_1` ... and `head` for inputs of `features` values.
 
     Args:
-      features: of an image.
+      features: number of values of an image.
       hidden: sizes of the dense blocks.
       classes: number of logits.
-      dropout_rate: after each block.
-      generator: of the initial weights.
+      dropout_rate: rate after each block.
+      generator: source of the initial weights.
     """
     segments: dict[str, nnx.Module] = {}
     for i, size in enumerate(hidden, start=1):
@@ -121,10 +121,10 @@ def make_dense_segments(
 
 
 def check_channels(channels: int) -> int:
-    """1 or 3 as they are.
+    """Returns the number of channels if it is 1 or 3.
 
     Raises:
-      UsageError: another number.
+      UsageError: it is another number.
     """
     if channels not in (1, 3):
         raise UsageError(f"config.model.channels is {channels}: use 1 (grey) or 3 (the same three times)")

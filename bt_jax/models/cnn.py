@@ -22,10 +22,10 @@ def cnn(
     Args:
       classes: number of logits.
       size: side of the images in pixels.
-      filters: of each block of 3x3 convolution, ReLU, 2x2 max pooling, dropout.
+      filters: channels of each block of 3x3 convolution, ReLU, 2x2 max pooling and dropout.
       hidden: sizes of the Dense-ReLU-Dropout blocks.
-      dropout_rate: of all blocks.
-      channels: 1 takes one of the three equal channels of a grey image, 3 takes all.
+      dropout_rate: rate of all blocks.
+      channels: 1 uses one of the three equal channels of a grey image, 3 uses all.
       seed: of the initial weights.
 
     Raises:

@@ -45,11 +45,11 @@ GROUPS = (
 )
 STEM_CHANNELS, TOP_CHANNELS = 32, 1280
 SQUEEZE_RATIO = 0.25
-STOCHASTIC_DEPTH = 0.2  # of the last block; earlier ones linearly less
+STOCHASTIC_DEPTH = 0.2  # drop rate of the last block; it grows linearly from 0 at the first
 
 
 class Scaling(NamedTuple):
-    """Compound scaling of one member of the family, its native input size, and the dropout before its classifier."""
+    """Compound scaling of one variant, its native input size in pixels, and the dropout rate before its classifier."""
 
     width: float
     depth: float
@@ -73,14 +73,14 @@ VARIANTS = {
     "efficientnet_lite2": Scaling(1.1, 1.2, 260, 0.3, lite=True),
     "efficientnet_lite3": Scaling(1.2, 1.4, 280, 0.3, lite=True),
     "efficientnet_lite4": Scaling(1.4, 1.8, 300, 0.3, lite=True),
-    # Not of the paper: a tenth of B0 in both directions, for the demo and for tests.
+    # Not in the paper: about a tenth of B0, for the demo and for tests.
     "efficientnet_nano": Scaling(0.25, 0.3, 96, 0.2),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all layers of one model have in common."""
+    """The settings that all layers of a model share."""
 
     activation: Activation
     squeeze_excite: bool
@@ -90,33 +90,33 @@ class Style:
     batch_statistics: bool
 
     def make_norm(self, channels: int) -> BatchNorm:
-        """A BatchNorm layer of this style."""
+        """Makes a BatchNorm layer of this style."""
         return BatchNorm(channels, epsilon=self.epsilon, momentum=self.momentum, batch_statistics=self.batch_statistics)
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """Channels times width, to the nearest multiple of 8, never more than a tenth below."""
+    """Scales channels by width and rounds to a multiple of 8, at most a tenth below."""
     scaled = channels * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def scale_repeats(scaling: Scaling) -> list[int]:
-    """The number of blocks of each of `GROUPS`, scaled in depth."""
+    """Returns the number of blocks of each of `GROUPS`, scaled by depth."""
     return [
-        # The Lite models leave the first and the last group as they are.
+        # The Lite models do not scale the first and the last group.
         group.repeats if scaling.lite and i in (0, len(GROUPS) - 1) else math.ceil(group.repeats * scaling.depth)
         for i, group in enumerate(GROUPS)
     ]
 
 
 def relu6(x: jax.Array) -> jax.Array:
-    """ReLU cut at 6: the Lite models' activation."""
+    """Computes ReLU limited to 6, the activation of the Lite models."""
     return jax.numpy.clip(x, 0, 6)
 
 
 class ConvolutionSegment(nnx.Module):
-    """Convolution, BatchNorm, activation: the stem and the top."""
+    """Convolution, BatchNorm and activation, as in the stem and the top."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class ConvolutionSegment(nnx.Module):
         return convolve_and_normalise(self.conv, self.norm, x, trained=trained, activation=self.activation)
 
     def compute_grid(self, before: Grid) -> Grid:
-        """Where the values of the output lie."""
+        """Returns the grid of the output."""
         return _compute_grid(self.conv, before)
 
 
@@ -158,7 +158,7 @@ class SqueezeExcite(nnx.Module):
         self.expand = Convolution(squeezed, channels, use_bias=True, generator=generator)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, C]
-        """The gate of each channel, between 0 and 1."""
+        """Returns the gate of each channel, between 0 and 1."""
         gate = self.activation(self.reduce(x.mean((1, 2))))
         return jax.nn.sigmoid(self.expand(gate))
 
@@ -187,7 +187,7 @@ class MBConv(nnx.Module):
             inner, kernel_size=kernel_size, stride=stride, padding=style.padding, generator=generator
         )
         self.depthwise_norm = style.make_norm(inner)
-        # The gate is squeezed relative to the block's input, not to the expanded channels.
+        # The squeeze ratio is relative to the block's input channels, not to the expanded ones.
         squeezed = max(1, int(channels_in * SQUEEZE_RATIO))
         self.squeeze_excite = (
             SqueezeExcite(inner, squeezed, activation=style.activation, generator=generator)
@@ -212,7 +212,7 @@ class MBConv(nnx.Module):
         return x
 
     def compute_grid(self, before: Grid) -> Grid:
-        """Where the values of the output lie."""
+        """Returns the grid of the output."""
         return _compute_grid(self.depthwise, before)
 
 

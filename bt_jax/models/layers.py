@@ -1,7 +1,7 @@
 """Layers shared by the model families. Images are [B, H, W, C]; the computation runs in the dtype of the input.
 
-`trained` says how a layer behaves: False is inference (running statistics, no dropout), True is training, and a traced
-boolean chooses at run time, which lets stages that differ only in what they freeze share one compiled program.
+`trained` selects the mode of a layer: False is inference (running statistics, no dropout), True is training. A traced
+boolean selects at run time, so stages that differ only in what they freeze share one compiled program.
 """
 
 import math
@@ -21,22 +21,22 @@ Trained = bool | jax.Array
 
 
 def identity(x: jax.Array) -> jax.Array:
-    """No activation."""
+    """Returns its input: no activation."""
     return x
 
 
 class BatchStat(nnx.Variable):
-    """A running statistic of a BatchNorm layer: state, but no parameter."""
+    """A running statistic of a BatchNorm layer: state that is not trained."""
 
 
 def compute_same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, as TensorFlow's 'SAME': the extra one stands at the end."""
+    """Returns the zeros before and after for TensorFlow's 'SAME' padding, with an extra one at the end."""
     total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
     return total // 2, total - total // 2
 
 
 def compute_symmetric_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, as PyTorch's `padding=(kernel_size - 1) // 2`."""
+    """Returns the zeros before and after for PyTorch's `padding=(kernel_size - 1) // 2`."""
     del size, stride
     return (kernel_size - 1) // 2, (kernel_size - 1) // 2
 
@@ -45,24 +45,25 @@ PADDINGS = {"same": compute_same_padding, "symmetric": compute_symmetric_padding
 
 
 def draw_truncated_normal(generator: np.random.Generator, shape: tuple[int, ...], *, fan: int) -> jax.Array:
-    """Variance 2 / fan, cut at two standard deviations, for layers before a ReLU (arXiv:1502.01852).
+    """Draws from a normal of variance 2 / fan, truncated at two standard deviations (arXiv:1502.01852).
 
-    Drawn by NumPy: a hundred differently shaped draws by JAX cost seconds of compilation at every start.
+    It suits layers before a ReLU. NumPy draws, since JAX would compile a program for each of a hundred shapes, which
+    takes seconds at every start.
     """
     values = generator.standard_normal(shape)
     outside = np.abs(values) > 2
     while outside.any():
         values[outside] = generator.standard_normal(int(outside.sum()))
         outside = np.abs(values) > 2
-    # .8796 is the standard deviation of a standard normal cut at two.
+    # 0.8796 is the standard deviation of a standard normal truncated at two.
     return jnp.asarray(values * np.sqrt(2 / fan) / 0.87962566, jnp.float32)
 
 
 def draw_glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
-    """Variance 2 / (fan in + fan out), uniform (Glorot and Bengio 2010): what Keras draws where nothing else is said.
+    """Draws from a uniform of variance 2 / (fan in + fan out) (Glorot and Bengio 2010), as Keras does by default.
 
     Args:
-      generator: to draw from.
+      generator: the source of random numbers.
       shape: [in, out].
     """
     limit = math.sqrt(6 / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
@@ -70,10 +71,10 @@ def draw_glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) 
 
 
 class Convolution(nnx.Module):
-    """A convolution without bias unless asked for. A 1x1 convolution at stride 1 is a matrix product.
+    """A convolution, by default without bias. A 1x1 convolution at stride 1 is a matrix product.
 
-    Initialised by `draw_truncated_normal`: by the fan out, as in EfficientNet's reference, or by the fan in if
-    `keep_variance`, which networks without BatchNorm need to be deep.
+    It is initialised by `draw_truncated_normal` with the fan-out, as in EfficientNet's reference, or with the fan-in if
+    `keep_variance`, which deep networks without BatchNorm need.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class DepthwiseConvolution(nnx.Module):
         self.kernel = nnx.Param(draw_truncated_normal(generator, shape, fan=kernel_size * kernel_size))
 
     def __call__(self, x: jax.Array, *, factor: jax.Array | None = None) -> jax.Array:  # [B, H, W, C] -> [B, H', W', C]
-        """Convolves; `factor` [C] float32 multiplies what comes out, by way of the kernel."""
+        """Convolves; `factor` [C] float32 is multiplied into the kernel to scale the output."""
         pad = PADDINGS[self.padding]
         rows, columns = (pad(size, self.kernel_size, self.stride) for size in x.shape[1:3])
         kernel = self.kernel[...] if factor is None else self.kernel[...] * factor
@@ -148,9 +149,9 @@ class DepthwiseConvolution(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation (arXiv:1502.03167) over all axes but the last, computed in float32.
 
-    Running statistics move by `momentum` (the weight of the old value, as in Keras; PyTorch's is one minus it) towards
-    the batch's mean and biased variance. Under a data-parallel `jit` the batch is the global one. Without
-    `batch_statistics` the running ones are used in training too, and stay; scale and bias train all the same.
+    Running statistics move towards the batch's mean and biased variance. `momentum` is the weight of the old value, as
+    in Keras; PyTorch's is one minus it. Under a data-parallel `jit` the batch is the global one. Without
+    `batch_statistics`, training too uses the running statistics and does not change them; scale and bias are trained.
     """
 
     def __init__(self, channels: int, *, epsilon: float, momentum: float, batch_statistics: bool = True):
@@ -163,7 +164,7 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: jax.Array, *, trained: Trained, activation: Activation = identity
     ) -> jax.Array:  # [..., C] -> [..., C]
-        """Normalises by the batch where trained, else by the running statistics, which then stay as they are."""
+        """Normalises by the batch if trained, else by the running statistics, which then do not change."""
         if self.is_fixed(trained):
             factor, shift = self.compute_affine()
             return activation((x * factor + shift).astype(x.dtype))
@@ -174,7 +175,7 @@ class BatchNorm(nnx.Module):
         return y
 
     def is_fixed(self, trained: Trained) -> bool:
-        """Whether it is known before compilation that the running statistics are used, so that it can be folded."""
+        """Returns whether tracing shows that the running statistics are used, so that the layer can be folded."""
         return trained is False or not self.batch_statistics
 
     def get_arrays(self, trained: Trained) -> Norm:
@@ -182,12 +183,12 @@ class BatchNorm(nnx.Module):
         return Norm(self.scale[...], self.bias[...], self.mean[...], self.variance[...], jnp.float32(trained))
 
     def compute_affine(self) -> tuple[jax.Array, jax.Array]:
-        """Factor and shift of inference: `x * factor + shift`."""
+        """Returns factor and shift of inference: `x * factor + shift`."""
         factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.epsilon)
         return factor, self.bias[...] - self.mean[...] * factor
 
     def update(self, batch_mean: jax.Array, batch_variance: jax.Array, *, trained: Trained) -> None:
-        """Moves the running statistics towards the batch's where trained."""
+        """Moves the running statistics towards those of the batch if trained."""
         for statistic, new in ((self.mean, batch_mean), (self.variance, batch_variance)):
             old = statistic[...]
             moved = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new)
@@ -228,21 +229,21 @@ def convolve_and_normalise(
 
 
 def choose(condition: Trained, yes: jax.Array, no: jax.Array) -> jax.Array:
-    """`yes` or `no`, decided while tracing where the condition is known by then."""
+    """Selects `yes` or `no`, during tracing if the condition is a Python boolean."""
     if isinstance(condition, bool):
         return yes if condition else no
     return jnp.where(condition, yes, no)
 
 
 class Dense(nnx.Module):
-    """A matrix product, with bias unless told otherwise; initialised by `draw_glorot_uniform`."""
+    """A matrix product, by default with bias; initialised by `draw_glorot_uniform`."""
 
     def __init__(self, features_in: int, features_out: int, *, use_bias: bool = True, generator: np.random.Generator):
         self.kernel = nnx.Param(draw_glorot_uniform(generator, (features_in, features_out)))
         self.bias = nnx.Param(jnp.zeros(features_out)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., C] -> [..., D]
-        """Multiplies and adds."""
+        """Multiplies by the kernel and adds the bias."""
         x = x @ self.kernel[...].astype(x.dtype)
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
@@ -250,9 +251,10 @@ class Dense(nnx.Module):
 def dropout(
     x: jax.Array, *, rate: float, trained: Trained, rngs: nnx.Rngs | None, whole_records: bool = False
 ) -> jax.Array:
-    """Zeroes values (or, with `whole_records`, all values of a record) with probability `rate` and scales up the rest.
+    """Zeroes values with probability `rate` and scales up the rest.
 
-    With `whole_records` on a residual branch it is stochastic depth (arXiv:1603.09382).
+    With `whole_records` it zeroes all values of a record together. On a residual branch that is stochastic depth
+    (arXiv:1603.09382).
     """
     if rate == 0 or trained is False:
         return x
@@ -265,9 +267,9 @@ def dropout(
 
 
 class Head(nnx.Module):
-    """The published head: global average pooling, blocks of Dense, BatchNorm, ReLU, Dropout, and a linear output.
+    """Global average pooling, blocks of Dense, BatchNorm, ReLU and Dropout, and a linear output.
 
-    Without hidden blocks it is the classifier of the reference: pooling, dropout, one dense layer.
+    Without hidden blocks it is the classifier of EfficientNet's reference: pooling, dropout, one dense layer.
     """
 
     def __init__(
@@ -283,7 +285,7 @@ class Head(nnx.Module):
     ):
         self.dropout_rate, self.hidden = dropout_rate, hidden
         for i, (size_in, size_out) in enumerate(zip((channels, *hidden), hidden, strict=False), start=1):
-            # The shift of the BatchNorm after it makes a bias idle.
+            # The shift of the BatchNorm after it makes a bias redundant.
             setattr(self, f"dense_{i}", Dense(size_in, size_out, use_bias=False, generator=generator))
             setattr(self, f"norm_{i}", BatchNorm(size_out, epsilon=epsilon, momentum=momentum))
         self.output = Dense((channels, *hidden)[-1], classes, generator=generator)
@@ -291,7 +293,7 @@ class Head(nnx.Module):
     def __call__(
         self, x: jax.Array, *, trained: Trained, rngs: nnx.Rngs | None
     ) -> jax.Array:  # [B, H, W, C] -> [B, classes]
-        """Logits in float32."""
+        """Returns the logits in float32."""
         x = x.mean((1, 2))
         for i in range(1, len(self.hidden) + 1):
             x = getattr(self, f"norm_{i}")(getattr(self, f"dense_{i}")(x), trained=trained)

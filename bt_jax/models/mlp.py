@@ -22,7 +22,7 @@ def mlp(
       size: side of the images in pixels.
       hidden: sizes of the Dense-ReLU-Dropout blocks.
       dropout_rate: of the blocks.
-      channels: 1 takes one of the three equal channels of a grey image, 3 takes all.
+      channels: 1 uses one of the three equal channels of a grey image, 3 uses all.
       seed: of the initial weights.
     """
     return SegmentedModel(

@@ -1,4 +1,4 @@
-"""From grey images in [0, 1] to what a network was pretrained on: three channels, shifted and scaled."""
+"""Normalisation of grey images in [0, 1] to the input that a network expects: three channels, shifted and scaled."""
 
 import dataclasses
 
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """(value - mean) / std for values in [0, 1], per channel in the network's order. It comes with the weights."""
+    """The map (value - mean) / std of values in [0, 1], per channel in the network's order, as the weights expect."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def __call__(self, grey: jax.Array, *, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        """[B, H, W] float32 in [0, 1] -> [B, H, W, 3] in `dtype`."""
+        """Normalises [B, H, W] float32 in [0, 1] to [B, H, W, 3] in `dtype`."""
         factor = 1 / jnp.asarray(self.std, jnp.float32)
         shift = -jnp.asarray(self.mean, jnp.float32) * factor
         return (grey[..., None] * factor + shift).astype(dtype)

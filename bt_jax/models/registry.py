@@ -1,4 +1,4 @@
-"""The models by name, as plain functions of their parameters."""
+"""All models by name, and networks as pure functions of their parameters."""
 
 import dataclasses
 import functools
@@ -20,13 +20,13 @@ Tree = dict[str, Any]
 
 
 class Architecture(NamedTuple):
-    """A constructor (classes=..., size=..., seed=..., **options), and the side in pixels of the images it is for."""
+    """A constructor (classes=..., size=..., seed=..., **options), and the native side of its images in pixels."""
 
     construct: Callable[..., SegmentedModel]
     size: int
 
 
-# A new family is one line here.
+# A new family needs one line here.
 ARCHITECTURES = {
     **{
         name: Architecture(functools.partial(efficientnet.efficientnet, name), s.size)
@@ -41,14 +41,14 @@ ARCHITECTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model as data: its structure, and the functions that apply it to parameters and statistics kept apart."""
+    """A model without its arrays: its structure, and a pure function of parameters and running statistics."""
 
     name: str
-    size: int  # side in pixels of the images that it is built for
+    size: int  # side of its images in pixels
     segment_names: tuple[str, ...]
     graph: nnx.GraphDef
-    pooled_head: bool  # whether the head begins with global average pooling, so that it takes pooled features alike
-    grids: tuple[Grid | None, ...]  # of what goes into each segment; None where that is no map
+    pooled_head: bool  # whether the head begins with global average pooling, so it also accepts pooled features
+    grids: tuple[Grid | None, ...]  # of the input of each segment; None if it is not a map
 
     def apply(
         self,
@@ -71,7 +71,7 @@ class Network:
 
 
 def get_native_size(name: str) -> int:
-    """Side of the images that a model is made for, in pixels."""
+    """Returns the native side of a model's images in pixels."""
     return _get_architecture(name).size
 
 
@@ -89,23 +89,23 @@ def create(
     Args:
       name: a key of `ARCHITECTURES`.
       classes: number of logits.
-      size: side of the images in pixels, on which the parameters of some models depend; None is the native one.
+      size: side of the images in pixels; the parameters of some models depend on it. None: the native size.
       seed: of the initial weights.
-      **options: what the family's constructor takes, such as `hidden` and `dropout_rate`.
+      **options: options of the family's constructor, such as `hidden` and `dropout_rate`.
 
     Returns:
-      The network, its parameters, and its running statistics, both with the segments as first keys. Segments without
-      BatchNorm have no statistics.
+      The network, its parameters and its running statistics, both trees with the segments as first keys. Segments
+      without BatchNorm have no statistics.
 
     Raises:
-      UsageError: for a name that is not there, or an option that the model does not have.
+      UsageError: there is no such model, or it does not have an option.
     """
     construct, size = _bind_constructor(name, classes=classes, size=size, seed=seed, **options)
     return _split_model(name, construct(), size=size)
 
 
 def create_abstract(name: str, *, classes: int, size: int | None = None, **options: Any) -> tuple[Network, Tree, Tree]:
-    """As `create`, but with shapes and dtypes (`jax.ShapeDtypeStruct`) for arrays, in a fraction of the time."""
+    """Builds the trees of `create` with `jax.ShapeDtypeStruct` in place of arrays, in a fraction of the time."""
     construct, size = _bind_constructor(name, classes=classes, size=size, seed=_Zeros(np.random.PCG64(0)), **options)
     return _split_model(name, nnx.eval_shape(construct), size=size)
 
@@ -125,7 +125,7 @@ class _Zeros(np.random.Generator):
 def _bind_constructor(
     name: str, *, classes: int, size: int | None, seed: Any, **options: Any
 ) -> tuple[Callable[[], SegmentedModel], int]:
-    """The checked call that builds a model, and the side of its images."""
+    """Returns the checked call that builds a model, and the side of its images."""
     construct, native = _get_architecture(name)
     size = native if size is None else size
     known = inspect.signature(construct).parameters.keys() - {"classes", "size", "seed"}

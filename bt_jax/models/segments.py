@@ -1,4 +1,4 @@
-"""Models as a row of named segments: what stages freeze, caches cut at, and explanations look into."""
+"""Models as a sequence of named segments: the units that stages freeze, caches cut at and explanations look into."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from bt_jax.models.layers import Trained
 
 
 class Grid(NamedTuple):
-    """Where in a square image the values of a square map lie: each at the middle of what it sees.
+    """The positions in a square image of the values of a square map: each is the centre of its receptive field.
 
-    With TensorFlow's padding every convolution with a stride looks half a pixel of its input further to the right and
-    down, which adds up: in an EfficientNet the values of the last map lie half their distance away from the middle of
-    the squares that the map would be divided into.
+    With TensorFlow's padding, every convolution with a stride shifts the receptive field right and down by half a pixel
+    of its input. The shifts add up: in an EfficientNet, the values of the last map are half their distance away from
+    the centres of the squares of an even division of the image.
 
     Attributes:
-      first: pixels from the edge of the image to the place of the first value; an image's own first pixel is at 0.5.
-      step: pixels from a value to the next.
+      first: distance in pixels from the edge of the image to the first value; the first pixel of an image is at 0.5.
+      step: distance in pixels between neighbouring values.
       side: number of values.
     """
 
@@ -27,16 +27,16 @@ class Grid(NamedTuple):
     side: int
 
     def convolve(self, *, kernel_size: int, stride: int, padding: tuple[int, int]) -> "Grid":
-        """The grid of what a convolution or pooling with so many zeros before and after makes of this one."""
+        """Returns the grid after a convolution or pooling with `padding` zeros before and after."""
         middle = (kernel_size - 1) / 2 - padding[0]
         side = (self.side + sum(padding) - kernel_size) // stride + 1
         return Grid(self.first + self.step * middle, self.step * stride, side)
 
 
 class SegmentedModel(nnx.Module):
-    """Segments applied one after the other. Each is an attribute, so parameter trees have the segment as first key.
+    """Segments applied in sequence. Each is an attribute, so parameter trees have the segment as first key.
 
-    A segment is called as `segment(x, trained=..., rngs=...)`. Cut anywhere, prefix and suffix compose to the whole:
+    A segment is called as `segment(x, trained=..., rngs=...)`. Prefix and suffix at any cut compose to the whole:
     `model(model(x, stop="top"), start="top")` equals `model(x)`.
     """
 
@@ -54,14 +54,14 @@ class SegmentedModel(nnx.Module):
         trained: Trained | Sequence[Trained] = False,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """Runs the segments from `start` up to, without, `stop`.
+        """Runs the segments from `start` up to, but not including, `stop`.
 
         Args:
-          x: normalised images [B, H, W, 3], or what the segment before `start` returned.
-          start: first segment; None is the first of the model.
-          stop: the segment to end before; None runs to the end, which gives logits [B, classes] in float32.
+          x: normalised images [B, H, W, 3], or the output of the segment before `start`.
+          start: first segment; None: the first of the model.
+          stop: the segment to end before; None: run to the end, which gives logits [B, classes] in float32.
           trained: one value for all segments, or one for each segment of the model, in order.
-          dropout_key: a random key, needed where dropout is trained. A segment draws the same whatever the others do.
+          dropout_key: a random key, needed if dropout is trained. What a segment draws does not depend on the others.
 
         Returns:
           The output of the last segment run.
@@ -76,7 +76,7 @@ class SegmentedModel(nnx.Module):
         return x
 
     def compute_grids(self, size: int) -> tuple[Grid | None, ...]:
-        """Where the values that go into each segment lie in images of a side of `size`; None where they form no map."""
+        """Returns the grid of the input of each segment for images of side `size`; None if the input is not a map."""
         found: list[Grid | None] = [Grid(0.5, 1.0, size)]
         for name in self.segment_names[:-1]:
             before, segment = found[-1], getattr(self, name)

@@ -1,4 +1,4 @@
-"""A model layer by layer: shapes, parameters and floating-point operations, counted without running it."""
+"""A model layer by layer: shapes, parameters and floating-point operations, found by tracing."""
 
 import dataclasses
 import itertools
@@ -14,20 +14,20 @@ from jax.extend import core
 from bt_jax.models.registry import Network
 
 Shape = tuple[int, ...]
-# What a value of a program is made of: the paths of parameters alone, or None for data, which an image went into.
+# The origin of a value: the paths of the parameters it is computed from, or None if it depends on an image.
 _Origin = frozenset[str] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What holds parameters of its own, such as a convolution.
+    """A layer with parameters, such as a convolution.
 
     Attributes:
-      name: inside its segment, as `squeeze_excite.reduce`; empty for a segment that is a single layer.
-      shape: of its output for one image, without the batch.
+      name: within its segment, such as `squeeze_excite.reduce`; empty for a segment that is a single layer.
+      shape: shape of its output for one image, without the batch.
       parameters: number of trainable values.
-      flops: operations of a forward of one image: two for each multiplication and addition of a convolution or matrix
-        product. Sums, activations, means and normalisations are not counted.
+      flops: floating-point operations of the forward pass of one image: two for each multiply-add of a convolution or
+        matrix product. Sums, activations, means and normalisations are not counted.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A part of a network that stages freeze as a whole: its name, its output for one image, its layers."""
+    """A part of a network that stages freeze as a whole: its name, output shape for one image, and layers."""
 
     name: str
     shape: Shape
@@ -51,11 +51,11 @@ class Segment:
 
     @property
     def flops(self) -> int:
-        """Of a forward of one image, see `Layer`."""
+        """Floating-point operations of the forward pass of one image, see `Layer`."""
         return sum(layer.flops for layer in self.layers)
 
     def has_same_layers(self, other: "Segment") -> bool:
-        """Whether the two differ in nothing but the name."""
+        """Returns whether two segments differ only in name."""
         return (self.shape, self.layers) == (other.shape, other.layers)
 
 
@@ -64,7 +64,7 @@ def summarise(
 ) -> tuple[Segment, ...]:
     """Traces a network for one image of `size` x `size` pixels, in the form that accelerators run.
 
-    Forms of layers written for the CPU compute the same and are not looked at, so the count is the same everywhere.
+    The forms of layers for the CPU compute the same and are ignored, so the counts are the same on every platform.
     """
     x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     found = []
@@ -80,7 +80,7 @@ def summarise(
 
 
 def count_total(parts: Sequence[Segment]) -> tuple[int, int]:
-    """Parameters, and operations of a forward of one image."""
+    """Counts parameters, and floating-point operations of the forward pass of one image."""
     return sum(part.parameters for part in parts), sum(part.flops for part in parts)
 
 
@@ -96,7 +96,7 @@ def format_parameters(params: Mapping[str, Any]) -> str:
 
 
 def group_repeated(parts: Sequence[Segment]) -> list[list[Segment]]:
-    """Neighbours that differ in nothing but the name stand together."""
+    """Groups neighbours that differ only in name."""
     grouped: list[list[Segment]] = []
     for part in parts:
         if grouped and grouped[-1][-1].has_same_layers(part):
@@ -107,7 +107,7 @@ def group_repeated(parts: Sequence[Segment]) -> list[list[Segment]]:
 
 
 def format_table(parts: Sequence[Segment]) -> str:
-    """All layers as text: segment, layer, output, parameters, operations; sums of each segment and of all.
+    """Formats a table of all layers: segment, layer, output, parameters, operations, with sums by segment and in total.
 
     The layers of a segment that repeats the one before it are left out.
     """
@@ -135,12 +135,12 @@ def format_table(parts: Sequence[Segment]) -> str:
 
 
 def format_shape(shape: Shape) -> str:
-    """`120 x 120 x 32`."""
+    """Formats a shape, such as `120 x 120 x 32`."""
     return " x ".join(map(str, shape))
 
 
 def format_mega(flops: int) -> str:
-    """In millions: `9,248.4`, `0.627`; empty for none."""
+    """Formats operations in millions, such as `9,248.4` or `0.627`; empty for none."""
     millions = flops / 1e6
     return "" if not flops else f"{millions:,.1f}" if millions >= 10 else f"{millions:.3g}"
 
@@ -148,11 +148,11 @@ def format_mega(flops: int) -> str:
 def _find_layers(
     traced: core.ClosedJaxpr, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, segment: str
 ) -> tuple[Layer, ...]:
-    """The layers of a segment in the order in which data meets them.
+    """Returns the layers of a segment in the order in which the data reaches them.
 
-    Where data meets something made of parameters alone, it has come to the layers that hold these. A convolution or
-    matrix product belongs to the layer that holds its kernel, the parameter of most dimensions: the scale of a
-    BatchNorm may have been multiplied into it.
+    An equation that combines data with values computed from parameters belongs to the layers of these parameters. A
+    convolution or matrix product belongs to the layer of its kernel, which is the parameter with the most dimensions,
+    since the scale of a BatchNorm may be multiplied into it.
     """
     leaves = [
         (tuple(str(key.key) for key in path), leaf)
@@ -189,7 +189,7 @@ def _get_owner(parameter: str) -> str:
 def _find_meetings(
     jaxpr: core.Jaxpr, origins: Sequence[_Origin]
 ) -> tuple[list[tuple[core.JaxprEqn, frozenset[str]]], list[_Origin]]:
-    """The equations in which data and parameters meet, with these; and the origins of the outputs."""
+    """Returns the equations that combine data and parameters, with these parameters, and the origins of the outputs."""
     found: list[tuple[core.JaxprEqn, frozenset[str]]] = []
     origin: dict[core.Var, _Origin] = dict(zip(jaxpr.invars, origins, strict=True))
     origin |= {variable: frozenset() for variable in jaxpr.constvars}
@@ -213,7 +213,7 @@ def _find_meetings(
 
 
 def _get_inner(equation: core.JaxprEqn) -> core.Jaxpr | None:
-    """The program that an equation calls; of one that depends on the platform, that of the others than the CPU."""
+    """Returns the program that an equation calls; for one that depends on the platform, the default branch."""
     if "branches_platforms" in equation.params:
         default = equation.params["branches_platforms"].index(None)
         return equation.params["branches"][default].jaxpr
@@ -224,7 +224,7 @@ def _get_inner(equation: core.JaxprEqn) -> core.Jaxpr | None:
 
 
 def _count_operations(equation: core.JaxprEqn) -> int:
-    """Two for each product and sum of a convolution or matrix product."""
+    """Counts two operations for each multiply-add of a convolution or matrix product."""
     shapes = [_get_shape(variable) for variable in equation.invars]
     outputs = math.prod(_get_shape(equation.outvars[0]))
     if equation.primitive.name == "dot_general":
@@ -237,5 +237,5 @@ def _count_operations(equation: core.JaxprEqn) -> int:
 
 
 def _get_shape(variable: core.Var | core.Literal) -> Shape:
-    assert isinstance(variable.aval, jax.core.ShapedArray)  # the only kind that a layer takes or gives
+    assert isinstance(variable.aval, jax.core.ShapedArray)  # the only kind of input and output of layers
     return variable.aval.shape

@@ -13,7 +13,7 @@ from bt_jax.models.segments import SegmentedModel
 # Number of 3x3 convolutions and channels of each block of VGG16.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 CLASSIFIER_FEATURES = 4096
-# What the numbers of channels are divided by. The second is not of the paper: for the demo and for tests.
+# The divisor of the numbers of channels. The second variant is not in the paper: it is for the demo and for tests.
 VARIANTS = {"vgg16": 1, "vgg_nano": 8}
 
 
@@ -54,13 +54,13 @@ def vgg(
       size: side of the images in pixels; the paper's is 224. Only `classifier` depends on it.
       hidden: sizes of the head's Dense-BatchNorm-ReLU-Dropout blocks after global average pooling.
       dropout_rate: of the head.
-      classifier: the paper's classifier of two layers of 4096 on the flattened map instead, to compare with others'.
+      classifier: whether to use the paper's classifier, two layers of 4096 on the flattened map, as in other libraries.
       epsilon: of the head's BatchNorm.
       momentum: of the head's BatchNorm, the weight of the old running value.
       seed: of the initial weights.
 
     Raises:
-      UsageError: the images are too small for five poolings, or `hidden` has no place beside `classifier`.
+      UsageError: the images are too small for five poolings, or both `hidden` and `classifier` are set.
     """
     generator = np.random.default_rng(seed)
     left = compute_pooled_size(size, times=len(BLOCKS), name=variant)

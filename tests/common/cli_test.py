@@ -191,16 +191,16 @@ def test_a_command_does_not_wait_for_a_compiler(ending):
     """Nor is it aborted by one that comes back to an interpreter that is gone."""
     script = f"""
 import time
-from bt_jax import commandline
-from bt_jax.errors import UsageError
-from bt_jax.programs import Programs
+from bt_jax.common import cli
+from bt_jax.common.errors import UsageError
+from bt_jax.training.precompile import Programs
 
 def main():
     print("begun")
     Programs(lambda key: time.sleep(600)).start(1)
     {ending}
 
-commandline.run(main)
+cli.run(main)
 """
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
@@ -215,8 +215,8 @@ def test_freed_memory_comes_back_without_the_kernel():
     """A fresh process, because the setting lasts: 1 GiB from another thread, 128 MiB at a time, touches no new page."""
     script = """
 import resource, threading
-from bt_jax import commandline
-commandline.keep_freed_memory()
+from bt_jax.common import cli
+cli.keep_freed_memory()
 faults = []
 def work():
     for _ in range(9):

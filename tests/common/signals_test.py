@@ -66,8 +66,8 @@ def test_ctrl_c_after_sigterm_is_still_a_first_one():
 def test_the_second_sigterm_ends_the_process():
     program = (
         "import os, signal\n"
-        "from bt_jax import interrupts\n"
-        "with interrupts.caught():\n"
+        "from bt_jax.common import signals\n"
+        "with signals.catch_signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('once', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

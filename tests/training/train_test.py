@@ -222,7 +222,7 @@ def test_the_cpu_recipe_on_a_glance_of_the_real_images(tmp_path):
         BT_CACHE=str(tmp_path), HOME=str(tmp_path), https_proxy="http://127.0.0.1:9", no_proxy="",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert "going on with efficientnet_lite1" in ended.stdout
+    assert "using efficientnet_lite1 instead" in ended.stdout
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["model"]["name"] == "efficientnet_lite1"
     assert record["data"]["source"].endswith(os.environ["BT_DATA"].rstrip("/").rsplit("/", 1)[-1])

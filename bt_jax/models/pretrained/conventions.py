@@ -1,6 +1,6 @@
-"""What a file of weights expects besides its arrays: the scaling of the input, padding, and BatchNorm's constants.
+"""The conventions of a file of weights: the normalisation of the input, padding, and the constants of BatchNorm.
 
-The tensors do not tell. The rules:
+The tensors do not show them. The rules:
 
 | file | normalisation | padding, epsilon, momentum |
 |---|---|---|
@@ -11,9 +11,9 @@ The tensors do not tell. The rules:
 | VGG16: torchvision; called `amdegroot` | ImageNet's; `CAFFE`'s in the order RGB | likewise |
 
 AdvProp (`ap`, `adv`, `advprop` in the name) and timm's `ra4_e3600` models were trained on inputs from -1 to 1. "Called"
-means the file's name or, where a `config.json` of timm lies beside it, the architecture in that, whose mean and
-deviation are then taken too (but not for the Lite models, where 0.5 is an approximation). Strings in the header of
-a safetensors file (`mean`, `std`, `padding`, `epsilon`, `momentum`, as JSON) override everything.
+refers to the file's name or, if a `config.json` of timm lies beside it, to the architecture in it, whose mean and
+standard deviation are then used too (but not for the Lite models, where 0.5 is an approximation). Strings in the header
+of a safetensors file (`mean`, `std`, `padding`, `epsilon`, `momentum`, as JSON) override everything.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ TENSORFLOW: dict[str, Any] = {"padding": "same", "epsilon": 1e-3, "momentum": 0.
 PYTORCH: dict[str, Any] = {"padding": "symmetric", "epsilon": 1e-5, "momentum": 0.9}
 # Inputs from -1 to 1: adversarial propagation (arXiv:1911.09665) and timm's recipe `ra4_e3600`.
 SYMMETRIC = Normalisation(mean=(0.5,) * 3, std=(0.5,) * 3)
-# Blue, green, red from 0 to 255, less ImageNet's means: the networks that were trained in Caffe.
+# Blue, green, red from 0 to 255, minus ImageNet's means: networks trained in Caffe.
 CAFFE = Normalisation(mean=(103.939 / 255, 116.779 / 255, 123.68 / 255), std=(1 / 255,) * 3)
-# torchvision.models.VGG16_Weights.IMAGENET1K_FEATURES: the same network, its first kernels turned to RGB.
+# torchvision.models.VGG16_Weights.IMAGENET1K_FEATURES: the same network, with its first kernels reordered to RGB.
 _AMDEGROOT = Normalisation(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
 _SYMMETRIC_NAMES = r"(?<![a-z0-9])(ap|adv|advprop|ra4_e3600)(?![a-z0-9])"
 _KERAS_EPSILON = 1e-7  # keras.layers.Normalization divides by at least this much
@@ -45,7 +45,7 @@ _KERAS_EPSILON = 1e-7  # keras.layers.Normalization divides by at least this muc
 
 @dataclasses.dataclass(frozen=True)
 class Conventions:
-    """The scaling of the input, the options of the model's constructor, and a line for the user if there is doubt."""
+    """The normalisation of the input, the options of the model's constructor, and a notice if they are uncertain."""
 
     normalisation: Normalisation
     options: Mapping[str, Any]
@@ -53,20 +53,20 @@ class Conventions:
 
 
 def infer_keras_vgg(path: pathlib.Path, *, official: bool) -> Conventions:
-    """The conventions of a Keras file of VGG16, which holds nothing but the layers.
+    """Returns the conventions of a Keras file of VGG16, which holds only the layers.
 
     Args:
       path: of the file.
       official: whether this is one of the published files.
     """
-    notice = f"{path.name} does not say how its inputs were scaled: taking what keras.applications.vgg16 does"
+    notice = f"{path.name} does not state the scaling of its inputs: assuming that of keras.applications.vgg16"
     return Conventions(CAFFE, {}, None if official else notice)
 
 
 def infer_keras(
     tensors: Mapping[str, np.ndarray], layers: Iterable[str], path: pathlib.Path, *, official: bool
 ) -> Conventions:
-    """The conventions of a Keras file of an EfficientNet.
+    """Reads the conventions of a Keras file of an EfficientNet.
 
     Keras scales inside the model: x / 255, then (x - mean) / sqrt(variance) with both in the file. In the published
     ImageNet files `variance` holds standard deviations, so Keras adds a second `Rescaling` by 1 / sqrt(deviation)
@@ -80,7 +80,7 @@ def infer_keras(
     """
     prefixes = [match[1] for key in tensors if (match := re.fullmatch(r"(normalization(?:_\d+)?)/0", key))]
     if not prefixes:
-        notice = "the Keras file has no Normalization layer: taking ImageNet's mean and standard deviation"
+        notice = "the Keras file has no Normalization layer: assuming ImageNet's mean and standard deviation"
         return Conventions(IMAGENET, TENSORFLOW, notice)
     mean, variance = (np.asarray(tensors.get(f"{prefixes[0]}/{index}", ()), np.float64).ravel() for index in (0, 1))
     if len(prefixes) > 1 or mean.size != 3 or variance.size != 3 or not (variance >= 0).all():
@@ -92,10 +92,10 @@ def infer_keras(
 
 
 def infer_torch(form: Format, path: pathlib.Path, *, model: str) -> Conventions:
-    """The conventions of a file with PyTorch's names, by the rules above.
+    """Infers the conventions of a file with PyTorch names by the rules above.
 
     Args:
-      form: of `efficientnet_names` or `vgg_names`, but Keras.
+      form: a format of `efficientnet_names` or `vgg_names`, except Keras.
       path: of the file.
       model: the name in the registry.
     """
@@ -112,17 +112,17 @@ def infer_torch(form: Format, path: pathlib.Path, *, model: str) -> Conventions:
     notice = None
     if form is efficientnet_names.TIMM and "efficientnet" not in called:
         notice = (
-            f"{path.name} does not say which timm model it is: taking symmetric padding and epsilon 1e-5; "
-            f"if it is a tf_ model, call it tf_{model}{path.suffix}"
+            f"{path.name} does not state which timm model it is: assuming symmetric padding and epsilon 1e-5; "
+            f"if it is a tf_ model, rename it to tf_{model}{path.suffix}"
         )
     return Conventions(normalisation, TENSORFLOW if tensorflow else PYTORCH, notice)
 
 
 def override(conventions: Conventions, metadata: Mapping[str, str], path: pathlib.Path) -> Conventions:
-    """The conventions with what the header of a safetensors file says instead.
+    """Overrides conventions with the values in the header of a safetensors file.
 
     Raises:
-      UsageError: if a value there is of no use.
+      UsageError: a value there is invalid.
     """
     try:
         said = {key: json.loads(metadata[key]) for key in ("mean", "std", "epsilon", "momentum") if key in metadata}
@@ -135,11 +135,11 @@ def override(conventions: Conventions, metadata: Mapping[str, str], path: pathli
         explicit = {"padding", "epsilon", "mean", "std"} <= metadata.keys()
         return Conventions(_check_normalisation(mean, std, path), options, None if explicit else conventions.notice)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{path}: the metadata in its header is of no use ({error}); remove or correct it") from error
+        raise UsageError(f"{path}: the metadata in its header is invalid ({error}); remove or correct it") from error
 
 
 def _read_timm_config(path: pathlib.Path) -> dict[str, Any]:
-    """The `config.json` that timm's published models have beside their weights, or nothing."""
+    """Reads the `config.json` beside the weights of timm's published models; empty if there is none."""
     file = path.with_name("config.json")
     try:
         content = json.loads(file.read_text()) if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""What Keras, timm and the EfficientNet-PyTorch ports call an EfficientNet's parameters."""
+"""The names of an EfficientNet's parameters in Keras, timm and the EfficientNet-PyTorch ports."""
 
 import functools
 import re
@@ -63,7 +63,7 @@ _TIMM_BLOCK = {
     "project": "conv_pwl",
     "project_norm": "bn3",
 }
-# timm's block without expansion is a class of its own, which counts its layers without it.
+# timm's block without expansion is a separate class, which numbers its layers differently.
 _TIMM_FIRST_BLOCK = {**_TIMM_BLOCK, "depthwise_norm": "bn1", "project": "conv_pw", "project_norm": "bn2"}
 _PORT_BLOCK = {
     "expand": "_expand_conv",
@@ -145,12 +145,12 @@ FORMATS = (KERAS, TIMM, PORT)
 
 
 def guess_model(tensors: Mapping[str, np.ndarray]) -> str | None:
-    """The member of the family that the depthwise kernels and squeeze-and-excite layers in a file belong to, if any."""
+    """Returns the variant whose depthwise kernels and squeeze-and-excite layers are in a file, if any."""
     patterns = r"block\w+_dwconv/0|depthwise_conv2d(_\d+)?/0|_?blocks\.[\d.]+(conv_dw|_depthwise_conv)\.weight"
     found = [key for key in tensors if re.fullmatch(patterns, key)]
     found.sort(key=lambda key: [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)])
     channels = [tensors[key].shape[0 if key.endswith("weight") else 2] for key in found if tensors[key].ndim == 4]
-    # Keras has no Lite models, so files that give only classes and numbers always have squeeze-and-excite layers.
+    # Keras has no Lite models, so files with only class names and numbers always have squeeze-and-excite layers.
     lite = not any(re.search(r"se_reduce|se\.conv_reduce|conv2d_1", key) for key in tensors)
     for variant, scaling in efficientnet.VARIANTS.items():
         if scaling.lite == lite and list_depthwise_channels(variant) == channels:
@@ -159,7 +159,7 @@ def guess_model(tensors: Mapping[str, np.ndarray]) -> str | None:
 
 
 def list_depthwise_channels(variant: str) -> list[int]:
-    """The number of channels of each block's depthwise convolution."""
+    """Returns the number of channels of each block's depthwise convolution."""
     scaling = efficientnet.VARIANTS[variant]
     width = 1.0 if scaling.lite else scaling.width
     channels, inner = efficientnet.scale_channels(efficientnet.STEM_CHANNELS, width), []

@@ -1,4 +1,4 @@
-"""All formats of files of weights that are read."""
+"""All supported formats of files of weights."""
 
 from collections.abc import Mapping
 
@@ -11,27 +11,27 @@ FORMATS = (*efficientnet_names.FORMATS, *vgg_names.FORMATS)
 
 
 def get_formats(model: str) -> tuple[Format, ...]:
-    """The formats that a model's weights are published in; none where nothing is published."""
+    """Returns the formats that a model's weights are published in, if any."""
     return tuple(form for form in FORMATS if model.startswith(form.family))
 
 
 def detect(tensors: Mapping[str, np.ndarray], model: str) -> Format | None:
-    """The format of a model's files that names its arrays so."""
+    """Returns the format of a model's files that has these names, or None."""
     return next((form for form in get_formats(model) if form.marker in tensors), None)
 
 
 def restore_layer_names(tensors: Mapping[str, np.ndarray], model: str) -> Mapping[str, np.ndarray]:
-    """The arrays by layer name, if they are of a Keras file that has only classes and numbers."""
+    """Returns the arrays by layer name, also if a Keras file has only class names and numbers."""
     for form in get_formats(model):
         tensors = names.restore_layer_names(tensors, model, form)
     return tensors
 
 
 def guess_model(tensors: Mapping[str, np.ndarray]) -> str | None:
-    """The model that a file holds, if it can be told."""
+    """Returns the model that a file seems to hold, or None."""
     return efficientnet_names.guess_model(tensors) or vgg_names.guess_model(tensors)
 
 
 def describe(model: str) -> str:
-    """The names of a model's formats."""
+    """Lists the names of a model's formats."""
     return ", ".join(form.name for form in get_formats(model))

@@ -17,11 +17,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Returns:
       Arrays by `LAYER/INDEX`, where the index counts the weights of a layer in Keras's order (kernel, bias; gamma,
-      beta, moving mean, moving variance; mean, variance, count). Early Keras 3 stored no layer names: a layer is then
-      called by its class and number among those (`conv2d`, `conv2d_1`, ...), as it stands in the file.
+      beta, moving mean, moving variance; mean, variance, count). Early Keras 3 stored no layer names: a layer then
+      has its class and number as in the file (`conv2d`, `conv2d_1`, ...).
 
     Raises:
-      UsageError: if there is no such file, or it is not Keras's.
+      UsageError: there is no such file, or it is not a Keras file.
     """
     with _open_layers(path) as layers:
         return {
@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_layer_names(path: Path) -> tuple[str, ...]:
-    """The layers in the file, those without weights too.
+    """Reads the names of all layers in the file, including those without weights.
 
     Raises:
       UsageError: as for `read`.
@@ -61,7 +61,7 @@ def _open_layers(path: Path) -> Iterator[dict[str, list[h5py.Dataset]]]:
 
 
 def _read_named_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
-    """The layout with the attributes `layer_names` and `weight_names`."""
+    """Reads the layout with the attributes `layer_names` and `weight_names`."""
     return {
         layer: [root[layer][name] for name in _read_strings(root[layer], "weight_names")]
         for layer in _read_strings(root, "layer_names")
@@ -69,7 +69,7 @@ def _read_named_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
 
 
 def _read_strings(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of strings; Keras cuts one that is too long for an attribute into numbered pieces."""
+    """Reads a list of strings; Keras splits one that is too long for an attribute into numbered pieces."""
     pieces = [attribute]
     if attribute not in group.attrs:
         numbered = (f"{attribute}{number}" for number in itertools.count())
@@ -79,7 +79,7 @@ def _read_strings(group: h5py.Group, attribute: str) -> list[str]:
 
 
 def _read_numbered_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
-    """The layout `layers/CLASS_NUMBER/vars/INDEX`, where later releases of Keras 3 add the layer's name."""
+    """Reads the layout `layers/CLASS_NUMBER/vars/INDEX`, to which later releases of Keras 3 add the layer's name."""
     container = next((root[name] for name in ("layers", "_layer_checkpoint_dependencies") if name in root), None)
     if container is None:
         return _read_attributes(root)
@@ -92,7 +92,7 @@ def _read_numbered_layers(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
 
 
 def _read_attributes(root: h5py.Group) -> dict[str, list[h5py.Dataset]]:
-    """The layout of a model written as a class, whose attributes are layers or rows of them: `.../vars/INDEX`."""
+    """Reads the layout of a model class whose attributes are layers or lists of layers: `.../vars/INDEX`."""
     layers: dict[str, list[h5py.Dataset]] = {}
 
     def visit(path: str, item: h5py.Group | h5py.Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Puts the arrays of a file into a network's trees: all of them or an error, nothing skipped in silence."""
+"""Loads the arrays of a file into a network's trees: all of them, or an error."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -23,24 +23,24 @@ def load_into(
     head: bool,
     where: str = "the weights",
 ) -> tuple[Tree, Tree]:
-    """Replaces the arrays of a network by those of a file.
+    """Replaces the arrays of a network with those of a file.
 
-    Every parameter and running statistic must be in the file with the right shape, and the file may hold nothing else
-    but the classifier with `head=False`, the scaling of the input (Keras), and counters of batches (PyTorch).
+    Every parameter and running statistic must be in the file with the right shape. Otherwise the file may hold only the
+    classifier if `head=False`, the normalisation of the input (Keras), and counters of batches (PyTorch).
 
     Args:
       params: as of `registry.create`.
       batch_stats: likewise.
       tensors: arrays by the names of one of the model's formats (`formats.get_formats`), as the readers give them.
-      network: whose trees these are.
-      head: whether to load the head too; it must then be the published classifier with as many classes as the file's.
-      where: the file's name, for error messages.
+      network: the network of the trees.
+      head: whether to load the head too. It must then be the published classifier with the file's number of classes.
+      where: name of the file, for error messages.
 
     Returns:
       `params` and `batch_stats` in the same structure, as float32.
 
     Raises:
-      UsageError: lists what is missing, left over, or of another shape, and says which model the file looks like.
+      UsageError: arrays are missing, superfluous or of another shape; the message lists them and the likely model.
     """
     if not formats.get_formats(network.name):
         raise UsageError(f"{where}: weights are not read from files for {network.name}")

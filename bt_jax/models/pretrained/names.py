@@ -1,7 +1,7 @@
-"""How files of weights call the arrays of a network, and how they lay them out: what all formats have in common.
+"""Names and layouts of a network's arrays in files of weights: what all formats share.
 
-Ours are [K, K, in, out] for a convolution, [K, K, C] for a depthwise one, [in, out] for a dense layer. One table of
-layers for each format serves both directions.
+Our layouts are [K, K, in, out] for a convolution, [K, K, C] for a depthwise one, and [in, out] for a dense layer. One
+table of layers for each format serves both directions.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-# The way to an array in the trees of parameters and statistics, such as ("stem", "conv", "kernel").
+# The path of an array in the trees of parameters and statistics, such as ("stem", "conv", "kernel").
 Key = tuple[str, ...]
 
 KERAS_VARIABLES = {"kernel": "0", "scale": "0", "bias": "1", "mean": "2", "variance": "3"}
@@ -29,15 +29,15 @@ class Format:
 
     Attributes:
       name: for messages.
-      family: how the names of its models in the registry begin.
+      family: prefix of the names of its models in the registry.
       marker: a key that only files of this format have.
-      layers: model -> the layers in the order in which they are applied, ours -> theirs.
-      variables: our array of a layer -> theirs.
-      classifier: pattern of the layers that only suit the classes they were trained for.
-      ignored: pattern of keys that no network of ours needs.
-      torch: whether kernels are laid out as PyTorch's.
-      flattened: kernels behind a flattened map of so many channels, which PyTorch flattens channels first.
-      keras_class: our layer -> its class as it stands in files of the first releases of Keras 3.
+      layers: model -> its layers in the order of application, our name -> their name.
+      variables: our name of an array of a layer -> their name.
+      classifier: pattern of the layers that depend on the classes they were trained for.
+      ignored: pattern of keys that our networks do not need.
+      torch: whether kernels have PyTorch's layout.
+      flattened: kernels after a flattened map, with its number of channels; PyTorch flattens channels first.
+      keras_class: our layer -> its class in files of the first releases of Keras 3.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Format:
 
 
 def map_keys(model: str, form: Format, arrays: Iterable[Key]) -> dict[Key, str]:
-    """Their name for each of our arrays. Arrays that the format has no name for are left out."""
+    """Returns the format's name for each of our arrays, without arrays that the format has no name for."""
     table = form.layers(model)
     separator = "." if form.torch else "/"
     return {
@@ -64,17 +64,17 @@ def map_keys(model: str, form: Format, arrays: Iterable[Key]) -> dict[Key, str]:
 
 
 def is_ignored(key: str, form: Format) -> bool:
-    """Whether the array is of no use to any network of ours, such as a counter of batches."""
+    """Returns whether our networks do not need an array, such as a counter of batches."""
     return re.fullmatch(form.ignored, key) is not None
 
 
 def is_classifier(key: str, form: Format) -> bool:
-    """Whether the array belongs to the layers that only suit the classes they were trained for."""
+    """Returns whether an array belongs to the layers that depend on the classes they were trained for."""
     return re.match(rf"({form.classifier})[./]", key) is not None
 
 
 def export_array(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
-    """One of our arrays as the format lays it out."""
+    """Converts one of our arrays to the format's layout."""
     if "depthwise" in key and array.ndim == 3:
         array = array[..., None]  # [K, K, C, 1]
         return array.transpose(2, 3, 0, 1) if form.torch else array
@@ -87,7 +87,7 @@ def export_array(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
 
 
 def import_array(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
-    """The inverse of `export_array`."""
+    """Converts an array of the format to our layout: the inverse of `export_array`."""
     if "depthwise" in key and array.ndim == 4:
         return (array.transpose(2, 3, 0, 1) if form.torch else array)[..., 0]
     if form.torch and array.ndim == 4:
@@ -100,7 +100,7 @@ def import_array(array: np.ndarray, key: Key, form: Format) -> np.ndarray:
 
 
 def restore_layer_names(tensors: Mapping[str, np.ndarray], model: str, form: Format) -> dict[str, np.ndarray]:
-    """Arrays of Keras by layer name, where the file has only classes and numbers (`conv2d_1`).
+    """Returns Keras arrays by layer name if the file has only class names and numbers (`conv2d_1`).
 
     The numbers count the layers of a class in the order of the model, which is known.
     """

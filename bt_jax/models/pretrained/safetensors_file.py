@@ -11,20 +11,20 @@ from bt_jax.common.files import Path
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """All tensors by name, in the file's dtype and shape.
+    """Reads all tensors by name, in the file's dtype and shape.
 
     Raises:
-      UsageError: if there is no such file or it is damaged.
+      UsageError: there is no such file or it is damaged.
     """
     with _open(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The strings in the file's header.
+    """Reads the strings in the file's header.
 
     Raises:
-      UsageError: if there is no such file or it is damaged.
+      UsageError: there is no such file or it is damaged.
     """
     with _open(path) as file:
         return dict(file.metadata() or {})

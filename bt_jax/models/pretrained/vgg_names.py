@@ -1,4 +1,4 @@
-"""What Keras and torchvision call the parameters of VGG16."""
+"""The names of VGG16's parameters in Keras and torchvision."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def _map_keras_layers(model: str) -> dict[Key, str]:
 def _map_torchvision_layers(model: str) -> dict[Key, str]:
     del model
     table: dict[Key, str] = {}
-    number = 0  # in a row where each convolution is followed by a ReLU, and each block by a pooling
+    number = 0  # index in the sequence of convolutions, each with a ReLU, and a pooling after each block
     for block, (count, _) in enumerate(vgg.BLOCKS, start=1):
         for i in range(1, count + 1):
             table[f"block{block}", f"conv_{i}"] = f"features.{number}"
@@ -57,7 +57,7 @@ TORCHVISION = Format(
     marker="features.0.weight",
     layers=_map_torchvision_layers,
     variables=names.TORCH_VARIABLES,
-    classifier="classifier|pre_logits|head",  # the last two of timm, which names the other layers alike
+    classifier="classifier|pre_logits|head",  # the last two are timm's, whose other names are the same
     ignored=r"",
     torch=True,
     flattened={("head", "dense_1", "kernel"): vgg.BLOCKS[-1][1]},
@@ -66,7 +66,7 @@ FORMATS = (KERAS, TORCHVISION)
 
 
 def guess_model(tensors: Mapping[str, np.ndarray]) -> str | None:
-    """`vgg16`, if the kernels of convolutions in a file have its numbers of channels."""
+    """Returns `vgg16` if the convolution kernels in a file have its numbers of channels."""
     expected = [channels for count, channels in vgg.BLOCKS for _ in range(count)]
     for pattern, axis in ((r"block\d_conv\d/0", -1), (r"features\.\d+\.weight", 0)):
         found = [array.shape[axis] for key, array in tensors.items() if re.fullmatch(pattern, key) and array.ndim == 4]

@@ -94,7 +94,7 @@ def test_vgg_of_keras_takes_blue_green_red_from_0_to_255() -> None:
     white = np.asarray(found.normalisation(np.ones((1, 1, 1), np.float32)))[0, 0, 0]
     np.testing.assert_allclose(white, 255 - np.array([103.939, 116.779, 123.68]), rtol=1e-5)
     own = conventions.infer_keras_vgg(pathlib.Path("a.h5"), official=False)
-    assert own.notice is not None and own.notice.startswith("a.h5 does not say how its inputs were scaled")
+    assert own.notice is not None and own.notice.startswith("a.h5 does not state the scaling of its inputs")
 
 
 def test_metadata_of_a_network_without_padding(tmp_path: pathlib.Path) -> None:

