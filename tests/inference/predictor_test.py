@@ -10,7 +10,6 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import Slice, UnreadableError
 from bt_jax.inference import ood, predictor, trained_model
-from bt_jax.inference.forward import compute_outputs
 from bt_jax.inference.predictor import Predictor, choose_rows
 from tests import hostile_inputs, untrained
 
@@ -159,16 +158,3 @@ def test_a_few_sizes_of_programs_serve_all_batches():
     assert [choose_rows(count, batch_size=32) for count in (0, 1, 2, 8, 9, 32, 500)] == [1, 1, 8, 8, 32, 32, 32]
     assert [choose_rows(count, batch_size=4) for count in (1, 2, 4, 9)] == [1, 4, 4, 4]
     assert choose_rows(5, batch_size=1) == 1
-
-
-def test_a_small_input_makes_a_small_step(runs, monkeypatch):
-    seen = []
-    original = compute_outputs
-    monkeypatch.setattr(
-        trained_model, "compute_outputs", lambda *a, **k: seen.append(k["batch_size"]) or original(*a, **k)
-    )
-    model = trained_model.load(runs[0], batch_size=20)
-    for count in (1, 3, 17, 20, 50):
-        assert model.predict_logits(np.zeros((count, 32, 32), np.uint8)).shape == (1, count, 4)
-    assert seen == [1, 4, 20, 20, 20]
-    assert dataclasses.replace(model).class_names == model.class_names
