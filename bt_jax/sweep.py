@@ -1,16 +1,16 @@
-"""Trains a grid of settings, each with several seeds, and puts the runs side by side. Run again, it goes on.
+"""Trains a grid of settings with several seeds each, and compares the runs. A repeated call resumes the sweep.
 
     python -m bt_jax.sweep --config=configs/mlp.py --grid='model.hidden=(64,),(256,64)' --seeds=3 --workdir=runs/mlp
     python -m bt_jax.sweep --config=configs/cnn.py --grid=model.dropout=0,.3 --grid=stages.epochs=5,20 --workdir=cnn
 
-Values are split at the commas outside of brackets and quotes; a shell wants quotes around brackets. Any other field is
-set as in training, --config.FIELD=VALUE. Each run has a folder of its own below the workdir, as dropout=0.3_epochs=5/
-seed_0; sweep.json says where the sweep stands; comparison/ holds the tables and curves of bt_jax.compare. Finished runs
-are skipped, one that was interrupted goes on where it stopped, other values or more seeds add runs. A run that fails is
-named at the end, and the exit status is 1.
+Values are separated by the commas outside brackets and quotes. In a shell, put quotes around brackets. Set any other
+field as in training, with --config.FIELD=VALUE. Each run has its own folder below the workdir, such as
+dropout=0.3_epochs=5/seed_0. sweep.json has the state of the sweep, and comparison/ has the tables and curves of
+bt_jax.compare. Finished runs are skipped, and an interrupted run resumes. Other values or more seeds add runs. If a run
+fails, the sweep continues, reports it at the end, and exits with status 1.
 
-All runs share one process: images are decoded once for each preprocessing, and a compiled program serves all runs that
-differ only in rates, epochs, schedule or augmentation. This is a research tool, not a medical device.
+All runs share one process. Images are decoded once for each preprocessing, and runs that differ only in rates, epochs,
+schedule or augmentation share a compiled program. This is a research tool, not a medical device.
 """
 
 import functools
@@ -27,13 +27,13 @@ from bt_jax.experiments import grid
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
 )
-_GRID = flags.DEFINE_multi_string("grid", [], "FIELD=A,B: a field and its values; may be given several times.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Repeats of each combination, with seeds from config.seed on.", 1)
+_GRID = flags.DEFINE_multi_string("grid", [], "FIELD=A,B: a field and its values. Repeat the flag for several fields.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Number of seeds of each combination, counted from config.seed.", 1)
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder for the runs, sweep.json and comparison/.")
 
 
 def main() -> int:
-    """Reads the grid, checks every run's configuration, trains and compares."""
+    """Parses the grid, checks the configuration of every run, trains and compares."""
     for flag in (_CONFIG, _WORKDIR):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
@@ -44,9 +44,9 @@ def main() -> int:
     for text in _GRID.value:
         field, found = grid.parse(text, fields=_flatten_fields(base.to_dict()))
         if field in values:
-            raise UsageError(f"--grid names {field} twice: give all its values in one, as {field}=A,B")
+            raise UsageError(f"--grid names {field} twice: give all its values in one flag, as {field}=A,B")
         values[field] = found
-    # After the flags: grain defines flags of its own, and --help need not wait for JAX.
+    # Imported late: grain defines flags of its own, and --help need not wait for JAX.
     from bt_jax.experiments import runner
     from bt_jax.training import config_check, train
 
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def _flatten_fields(tree: dict, prefix: str = "") -> dict:
-    """{"a.b": value} with tuples as they are."""
+    """Flattens a configuration to {"a.b": value}, and keeps tuples."""
     flat: dict = {}
     for key, value in tree.items():
         flat |= _flatten_fields(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

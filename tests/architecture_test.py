@@ -49,7 +49,7 @@ OWNERS = {
     "keras": {"benchmark.peers.keras_tensorflow"},
     "markdown_it": {"serve.model_page"},
     "matplotlib": {
-        "reports.figure_style", "reports.model_diagram", "reports.plots", "reports.run_curves",
+        "reports.figure_style", "reports.model_diagram", "reports.plots",
         "reports.training_curves",
     },
     "ml_collections": {

@@ -33,9 +33,9 @@ def test_directories_stand_before_and_after_flags(two):
     ("arguments", "said"),
     [
         (["mlp"], "--out is missing"),
-        (["--out=out"], "no run is named"),
-        (["nowhere", "--out=out"], "nowhere is not there"),
-        (["mlp", "--out=out", "--reference=x"], "--reference is 'x', which is no row: use one of 'mlp'"),
+        (["--out=out"], "no run is given"),
+        (["nowhere", "--out=out"], "nowhere does not exist"),
+        (["mlp", "--out=out", "--reference=x"], "--reference is 'x', which is not a row: use one of 'mlp'"),
         (["mlp", "--uot=out"], "Unknown command line flag 'uot'"),
     ],
 )

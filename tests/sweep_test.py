@@ -104,7 +104,7 @@ def test_a_signal_ends_the_sweep_and_the_next_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--grid=model.hiden=(8,)"], "names 'model.hiden', which is no field of the configuration: did you mean"),
+        (["--grid=model.hiden=(8,)"], "names 'model.hiden', which is not a field of the configuration: did you mean"),
         (["--grid=train.batch_size=8,many"], "--grid train.batch_size: 'many' is not a whole number, as in 8"),
         (["--grid=train.batch_size=8,0"], "config.train.batch_size is 0: use a whole number of 1 or more"),
         (["--grid=model.name=mlp,resnet"], "config.model.name is 'resnet': use one of"),

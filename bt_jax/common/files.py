@@ -54,6 +54,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     write_text(path, format_csv(header, rows))
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Reads a CSV table with a header: one dict of strings for each row."""
+    with pathlib.Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def format_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Formats a CSV table with the given header."""
     buffer = io.StringIO()

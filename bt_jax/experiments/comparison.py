@@ -1,4 +1,4 @@
-"""Runs side by side: rows of runs that differ in nothing but the seed, and whether rows differ by more than luck."""
+"""Compares runs: groups them by configuration, and tests whether the groups differ significantly."""
 
 import functools
 import json
@@ -8,18 +8,19 @@ from typing import Any
 
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
+from bt_jax.common.spread import Spread
 from bt_jax.data import shift_probe
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.experiments import finished_runs, grid, tables
 from bt_jax.experiments.finished_runs import FinishedRun, ValidationPrediction
-from bt_jax.experiments.tables import ComparisonRow, Significance, Spread
+from bt_jax.experiments.tables import ComparisonRow, Significance
 from bt_jax.inference.description import ModelDescription
 from bt_jax.metrics import significance
 from bt_jax.models import summary
-from bt_jax.reports import run_curves
+from bt_jax.reports import training_curves
 from bt_jax.workdir import checkpoint
 
-# Up to so many differing fields all stand in the rows' names, else only as many as tell the rows apart.
+# Up to this number, a row's name has all differing fields; beyond it, only those that distinguish the rows.
 _NAMING_FIELDS = 3
 
 
@@ -30,36 +31,36 @@ def write_comparison(
     reference: str = "",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Writes `comparison.md`, `comparison.csv` and `curves.png`, each replaced at once.
+    """Writes `comparison.md`, `comparison.csv` and `curves.png`, each atomically.
 
     Args:
-      directories: workdirs of runs or of cross-validations, or folders that hold some.
-      out: folder for the files, made where it is missing.
-      reference: name of the row that the others are tested against; empty is the first.
-      say: called with a line for each run left out and each file.
+      directories: workdirs of runs or of cross-validations, or folders that contain some.
+      out: folder for the files; it is created if missing.
+      reference: name of the row that the others are tested against; empty: the first row.
+      say: called with one line for each excluded run and each file.
 
     Raises:
-      UsageError: no finished run, no such reference, or files that cannot be read.
+      UsageError: no run is finished, the reference does not exist, or a file cannot be read.
     """
     runs, left_out = finished_runs.find_runs(directories)
     for line in left_out:
-        say(f"left out: {line}")
+        say(f"excluded: {line}")
     if not runs:
-        raise UsageError("none of the runs is finished: run them to their end first")
+        raise UsageError("none of the runs is finished: finish at least one of them first")
     rows = make_rows(runs)
     names = [row.name for row in rows]
     if reference and reference not in names:
-        raise UsageError(f"--reference is {reference!r}, which is no row: use one of {', '.join(map(repr, names))}")
+        raise UsageError(f"--reference is {reference!r}, which is not a row: use one of {', '.join(map(repr, names))}")
     base = rows[names.index(reference) if reference else 0]
     tests = {row.name: compare_with_reference(base.runs, row.runs) for row in rows if row is not base}
     for name, result in tests.items():
         if isinstance(result, str):
             say(f"not tested: {name} against {base.name}: {result}")
     notice = SYNTHETIC_NOTICE if any(run.synthetic for run in runs) else None
-    run_curves.draw_run_comparison(
+    training_curves.draw_run_comparison(
         out / "curves.png",
         curves={row.name: [run.curves for run in row.runs] for row in rows},
-        title="Validation by epoch: mean and range of each row's runs",
+        title="Validation scores by epoch: mean and range of each row's runs",
         notice=notice,
     )
     header, lines = tables.make_csv_rows(rows, tests=tests, reference=base.name)
@@ -72,9 +73,9 @@ def write_comparison(
 
 
 def make_rows(runs: Sequence[FinishedRun]) -> list[ComparisonRow]:
-    """A row for each configuration, in the order of its first run.
+    """Makes a row for each configuration, in the order of its first run.
 
-    Its runs differ in seed or fold alone; every fold of every seed counts alike.
+    The runs of a row differ only in seed and fold. Every fold of every seed has the same weight.
     """
     grouped: dict[str, list[FinishedRun]] = {}
     for run in runs:
@@ -99,17 +100,17 @@ def make_rows(runs: Sequence[FinishedRun]) -> list[ComparisonRow]:
 
 
 def find_differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each configuration the fields that are not the same in all; a field that one lacks is None there."""
+    """Returns, for each configuration, the fields that differ between configurations; a missing field is None."""
     fields = sorted({field for config in configs for field in config})
-    told_apart = [f for f in fields if len({json.dumps(config.get(f), sort_keys=True) for config in configs}) > 1]
-    return [{field: config.get(field) for field in told_apart} for config in configs]
+    different = [f for f in fields if len({json.dumps(config.get(f), sort_keys=True) for config in configs}) > 1]
+    return [{field: config.get(field) for field in different} for config in configs]
 
 
 def name_rows(settings: Sequence[Mapping[str, Any]], *, default: str) -> list[str]:
-    """Readable names such as `hidden=64 epochs=5`.
+    """Makes readable names such as `hidden=64 epochs=5`.
 
-    All differing fields where they are few. Else the model alone, or with those fields that tell the rows apart: at
-    each step the field that tells most of them apart.
+    A name has all differing fields if they are few. Otherwise it has the model, and as many fields as are needed to
+    distinguish the rows. They are chosen greedily: at each step the field that distinguishes the most rows.
 
     Args:
       settings: from `find_differing_fields`.
@@ -126,10 +127,10 @@ def name_rows(settings: Sequence[Mapping[str, Any]], *, default: str) -> list[st
         fields = chosen
     fields = sorted(fields, key=lambda field: (field != "model.name", field == "data"))
     last = [field.rpartition(".")[2] for field in fields]
-    # `epochs` unless two fields end so
+    # The last part of a field, such as `epochs`, unless two fields share it.
     short = {field: field if last.count(name) > 1 else name for field, name in zip(fields, last, strict=True)}
     names = [" ".join(f"{short[field]}={grid.format_value(row[field])}" for field in fields) for row in settings]
-    # An empty tuple and a field that is not there look alike.
+    # An empty tuple and a missing field look the same.
     return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
@@ -138,7 +139,7 @@ def _count_distinct(settings: Sequence[Mapping[str, Any]], fields: Sequence[str]
 
 
 def _summarise_runs(runs: Sequence[FinishedRun]) -> dict[str, Spread]:
-    """Mean and range over runs of everything that is measured; what no run has is absent."""
+    """Computes mean and range over the runs of each score; a score that no run has is absent."""
     values: dict[str, list[float | None]] = {}
 
     def add(name: str, value: float | None) -> None:
@@ -153,7 +154,7 @@ def _summarise_runs(runs: Sequence[FinishedRun]) -> dict[str, Spread]:
         if shift_probe.SPLIT in run.scores:
             scores = run.scores[shift_probe.SPLIT]
             clean = scores["subsets"]["clean"]
-            # Of one class: what is right is its recall.
+            # All images are of one class, so the accuracy is its recall.
             add("probe_recall", (clean if clean["n"] else scores)["accuracy"])
         add("training_s", run.seconds)
         add(
@@ -166,7 +167,7 @@ def _summarise_runs(runs: Sequence[FinishedRun]) -> dict[str, Spread]:
                 add(f"testing_{subset}_n", scores["n"])
                 add(f"testing_{subset}_accuracy", scores["accuracy"])
     known = {name: [value for value in found if value is not None] for name, found in values.items()}
-    return {name: Spread.of(found) for name, found in known.items() if found}
+    return {name: Spread.from_values(found) for name, found in known.items() if found}
 
 
 def _compute_median(values: Iterable[float | None]) -> float | None:
@@ -175,13 +176,16 @@ def _compute_median(values: Iterable[float | None]) -> float | None:
 
 
 def compare_with_reference(reference: Sequence[FinishedRun], other: Sequence[FinishedRun]) -> Significance | str:
-    """Tests a row against the reference, each seed against the same seed; or says in a line why it cannot be tested.
+    """Tests a row against the reference, pairing runs of the same seed.
 
-    A seed's folds are taken together: each image is predicted once, by the run that did not train on it.
+    The folds of a seed are pooled: each image is predicted once, by the run that did not train on it.
+
+    Returns:
+      The result, or one line that says why the rows cannot be compared.
     """
     seeds = sorted({run.seed for run in reference} & {run.seed for run in other})
     if not seeds:
-        return "no seed is in both rows"
+        return "the rows have no seed in common"
     counts, differences, groups = [], [], []
     for seed in seeds:
         pairs = [_collect_predictions(run for run in runs if run.seed == seed) for runs in (reference, other)]
@@ -194,7 +198,7 @@ def compare_with_reference(reference: Sequence[FinishedRun], other: Sequence[Fin
         counts.append((ours, theirs))
         for path, answer in first.items():
             differences.append(second[path].right - answer.right)
-            # Two phantoms of one name, drawn with different seeds, are not of one patient.
+            # Phantoms of the same name, drawn with different seeds, are not of one patient.
             groups.append((answer.group or path, seed if reference[0].synthetic else None))
     p_values = [significance.mcnemar(*pair) for pair in counts]
     return Significance(
@@ -208,11 +212,11 @@ def compare_with_reference(reference: Sequence[FinishedRun], other: Sequence[Fin
 
 
 def _collect_predictions(runs: Iterable[FinishedRun]) -> dict[str, ValidationPrediction]:
-    return {path: answer for run in runs for path, answer in run.answers().items()}
+    return {path: answer for run in runs for path, answer in run.read_predictions().items()}
 
 
 def _measure_model(folder: pathlib.Path) -> tuple[int | None, int | None]:
-    """Parameters, and operations of a forward of one image; None where the run has no checkpoint any more."""
+    """Counts the parameters, and the operations of one image's forward pass; None if the run has no checkpoint."""
     try:
         _, metadata = checkpoint.read_best_metadata(folder)
     except UsageError:

@@ -1,7 +1,6 @@
-"""Runs as their workdirs tell of them, once they are finished."""
+"""Reads finished runs from their workdirs."""
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
 import json
@@ -10,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.data import shift_probe
 from bt_jax.workdir import metric_log, run_folder
@@ -18,13 +18,13 @@ _FOLD = re.compile(r"fold_(\d+)")
 
 
 class ValidationPrediction(NamedTuple):
-    """What a run said of a validation image.
+    """The prediction of a run for one validation image.
 
     Attributes:
-      fingerprint: of its pixels.
+      fingerprint: hash of its pixels.
       label: the true class.
-      group: of images that belong together, such as a patient's.
-      right: whether the prediction is the label.
+      group: of images that belong together, such as those of one patient.
+      right: whether the predicted class is the true one.
     """
 
     fingerprint: str
@@ -39,15 +39,15 @@ class FinishedRun:
 
     Attributes:
       folder: its workdir.
-      config: {"a.b": value}, without `seed` and what cannot change the result. A fold's `data.fold` is that of all
-        folds; `model.name` is the model that was trained, if need be the fallback; real data have a field
-        `data` with a hash of the images, as phantoms, which differ with the seed, do not.
+      config: {"a.b": value}, without `seed` and without fields that cannot change the result. `data.fold` is -1 for
+        every fold of a cross-validation. `model.name` is the model that was trained, which may be the fallback. Runs
+        on real images have a field `data` with a hash of the images. Phantoms have none, since they differ by seed.
       seed: of the run.
       fold: of a cross-validation, else None.
-      synthetic: trained on phantoms.
-      scores: `metrics.json` of `validation` and, where there were such images, `testing` and `source_probe`.
+      synthetic: whether it was trained on phantoms.
+      scores: `metrics.json` of `validation`, and of `testing` and `source_probe` if the data have such images.
       curves: rows of `metrics.jsonl`.
-      seconds: that its stages took, with their evaluations, checkpoints and waiting for the compiler.
+      seconds: duration of its stages, including evaluation, checkpoints and compilation.
     """
 
     folder: pathlib.Path
@@ -59,14 +59,16 @@ class FinishedRun:
     curves: list[dict[str, Any]]
     seconds: float
 
-    def answers(self) -> dict[str, ValidationPrediction]:
-        """The validation images by path.
+    def read_predictions(self) -> dict[str, ValidationPrediction]:
+        """Reads the predictions of the validation images, by path.
 
         Raises:
-          UsageError: a file is missing or is not what its name says.
+          UsageError: a file is missing or damaged.
         """
         with _convert_errors(self.folder):
-            images = {row["path"]: row for row in _table(self.folder / "split.csv") if row["role"] == "validation"}
+            images = {
+                row["path"]: row for row in files.read_csv(self.folder / "split.csv") if row["role"] == "validation"
+            }
             return {
                 row["path"]: ValidationPrediction(
                     fingerprint=images[row["path"]]["fingerprint"],
@@ -74,32 +76,32 @@ class FinishedRun:
                     group=images[row["path"]]["group"],
                     right=row["prediction"] == row["label"],
                 )
-                for row in _table(self.folder / "report" / "validation" / "predictions.csv")
+                for row in files.read_csv(self.folder / "report" / "validation" / "predictions.csv")
             }
 
 
 def is_finished(folder: pathlib.Path) -> bool:
-    """Whether a run has written the last file of its report; of a cross-validation, whether all folds have."""
+    """Returns whether a run has written the last file of its report; a cross-validation, that of all its folds."""
     return (folder / "report" / "model_card.md").exists() or (folder / "cross_validation.json").exists()
 
 
 def find_runs(directories: Iterable[pathlib.Path]) -> tuple[list[FinishedRun], list[str]]:
-    """Reads the runs in directories and below them.
+    """Reads the runs in directories and in their subfolders.
 
     Returns:
-      The finished runs, each once, in the order of the directories and then of their paths; and a line for each run
-      that is left out.
+      The finished runs, each once, in the order of the directories and then of their paths; and one line for each
+      excluded run.
 
     Raises:
-      UsageError: a directory that is not there or holds no run, or a file that is not what its name says.
+      UsageError: a directory does not exist or contains no run, or a file is damaged.
     """
     folders: dict[pathlib.Path, pathlib.Path] = {}
     for directory in directories:
         if not directory.is_dir():
-            raise UsageError(f"{directory} is not there: name the workdirs of runs, or a folder that holds them")
+            raise UsageError(f"{directory} does not exist: give the workdirs of runs, or a folder that contains them")
         found = sorted((path.parent for path in directory.rglob("config.json")), key=_make_natural_key)
         if not found:
-            raise UsageError(f"{directory} holds no run: there is no config.json in it or below")
+            raise UsageError(f"{directory} contains no run: there is no config.json in it or in its subfolders")
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
     runs: list[FinishedRun] = []
@@ -121,7 +123,7 @@ def read_run(folder: pathlib.Path) -> FinishedRun:
     """Reads the workdir of a finished run.
 
     Raises:
-      UsageError: a file is missing or is not what its name says.
+      UsageError: a file is missing or damaged.
     """
     with _convert_errors(folder):
         config = run_folder.flatten(_read_json(folder / "config.json")["config"])
@@ -140,7 +142,7 @@ def read_run(folder: pathlib.Path) -> FinishedRun:
         if is_fold:
             result_fields["data.fold"] = -1
         if not synthetic:
-            images = sorted((row["path"], row["fingerprint"]) for row in _table(folder / "split.csv"))
+            images = sorted((row["path"], row["fingerprint"]) for row in files.read_csv(folder / "split.csv"))
             result_fields["data"] = hashlib.sha256(repr(images).encode()).hexdigest()[:8]
         return FinishedRun(
             folder=folder,
@@ -156,23 +158,18 @@ def read_run(folder: pathlib.Path) -> FinishedRun:
 
 @contextlib.contextmanager
 def _convert_errors(folder: pathlib.Path) -> Iterator[None]:
-    """Whatever is wrong with the files of a run becomes one line."""
+    """Converts errors from a run's files into a UsageError of one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(f"the files of the run in {folder} cannot be read ({what}): leave it out") from error
+        raise UsageError(f"the files of the run in {folder} cannot be read ({what}): exclude it") from error
 
 
 def _read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text())
 
 
-def _table(path: pathlib.Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _make_natural_key(path: pathlib.Path) -> list[tuple[str, int]]:
-    """A key by which `seed_10` comes after `seed_9`."""
+    """Makes a sort key that puts `seed_10` after `seed_9`."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", str(path))]

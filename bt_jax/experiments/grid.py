@@ -1,4 +1,4 @@
-"""A grid of settings, as a person writes it: `model.hidden=(64,),(256,64)`."""
+"""Parses a grid of settings such as `model.hidden=(64,),(256,64)`, and names its points."""
 
 import ast
 import difflib
@@ -10,40 +10,40 @@ from typing import Any
 
 from bt_jax.common.errors import UsageError
 
-# Its values cannot be taken from the grid: a sweep counts them itself.
+# The sweep itself sets the values of this field.
 _SEED = "seed"
 
 
 def parse(text: str, *, fields: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """Reads `FIELD=A,B`, split at the commas outside of brackets and quotes.
+    """Parses `FIELD=A,B`. Values are separated by the commas outside brackets and quotes.
 
     Args:
       text: as on the command line.
-      fields: {"a.b": value} of the configuration; the type of its value is that of the field. For a tuple a single
-        number will do, for a number with a fraction a whole one.
+      fields: {"a.b": value} of the configuration. A value must have the type of the field's value; a single number
+        is accepted for a tuple, and an integer for a float.
 
     Returns:
-      The field and its values, each once.
+      The field and its values without duplicates.
 
     Raises:
-      UsageError: no such field, or a value that is not of its type.
+      UsageError: the field does not exist, or a value has the wrong type.
     """
     field, equals, values = text.partition("=")
     field = field.strip().removeprefix("config.")
     if not equals:
         raise UsageError(f"--grid is {text!r}: write it as FIELD=A,B")
     if field == _SEED:
-        raise UsageError("--grid cannot hold seed: repeat over seeds with --seeds=N")
+        raise UsageError("--grid cannot contain seed: repeat over seeds with --seeds=N")
     if field not in fields:
         near = difflib.get_close_matches(field, fields, n=1) or [f for f in fields if f.endswith(f".{field}")][:1]
-        hint = f"did you mean {near[0]}?" if near else "the configuration's file lists them"
-        raise UsageError(f"--grid names {field!r}, which is no field of the configuration: {hint}")
+        hint = f"did you mean {near[0]}?" if near else "the configuration file lists them"
+        raise UsageError(f"--grid names {field!r}, which is not a field of the configuration: {hint}")
     parsed = [_convert(part, like=fields[field], field=field) for part in split_values(values, field=field)]
     return field, list(dict.fromkeys(parsed))
 
 
 def split_values(text: str, *, field: str) -> list[str]:
-    """The parts between the commas outside of brackets and quotes."""
+    """Splits at the commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
@@ -61,7 +61,7 @@ def split_values(text: str, *, field: str) -> list[str]:
         if depth < 0:
             break
     if depth or quote:
-        raise UsageError(f"--grid {field}: a bracket or quote in {text!r} has no partner")
+        raise UsageError(f"--grid {field}: a bracket or quote in {text!r} is not closed")
     return [part.strip() for part in parts]
 
 
@@ -82,7 +82,7 @@ def _convert(text: str, *, like: Any, field: str) -> Any:
         parts = ast.literal_eval(text)
         parts = tuple(parts) if isinstance(parts, list | tuple) else (parts,)
         for part in parts:
-            # Of an empty tuple the configuration does not say what may be in it: sizes, in all that there are.
+            # An empty tuple does not show the type of its elements; all such fields hold integers.
             if isinstance(part, bool) or not isinstance(part, type(like[0]) if like else int):
                 raise ValueError
         return parts
@@ -94,12 +94,12 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple
 
 
 def list_points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """All combinations, the last field changing fastest; of an empty grid the one without any field."""
+    """Lists all combinations, the last field changing fastest. An empty grid has one point without fields."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def name_folder(point: Mapping[str, Any]) -> str:
-    """A readable name that any file system takes: `hidden=256-64_epochs=5`. Different points may share one."""
+    """Makes a folder name that is valid on any file system: `hidden=256-64_epochs=5`. It need not be unique."""
     last = [field.rpartition(".")[2] for field in point]
     return "_".join(
         f"{name if last.count(name) == 1 else field}={re.sub(r'[^A-Za-z0-9.+-]+', '-', format_value(value))[-40:]}"
@@ -108,7 +108,7 @@ def name_folder(point: Mapping[str, Any]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value for a name: `256-64` for a tuple of sizes, `none` for an empty one."""
+    """Formats a value for a name: `256-64` for a tuple, `none` for an empty one."""
     if isinstance(value, list | tuple):
         return "-".join(format_value(part) for part in value) or "none"
     if isinstance(value, bool) or value is None:

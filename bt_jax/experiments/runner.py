@@ -1,4 +1,4 @@
-"""A grid of runs, one after the other, each in a folder of its own: what a sweep does, and where it stands."""
+"""Runs a sweep: trains a grid of configurations one after the other, and keeps its state in `sweep.json`."""
 
 import dataclasses
 import hashlib
@@ -24,15 +24,15 @@ Train = Callable[[ml_collections.ConfigDict, pathlib.Path], int]
 
 @dataclasses.dataclass
 class SweepRun:
-    """A run of the sweep.
+    """One run of a sweep.
 
     Attributes:
-      folder: below the sweep's, as `hidden=64_epochs=5/seed_0`.
+      folder: relative to the sweep's folder, such as `hidden=64_epochs=5/seed_0`.
       settings: {"a.b": value} of the grid.
       seed: of the run.
-      key: hash of the whole configuration, so that a run is known again in a grid that was changed.
+      key: hash of the whole configuration; it identifies the run after the grid was changed.
       state: waiting, running, finished, failed or interrupted.
-      error: why it failed.
+      error: why it failed, else None.
     """
 
     folder: str
@@ -54,23 +54,22 @@ def run_sweep(
 ) -> int:
     """Trains every combination of `values` with `seeds` seeds, then compares all runs of the folder.
 
-    Finished runs are left as they are, and a run that was begun goes on where it stopped. With other values or more
-    seeds than before the new runs are added; those of before stay in the comparison. A run that fails does not keep the
-    others from running.
+    Finished runs are skipped, and an interrupted run resumes. Other values or more seeds than before add runs; earlier
+    runs stay in the comparison. If a run fails, the sweep continues with the next one.
 
     Args:
-      base: the configuration; its seed is that of the first repeat.
+      base: the configuration; its seed is that of the first repetition.
       folder: for the runs, `sweep.json` and `comparison/`.
       values: {"a.b": values} from `grid.parse`.
-      seeds: repeats of each combination.
+      seeds: number of seeds of each combination.
       train: trains one run.
-      say: called with each line for people.
+      say: called with each line of output.
 
     Returns:
-      The exit status: 0, 1 if a run failed, or that of a run that was interrupted.
+      The exit status: 0, 1 if a run failed, or the status of an interrupted run.
 
     Raises:
-      UsageError: the folder's runs have another base configuration.
+      UsageError: the runs in the folder have another base configuration.
     """
     configs = plan_runs(base, values=values, seeds=seeds)
     with run_folder.lock(folder), dataset.cache_datasets():
@@ -101,7 +100,7 @@ def run_sweep(
 def plan_runs(
     base: ml_collections.ConfigDict, *, values: Mapping[str, Sequence[Any]], seeds: int
 ) -> dict[str, ml_collections.ConfigDict]:
-    """The configurations of all runs by their keys: each combination with each seed."""
+    """Returns the configurations of all runs by key: each combination with each seed."""
     configs = {}
     for point in grid.list_points(values):
         for seed in range(base.seed, base.seed + seeds):
@@ -116,7 +115,7 @@ def _hash_config(config: ml_collections.ConfigDict) -> str:
 
 
 def _select_result_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields that decide a run's result."""
+    """Selects the fields that determine a run's result."""
     flat = run_folder.flatten(config.to_dict())
     return {field: value for field, value in flat.items() if field not in run_folder.FREE_FIELDS}
 
@@ -128,7 +127,7 @@ def _open_runs(
     values: Mapping[str, Sequence[Any]],
     configs: Mapping[str, ml_collections.ConfigDict],
 ) -> list[SweepRun]:
-    """The runs that the folder knows, and those of the plan that are new to it."""
+    """Reads the runs of the folder, and adds those of the plan that it does not have."""
     path = folder / STATE_FILE
     runs: list[SweepRun] = []
     if path.exists():
@@ -138,8 +137,8 @@ def _open_runs(
             content["base"], _select_result_fields(base), free={"seed", *values, *content["grid"]}
         ):
             raise UsageError(
-                f"{path} is of a sweep over another configuration: {different}. "
-                f"Use another --workdir, or the same fields to go on with it"
+                f"{path} belongs to a sweep over another configuration: {different}. "
+                f"Use another --workdir, or the same fields to continue it"
             )
     known, taken = {one.key for one in runs}, {one.folder for one in runs}
     for key, config in configs.items():
@@ -150,7 +149,7 @@ def _open_runs(
         name = grid.name_folder(settings)
         place = "/".join(filter(None, (name, f"seed_{config.seed}")))
         number = 2
-        while place in taken:  # two values that look the same in a name
+        while place in taken:  # two values can have the same name
             place = f"{name}_({number})/seed_{config.seed}"
             number += 1
         taken.add(place)
@@ -177,7 +176,7 @@ def _save_state(
 
 
 def _compare_finished(folder: pathlib.Path, runs: Sequence[SweepRun], *, say: Callable[[str], None]) -> int:
-    """Compares what is finished and names what failed."""
+    """Compares the finished runs and reports those that failed."""
     finished = [folder / one.folder for one in runs if finished_runs.is_finished(folder / one.folder)]
     if finished:
         say("")

@@ -1,4 +1,4 @@
-"""A comparison of runs as Markdown, as CSV, and in a few lines for the terminal."""
+"""Formats a comparison of runs as Markdown, as CSV, and as a few lines for the terminal."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,36 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from bt_jax.common.formatting import format_duration, format_markdown_table
+from bt_jax.common.spread import Spread
 from bt_jax.experiments.finished_runs import FinishedRun
 from bt_jax.models import summary
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """Mean and range of a number over the runs of a row."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
-        return cls(float(np.mean(values)), float(min(values)), float(max(values)))
-
-
-@dataclasses.dataclass(frozen=True)
 class ComparisonRow:
-    """Runs that differ in nothing but seed and fold.
+    """Runs that differ only in seed and fold.
 
     Attributes:
-      name: from the settings that differ.
+      name: made from the settings that differ.
       settings: the fields in which the rows of this comparison differ.
       runs: at least one.
       scores: `accuracy`, `macro_f1`, `recall CLASS`, `probe_recall`, `training_s`, `images_per_s`, and of the Testing
-        folder `testing_clean_n`, `testing_clean_accuracy` and the same for `leaked`; what no run has is absent.
-      parameters: of the model.
-      flops: of a forward of one image, see `summary.Layer`.
+        folder `testing_clean_n`, `testing_clean_accuracy` and the same for `leaked`; a score that no run has is absent.
+      parameters: of the model; None if unknown.
+      flops: of the forward pass of one image; None if unknown; see `summary.Layer`.
     """
 
     name: str
@@ -47,26 +35,26 @@ class ComparisonRow:
 
     @property
     def seeds(self) -> int:
-        """Different seeds among the runs."""
+        """The number of different seeds among the runs."""
         return len({run.seed for run in self.runs})
 
     @property
     def classes(self) -> list[str]:
-        """In the order of the metrics."""
+        """The class names, in the order of the metrics."""
         return list(self.runs[0].scores["validation"]["per_class"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Significance:
-    """Of the tests of a row against the reference, on the same images.
+    """Results of the significance tests of a row against the reference, on the same images.
 
     Attributes:
-      seeds: those that both have.
-      counts: for each seed the images that the reference alone, and that this row alone, got right.
-      p_values: of McNemar's exact test, for each seed.
-      combined: one p of these.
-      by_group: p of the randomisation test over groups of images such as patients, all seeds together.
-      groups: their number.
+      seeds: the seeds that both rows have.
+      counts: for each seed the number of images that only the reference got right, and that only this row got right.
+      p_values: of McNemar's exact test, one for each seed.
+      combined: one p for all seeds.
+      by_group: p of the randomisation test over groups of images such as patients, for all seeds.
+      groups: number of groups.
     """
 
     seeds: tuple[int, ...]
@@ -80,29 +68,30 @@ class Significance:
 Tests = Mapping[str, Significance | str]
 
 _NOTES = (
-    "A row is all runs of the same settings; where it has several runs (seeds, or folds of a cross-validation, which "
-    "count alike), a cell is the mean, and in brackets the lowest and the highest.",
-    "Scores are of the validation images, on the checkpoint with the lowest validation loss. The same images chose it, "
-    "in all rows alike.",
-    "MFLOP: of a forward of one image, two operations for each multiplication and addition of the convolutions and "
-    "matrix products, counted from the traced program in its plain form; the compiler's own count differs. "
-    "Training time: all stages with their evaluations, checkpoints and waiting for the compiler, on the machine of the "
-    "run; images/s: the median over the rows of the run's log, which covers training steps alone.",
+    "A row has all runs with the same settings. A row of several runs (seeds, or folds of a cross-validation, with "
+    "equal weight) shows the mean, and in brackets the minimum and the maximum.",
+    "The scores are measured on the validation images, with the checkpoint of the lowest validation loss. The same "
+    "images selected that checkpoint, in all rows alike.",
+    "MFLOP are the operations of the forward pass of one image. Each multiplication and each addition of convolutions "
+    "and matrix products counts as one operation. They are counted in the traced program in its plain form; the "
+    "compiler's own count differs. The training time covers all stages, including evaluation, checkpoints and "
+    "compilation, on the machine of the run. Images/s is the median over the rows of the run's log, which time the "
+    "training steps alone.",
 )
 _PROBE_NOTE = (
-    "Shift probe: the recall on images of a class from another source, which were kept from training and validation "
-    "(`config.data.probe`)."
+    "Shift probe is the recall on images of a class from another source, which were excluded from training and "
+    "validation (`config.data.probe`)."
 )
 _TEST_NOTES = (
-    "McNemar's exact test compares two runs on the same validation images: of those that one of them alone got right, "
-    "are more the reference's than would be by chance? Runs of the same seed are paired, their folds taken together. "
-    "With several seeds there are as many tests, of which the table gives the median p and the range; *combined* is "
-    "twice the median, at most 1, which is a valid p although the tests share their images (Vovk and Wang, 2020).",
-    "That test takes images as independent, but slices of a patient are right or wrong together, which makes its p too "
-    "small. *By patient* adds up each patient's (or other group's) differences over its images and all seeds, and "
-    "draws their signs at random 9,999 times: believe this column first.",
-    "Each p is for one comparison alone. Where many rows are tested, multiply by their number (Bonferroni) before "
-    "calling one of them better.",
+    "McNemar's exact test compares two runs on the same validation images. It tests whether the images that only one "
+    "of the runs got right are split more unevenly than by chance. Runs of the same seed are paired, and the folds of "
+    "a seed are pooled. Several seeds give several tests; the table shows the median p and the range. *Combined* is "
+    "twice the median p, at most 1. It is a valid p even though the tests share their images (Vovk and Wang, 2020).",
+    "McNemar's test assumes independent images. Slices of one patient tend to be right or wrong together, so its p is "
+    "too small. *By patient* sums the differences over the images and seeds of each patient (or other group), and "
+    "flips their signs at random 9,999 times. Rely on this column first.",
+    "Each p is for one comparison. If you test several rows, multiply p by their number (Bonferroni) before you call "
+    "one of them better.",
 )
 
 
@@ -114,7 +103,7 @@ def format_markdown(
     left_out: Sequence[str] = (),
     notice: str | None = None,
 ) -> str:
-    """The whole comparison, with what its numbers mean."""
+    """Formats the whole comparison, with notes on its numbers."""
     classes = list(dict.fromkeys(name for row in rows for name in row.classes))
     header = [
         "Row",
@@ -136,31 +125,39 @@ def format_markdown(
         + ["-" if row.parameters is None else f"{row.parameters:,}"]
         + ["-" if row.flops is None else summary.format_mega(row.flops)]
         + [
-            _format_spread(row.scores.get("training_s"), _duration),
+            _format_spread(row.scores.get("training_s"), format_duration),
             _format_spread(row.scores.get("images_per_s"), "{:,.1f}".format),
         ]
         for row in rows
     ]
-    parts = ["# Comparison", f"> **{notice}**" if notice else "", _table(header, lines), "![curves](curves.png)"]
+    parts = [
+        "# Comparison",
+        f"> **{notice}**" if notice else "",
+        format_markdown_table(header, lines),
+        "![curves](curves.png)",
+    ]
     fields = list(rows[0].settings)
     if any(row.name.count("=") < len(fields) for row in rows):
         settings = [[f"`{row.name}`", *(f"`{row.settings[field]}`" for field in fields)] for row in rows]
-        parts += ["## Where the settings differ", _table(["Row", *(f"`{field}`" for field in fields)], settings)]
+        parts += [
+            "## Where the settings differ",
+            format_markdown_table(["Row", *(f"`{field}`" for field in fields)], settings),
+        ]
     if tests:
         parts += [
-            "## More than luck?",
-            f"Each row against the reference `{reference}`.",
+            "## Significance",
+            f"Each row is tested against the reference `{reference}`.",
             _format_tests(tests),
             *_TEST_NOTES,
         ]
-    parts += [*_format_testing_folder(rows), "## How to read it", *_NOTES, _PROBE_NOTE if shifted else ""]
+    parts += [*_format_testing_folder(rows), "## Notes", *_NOTES, _PROBE_NOTE if shifted else ""]
     if left_out:
-        parts += ["## Left out", "\n".join(f"- {line}" for line in left_out)]
+        parts += ["## Excluded", "\n".join(f"- {line}" for line in left_out)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _format_tests(tests: Tests) -> str:
-    header = ["Row", "Seeds", "Only the reference right", "Only this row right", "McNemar p", "Combined", "By patient"]
+    header = ["Row", "Seeds", "Only reference right", "Only this row right", "McNemar p", "Combined", "By patient"]
     lines = []
     for name, result in tests.items():
         if isinstance(result, str):
@@ -171,14 +168,14 @@ def _format_tests(tests: Tests) -> str:
             [
                 f"`{name}`",
                 str(len(result.seeds)),
-                _format_spread(Spread.of(ours), _format_count),
-                _format_spread(Spread.of(theirs), _format_count),
+                _format_spread(Spread.from_values(ours), _format_count),
+                _format_spread(Spread.from_values(theirs), _format_count),
                 _format_p_value(float(np.median(result.p_values))) + _format_p_range(result.p_values),
                 _format_p_value(result.combined),
                 f"{_format_p_value(result.by_group)} ({result.groups} groups)",
             ]
         )
-    return _table(header, lines)
+    return format_markdown_table(header, lines)
 
 
 def _format_testing_folder(rows: Sequence[ComparisonRow]) -> list[str]:
@@ -198,12 +195,15 @@ def _format_testing_folder(rows: Sequence[ComparisonRow]) -> list[str]:
         ]
         for row in tested
     ]
-    note = "Leaked images have a twin in training or validation: a model that merely remembers gets them right."
-    return ["## Testing folder", _table(header, lines), note]
+    note = (
+        "Leaked images have a near-duplicate in training or validation, so a model that only memorised it gets them "
+        "right."
+    )
+    return ["## Testing folder", format_markdown_table(header, lines), note]
 
 
 def make_csv_rows(rows: Sequence[ComparisonRow], *, tests: Tests, reference: str) -> tuple[list[str], list[list[Any]]]:
-    """Header and lines: what is in the Markdown, with full precision and a column for each number."""
+    """Returns header and rows of the CSV: the numbers of the Markdown in full precision, one column each."""
     fields = list(rows[0].settings)
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
     header = ["row", *fields, "seeds", "runs", "parameters", "flops_per_image"]
@@ -228,7 +228,7 @@ def make_csv_rows(rows: Sequence[ComparisonRow], *, tests: Tests, reference: str
 
 
 def summarise_rows(rows: Sequence[ComparisonRow]) -> str:
-    """A line for each row: name, runs, accuracy, macro-F1, and the recall on a shift probe."""
+    """Formats one line for each row: name, runs, accuracy, macro-F1, and the recall on a shift probe."""
     width = max(len(row.name) for row in rows)
     return "\n".join(
         f"{row.name:<{width}}  {len(row.runs)} {'run ' if len(row.runs) == 1 else 'runs'}  "
@@ -237,12 +237,6 @@ def summarise_rows(rows: Sequence[ComparisonRow]) -> str:
         + (f"  shift probe {_format_fraction(row.scores['probe_recall'])}" if "probe_recall" in row.scores else "")
         for row in rows
     )
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in (header, *lines)]
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
 
 
 def _format_spread(spread: Spread | None, form: Any) -> str:
@@ -267,12 +261,6 @@ def _format_p_value(value: float) -> str:
 
 def _format_p_range(values: Sequence[float]) -> str:
     return f" ({_format_p_value(min(values))} to {_format_p_value(max(values))})" if len(values) > 1 else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _format_class_name(name: str) -> str:

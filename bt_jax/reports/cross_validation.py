@@ -1,6 +1,8 @@
-"""All folds of a cross-validation together: each image is scored by the one model that never saw its patient."""
+"""Scores all folds of a cross-validation together.
 
-import csv
+Each image is scored by the one model that was trained without its patient.
+"""
+
 import dataclasses
 import json
 import pathlib
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bt_jax.common import files
+from bt_jax.common.spread import Spread
 from bt_jax.data import shift_probe
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.metrics import calibration, classification
@@ -26,22 +29,22 @@ _POOLED = (
     "n", "accuracy", "accuracy_ci95", "loss", "macro_f1", "macro_auc", "macro_average_precision", "ece",
     "ece_if_calibrated", "patients",
 )  # fmt: skip
-# Of probabilities that a table shows as 0, so that their logarithm is finite.
+# Replaces probabilities that a table shows as 0, so that their logarithm is finite.
 _SMALLEST = 1e-300
 
 
 @dataclasses.dataclass(frozen=True)
 class OutOfFold:
-    """The answers of all folds, in the order of the images' paths.
+    """Predictions of all folds, in the order of the images' paths.
 
     Attributes:
       class_names: C names.
-      paths: N.
+      paths: N paths relative to the data folder.
       labels: [N] int64.
-      logits: [N, C] float64, up to a constant in each row, of the model that was validated on the image.
+      logits: [N, C] float64, of the model that was validated on the image; known up to a constant in each row.
       folds: [N] int64, the fold of that model.
-      leaked: [N] bool, images with a twin among that model's training images.
-      groups: [N], patients.
+      leaked: [N] bool, whether the image has a near-duplicate among that model's training images.
+      groups: N patients.
     """
 
     class_names: tuple[str, ...]
@@ -56,41 +59,41 @@ class OutOfFold:
 def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -> None:
     """Scores the folds of a finished cross-validation together.
 
-    Writes `report/out_of_fold/` and `report/model_card.md`, the ensemble's `calibration.json`, and at last
-    `cross_validation.json`: mean and range over the folds, the pooled scores, and the calibration. The probabilities
-    of a fold are calibrated with the temperature fitted on the answers of all other folds, so that the error after it
-    is that of images it was not fitted on.
+    Writes `report/out_of_fold/`, `report/model_card.md` and the ensemble's `calibration.json`. Writes
+    `cross_validation.json` last, with mean and range over the folds, the pooled scores, and the calibration. The
+    probabilities of a fold are calibrated with the temperature fitted on the predictions of all other folds, so the
+    calibration error afterwards is measured on images that the temperature was not fitted on.
 
-    Of the ensemble no image is unseen by all members, so a temperature of its own cannot be fitted. Each member's
-    logits are divided by the temperature of all out-of-fold answers, and the probabilities are averaged then. Members
-    that are calibrated each for itself make an ensemble that is rather less sure than it is right (Rahaman and Thiery
-    2021, https://arxiv.org/abs/2007.08792): it errs on the side of caution.
+    The ensemble cannot have a temperature of its own, since every image is a training image of some member. Each
+    member's logits are divided by the temperature fitted on all out-of-fold predictions, and then the probabilities
+    are averaged. An ensemble of calibrated members is underconfident (Rahaman and Thiery 2021,
+    https://arxiv.org/abs/2007.08792).
 
     Args:
       folder: workdir with a `fold_0`, `fold_1`, ... for each fold.
-      folds: their number.
-      say: called with a line for each result and each file a person will want to open.
+      folds: number of folds.
+      say: called with one line for each result and each file worth opening.
     """
     workdirs = [folder / f"fold_{fold}" for fold in range(folds)]
-    answers = _pool_predictions(workdirs)
+    predictions = _pool_predictions(workdirs)
     record = json.loads((workdirs[0] / "run.json").read_text())
     synthetic = bool(record["data"]["synthetic"])
     notice = SYNTHETIC_NOTICE if synthetic else None
     temperatures = np.array(
-        [_fit_temperature(answers, answers.folds != fold) for fold in range(folds)]
+        [_fit_temperature(predictions, predictions.folds != fold) for fold in range(folds)]
     )  # [folds], each fitted on the others
-    before = calibration.softmax(answers.logits)
-    after = calibration.softmax(answers.logits, temperatures[answers.folds][:, None])
-    patients = Patients(answers.groups, record["data"]["grouping"])
+    before = calibration.softmax(predictions.logits)
+    after = calibration.softmax(predictions.logits, temperatures[predictions.folds][:, None])
+    patients = Patients(predictions.groups, record["data"]["grouping"])
 
     result = split_report.write_split_report(
         folder / "report" / SPLIT,
         split=SPLIT,
-        paths=answers.paths,
-        labels=answers.labels,
+        paths=predictions.paths,
+        labels=predictions.labels,
         probabilities=after,
-        class_names=answers.class_names,
-        leaked=answers.leaked,
+        class_names=predictions.class_names,
+        leaked=predictions.leaked,
         patients=patients,
         change=Calibration(
             uncalibrated=before, temperature=None, fitted_on="the validation images of the other folds", biased=False
@@ -98,17 +101,18 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
         notice=notice,
     )
     ensemble = Temperature(
-        value=_fit_temperature(answers, np.ones(len(answers.labels), bool)),
-        fitted_on=f"the {len(answers.labels)} out-of-fold answers of {folds} folds",
-        images=len(answers.labels),
+        value=_fit_temperature(predictions, np.ones(len(predictions.labels), bool)),
+        fitted_on=f"the {len(predictions.labels)} out-of-fold predictions of {folds} folds",
+        images=len(predictions.labels),
     )
     calibration.write(folder, ensemble)
     facts = _collect_facts(workdirs, record, ensemble)
     recalls = _read_probe_recalls(workdirs) if record["data"].get("probe") else []
     if recalls:
+        spread = Spread.from_values(recalls)
         facts["shift_probe"] = (
-            f"recall {np.mean(recalls):.3f} on average over the networks ({min(recalls):.3f} to {max(recalls):.3f}), "
-            f"on images of {record['data']['probe']}, which were kept from training"
+            f"mean recall {spread.mean:.3f} over the networks ({spread.low:.3f} to {spread.high:.3f}) on images of "
+            f"{record['data']['probe']}, which were excluded from training"
         )
         say(f"shift probe: {facts['shift_probe']}")
     card = folder / "report" / "model_card.md"
@@ -116,14 +120,16 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
 
     summary: dict[str, Any] = {"schema": SCHEMA, "folds": folds, "synthetic": synthetic, "notice": notice}
     if recalls:
-        spread = {"mean": float(np.mean(recalls)), "min": min(recalls), "max": max(recalls)}
-        summary["shift_probe"] = {"of": record["data"]["probe"], "recall": spread, "recalls": recalls}
-    scores = [_score_fold(answers, after, fold) for fold in range(folds)]
+        recall = _convert_spread(Spread.from_values(recalls))
+        summary["shift_probe"] = {"of": record["data"]["probe"], "recall": recall, "recalls": recalls}
+    scores = [_score_fold(predictions, after, fold) for fold in range(folds)]
     for name in _SPREAD:
         values = [score[name] for score in scores if score[name] is not None]
-        summary[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)} if values else None
+        summary[name] = None
         if values:
-            say(f"{name} over {folds} folds: {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+            spread = Spread.from_values(values)
+            summary[name] = _convert_spread(spread)
+            say(f"{name} over {folds} folds: {spread.mean:.3f} ({spread.low:.3f} to {spread.high:.3f})")
     summary["pooled"] = {
         **_select_scores(result),
         "caution": result["caution"],
@@ -143,7 +149,7 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
 
 
 def _pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
-    """The answers that the folds' reports hold."""
+    """Reads the predictions in the folds' reports."""
     rows: list[tuple[str, str, int, np.ndarray, bool, str]] = []
     class_names: tuple[str, ...] = ()
     for fold, workdir_ in enumerate(workdirs):
@@ -151,9 +157,9 @@ def _pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
         temperature = calibration.read(workdir_, step=step)
         assert temperature is not None  # written with the report
         folder = workdir_ / "report" / "validation"
-        predictions, images = _table(folder / "predictions.csv"), _table(folder / "images.csv")
-        class_names = tuple(predictions[0])[3:]
-        for row, image in zip(predictions, images, strict=True):
+        table, images = files.read_csv(folder / "predictions.csv"), files.read_csv(folder / "images.csv")
+        class_names = tuple(table[0])[3:]
+        for row, image in zip(table, images, strict=True):
             probabilities = np.array([row[name] for name in class_names], np.float64)
             logits = temperature.value * np.log(np.maximum(probabilities, _SMALLEST))
             rows.append((row["path"], row["label"], fold, logits, image["leaked"] == "1", image["patient"]))
@@ -171,7 +177,7 @@ def _pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
 
 
 def _read_probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
-    """The recall of each fold's network on the shift probe, clean images alone if there are any."""
+    """Reads the recall of each fold's network on the shift probe, on the clean images if there are any."""
     found = []
     for workdir_ in workdirs:
         result = json.loads((workdir_ / "report" / shift_probe.SPLIT / "metrics.json").read_text())
@@ -180,17 +186,17 @@ def _read_probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
     return found
 
 
-def _fit_temperature(answers: OutOfFold, rows: np.ndarray) -> float:
-    return calibration.fit(answers.logits[rows], answers.labels[rows])
+def _fit_temperature(predictions: OutOfFold, rows: np.ndarray) -> float:
+    return calibration.fit(predictions.logits[rows], predictions.labels[rows])
 
 
-def _score_fold(answers: OutOfFold, probabilities: np.ndarray, fold: int) -> dict[str, Any]:
-    rows = answers.folds == fold
+def _score_fold(predictions: OutOfFold, probabilities: np.ndarray, fold: int) -> dict[str, Any]:
+    rows = predictions.folds == fold
     return classification.score(
         split=f"fold_{fold}",
-        labels=answers.labels[rows],
+        labels=predictions.labels[rows],
         probabilities=probabilities[rows],
-        class_names=answers.class_names,
+        class_names=predictions.class_names,
     )
 
 
@@ -201,7 +207,7 @@ def _select_scores(result: dict[str, Any]) -> dict[str, Any]:
 def _collect_facts(
     workdirs: list[pathlib.Path], record: dict[str, Any], ensemble: Temperature
 ) -> model_card.ModelFacts:
-    """What the card of the ensemble says, from the record of the first fold and the times of all."""
+    """Collects the facts of the ensemble's model card, from the record of the first fold and the times of all."""
     _, metadata = checkpoint.read_best_metadata(workdirs[0])
     model = metadata["model"]
     records = [
@@ -216,16 +222,15 @@ def _collect_facts(
         "synthetic": bool(record["data"]["synthetic"]),
         "kaggle_set": bool(record["data"]["kaggle_set"]),
         "classes": model["class_names"],
-        "split": f"each image is scored by the network that was trained without its group; grouped: "
+        "split": f"each image is scored by the network that was trained without its group; grouping: "
         f"{record['data']['grouping']}",
-        "calibration": f"the {len(workdirs)} networks together divide their logits by {ensemble.value:.4f}, fitted on "
-        f"{ensemble.fitted_on}. No image is unseen by all of them, so this is the temperature of one network, and "
-        f"together they are rather less sure than they are right",
+        "calibration": f"In use, each of the {len(workdirs)} networks divides its logits by {ensemble.value:.4f}, "
+        f"fitted on {ensemble.fitted_on}. This is the temperature of a single network, since every image was used to "
+        f"train some of them. The mean of the networks is therefore underconfident.",
         "versions": records[0].content["versions"],
         "duration_s": sum(one.get_total_seconds() for one in records),
     }
 
 
-def _table(path: pathlib.Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def _convert_spread(spread: Spread) -> dict[str, float]:
+    return {"mean": spread.mean, "min": spread.low, "max": spread.high}

@@ -1,8 +1,8 @@
-"""How all pictures look: colours, sizes, the header with title and warning; matplotlib's figures and their files.
+"""The common style of all pictures: colours, sizes, and a header with title and warning.
 
-Figures are drawn with the object-oriented interface, so nothing here depends on or changes pyplot's global state. Sizes
-are inches, text sizes points. Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which stay apart
-for colour-blind readers; line styles tell the curves apart in print.
+Figures use matplotlib's object-oriented interface, so they neither depend on pyplot's global state nor change it.
+Sizes are in inches, text sizes in points. The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/),
+which colour-blind readers can distinguish. Line styles distinguish the curves in grey print.
 """
 
 import textwrap
@@ -19,9 +19,9 @@ from bt_jax.common import files
 DPI = 150
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-# The eighth, yellow, is left out: a line of it can hardly be seen on white.
+# The eighth colour, yellow, is left out: a yellow line is hard to see on white.
 LINE_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-# Seven colours and four styles have no common factor: 28 classes look different.
+# Seven and four have no common factor, so colours and styles give 28 different lines.
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)))
 GREY = "#666666"
 LIGHT_GREY = "#BBBBBB"
@@ -31,7 +31,7 @@ _TITLE_LINE, _NOTICE_BAND, _MARGIN = 0.24, 0.36, 0.12
 
 
 def make_figure(width: float, height: float, *, title: str, notice: str | None) -> Figure:
-    """A white figure of `width` x `height` inches below a header that holds the notice and the title."""
+    """Makes a white figure of `width` x `height` inches, plus a header for the notice and the title."""
     letters = int(width * 9)
     lines = [line for part in title.splitlines() for line in textwrap.wrap(escape_dollars(part), letters)]
     warning = textwrap.wrap(escape_dollars(notice), letters) if notice else []
@@ -50,13 +50,13 @@ def make_figure(width: float, height: float, *, title: str, notice: str | None) 
 
 
 def save(figure: Figure, path: files.Path) -> None:
-    """Replaces `path` by the figure in the format that its suffix names, atomically."""
+    """Saves the figure to `path` atomically, in the format of its suffix."""
     with files.replace_atomically(path) as temporary:
         figure.savefig(temporary, dpi=DPI, facecolor="white")
 
 
 def style_axes(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
-    """Labels and a faint grid, without a box around."""
+    """Adds labels and a faint grid to axes, and removes the box around them."""
     axes.set_xlabel(xlabel, fontsize=LABEL_SIZE)
     axes.set_ylabel(ylabel, fontsize=LABEL_SIZE)
     axes.tick_params(labelsize=SMALL_SIZE)
@@ -66,12 +66,12 @@ def style_axes(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
 
 
 def add_legend(axes: Axes, handles: Sequence[Any] | None = None, ncols: int = 1) -> None:
-    """Beside the axes, where it hides nothing."""
+    """Adds a legend beside the axes, where it hides nothing."""
     style: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "fontsize": SMALL_SIZE}
     handles = axes.get_legend_handles_labels()[0] if handles is None else handles
     axes.legend(handles=handles, ncols=ncols, handlelength=2.6, labelspacing=0.7, frameon=False, **style)
 
 
 def escape_dollars(text: str) -> str:
-    """Text in which a dollar sign stays one and starts no formula."""
+    """Escapes dollar signs, which would otherwise start a formula."""
     return text.replace("$", r"\$")

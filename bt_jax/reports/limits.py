@@ -1,34 +1,34 @@
-"""What a model of single slices cannot do, and what is known to be wrong with the data it learned from."""
+"""Known limits of a model: of single-slice classification, and of the data set it was trained on."""
 
 _ALWAYS = (
-    "It sees one slice at a time and knows only its own classes. Whatever an image shows, it names one of them.",
+    "It sees one slice at a time and knows only its own classes. It assigns one of them to every image.",
     "A high probability is no guarantee, least of all for images from scanners, sequences or clinics unlike those "
     "of the training images.",
 )
-_SYNTHETIC = "The images are synthetic. The numbers show that the software works, nothing about patients."
+_SYNTHETIC = "The images are synthetic. The numbers show that the software works. They say nothing about patients."
 
 # Measured on the Kaggle set "Brain Tumor Classification (MRI)".
 _KAGGLE = (
-    "The source of an image nearly gives its class away. All gliomas of the Training folder are dim, contrast-enhanced "
-    "slices of one collection with a wide black border; the tumour-free images come from the web, 99 % of them in "
-    "other sizes. A model can score well by telling collections apart, and then fail on images from a new place. The "
-    "gliomas of the Testing folder look different: bright, tightly cropped, of several sequences, some of them CT.",
-    "The published Training and Testing folders overlap: 251 of the 394 Testing images (64 %) equal a Training image "
-    "pixel by pixel, among them every one without a tumour. Comparing pixels alone, with nothing learnt, reaches 78 % "
-    "on that folder. So nothing clean is left there to measure how well healthy images are recognised.",
-    "Most Training images are neighbouring slices of 225 patients. A validation split that separates images and not "
-    "patients is too optimistic by far: see under The model how its split was made.",
-    "Some labels are doubtful: 14 images filed as pituitary tumours are meningiomas in the collection they came from, "
-    "and at least 5 Testing gliomas are Training meningiomas.",
+    "The source of an image almost determines its class. All gliomas of the Training folder are dim, contrast-enhanced "
+    "slices of one collection with a wide black border. The tumour-free images come from the web, and 99 % of them "
+    "have other sizes. A model can score well by distinguishing collections and then fail on external data. The "
+    "gliomas of the Testing folder look different: bright, tightly cropped, of several sequences, and some are CT.",
+    "The published Training and Testing folders overlap. 251 of the 394 Testing images (64 %) equal a Training image "
+    "pixel by pixel, among them every image without a tumour. A lookup of equal pixels, without any learning, reaches "
+    "an accuracy of 78 % on that folder. No clean image is left in it to measure the recall of healthy images.",
+    "Most Training images are neighbouring slices of 225 patients. A validation split by image instead of by patient "
+    "is far too optimistic. The section The model says how this model's split was made.",
+    "Some labels are doubtful. 14 images labelled as pituitary tumours are meningiomas in the collection they came "
+    "from, and at least 5 Testing gliomas are Training meningiomas.",
 )
 
 
 def list_limits(*, synthetic: bool, kaggle_set: bool) -> list[str]:
-    """The limits of a model, a sentence or more for each.
+    """Returns the limits of a model, one or more sentences for each.
 
     Args:
-      synthetic: trained on phantoms.
-      kaggle_set: trained on the Kaggle set "Brain Tumor Classification (MRI)".
+      synthetic: whether the model was trained on phantoms.
+      kaggle_set: whether it was trained on the Kaggle set "Brain Tumor Classification (MRI)".
     """
     if synthetic:
         return [_SYNTHETIC, *_ALWAYS]

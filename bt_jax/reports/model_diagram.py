@@ -1,4 +1,4 @@
-"""A picture of a model: the chain of its segments from the image down to the classes."""
+"""Draws a model as the chain of its segments, from the image to the classes."""
 
 import pathlib
 from collections.abc import Sequence
@@ -12,30 +12,36 @@ from bt_jax.models.summary import Segment
 from bt_jax.reports import figure_style
 
 SUFFIXES = (".svg", ".png")
-_ROW, _BOX = 0.62, 0.42  # inches from a box to the next, and its height
-_BOXES, _SHAPES, _PARAMETERS, _FLOPS, _WIDTH = 0.1, 4.3, 6.15, 8.35, 10.5  # where columns begin, and the right edge
-_BAR = 1.1  # inches for the most parameters or operations
-_LETTERS = 46  # that a box holds in its second line
+_ROW, _BOX = 0.62, 0.42  # inches: distance between boxes, and height of a box
+_BOXES, _SHAPES, _PARAMETERS, _FLOPS, _WIDTH = (
+    0.1,
+    4.3,
+    6.15,
+    8.35,
+    10.5,
+)  # inches: columns, and right edge
+_BAR = 1.1  # inches: length of the longest bar
+_LETTERS = 46  # letters that fit into the second line of a box
 
 
 def draw_diagram(path: pathlib.Path, parts: Sequence[Segment], *, title: str, size: int) -> None:
-    """Draws segments as a vertical chain with output shapes, and bars for their parameters and operations.
+    """Draws segments as a vertical chain, with output shapes and bars for parameters and operations.
 
-    Neighbours that differ in nothing but the name share a box.
+    Consecutive segments that differ only in their name share a box.
 
     Args:
-      path: where the picture goes, `.svg` or `.png`.
+      path: of the picture, `.svg` or `.png`.
       parts: from `summary.summarise`.
-      title: printed on top, followed by the sums.
+      title: printed on top, followed by the totals.
       size: side of the image in pixels.
 
     Raises:
-      UsageError: a suffix that is neither.
+      UsageError: the suffix is neither `.svg` nor `.png`.
     """
     check_suffix(path)
     grouped = summary.group_repeated(parts)
     parameters, flops = summary.count_total(parts)
-    title = f"{title}\n{parameters:,} parameters, {summary.format_mega(flops)} MFLOP for an image"
+    title = f"{title}\n{parameters:,} parameters, {summary.format_mega(flops)} MFLOP per image"
     height = _ROW * (len(grouped) + 1) + 0.45
     figure = figure_style.make_figure(_WIDTH, height, title=title, notice=None)
     axes = figure.add_subplot()
@@ -62,9 +68,9 @@ def draw_diagram(path: pathlib.Path, parts: Sequence[Segment], *, title: str, si
 
 
 def check_suffix(path: pathlib.Path) -> None:
-    """Refuses a suffix that is neither `.svg` nor `.png`."""
+    """Raises a UsageError if the suffix is neither `.svg` nor `.png`."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} is no name of a picture: use one that ends in {' or '.join(SUFFIXES)}")
+        raise UsageError(f"{path} is not a picture file: use a name that ends in {' or '.join(SUFFIXES)}")
 
 
 def _draw_box(axes: Axes, top: float, *, name: str, below: str, shape: summary.Shape, colour: str = "white") -> None:
@@ -93,7 +99,7 @@ def _draw_bar(axes: Axes, x: float, top: float, share: float, *, colour: str, te
 
 
 def _list_layer_kinds(segment: Segment) -> str:
-    """The layers that multiply, as far as there is room."""
+    """Lists the layers with multiplications, as many as fit into the box."""
     names = [layer.name.split(".")[0].replace("_", " ") for layer in segment.layers if layer.flops]
     names = [name for name in dict.fromkeys(names) if name]
     text = ", ".join(names)

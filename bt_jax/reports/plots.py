@@ -1,4 +1,4 @@
-"""The pictures of a scored split: confusion matrix, ROC curves, calibration."""
+"""Draws the pictures of a scored split: confusion matrix, ROC curves, calibration."""
 
 import math
 import textwrap
@@ -26,8 +26,9 @@ from bt_jax.reports.figure_style import (
     SMALL_SIZE,
     VERMILLION,
 )
+from bt_jax.reports.score_text import format_image_count
 
-_LETTER = 0.09  # width of a letter of label size, on average and a little more
+_LETTER = 0.09  # inches: a little more than the mean width of a letter of label size
 
 
 def draw_confusion_matrix(
@@ -38,11 +39,11 @@ def draw_confusion_matrix(
     title: str,
     notice: str | None = None,
 ) -> None:
-    """Draws counts, and in per cent how the images of each true class are spread over the predictions.
+    """Draws the counts, and the percentage of each true class that was predicted as each class.
 
     Args:
-      path: where the picture goes, as PNG.
-      metrics: with `draw_confusion_matrix`, C rows of C counts, rows true.
+      path: of the PNG file.
+      metrics: with `confusion_matrix`, C rows of C counts; rows are true classes.
       class_names: C names.
       title: printed on top.
       notice: printed in a coloured band above the title, such as a warning that the images are synthetic.
@@ -85,7 +86,7 @@ def draw_confusion_matrix(
         axes.text(predicted, true + 0.07, percent, va="top", fontsize=9 if large else 7.5, **style)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, aspect=25, pad=0.03, ticks=np.linspace(0, 1, 6))
     bar.ax.set_yticklabels([f"{percent} %" for percent in range(0, 101, 20)], fontsize=SMALL_SIZE)
-    bar.set_label("share of the true class", fontsize=LABEL_SIZE)
+    bar.set_label("fraction of the true class", fontsize=LABEL_SIZE)
     bar.outline.set_visible(False)
     figure_style.save(figure, path)
 
@@ -99,13 +100,13 @@ def draw_roc_curves(
     title: str,
     notice: str | None = None,
 ) -> None:
-    """Draws one curve for each class against all others, with the area under it.
+    """Draws the ROC curve of each class against the rest, with the area under it.
 
     Args:
-      path: where the picture goes, as PNG.
+      path: of the PNG file.
       labels: [N] integers.
       probabilities: [N, C] floats.
-      class_names: C names. A class without images, or with all of them, has no curve and is listed as undefined.
+      class_names: C names. A class that has no images, or all of them, has no curve and is listed as undefined.
       title: printed on top.
       notice: printed in a coloured band above the title.
     """
@@ -119,19 +120,19 @@ def draw_roc_curves(
             undefined.append(Line2D([], [], linestyle="none", label=f"{name}\nundefined, {reason}"))
             continue
         false, true = curves.roc_curve(is_positive, probabilities[:, c])
-        label = f"{name}\nAUC {np.trapezoid(true, false):.3f}, {_counted(int(is_positive.sum()))}"
+        label = f"{name}\nAUC {np.trapezoid(true, false):.3f}, {format_image_count(int(is_positive.sum()))}"
         colour, style = LINE_COLOURS[c % len(LINE_COLOURS)], LINE_STYLES[c % len(LINE_STYLES)]
         handles.append(Line2D(false, true, linewidth=2, color=colour, linestyle=style, label=label))
-    handles.append(Line2D([0, 1], [0, 1], color=LIGHT_GREY, linewidth=1, zorder=0, label="chance"))
+    handles.append(Line2D([0, 1], [0, 1], color=LIGHT_GREY, linewidth=1, zorder=0, label="random guess"))
     entries = [str(handle.get_label()) for handle in (*handles, *undefined)]
-    # What fits beside the axes: 38 lines, with the space between two entries counted as 0.7.
+    # 38 lines fit beside the axes; the space between two entries counts as 0.7 lines.
     columns = math.ceil((sum(entry.count("\n") + 1.7 for entry in entries)) / 38)
     letters = max(len(line) for entry in entries for line in entry.split("\n"))
     figure = figure_style.make_figure(6.1 + columns * (0.078 * letters + 0.7), 5.8, title=title, notice=notice)
     axes = figure.add_subplot()
     for handle in handles:
         axes.add_line(handle)
-    # Room around the unit square: a perfect curve runs along its edges.
+    # A perfect curve runs along the edges of the unit square, so leave room around it.
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", anchor="W")
     figure_style.style_axes(axes, xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (recall)")
     figure_style.add_legend(axes, [*handles, *undefined], ncols=columns)
@@ -147,14 +148,14 @@ def draw_calibration(
     uncalibrated: np.ndarray | None = None,
     notice: str | None = None,
 ) -> None:
-    """Draws how often the prediction is right at each confidence, and below how many images have that confidence.
+    """Draws a reliability diagram (accuracy by confidence), and below it a histogram of the confidence.
 
     Args:
-      path: where the picture goes, as PNG.
+      path: of the PNG file.
       labels: [N] integers.
       probabilities: [N, C] floats.
       title: printed on top.
-      uncalibrated: the probabilities before they were calibrated, drawn on the left; None: they are not calibrated.
+      uncalibrated: the probabilities before calibration, drawn on the left; None: they are not calibrated.
       notice: printed in a coloured band above the title.
     """
     sides = {"": probabilities} if uncalibrated is None else {"before: ": uncalibrated, "after: ": probabilities}
@@ -179,7 +180,7 @@ def draw_calibration(
 
 
 def _draw_reliability(upper: Axes, lower: Axes, labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[Any], int]:
-    """Draws one diagram above its histogram; returns the keys of the legend, and the images in the fullest bin."""
+    """Draws a diagram above its histogram; returns the legend's keys, and the number of images in the largest bin."""
     confidence, accuracy, count = reliability_curve(labels, probabilities)
     filled, bins = count > 0, len(count)
     middle, width = (np.arange(bins) + 0.5) / bins, 1 / bins
@@ -202,9 +203,5 @@ def _draw_reliability(upper: Axes, lower: Axes, labels: np.ndarray, probabilitie
 
 
 def _format_class_name(name: str) -> str:
-    """`glioma_tumor` as `glioma tumor`; a dollar sign stays one and starts no formula."""
+    """Returns `glioma tumor` for `glioma_tumor`, with dollar signs escaped."""
     return figure_style.escape_dollars(name.replace("_", " ").strip() or name)
-
-
-def _counted(n: int) -> str:
-    return "1 image" if n == 1 else f"{n} images"

@@ -1,4 +1,4 @@
-"""What is written for people about a scored split: tables and pictures."""
+"""Writes the report of a scored split: tables and pictures."""
 
 import pathlib
 from collections.abc import Sequence
@@ -26,30 +26,30 @@ def write_split_report(
     change: Calibration | None = None,
     notice: str | None = None,
 ) -> dict[str, Any]:
-    """Scores a split and writes everything about it into one folder.
+    """Scores a split and writes its report into one folder.
 
-    The files are `metrics.json`, `predictions.csv`, `images.csv` (of each image the patient, where known, and whether
-    it is leaked), `classification_report.txt`, `confusion_matrix.png`, `roc_curves.png` and `calibration.png`; each is
-    replaced atomically. A split without images gets them too. Where images leak, the pictures show the clean ones
-    alone; where too few of those are left, all, and say so.
+    The files are `metrics.json`, `predictions.csv`, `images.csv` (for each image its patient, if known, and whether
+    it is leaked), `classification_report.txt`, `confusion_matrix.png`, `roc_curves.png` and `calibration.png`. Each
+    is replaced atomically. An empty split has all of them too. If images leak, the pictures show only the clean ones.
+    If too few clean images are left, they show all images and say so.
 
     Args:
-      directory: the folder, made where it is missing.
+      directory: the folder; it is created if missing.
       split: name of the split.
       paths: N paths relative to the data folder.
       labels: [N] integers, the true classes.
       probabilities: [N, C] floats that sum to 1 along each row.
       class_names: C names in the order of the columns.
-      leaked: [N] bool, True for an image with a twin among those of training or validation. None: no image has one.
-      patients: which images are of one patient; None where that is not known.
-      change: what the probabilities were before their calibration; None: they are not calibrated.
-      notice: a warning that every picture and the text repeat, such as that the images are synthetic.
+      leaked: [N] bool, whether an image has a near-duplicate in training or validation. None: no image has one.
+      patients: which images are of one patient; None if unknown.
+      change: the probabilities before calibration; None: they are not calibrated.
+      notice: a warning for every picture and the text, such as that the images are synthetic.
 
     Returns:
       The content of `metrics.json`, see `classification.score`.
 
     Raises:
-      ValueError: arguments that do not fit each other, see `classification.score`.
+      ValueError: the arguments have inconsistent lengths or shapes, see `classification.score`.
     """
     directory = pathlib.Path(directory)
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
@@ -68,7 +68,7 @@ def write_split_report(
     files.write_json(directory / "metrics.json", result)
     predictions = probabilities.argmax(axis=1)
     rows = (
-        # Nine digits tell any two float32 apart.
+        # Nine digits distinguish any two float32 values.
         [path, class_names[label], class_names[prediction], *(f"{p:.9g}" for p in row)]
         for path, label, prediction, row in zip(paths, labels, predictions, probabilities, strict=True)
     )
@@ -99,7 +99,7 @@ def write_split_report(
         directory / "confusion_matrix.png",
         metrics=shown,
         class_names=class_names,
-        title=f"Confusion matrix - {where}{accuracy}{caution}",
+        title=f"Confusion matrix: {where}{accuracy}{caution}",
         notice=notice,
     )
     plots.draw_roc_curves(
@@ -107,7 +107,7 @@ def write_split_report(
         labels=labels[drawn],
         probabilities=probabilities[drawn],
         class_names=class_names,
-        title=f"ROC curves, each class against the others\n{where}{caution}",
+        title=f"ROC curves, one class against the rest: {where}{caution}",
         notice=notice,
     )
     plots.draw_calibration(
@@ -115,7 +115,7 @@ def write_split_report(
         labels=labels[drawn],
         probabilities=probabilities[drawn],
         uncalibrated=change.uncalibrated[drawn] if change else None,
-        title=f"Calibration - {where}{_describe_calibration(change)}{caution}",
+        title=f"Calibration: {where}{_describe_calibration(change)}{caution}",
         notice=notice,
     )
     return result
@@ -124,6 +124,6 @@ def write_split_report(
 def _describe_calibration(change: Calibration | None) -> str:
     if change is None:
         return ""
-    by = "one temperature for each fold" if change.temperature is None else f"the temperature {change.temperature:.3f}"
-    too_low = "\n(the images shown here, so the error after it is too low)" if change.biased else ""
-    return f"\nbefore and after {by}, fitted on {change.fitted_on}{too_low}"
+    temperature = "one temperature per fold" if change.temperature is None else f"temperature {change.temperature:.3f}"
+    too_low = "\n(these images, so the error after calibration is too low)" if change.biased else ""
+    return f"\nbefore and after calibration: {temperature}, fitted on {change.fitted_on}{too_low}"

@@ -122,3 +122,8 @@ def test_cache_directory(monkeypatch, tmp_path):
     assert files.get_cache_directory() == tmp_path / "xdg/bt_jax"
     monkeypatch.setenv("BT_CACHE", "~/mine")
     assert files.get_cache_directory() == tmp_path / "mine"
+
+
+def test_csv_is_read_back_as_it_was_written(tmp_path):
+    files.write_csv(tmp_path / "t.csv", ["path", "n"], [["a,b.png", 1], ['quo"te', 2]])
+    assert files.read_csv(tmp_path / "t.csv") == [{"path": "a,b.png", "n": "1"}, {"path": 'quo"te', "n": "2"}]

@@ -202,10 +202,10 @@ def test_the_files(study, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["comparison.csv", "comparison.md", "curves.png"]
     text = (out / "comparison.md").read_text()
     assert "| `hidden=256-64 epochs=5` | 3 | 3 | 0.900 |" in text
-    assert "Each row against the reference `hidden=64 epochs=5`." in text
+    assert "Each row is tested against the reference `hidden=64 epochs=5`." in text
     assert SYNTHETIC_NOTICE not in text
     assert f"{study / 'half'} is not finished" in text
-    assert f"left out: {study / 'half'} is not finished" in said
+    assert f"excluded: {study / 'half'} is not finished" in said
     with (out / "comparison.csv").open() as file:
         table = {row["row"]: row for row in csv.DictReader(file)}
     assert float(table["hidden=64 epochs=5"]["accuracy_mean"]) == 0.5
@@ -218,7 +218,7 @@ def test_the_files(study, tmp_path):
 def test_another_reference(study, tmp_path):
     comparison.write_comparison([study], tmp_path / "out", reference="hidden=256-64 epochs=5", say=lambda line: None)
     assert "reference `hidden=256-64 epochs=5`" in (tmp_path / "out" / "comparison.md").read_text()
-    with pytest.raises(UsageError, match=r"--reference is 'best', which is no row: use one of 'hidden=64 epochs=5',"):
+    with pytest.raises(UsageError, match=r"--reference is 'best', which is not a row: use one of 'hidden=64"):
         comparison.write_comparison([study], tmp_path / "out", reference="best")
 
 
@@ -238,7 +238,7 @@ def test_phantoms_are_called_synthetic(tmp_path):
     write(tmp_path / "run", right=[True] * 4, synthetic=True)
     comparison.write_comparison([tmp_path / "run"], tmp_path / "out", say=lambda line: None)
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert SYNTHETIC_NOTICE in text and "More than luck" not in text
+    assert SYNTHETIC_NOTICE in text and "Significance" not in text
 
 
 def test_clean_and_leaked_images_of_the_testing_folder_are_told_apart(tmp_path):

@@ -21,7 +21,7 @@ def test_a_run_says_what_it_is(tmp_path):
     assert (run.seed, run.fold, run.synthetic, run.seconds) == (3, None, False, 80)
     assert run.scores["validation"]["accuracy"] == 0.75 and "testing" not in run.scores
     assert [row["val/loss"] for row in run.curves] == [1.0, 0.5]
-    answers = run.answers()
+    answers = run.read_predictions()
     assert [answer.right for answer in answers.values()] == list(RIGHT)
     assert answers["Training/no_tumor/1.png"] == ("pTraining/no_tumor/1.png", "no_tumor", "a", True)
 
@@ -88,9 +88,9 @@ def test_unfinished_and_repeated_runs_are_named_and_left_out(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(UsageError, match=r"nowhere is not there"):
+    with pytest.raises(UsageError, match=r"nowhere does not exist"):
         found(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"holds no run: there is no config\.json"):
+    with pytest.raises(UsageError, match=r"contains no run: there is no config\.json"):
         found(tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_broken_predictions_are_one_clear_line(tmp_path, content):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UsageError, match=r"the files of the run in .*run cannot be read"):
-        run.answers()
+        run.read_predictions()
 
 
 def test_the_synthetic_runs_have_the_files_of_the_contract(tmp_path):

@@ -42,9 +42,9 @@ def test_values_have_the_type_of_the_field(text, values):
     ("text", "said"),
     [
         ("model.hidden", "write it as FIELD=A,B"),
-        ("model.hiden=(64,)", r"names 'model.hiden', which is no field .* did you mean model.hidden\?"),
+        ("model.hiden=(64,)", r"names 'model.hiden', which is not a field .* did you mean model.hidden\?"),
         ("hidden=(64,)", r"did you mean model.hidden\?"),
-        ("nonsense=1", "the configuration's file lists them"),
+        ("nonsense=1", "the configuration file lists them"),
         ("seed=1,2", "--seeds=N"),
         ("train.batch_size=8,many", "--grid train.batch_size: 'many' is not a whole number, as in 32"),
         ("train.batch_size=8.5", "'8.5' is not a whole number"),
@@ -55,9 +55,9 @@ def test_values_have_the_type_of_the_field(text, values):
         ("model.hidden=(64.5,)", "is not a tuple"),
         ("model.hidden=(__import__('os'),)", "is not a tuple"),
         ("model.hidden=(64,(3,))", "is not a tuple"),
-        ("model.hidden=(64,", "has no partner"),
-        ("model.hidden=64)", "has no partner"),
-        ("model.name='mlp", "has no partner"),
+        ("model.hidden=(64,", "is not closed"),
+        ("model.hidden=64)", "is not closed"),
+        ("model.name='mlp", "is not closed"),
     ],
 )
 def test_what_makes_no_sense_is_one_clear_line(text, said):

@@ -54,7 +54,7 @@ class Folds:
             patients=Patients([f"{fold}-{i // 3}" for i in range(IMAGES)], "by groups.csv"),
         )
         record = {
-            "data": {"source": "made up", "synthetic": synthetic, "kaggle_set": False, "grouping": "by groups.csv"},
+            "data": {"source": "synthetic", "synthetic": synthetic, "kaggle_set": False, "grouping": "by groups.csv"},
             "model": {"weights_sha256": "77cc"}, "versions": {"jax": "1"}, "commit": "abc",
             "seconds": {"data": 1.0}, "seconds_by_stage": {"1": 59.0},
         }  # fmt: skip
@@ -148,9 +148,9 @@ def test_the_card_tells_of_the_cross_validation(tmp_path: pathlib.Path) -> None:
     text = (tmp_path / "report" / "model_card.md").read_text()
     assert text.startswith("# mlp, cross-validation over 3 folds\n")
     for wanted in (
-        "mean of 3 networks: mlp at 32 pixels", "| **Data** | made up |", "grouped: by groups.csv", "| 264 | ",
-        "fitted on the validation images of the other folds", "the temperature of one network",
-        "(out_of_fold/predictions.csv)", "It took 3 min.", "`77cc`",
+        "mean of 3 networks: mlp at 32 pixels", "| **Data** | synthetic |", "grouped: by groups.csv", "| 264 | ",
+        "fitted on the validation images of the other folds", "the temperature of a single network",
+        "(out_of_fold/predictions.csv)", "The run took 3.0 min.", "`77cc`",
     ):  # fmt: skip
         assert wanted in text
     assert "SYNTHETIC" not in text
@@ -184,7 +184,7 @@ def test_the_shift_probe_of_all_folds(tmp_path: pathlib.Path) -> None:
     assert summary["shift_probe"] == {
         "of": "b from elsewhere", "recall": {"mean": 0.75, "min": 0.5, "max": 1.0}, "recalls": [0.5, 0.75, 1.0],
     }  # fmt: skip
-    told = "recall 0.750 on average over the networks (0.500 to 1.000), on images of b from elsewhere"
+    told = "mean recall 0.750 over the networks (0.500 to 1.000) on images of b from elsewhere"
     assert any(line.startswith(f"shift probe: {told}") for line in said)
     assert told.capitalize() in (tmp_path / "report" / "model_card.md").read_text()
 

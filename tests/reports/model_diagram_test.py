@@ -42,6 +42,6 @@ def test_a_chain_of_boxes_with_repeats_in_one(tmp_path, saved, suffix):
 
 
 def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"model\.pdf is no name of a picture"):
+    with pytest.raises(UsageError, match=r"model\.pdf is not a picture file"):
         model_diagram.draw_diagram(tmp_path / "model.pdf", PARTS, title="", size=32)
     assert not list(tmp_path.iterdir())

@@ -57,11 +57,12 @@ def test_a_probe_is_told_by_its_recall_and_what_its_images_are_taken_for(leaked:
     right = part["confusion_matrix"][1][1]
     assert text.startswith(f"recall {right / shown:.3f} (95 % interval 0.")
     assert (
-        f"on {shown} images of meningioma_tumor without a known patient, which were kept from training; taken" in text
+        f"{shown} images of meningioma_tumor without a known patient, which were excluded from training; predicted"
+        in text
     )
-    wrong = [int(number) for number in re.findall(r"_tumor (\d+)", text.split("taken for")[1])]
+    wrong = [int(number) for number in re.findall(r"_tumor (\d+)", text.split("predicted as")[1])]
     assert sum(wrong) == shown - right and wrong == sorted(wrong, reverse=True)
-    assert ("; 20 images with a twin left out" in text) == (leaked == 20)
+    assert ("; excludes 20 images with a near-duplicate" in text) == (leaked == 20)
 
 
 def test_a_probe_that_is_all_recognised() -> None:
@@ -71,7 +72,7 @@ def test_a_probe_that_is_all_recognised() -> None:
         patients=patients,
     )  # fmt: skip
     text = score_text.describe_shift_probe(result, of="these")
-    assert text.startswith("recall 1.000 (95 % interval ") and text.endswith("kept from training")
+    assert text.startswith("recall 1.000 (95 % interval ") and text.endswith("excluded from training")
 
 
 def test_report_shows_the_subsets_only_where_images_leak_and_the_clean_ones_first() -> None:
@@ -98,10 +99,12 @@ def test_report_tells_of_patients_where_they_are_known() -> None:
     known = scored(patients=Patients([f"p{i // 3}" for i in range(120)], "120 images by groups.csv"))
     text = score_text.format_classification_report(known)
     patients = known["patients"]
-    assert "resampling 40 patients with all their images" in text
+    assert "from resampling 40 patients with all their images" in text
     assert f"accuracy {score_text.format_interval(patients['image_intervals']['accuracy'])}, macro-F1" in text
-    assert f"by patient, from the mean over its images: accuracy {patients['accuracy']:.3f}" in text
-    assert "patients as grouped: 120 images by groups.csv; where a patient is unknown" in text
+    assert (
+        f"by patient, from the mean probabilities of the patient's images: accuracy {patients['accuracy']:.3f}" in text
+    )
+    assert "grouping by patient: 120 images by groups.csv; images of unknown patients are grouped by similarity" in text
     assert f"; {patients['several_labels']} have images of several classes and count for the most frequent" in text
     assert "patient" not in score_text.format_classification_report(scored())
 
@@ -112,7 +115,7 @@ def test_report_tells_of_patients_where_they_are_known() -> None:
         (0, False, r"testing: 120 images, accuracy 0\.\d{3} \(95 % interval 0\.\d{3} to 0\.\d{3}\), macro-F1 0\.\d{3}"),
         (0, True, r"testing: 120 images of 40 patients, accuracy 0\.\d{3} \(95 % interval over patients 0\.\d+ to 0.*"),
         (40, False, r"testing: clean: 80 images, accuracy .*; leaked: 40 images, accuracy [^:;]*"),
-        (116, False, r"testing: Only 4 of 120 .* mean anything\. clean: 4 images, \d right; leaked: 116 images, .*"),
+        (116, False, r"testing: Only 4 of 120 .* mean anything\. clean: 4 images, \d correct; leaked: 116 images, .*"),
         (120, False, r"testing: No clean image is left: .* leaked: 120 images, accuracy [^:;]*"),
     ],
 )
@@ -131,24 +134,24 @@ def test_the_right_ones_of_a_few_are_counted() -> None:
     result = classification.score(
         split="s", labels=np.array([0, 1, 1]), probabilities=np.eye(2)[[0, 1, 0]], class_names=["a", "b"]
     )
-    assert score_text.summarise_scores(result).endswith("3 images, 2 right")
+    assert score_text.summarise_scores(result).endswith("3 images, 2 correct")
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_calibration_in_words(biased: bool) -> None:
+def test_describe_calibration(biased: bool) -> None:
     change = Calibration(
         uncalibrated=np.full((120, 4), 0.25), temperature=1.25, fitted_on="the 9 images", biased=biased
     )
     text = score_text.describe_calibration(result := scored(change=change))
     before, after = result["calibration"]["ece_before"], result["calibration"]["ece_after"]
-    assert f"{before:.3f} before and {after:.3f} after calibration (temperature 1.250) on the 9 images" in text
-    assert ("the second is too low" in text) == biased
-    assert text.endswith(f"it would be about {result['ece_if_calibrated']:.3f} by chance")
+    assert f"{before:.3f} before and {after:.3f} after calibration (temperature 1.250, fitted on the 9 images)" in text
+    assert ("the value after is too low" in text) == biased
+    assert text.endswith(f"would show about {result['ece_if_calibrated']:.3f} by chance")
 
 
-def test_calibration_in_words_without_one_temperature_or_any() -> None:
+def test_describe_calibration_without_one_temperature_or_any() -> None:
     change = Calibration(uncalibrated=np.full((120, 4), 0.25), temperature=None, fitted_on="other folds", biased=False)
-    assert "after calibration on other folds" in score_text.describe_calibration(scored(change=change))
+    assert "after calibration (fitted on other folds)" in score_text.describe_calibration(scored(change=change))
     assert "no temperature is stored" in score_text.describe_calibration(scored())
 
 

@@ -134,7 +134,7 @@ def test_pictures_are_of_the_clean_images_where_there_are_enough(
         assert said is None or said in options["title"]
         assert (result["caution"] is None) or result["caution"] in options["title"]
     assert ("accuracy" in shown["confusion_matrix"]["title"]) == (leaked <= 10)
-    assert "the temperature 1.500, fitted on others" in shown["calibration"]["title"]
+    assert "temperature 1.500, fitted on others" in shown["calibration"]["title"]
 
 
 def test_the_picture_of_calibration_says_when_it_flatters(
@@ -144,6 +144,6 @@ def test_the_picture_of_calibration_says_when_it_flatters(
         change = Calibration(np.full((40, 4), 0.25), temperature=temperature, fitted_on="the images", biased=biased)
         write(tmp_path / "validation", change=change)
     titles = [options["title"] for options in undrawn["calibration"]]
-    assert "so the error after it is too low" in titles[0]
+    assert "so the error after calibration is too low" in titles[0]
     assert "too low" not in titles[1]
-    assert "one temperature for each fold, fitted on the images" in titles[1]
+    assert "one temperature per fold, fitted on the images" in titles[1]
