@@ -1,4 +1,4 @@
-"""Measures throughput: training steps, forwards, the input pipeline, or a whole plan of stages.
+"""Measures throughput: training steps, forward passes, the input pipeline, or a whole training plan.
 
     python -m bt_jax.benchmark --config=configs/effnet.py --mode=train --batch=16 --json=benchmarks/train.json
     BT_PEERS_PYTHON=peers/bin/python python -m bt_jax.benchmark --config=configs/effnet.py --mode=infer --peers
@@ -6,17 +6,18 @@
     python -m bt_jax.benchmark --config=configs/effnet.py --mode=train --topology=v5e:2x4 --batch=128
     python -m bt_jax.benchmark --table=benchmarks
 
-train   a full fine-tuning step as in training, on random images that lie on the device
-infer   the forward of evaluation and prediction, likewise
-input   reading and preprocessing of the configuration's data; augmented batches on their way to the device
-stages  a step of every program of the configuration's plan, and how long the plan takes by that
+train   a full fine-tuning step as in training, on random images that are already on the device
+infer   the forward pass of evaluation and prediction, on the same images
+input   reading and preprocessing of the configured data, and transfer of augmented batches to the device
+stages  a step of every program of the training plan, and from these the duration of the plan
 
-With --topology the training step is compiled ahead of time for a TPU slice that is not there (v5e:16x16 has 256 chips):
-whether it fits, what it costs, what it communicates, and the bound on its speed. It needs the extra `tpu`.
+--topology compiles the training step ahead of time for a TPU slice, without TPU hardware (v5e:16x16 has 256 chips). It
+reports whether the step fits into memory, its operations, its communication, and an upper bound on its speed. This
+needs the extra `tpu`.
 
-Every number is the median of repeats that alternate with those of the peers and with the machine's ceilings, so that a
-machine that slows down slows all alike. Peers (timm, Keras on TensorFlow, ONNX Runtime: the extra `peers`) run in the
-interpreter $BT_PEERS_PYTHON, else in this one; those that are not installed there are left out.
+Every number is the median of several measurements. They alternate with measurements of the peers and of the machine's
+ceilings, so a slowdown of the machine affects all of them alike. Peers (timm, Keras on TensorFlow, ONNX Runtime: the
+extra `peers`) run in the interpreter $BT_PEERS_PYTHON, by default this one. Peers that are not installed are skipped.
 """
 
 import functools
@@ -37,22 +38,22 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, with a variant after a colon, such as configs/effnet.py:cpu."
 )
 _MODE = flags.DEFINE_enum("mode", None, ["train", "infer", "input", "stages"], "What to measure.")
-_BATCH = flags.DEFINE_integer("batch", None, "Images in a step. Default: of the configuration.", 1)
-_PEERS = flags.DEFINE_bool("peers", False, "Measure other libraries in the same run (train and infer, on a CPU).")
-_REPEATS = flags.DEFINE_integer("repeats", 10, "Measurements of each, of which the median counts.", 1)
-_IMAGES = flags.DEFINE_integer("images", 2296, "Training images that `stages` reckons with: a fold of the MRI set.", 1)
+_BATCH = flags.DEFINE_integer("batch", None, "Images per step. Default: from the configuration.", 1)
+_PEERS = flags.DEFINE_bool("peers", False, "Also measure other libraries (train and infer, on a CPU).")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Number of measurements; the median is reported.", 1)
+_IMAGES = flags.DEFINE_integer("images", 2296, "Training images for `stages`. Default: a fold of the MRI set.", 1)
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "TPU slice to compile for, such as v5e:2x4; --batch is then that of each chip."
+    "topology", None, "TPU slice to compile for, such as v5e:2x4. --batch is then per chip."
 )
 _LARGEST_BATCH = flags.DEFINE_bool(
-    "largest_batch", False, "With --topology: compile up to four times more to find the largest batch that fits."
+    "largest_batch", False, "With --topology: find the largest batch that fits, with up to four more compilations."
 )
-_JSON = flags.DEFINE_string("json", None, "File for the numbers.")
-_TABLE = flags.DEFINE_string("table", None, "Prints the JSON files in this folder as a Markdown table, and ends.")
+_JSON = flags.DEFINE_string("json", None, "File for the results.")
+_TABLE = flags.DEFINE_string("table", None, "Print the results in this folder as a Markdown table, and exit.")
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures, prints the result, and writes it to a file."""
     if _TABLE.value is not None:
         from bt_jax.benchmark import tables
 
@@ -66,25 +67,25 @@ def main() -> None:
     if _MODE.value is None:
         raise UsageError("--mode is missing: use train, infer, input or stages")
     if _PEERS.value and _MODE.value not in ("train", "infer"):
-        raise UsageError(f"--peers has no meaning for --mode={_MODE.value}: peers train and infer")
+        raise UsageError(f"--peers cannot be used with --mode={_MODE.value}: use --mode=train or --mode=infer")
     if _TOPOLOGY.value is not None:
         if _MODE.value != "train" or _PEERS.value:
             raise UsageError("--topology compiles the training step: use it with --mode=train and without --peers")
-        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: it must not wait for a TPU
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported, which would wait for a TPU
     elif _LARGEST_BATCH.value:
-        raise UsageError("--largest_batch is a question to a compiler: name a slice with --topology")
+        raise UsageError("--largest_batch needs a TPU slice: name one with --topology")
     _report(name, _MODE.value, _prepare_measurement(_CONFIG.value, _MODE.value)())
 
 
 def _prepare_measurement(config: ml_collections.ConfigDict, mode: str) -> Callable[[], dict[str, Any]]:
-    """What the mode measures, with its settings; unpacks the configuration."""
-    from bt_jax.benchmark import (  # after the flags: --help need not wait for JAX
+    """Returns the measurement of the mode, with its settings from the configuration."""
+    from bt_jax.benchmark import (  # imported late: --help need not wait for JAX
         measurements,
         peer_process,
         step_throughput,
     )
 
-    # As for all commands that compute, but the cache of compiled programs: compiling is to take as long as at first.
+    # As all commands that compute, but without the cache of compiled programs, so that compilation is measured.
     cli.keep_freed_memory()
     section = config.eval if mode == "infer" else config.train
     workload = step_throughput.Workload(
@@ -133,9 +134,7 @@ def _report(config: str, mode: str, measured: dict[str, Any]) -> None:
 
     result = {"schema": measurements.SCHEMA, "mode": mode, "config": config, **measured}
     if _TOPOLOGY.value is not None:
-        from bt_jax.benchmark import topology
-
-        print("\n".join(topology.format_report(result)))
+        print(tables.format_topology_result(result))
     else:
         print(tables.format_result(result))
     if _JSON.value:

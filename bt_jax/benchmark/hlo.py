@@ -1,4 +1,4 @@
-"""Reads the text of a compiled XLA program: what it communicates, and what it moves through the main memory."""
+"""Analyses the HLO text of a compiled XLA program: its communication, and its traffic to the main memory."""
 
 import math
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 
-_WIDTHS = {"pred": 8, "token": 0, "c64": 64, "c128": 128}  # in bits; of the others it is the number in their name
+_WIDTHS = {"pred": 8, "token": 0, "c64": 64, "c128": 128}  # in bits; for other types, the number in the name
 _SHAPE = re.compile(r"\b(pred|token|c64|c128|[su]\d+|b?f(\d+)\w*)\[([\d,]*)\]")
 # The result's shape has neither `=` nor `%`, which keeps names and metadata from matching.
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = ([^=%]*?) ([a-z][\w\-]*)\(([^)]*)\)(.*)$")
 _CALLED = re.compile(r"(?:body|condition|true_computation|false_computation|to_apply)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-# What moves no data itself; a call's callee is read in its place.
+# Instructions that move no data themselves. For a call, the called computation is counted.
 _FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast"),
     *("while", "conditional", "call", "partition-id", "replica-id", "after-all", "optimization-barrier"),
@@ -20,9 +20,9 @@ _FREE = {
 
 
 def count_collectives(text: str) -> dict[str, dict[str, int]]:
-    """Communication by kind: `count`, and `bytes` of the results on one device.
+    """Counts collectives by kind: their `count`, and `bytes` of the results on one device.
 
-    A pair of start and done counts once. So does an instruction inside a loop, however often the loop runs.
+    A pair of start and done counts once. An instruction in a loop also counts once, however often the loop runs.
     """
     found = {kind: {"count": 0, "bytes": 0} for kind in COLLECTIVES}
     for _, instructions in _parse_computations(text):
@@ -35,11 +35,11 @@ def count_collectives(text: str) -> dict[str, dict[str, int]]:
 
 
 def count_main_memory_bytes(text: str) -> int:
-    """Bytes that the instructions of a program read from and write to the main memory of a TPU.
+    """Counts the bytes that a program reads from and writes to the main memory of a TPU.
 
-    Counts operands and results of each instruction, of a fusion as a whole, with the padding of their tiles. Leaves out
-    those that the compiler put into on-chip memory, which its layouts mark with `S(1)` and so on. An operand that is
-    read twice by one instruction, or only in part, counts once and in full; a loop's body counts once.
+    Counts operands and results of each instruction, with the padding of their tiles; a fusion counts as one
+    instruction. Skips arrays that the compiler put into on-chip memory, which layouts mark with `S(1)` and so on. An
+    operand that an instruction reads twice, or only in part, counts once and in full. The body of a loop counts once.
     """
     computations = dict(_parse_computations(text))
     entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
@@ -50,7 +50,7 @@ def count_main_memory_bytes(text: str) -> int:
             continue
         seen.add(name)
         shapes: dict[str, str] = {}
-        sources: dict[str, str] = {}  # of an asynchronous copy or slice: what it reads
+        sources: dict[str, str] = {}  # the operand of each asynchronous copy or slice
         for result, shape, opcode, operands, rest in computations[name]:
             shapes[result] = shape
             if opcode in ("while", "conditional", "call"):
@@ -70,7 +70,7 @@ def count_main_memory_bytes(text: str) -> int:
 
 
 def count_bytes(shape: str) -> int:
-    """Bytes of a shape, or of a tuple of shapes, in HLO's notation, without the padding of its layout."""
+    """Counts the bytes of a shape or tuple of shapes in HLO notation, without the padding of its layout."""
     bits = 0
     for dtype, float_width, dimensions in _SHAPE.findall(shape):
         width = _WIDTHS[dtype] if dtype in _WIDTHS else int(float_width or dtype[1:])
@@ -79,13 +79,13 @@ def count_bytes(shape: str) -> int:
 
 
 def _count_main_memory_part(shape: str) -> int:
-    """Bytes of those parts of a shape that are in the main memory, with the padding of their layouts."""
+    """Counts the bytes of the parts of a shape that are in the main memory, with the padding of their layouts."""
     parts = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", shape)
     return sum(count_bytes(_pad_to_tiles(part)) for part in parts if not _is_on_chip(part))
 
 
 def _pad_to_tiles(shape: str) -> str:
-    """The shape that fills its tiles: of `bf16[9,100]{1,0:T(8,128)(2,1)}` it is `bf16[16,128]`."""
+    """Pads a shape to full tiles: `bf16[9,100]{1,0:T(8,128)(2,1)}` becomes `bf16[16,128]`."""
     match = re.fullmatch(r"(\w+)\[([\d,]+)\]\{([\d,]+):T\(([\d,]+)\).*", shape)
     if match is None:
         return shape
@@ -100,7 +100,7 @@ def _is_on_chip(shape: str) -> bool:
 
 
 def _parse_computations(text: str) -> Iterator[tuple[str, list[tuple[str, str, str, list[str], str]]]]:
-    """The computations: name, and for each instruction its name, shape, opcode, operands' names and the line's rest."""
+    """Yields the computations: name, and for each instruction its name, shape, opcode, operands and the line's rest."""
     name, instructions = "", list[tuple[str, str, str, list[str], str]]()
     for line in text.splitlines():
         if line.startswith("}"):

@@ -1,4 +1,4 @@
-"""How fast images come in: reading and preprocessing of files, augmented batches, and what each augmentation costs."""
+"""Measures the input pipeline: reading and preprocessing of files, augmented batches, and each augmentation."""
 
 import contextlib
 import dataclasses
@@ -18,19 +18,19 @@ from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.sampler import Sampler
 from bt_jax.data.sources import Source
 
-# Batches that may wait ready-made, and those timed in a turn: many more, so that a turn tells of a steady flow.
+# A turn times many more batches than are buffered, so it measures the steady state.
 BUFFERED = 4
 _AHEAD = 2
 BATCHES_PER_TURN = 16
 
-_SAMPLE = 32  # images that an augmentation is timed on
+_SAMPLE = 32  # images on which an augmentation is timed
 _ENDLESS = 10**6  # steps
 
 
 def measure_decoding(
     source: Source, *, preprocessing: Preprocessing, max_unreadable: int, warn: Callable[[str], None]
 ) -> tuple[Dataset, float]:
-    """The training images of a source, as training reads them at its start, and images per second."""
+    """Reads the training images of a source as training does; returns them, and the images per second."""
     training = source.select_split("Training")
     begin = time.perf_counter()
     images = dataset.load(training, preprocessing=preprocessing, max_unreadable=max_unreadable, warn=warn)
@@ -41,7 +41,7 @@ def measure_decoding(
 def start_batches(
     images: Dataset, *, batch: int, augmentation: Augmentation, workers: int, threads: int, sharding: Any
 ) -> Generator[Callable[[], float]]:
-    """Yields a turn: the seconds that `BATCHES_PER_TURN` augmented batches take to come to the devices."""
+    """Yields a function that returns the seconds until `BATCHES_PER_TURN` augmented batches are on the devices."""
     sampler = Sampler(records=len(images), batch_size=batch, seed=0)
     batches = pipeline.prefetch(
         pipeline.load_training_batches(
@@ -61,7 +61,7 @@ def start_batches(
     )
 
     def turn() -> float:
-        for _ in range(BUFFERED + _AHEAD):  # made while nobody looked
+        for _ in range(BUFFERED + _AHEAD):  # buffered between the turns
             jax.block_until_ready(next(batches))
         begin = time.perf_counter()
         for _ in range(BATCHES_PER_TURN):
@@ -73,15 +73,15 @@ def start_batches(
 
 
 def make_augmentation_turns(images: np.ndarray, augmentation: Augmentation) -> dict[str, Callable[[], float]]:
-    """Turns by operation that is on alone, besides `none` and `all`: seconds for one image, on one thread.
+    """Returns, for each augmentation alone, a function that measures its seconds per image on one thread.
 
-    `none` is the random draws and the conversion to float32, which are in every other number too. Operations of
-    geometry are one warp together, so the sum of the parts is more than `all`. What is applied to every second image
-    costs twice as much where it is.
+    Adds `none` and `all`. `none` has the random draws and the conversion to float32, which every other number
+    includes. All geometric operations together are one warp, so the sum of the parts exceeds `all`. An operation that
+    is applied to half of the images costs twice its number on these.
 
     Args:
       images: [N, S, S] uint8.
-      augmentation: as configured; what is off is left out.
+      augmentation: as configured; operations that are off are skipped.
     """
     values = {name: value for name, value in dataclasses.asdict(augmentation).items() if value}
     settings = {

@@ -1,4 +1,4 @@
-"""The machine that a benchmark ran on: what it is, and how fast it is at best."""
+"""Describes the machine of a benchmark, and measures its peak arithmetic and memory throughput."""
 
 import dataclasses
 import os
@@ -12,18 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Large enough to be limited by arithmetic (a matrix product) and by memory (a copy), small enough for a laptop.
-_SIDE = {"cpu": 2048}  # of the product's square matrices
+# Large enough that arithmetic limits the matrix product and memory the copy, small enough for a laptop.
+_SIDE = {"cpu": 2048}  # side of the square matrices
 _OTHER_SIDE = 8192
 _COPIED_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
 class Ceiling:
-    """A thing that a machine does as fast as it can.
+    """A task that runs at the peak throughput of a machine.
 
     Attributes:
-      run: does it once.
+      run: runs it once.
       amount: floating-point operations, or bytes read and written, of one run.
     """
 
@@ -32,10 +32,9 @@ class Ceiling:
 
 
 def prepare_ceilings(dtype: jnp.dtype) -> dict[str, Ceiling]:
-    """`flops`: a large matrix product; `bytes`: a large array read and written. Of one device, warmed up.
+    """Prepares the ceilings of one device: `flops`, a large matrix product, and `bytes`, a copy of a large array.
 
-    The array is changed in place: memory that the system hands out afresh is several times slower, which would be no
-    ceiling.
+    Both are warmed up. The array is updated in place, since freshly allocated memory is several times slower.
     """
     device = jax.devices()[0]
     side = _SIDE.get(device.platform, _OTHER_SIDE)
@@ -56,13 +55,13 @@ def prepare_ceilings(dtype: jnp.dtype) -> dict[str, Ceiling]:
 
 
 def read_peak_memory() -> int:
-    """The most memory that this process has had so far."""
+    """Returns the peak resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores and devices."""
+    """Returns processor, cores, system and devices."""
     return {
         "processor": _read_processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -73,7 +72,7 @@ def describe() -> dict[str, Any]:
 
 
 def _read_processor_name() -> str:
-    """Its name as the system tells it."""
+    """Returns the processor's name as the system reports it."""
     information = pathlib.Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The measurements of the benchmark, from a workload to the fields of its report."""
+"""The measurements of the benchmark: each returns the fields of its JSON report for a workload."""
 
 import contextlib
 import datetime
@@ -13,6 +13,7 @@ from bt_jax.benchmark import input_throughput, machine, peer_process, step_throu
 from bt_jax.benchmark.peers import turns
 from bt_jax.benchmark.step_throughput import CompiledProgram, Workload
 from bt_jax.common.errors import UsageError
+from bt_jax.common.spread import Spread
 from bt_jax.data import sources
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
@@ -30,13 +31,13 @@ say = functools.partial(print, flush=True)
 
 
 def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, repeats: int) -> dict[str, Any]:
-    """Full fine-tuning steps (`train`) or forwards (`infer`), with the peers of an interpreter.
+    """Measures full fine-tuning steps (`train`) or forward passes (`infer`), and the peers of an interpreter.
 
     Raises:
-      UsageError: peers on anything but a CPU.
+      UsageError: peers are requested, and JAX does not run on a CPU.
     """
     if peers_python and jax.default_backend() != "cpu":
-        raise UsageError(f"--peers compares on a CPU, and JAX runs on {jax.default_backend()}: set JAX_PLATFORMS=cpu")
+        raise UsageError(f"--peers needs JAX on a CPU, and it runs on {jax.default_backend()}: set JAX_PLATFORMS=cpu")
     say(f"compiling {workload.model}, {workload.size}x{workload.size} pixels, batch {workload.batch}")
     program = (
         step_throughput.compile_forward(workload)
@@ -48,7 +49,7 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
         peers: dict[str, peer_process.PeerProcess] = {}
         missing: dict[str, str] = {}
         if peers_python:
-            say("starting the peers, which takes some of them minutes")
+            say("starting the peers, which may take minutes")
             peers, missing = peer_process.start_peers(
                 mode=mode,
                 model=workload.model,
@@ -68,7 +69,7 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
     return {
         **_describe_measurement(workload, repeats=repeats),
         "images_per_s": workload.batch / ours,
-        "step_s": _spread(seconds[OURS]),
+        "step_s": _describe_spread(seconds[OURS]),
         "compile_s": program.compile_s,
         **_compute_costs(program.flops, program.bytes_accessed, workload.batch, seconds=ours),
         "ceiling": ceiling,
@@ -77,7 +78,7 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
             name: {
                 "images_per_s": workload.batch / statistics.median(seconds[name]),
                 "ratio": statistics.median(seconds[name]) / ours,
-                "step_s": _spread(seconds[name]),
+                "step_s": _describe_spread(seconds[name]),
                 "ready_s": peer.ready_s,
                 "peak_memory_bytes": peer.peak_memory_bytes,
                 "version": peer.version,
@@ -90,19 +91,19 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
 
 
 def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, repeats: int) -> dict[str, Any]:
-    """A step of every program of a plan, training all that it can, and by that the time of the whole plan.
+    """Measures a step of every program of a plan, and from these computes the duration of the plan.
 
-    Stages that share a program take the same time for a step, however much of it they freeze. All stages are reckoned
-    with whole images, also those that training runs on cached features, in less time. Evaluations, checkpoints and
-    early stopping are not in it.
+    Each program trains all segments that it can. Stages that share a program take the same time for a step, however
+    many segments they freeze. All stages are assumed to train on images; training runs faster in stages that use
+    cached features. Evaluation, checkpoints and early stopping are not included.
 
     Args:
       workload: the step.
       plan: arguments of `stages.make_plan`.
       images: in the training set.
-      repeats: steps of each program.
+      repeats: measurements of each program.
     """
-    names = workload.network()[0].segment_names
+    names = workload.create_network()[0].segment_names
     order = Sampler(records=images, batch_size=workload.batch, seed=0)
     made = stages.make_plan(names, steps_per_epoch=order.steps_per_epoch, **plan)
     segments = list(dict.fromkeys(stage.program_segment for stage in made))
@@ -119,7 +120,7 @@ def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, 
     count = made[-1].last_step
 
     def mean(values: Mapping[int, float | None]) -> float | None:
-        """Over the steps of the plan."""
+        """Returns the mean over the steps of the plan."""
         known = [(stage.steps, values[stage.program_segment]) for stage in made]
         return None if any(v is None for _, v in known) else sum(n * v for n, v in known if v is not None) / count
 
@@ -145,7 +146,7 @@ def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, 
             {
                 "lowest_segment": names[segment],
                 "images_per_s": workload.batch / step_s[segment],
-                "step_s": _spread(seconds[names[segment]]),
+                "step_s": _describe_spread(seconds[names[segment]]),
                 "compile_s": program.compile_s,
             }
             for segment, program in programs.items()
@@ -172,15 +173,15 @@ def measure_input(
     seed: int,
     repeats: int,
 ) -> dict[str, Any]:
-    """The pipeline alone: files to preprocessed images, then augmented batches to the devices.
+    """Measures the input pipeline alone: from files to preprocessed images, and from these to batches on the devices.
 
     Args:
-      workload: its model's size and its batch.
-      data: fields of the configuration's section.
-      preprocess: fields of the configuration's section.
-      augment: fields of the configuration's section.
+      workload: only its image size and its batch size count.
+      data: fields of that section of the configuration.
+      preprocess: fields of that section of the configuration.
+      augment: fields of that section of the configuration.
       seed: of phantoms.
-      repeats: turns of each.
+      repeats: measurements of each.
     """
     source = sources.open_source(
         data["source"], directory=data["dir"], phantoms_per_class=tuple(data["phantoms_per_class"]), seed=seed
@@ -196,7 +197,7 @@ def measure_input(
         warn=lambda line: say(f"warning: {line}"),
     )
     settings = {"workers": data["workers"], "threads": data["threads"]}
-    # The pipeline by itself: while something else is measured, it would fill its buffer.
+    # The pipeline is measured alone: it would fill its buffer while something else is measured.
     with input_throughput.start_batches(
         images,
         batch=workload.batch,
@@ -214,7 +215,7 @@ def measure_input(
     return {
         **_describe_measurement(workload, repeats=repeats),
         "images_per_s": workload.batch / statistics.median(batch_s),
-        "step_s": _spread(batch_s),
+        "step_s": _describe_spread(batch_s),
         "compile_s": None,
         **_compute_costs(None, None, workload.batch, seconds=statistics.median(batch_s)),
         "ceiling": ceiling,
@@ -230,7 +231,7 @@ def measure_input(
 
 
 def _warm_up(programs: Sequence[CompiledProgram]) -> int:
-    """The process's peak of memory after some runs."""
+    """Runs each program a few times; returns the peak memory of the process in bytes."""
     for program in programs:
         for _ in range(_WARM_UP):
             program.run()
@@ -240,7 +241,7 @@ def _warm_up(programs: Sequence[CompiledProgram]) -> int:
 def _measure_with_ceilings(
     measured: Mapping[str, Callable[[], float]], workload: Workload, *, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float], dict[str, str]]:
-    """Seconds of what is measured by name, the machine's ceilings measured among them, and what failed."""
+    """Measures functions in alternation with the machine's ceilings; returns seconds, ceilings and failures."""
     ceilings = machine.prepare_ceilings(train_step.resolve_dtype(workload.dtype))
     seconds, failed = peer_process.measure_in_turns(
         {**measured, **{_CEILING + name: turns.make_turn(ceiling.run) for name, ceiling in ceilings.items()}},
@@ -255,7 +256,7 @@ def _measure_with_ceilings(
 
 
 def _describe_measurement(workload: Workload, *, repeats: int) -> dict[str, Any]:
-    """What was measured, on what, with what, when."""
+    """Returns the fields that describe a measurement: workload, machine, versions and date."""
     return {
         "model": workload.model,
         "batch": workload.batch,
@@ -270,7 +271,7 @@ def _describe_measurement(workload: Workload, *, repeats: int) -> dict[str, Any]
 
 
 def _compute_costs(flops: float | None, bytes_accessed: float | None, batch: int, *, seconds: float) -> dict[str, Any]:
-    """As the compiler counts them, for an image; and what of it the machine does in a second."""
+    """Returns the operations and bytes of an image as the compiler counts them, and the rates achieved."""
     return {
         "flops_per_image": None if flops is None else flops / batch,
         "bytes_per_image": None if bytes_accessed is None else bytes_accessed / batch,
@@ -281,5 +282,6 @@ def _compute_costs(flops: float | None, bytes_accessed: float | None, batch: int
     }
 
 
-def _spread(seconds: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+def _describe_spread(seconds: Sequence[float]) -> dict[str, float]:
+    spread = Spread.from_values(seconds)
+    return {"median": spread.median, "min": spread.low, "max": spread.high}

@@ -1,4 +1,4 @@
-"""Other libraries' networks, each in a process of its own, measured in alternation with ours."""
+"""Runs the networks of other libraries, each in its own process, and measures them in alternation with ours."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from bt_jax.common.errors import UsageError
 PYTHON_VARIABLE = "BT_PEERS_PYTHON"
 PEERS_FOLDER = pathlib.Path(__file__).parent / "peers"
 
-# A library's threads spin for a while after their work, in the hope of more; the next one's turn begins after that.
+# The threads of a library spin for a while after their work; the next turn begins after that.
 PAUSE_S = 0.25
 
 # Our models by their names in timm and in keras.applications.
@@ -37,10 +37,10 @@ class Peer:
 
     Attributes:
       name: for reports.
-      script: that speaks as `peers/turns.py` does.
-      models: our models -> its own.
+      script: uses the protocol of `peers/turns.py`.
+      models: names of our models -> names of the same models in the library.
       options: of the script.
-      modes: what it can do.
+      modes: modes that it supports.
     """
 
     name: str
@@ -59,16 +59,16 @@ PEERS = (
 
 
 class PeerError(Exception):
-    """A peer that cannot take part, and why, in a line."""
+    """A peer cannot be measured; the message says why in one line."""
 
 
 class PeerProcess:
-    """A peer at work; `close` ends it.
+    """The running process of a peer; `close` ends it.
 
     Attributes:
-      ready_s: seconds it took to build, compile and warm up.
-      version: of its libraries.
-      peak_memory_bytes: of its process, as of its last turn.
+      ready_s: seconds to build, compile and warm up.
+      version: versions of its libraries.
+      peak_memory_bytes: of its process, after its last turn.
 
     Raises:
       PeerError: from the constructor and from `turn`.
@@ -94,7 +94,7 @@ class PeerProcess:
             self._stack = stack.pop_all()
 
     def turn(self) -> float:
-        """Takes a turn and returns the seconds of a step."""
+        """Measures one turn and returns the seconds per step."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write("turn\n")
@@ -121,7 +121,7 @@ class PeerProcess:
         return answer
 
     def _why(self) -> str:
-        """The exit status and the last line that the process wrote to its standard error."""
+        """Returns the exit status and the last line of the standard error of the process."""
         status = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()
@@ -132,19 +132,19 @@ class PeerProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
-            with contextlib.suppress(OSError):  # what was not yet written has no reader any more
+            with contextlib.suppress(OSError):  # unwritten input has no reader any more
                 stream.close()
 
 
 def find_peers_python() -> str:
-    """The interpreter that has the peers: `$BT_PEERS_PYTHON`, else this one.
+    """Returns the interpreter that has the peers: `$BT_PEERS_PYTHON`, else this one.
 
     Raises:
-      UsageError: it is not there.
+      UsageError: it does not exist.
     """
     chosen = os.environ.get(PYTHON_VARIABLE) or sys.executable
     if shutil.which(chosen) is None:
-        raise UsageError(f"${PYTHON_VARIABLE} is {chosen!r}, which is no program: give the path of a python")
+        raise UsageError(f"${PYTHON_VARIABLE} is {chosen!r}, which is not a program: give the path of a Python")
     return chosen
 
 
@@ -158,10 +158,10 @@ def start_peers(
     batch_statistics: bool = True,
     peers: tuple[Peer, ...] = PEERS,
 ) -> tuple[dict[str, PeerProcess], dict[str, str]]:
-    """Starts the peers one after the other, for training without `batch_statistics` if ours trains so.
+    """Starts the peers one after the other. They train without `batch_statistics` if our network does.
 
     Returns:
-      Those that are ready, by name, and for the others why they are not.
+      The ready peers by name, and for each other peer why it is missing.
     """
     ready: dict[str, PeerProcess] = {}
     missing: dict[str, str] = {}
@@ -188,15 +188,15 @@ def start_peers(
 def measure_in_turns(
     turns: Mapping[str, Callable[[], float]], *, repeats: int, pause_s: float = 0.0
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Measures all in turn, again and again, so that what slows the machine for a while slows all alike.
+    """Measures all functions in turn, again and again, so that a slowdown of the machine affects all of them alike.
 
     Args:
-      turns: functions that do their work once and return its seconds, by name.
-      repeats: turns of each.
-      pause_s: seconds of rest before each turn.
+      turns: functions by name; each does its work once and returns its seconds.
+      repeats: turns of each function.
+      pause_s: seconds of pause before each turn.
 
     Returns:
-      The seconds of each name's turns, and for those that failed on the way, and are left out, why.
+      The seconds of each function's turns; functions that failed are left out, with the reasons in the second dict.
     """
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     failed: dict[str, str] = {}

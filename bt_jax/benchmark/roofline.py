@@ -1,4 +1,4 @@
-"""What kinds of TPU chips can do at their best, and what that makes of a step."""
+"""The peak performance of TPU chips, and the bound that it puts on the speed of a training step."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip can do.
+    """The peak performance of one chip.
 
     Attributes:
-      name: as in the names of topologies.
-      flops_per_s: peak of bfloat16 products.
-      bytes_per_s: peak of the main memory (HBM).
-      interconnect: bytes a second that it sends to its neighbours over all links together.
-      memory: bytes of main memory as published, whose GB are GiB.
-      usable: bytes that libtpu 0.0.42 leaves a program: where its "exceeds available HBM" begins.
+      name: as in the name of a topology.
+      flops_per_s: peak of bfloat16 matrix products.
+      bytes_per_s: peak bandwidth of the main memory (HBM).
+      interconnect: bytes per second that it sends to its neighbours over all links together.
+      memory: bytes of main memory as published, with GB read as GiB.
+      usable: bytes available to a program in libtpu 0.0.42; above it, the error is "exceeds available HBM".
     """
 
     name: str
@@ -26,8 +26,9 @@ class Chip:
     usable: float
 
 
-# By JAX's `device_kind`. Published at https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e (of v6e's bandwidth the
-# page has said 1640 GB/s, now 1600, and of its interconnect 3584 Gbit/s, now 3200); `usable` as the compiler states it.
+# By JAX's `device_kind`. Published at https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e. For v6e the page first
+# gave a bandwidth of 1640 GB/s, now 1600, and an interconnect of 3584 Gbit/s, now 3200. `usable` is what the compiler
+# reports.
 CHIPS = {
     "TPU v4": Chip(
         "v4", 275e12, 1228e9, 300e9, 32 * 2**30, 2 * 15.25 * 2**30
@@ -41,18 +42,18 @@ CHIPS = {
 def compute_roofline(
     chip: Chip, *, flops: float, bytes_accessed: float, main_memory_bytes: float, images: int
 ) -> dict[str, Any]:
-    """What a chip's peaks make of a step (Williams, Waterman and Patterson, 2009, doi:10.1145/1498765.1498785).
+    """Computes the roofline bound of a step (Williams, Waterman and Patterson, 2009, doi:10.1145/1498765.1498785).
 
-    The compiler counts what stays in on-chip memory as bytes accessed too. Read as traffic of the main memory, its
-    count makes the step look slower than it need be; `images_per_s_per_chip_main_memory` takes the count of
-    `hlo.main_memory_bytes`, and is the limit. Communication between chips and waiting are left out of both.
+    The compiler's bytes accessed include those that stay in on-chip memory. Taken as traffic to the main memory, they
+    underestimate the speed (`images_per_s_per_chip`). `images_per_s_per_chip_main_memory` uses the count of
+    `hlo.count_main_memory_bytes` and is the actual bound. Neither includes communication between chips or waiting.
 
     Args:
-      chip: of the table.
-      flops: of the step on one chip.
-      bytes_accessed: by the step on one chip, as the compiler counts them.
-      main_memory_bytes: of them, those in the main memory.
-      images: of the step on one chip.
+      chip: from the table.
+      flops: operations of the step on one chip.
+      bytes_accessed: of the step on one chip, as the compiler counts them.
+      main_memory_bytes: the part of them in the main memory.
+      images: images of the step on one chip.
     """
     arithmetic = flops / chip.flops_per_s
     accessed, memory = bytes_accessed / chip.bytes_per_s, main_memory_bytes / chip.bytes_per_s
@@ -74,22 +75,23 @@ COUNTS = (1, 4, 16, 64, 256)  # chips
 def estimate_scaling(
     chip: Chip, *, bound: Mapping[str, Any], reduced_bytes: float, images: int
 ) -> list[dict[str, Any]]:
-    """What `compute_roofline` makes of a step on more and more chips, each with the same number of images.
+    """Extends the bound of `compute_roofline` to more chips, each with the same number of images.
 
-    A chip's own work stays as it is. The all-reduce of B bytes sends 2 B (n - 1) / n from each of n chips (Patarasuk
-    and Yuan, 2009, doi:10.1016/j.jpdc.2008.09.002), over half of its links, as along one axis of the torus at a time,
-    and nothing is computed meanwhile: the compiler may do better. Its latency, and feeding the chips, are left out.
+    The work of each chip stays the same. The all-reduce of B bytes sends 2 B (n - 1) / n from each of n chips
+    (Patarasuk and Yuan, 2009, doi:10.1016/j.jpdc.2008.09.002). It is assumed to use half of the links, as along one
+    axis of the torus at a time, and not to overlap with computation; the compiler may do better. Latency and the input
+    of images are not included.
 
     Args:
-      chip: of the table.
-      bound: what `compute_roofline` returned.
+      chip: from the table.
+      bound: result of `compute_roofline`.
       reduced_bytes: of all all-reduces of a step.
-      images: of the step on one chip.
+      images: images of the step on one chip.
 
     Returns:
-      For each of `COUNTS`: `chips`, `sent_bytes` by each chip, `all_reduce_s`, `images_per_s` of all chips by the
-      traffic of the main memory, and its share of as many single chips' (`efficiency`); both also with all bytes
-      accessed for that traffic, as `..._accessed`.
+      For each of `COUNTS`: `chips`, `sent_bytes` per chip, `all_reduce_s`, `images_per_s` of all chips from the
+      traffic to the main memory, and `efficiency`, its ratio to as many single chips. Fields with the suffix
+      `_accessed` use all bytes accessed instead of that traffic.
     """
     rows = []
     for chips in COUNTS:

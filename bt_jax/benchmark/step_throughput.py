@@ -1,4 +1,4 @@
-"""What the benchmark measures of its own: compiled training steps and forwards on random images."""
+"""Compiles the training steps and forward passes that the benchmark measures, on random images."""
 
 import dataclasses
 import functools
@@ -24,13 +24,13 @@ CLASSES = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What is measured. Weights and images are random: they change neither time nor memory.
+    """What is measured. Weights and images are random, which changes neither time nor memory.
 
     Attributes:
       model: name in the registry.
       options: of the model's constructor.
       size: side of the images in pixels; 0 is the model's own.
-      batch: images in a step, over all devices.
+      batch: images per step, over all devices.
       dtype: of the computation, see `train_step.resolve_dtype`.
       optimizer: arguments of `optimizer.make_optimizer`.
       label_smoothing: of the loss.
@@ -53,15 +53,15 @@ class Workload:
 
     @property
     def batch_statistics(self) -> bool:
-        """Whether BatchNorm trains on the batch's statistics, as it does unless the model's options say otherwise."""
+        """Whether BatchNorm uses the statistics of the batch in training, which is the default of the models."""
         return bool(self.options.get("batch_statistics", True))
 
-    def network(self) -> tuple[Network, Tree, Tree]:
-        """The network with random parameters and statistics."""
+    def create_network(self) -> tuple[Network, Tree, Tree]:
+        """Creates the network with random parameters and statistics."""
         return registry.create(self.model, classes=CLASSES, size=self.size, **self.options)
 
-    def images(self) -> np.ndarray:
-        """[B, S, S] float32 in [0, 1]."""
+    def make_images(self) -> np.ndarray:
+        """Makes random images [B, S, S] float32 in [0, 1]."""
         return np.random.default_rng(0).random((self.batch, self.size, self.size), np.float32)
 
 
@@ -70,12 +70,12 @@ class CompiledProgram:
     """A compiled program with its inputs on the device.
 
     Attributes:
-      run: runs it once and returns when the device is done.
+      run: runs it once and waits for the device.
       compile_s: seconds to trace, lower and compile.
       flops: of one run over all devices, as the compiler counts them.
-      bytes_accessed: by all operations of one run over all devices, likewise; what a cache serves counts too, so a
-        program can seem to move more than the memory can.
-      memory_bytes: that the program needs on one device: inputs, outputs and temporaries.
+      bytes_accessed: by all operations of one run over all devices, as the compiler counts them. Cache hits count
+        too, so they can exceed the throughput of the memory.
+      memory_bytes: memory of the program on one device: inputs, outputs and temporaries.
     """
 
     run: Callable[[], None]
@@ -86,17 +86,17 @@ class CompiledProgram:
 
 
 def compile_forward(workload: Workload) -> CompiledProgram:
-    """The jitted forward that evaluation and prediction use, on one device."""
-    network, params, batch_stats = workload.network()
+    """Compiles the forward pass of evaluation and prediction, on one device."""
+    network, params, batch_stats = workload.create_network()
     forward = make_forward(network, normalisation=LITE, dtype=train_step.resolve_dtype(workload.dtype))
-    inputs = jax.device_put((params, batch_stats, workload.images()), jax.devices()[0])
+    inputs = jax.device_put((params, batch_stats, workload.make_images()), jax.devices()[0])
     compiled, seconds = _compile(jax.jit(forward), *inputs)
     return _make_program(lambda: jax.block_until_ready(compiled(*inputs)), compiled, seconds, devices=1)
 
 
 def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
     """Returns the training step on all devices, and a state for it."""
-    network, params, batch_stats = workload.network()
+    network, params, batch_stats = workload.create_network()
     transform = optimizer.make_optimizer(network.segment_names, **workload.optimizer)
     step = TrainStep(
         network=network,
@@ -121,7 +121,7 @@ def compile_training_steps(workload: Workload, program_segments: Sequence[int]) 
     mesh = step.mesh
     held = {"state": jax.device_put(state, sharding.get_replicated_sharding(mesh))}
     labels = np.arange(workload.batch, dtype=np.int32) % CLASSES
-    batch = jax.device_put({"image": workload.images(), "label": labels}, sharding.get_batch_sharding(mesh))
+    batch = jax.device_put({"image": workload.make_images(), "label": labels}, sharding.get_batch_sharding(mesh))
     rate = np.float32(1e-4)
 
     def run(compiled: Callable[..., Any], segment: np.int32) -> None:

@@ -1,4 +1,4 @@
-"""The results of the benchmark as text: for the terminal, and as a Markdown table of many."""
+"""Formats the results of the benchmark: one for the terminal, and many as a Markdown table."""
 
 import json
 import pathlib
@@ -11,13 +11,13 @@ _MIB = 2**20
 
 
 def format_result(result: Mapping[str, Any]) -> str:
-    """A result for the terminal: a table of rates, then what explains them."""
+    """Formats a result for the terminal: a table of rates, then the costs behind them."""
     lines = [
         "",
         f"{result['mode']}, {result['config']}: {result['model']} at {result['size']}x{result['size']} pixels, batch "
         f"{result['batch']}, {result['dtype']}, median of {result['repeats']}",
         *(
-            ["BatchNorm trains on running statistics, that of the peers too"]
+            ["BatchNorm trains on running statistics, also in the peers"]
             if _name_mode(result) != result["mode"]
             else []
         ),
@@ -33,10 +33,10 @@ def format_result(result: Mapping[str, Any]) -> str:
 
 
 def format_markdown(folder: pathlib.Path) -> str:
-    """The results in a folder, one row each, oldest first; other JSON files are passed over.
+    """Formats the results in a folder as a Markdown table, oldest first. Other JSON files are ignored.
 
     Raises:
-      UsageError: no results there, or a file that is not JSON.
+      UsageError: the folder has no results, or a file is not JSON.
     """
     results = []
     for path in sorted(folder.glob("*.json")):
@@ -47,7 +47,7 @@ def format_markdown(folder: pathlib.Path) -> str:
         if isinstance(content, dict) and {"mode", "model", "images_per_s", "machine"} <= content.keys():
             results.append(content)
     if not results:
-        raise UsageError(f"{folder} holds no results of the benchmark: make some with --json={folder}/NAME.json")
+        raise UsageError(f"{folder} contains no results of the benchmark: make some with --json={folder}/NAME.json")
     results.sort(key=lambda result: str(result["date"]))
     rows = [
         "| mode | model | batch | images/s | ratio to peers | share of the ceiling | machine, date |",
@@ -68,6 +68,47 @@ def format_markdown(folder: pathlib.Path) -> str:
     return "\n".join(rows)
 
 
+def format_topology_result(result: Mapping[str, Any]) -> str:
+    """Formats the result of `topology.compile_workload` for the terminal."""
+    memory, images = result["memory_per_chip"], result["batch_per_chip"]
+    parts = ", ".join(f"{name} {memory[name] / 1e9:.2f}" for name in ("arguments", "temporaries", "program"))
+    of = f" of {memory['usable'] / 1e9:.2f} GB usable" if memory["usable"] else ""
+    lines = [
+        f"compiled for {result['topology']} in {result['compile_s']:.0f} s (nothing was executed)",
+        f"chips: {result['chips']}, with {images} images per step each, {result['batch']} in total",
+        f"memory per chip: {memory['needed'] / 1e9:.2f} GB{of} ({parts} GB)",
+        f"per step and chip: {result['flops_per_step']:.3g} flops, {result['bytes_per_step']:.3g} bytes "
+        f"accessed, {result['main_memory_bytes_per_step']:.3g} of them in the main memory",
+        f"per image: {result['flops_per_image']:.3g} flops, {result['bytes_per_image']:.3g} bytes",
+    ]
+    lines += [
+        f"{kind}: {found['count']} per step, {found['bytes'] / 1e6:.2f} MB"
+        for kind, found in result["collectives"].items()
+        if found["count"]
+    ]
+    if bound := result["roofline"]:
+        lines += [
+            f"roofline: {bound['images_per_s_per_chip_main_memory']:.0f} images/s per chip, bound by "
+            f"{bound['bound_by']} (per step, arithmetic takes {bound['arithmetic_s'] * 1e3:.1f} ms and the main memory "
+            f"{bound['main_memory_s'] * 1e3:.1f} ms; communication is not included)",
+            f"if all bytes accessed were in the main memory: {bound['images_per_s_per_chip']:.0f} images/s per chip "
+            f"({bound['bytes_accessed_s'] * 1e3:.1f} ms per step)",
+        ]
+    else:
+        lines.append(f"no bound on the speed: the peak performance of {result['kind']} is unknown")
+    lines += [
+        f"on {row['chips']} chips: {row['images_per_s_accessed']:,.0f} to {row['images_per_s']:,.0f} images/s, "
+        f"{row['all_reduce_s'] * 1e3:.2f} ms per step to reduce the gradients"
+        for row in result["scaling"] or []
+    ]
+    largest = result["largest_batch_per_chip"] or {}
+    for how in ("compiled", "extrapolated"):
+        if largest.get(how):
+            lines.append(f"largest batch per chip: {largest[how]} ({how})")
+            break
+    return "\n".join(lines)
+
+
 def _name_mode(result: Mapping[str, Any]) -> str:
     fixed = result["mode"] == "train" and not result.get("batch_statistics", True)
     return "train, running statistics" if fixed else str(result["mode"])
@@ -76,7 +117,7 @@ def _name_mode(result: Mapping[str, Any]) -> str:
 def _format_rates(result: Mapping[str, Any]) -> list[str]:
     step = result["step_s"]
     lines = [
-        f"{'':<22} {'images/s':>9} {'s a batch':>10} {'min':>8} {'max':>8} {'ours/theirs':>12}",
+        f"{'':<22} {'images/s':>9} {'s/batch':>10} {'min':>8} {'max':>8} {'ours/theirs':>12}",
         _format_rate("bt_jax", result["images_per_s"], step, None),
     ]
     return lines + [
@@ -95,7 +136,7 @@ def _format_rate(name: str, images_per_s: float, step: Mapping[str, float], rati
 
 def _format_stages(result: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"{'program from':<14} {'images/s':>9} {'s a step':>9} {'compile s':>10} {'stages':>8} {'steps':>7} {'s':>7}"
+        f"{'program from':<14} {'images/s':>9} {'s/step':>9} {'compile s':>10} {'stages':>8} {'steps':>7} {'s':>7}"
     ]
     for program in result["programs"]:
         own = [stage for stage in result["stages"] if stage["program"] == program["lowest_segment"]]
@@ -110,43 +151,44 @@ def _format_stages(result: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"the plan of {len(result['stages'])} stages on {result['images']} images: {minutes} min {rest} s in steps "
-        f"({_format_rate_value(result['images_per_s'])} images/s)",
-        "A step costs what its program can train: stages that share a program and freeze more of it cost the same.",
-        "Stages that train on cached features (train.cached_views) take less than this.",
-        "Not in it: evaluations, checkpoints, waiting for the compiler, early stopping.",
+        f"training plan of {len(result['stages'])} stages on {result['images']} images: {minutes} min {rest} s "
+        f"of steps ({_format_rate_value(result['images_per_s'])} images/s)",
+        "The time of a step depends on its program alone. Stages that share a program take the same time per step, "
+        "however many segments they freeze.",
+        "Stages that train on cached features (train.cached_views) are faster than this.",
+        "Not included: evaluation, checkpoints, compilation, early stopping.",
     ]
 
 
 def _format_costs(result: Mapping[str, Any]) -> list[str]:
-    """Compilation, memory, work and ceilings, or what the pipeline did."""
+    """Formats compilation, memory, operations and ceilings; for the pipeline, its parts."""
     lines = []
     ceiling, achieved, memory = result["ceiling"], result["achieved"], result["peak_memory_bytes"]
     if result["mode"] == "input":
         lines += [
-            f"{result['images']} images of {result['data']}; {'drawn, ' if result['synthetic'] else ''}decoded "
+            f"{result['images']} images of {result['data']}, {'drawn' if result['synthetic'] else 'decoded'} "
             f"and preprocessed: {_format_rate_value(result['decode_images_per_s'])} images/s",
-            "augmentation, ms an image on one thread, each operation alone:",
+            "augmentation, ms per image on one thread, each operation alone:",
             *(f"  {name:<12} {value:>6.2f}" for name, value in result["augmentation_ms"].items()),
         ]
     else:
         lines.append(f"compiled in {result['compile_s']:.1f} s")
     if result["flops_per_image"] is not None:
         lines.append(
-            f"an image: {result['flops_per_image'] / 1e9:.3g} GFLOP, {result['bytes_per_image'] / 1e6:.3g} MB moved by "
-            f"its operations; achieved {achieved['gflops_per_s']:.3g} GFLOP/s, {achieved['gb_per_s']:.3g} GB/s"
+            f"per image: {result['flops_per_image'] / 1e9:.3g} GFLOP, {result['bytes_per_image'] / 1e6:.3g} MB "
+            f"accessed; achieved {achieved['gflops_per_s']:.3g} GFLOP/s, {achieved['gb_per_s']:.3g} GB/s"
         )
     lines.append(
-        f"the machine's ceiling: {ceiling['gflops_per_s']:.3g} GFLOP/s in a matrix product, {ceiling['gb_per_s']:.3g} "
+        f"ceiling of the machine: {ceiling['gflops_per_s']:.3g} GFLOP/s in a matrix product, {ceiling['gb_per_s']:.3g} "
         f"GB/s in a copy"
     )
     program = "" if memory["program"] is None else f"program {memory['program'] / _MIB:.0f} MiB, "
-    lines.append(f"memory: {program}process at its peak {memory['process'] / _MIB:.0f} MiB")
+    lines.append(f"memory: {program}peak of the process {memory['process'] / _MIB:.0f} MiB")
     return lines
 
 
 def _format_ceiling_shares(result: Mapping[str, Any]) -> str:
-    """Of the arithmetic and of the memory traffic that the machine can do."""
+    """Formats the achieved rates as percentages of the machine's ceilings."""
     shares = [
         f"{100 * achieved / result['ceiling'][key]:.0f} % {name}"
         for key, name in (("gflops_per_s", "FLOP/s"), ("gb_per_s", "bytes/s"))

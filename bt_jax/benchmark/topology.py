@@ -1,7 +1,8 @@
-"""A training step compiled ahead of time for a TPU slice that is not there: does it fit, what does it cost.
+"""Compiles a training step ahead of time for a TPU slice, without TPU hardware: its memory and its costs.
 
 The TPU's compiler (libtpu, the extra `tpu`) runs on any machine and compiles for a topology given by name. Nothing is
-executed: memory, arithmetic, traffic and collectives are the compiler's figures; the speed is a bound drawn from them.
+executed. Memory, operations, traffic and collectives are those that the compiler reports. The speed is a bound computed
+from them.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ Say = Callable[[str], None]
 
 
 def check_installed() -> None:
-    """Raises UsageError where the TPU's compiler is missing."""
+    """Raises a UsageError if the TPU's compiler is missing."""
     if importlib.util.find_spec("libtpu") is None:
         raise UsageError(
             "--topology needs libtpu, the TPU's compiler, which is not installed: "
@@ -44,9 +45,9 @@ def check_installed() -> None:
 
 
 def compile_workload(workload: Workload, *, topology: str, largest_batch: bool) -> dict[str, Any]:
-    """`compile_for_topology` on the full fine-tuning step of a workload, whose batch is taken for that of one chip.
+    """Compiles the full fine-tuning step of a workload; its batch is that of one chip.
 
-    `auto` is bfloat16 here, as it is on a TPU. Weights and normalisation do not change what a step costs.
+    The dtype `auto` is bfloat16, as on a TPU. Weights and normalisation do not change the cost of a step.
     """
     if workload.dtype == "auto":
         workload = dataclasses.replace(workload, dtype="bfloat16")
@@ -66,7 +67,7 @@ def compile_workload(workload: Workload, *, topology: str, largest_batch: bool) 
         "batch_statistics": workload.batch_statistics,
         "dtype": workload.dtype,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "images_per_s": None,  # nothing ran
+        "images_per_s": None,  # nothing was executed
         "peers": {},
         **found,
     }
@@ -82,34 +83,34 @@ def compile_for_topology(
     largest_batch: bool = False,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Compiles a training step for a topology and says what it needs.
+    """Compiles a training step for a topology and reports its costs.
 
-    Call it with `JAX_PLATFORMS=cpu`: JAX itself needs no accelerator here, and must not wait for one.
+    Set `JAX_PLATFORMS=cpu`: JAX needs no accelerator here, and would otherwise wait for one.
 
     Args:
       step: computing in bfloat16; its mesh does not matter.
-      state: shapes and dtypes of the state; arrays serve too, they are not read.
+      state: shapes and dtypes of the state; arrays are accepted and not read.
       topology: kind and layout of the slice, such as `v5e:2x4` or `v5p:2x2x2`.
-      batch_per_chip: images of a step on each chip.
+      batch_per_chip: images per step on each chip.
       size: side of the images in pixels.
-      largest_batch: compile two or three times more to find the largest batch that fits.
-      say: takes a line of progress.
+      largest_batch: find the largest batch that fits, with up to four more compilations.
+      say: called with one line of progress.
 
     Returns:
-      For a file of JSON. Memory, `flops_per_step` and `bytes_per_step` are those of one chip; `None` where the table of
-      chips lacks the kind.
+      The fields of the JSON report. Memory, `flops_per_step` and `bytes_per_step` are those of one chip. Fields that
+      depend on the chip are None if `roofline.CHIPS` lacks its kind.
 
     Raises:
-      UsageError: no libtpu, no such topology, or a batch that does not fit or divide.
+      UsageError: libtpu is missing, the topology does not exist, or the batch does not fit or cannot be divided.
     """
     devices = list_devices(topology)
     chips = len({tuple(device.coords) for device in devices})
-    cores = len(devices) // chips  # devices on a chip: 2 where the compiler sees its cores one by one
+    cores = len(devices) // chips  # devices per chip: 2 if the compiler counts its cores separately
     if batch_per_chip < 1 or batch_per_chip % cores:
         raise UsageError(f"{batch_per_chip} images per chip: use a positive multiple of the chip's {cores} cores")
     kind = devices[0].device_kind
     chip = CHIPS.get(kind)
-    say(f"{topology}: {chips} chips of the kind {kind}; compiling, which takes minutes for a large network")
+    say(f"{topology}: {chips} chips of kind {kind}; compiling (minutes for a large network)")
 
     def measure(per_chip: int) -> "CompiledCosts | None":
         return _compile_step(step, state, devices, cores=cores, batch=per_chip * chips, size=size)
@@ -169,15 +170,15 @@ def compile_for_topology(
 
 
 def list_devices(topology: str) -> list[Any]:
-    """The devices of a topology by name; they compile and do nothing else.
+    """Lists the devices of a topology; they can be compiled for, and execute nothing.
 
     Raises:
-      UsageError: no libtpu, or it does not know the name.
+      UsageError: libtpu is missing, or does not know the topology.
     """
     check_installed()
     for name, value in {
-        "TPU_SKIP_MDS_QUERY": "1",  # else libtpu waits for the metadata server of a cloud
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is touched, so two processes are in no one's way
+        "TPU_SKIP_MDS_QUERY": "1",  # otherwise libtpu waits for a cloud's metadata server
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so several processes do not interfere
         # Any valid values: without them libtpu complains on stderr that it finds no TPU.
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -198,14 +199,14 @@ def list_devices(topology: str) -> list[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledCosts:
-    """What the compiler says of one step, per chip.
+    """The costs of one step as the compiler reports them, per chip.
 
     Attributes:
-      compile_s: seconds.
-      memory: bytes of `arguments`, `outputs`, `aliased` (outputs that take the place of arguments), `temporaries` and
+      compile_s: seconds to compile.
+      memory: bytes of `arguments`, `outputs`, `aliased` (outputs in the memory of arguments), `temporaries` and
         `program`.
       flops: operations of a step.
-      bytes: read and written by a step, in the main memory or on the chip.
+      bytes: read and written by a step, in the main memory or in on-chip memory.
       main_memory_bytes: see `hlo.count_main_memory_bytes`.
       collectives: see `hlo.count_collectives`; of one device.
     """
@@ -219,14 +220,14 @@ class CompiledCosts:
 
     @property
     def needed(self) -> int:
-        """Bytes of memory in all."""
+        """The total bytes of memory."""
         return sum(self.memory.values()) - 2 * self.memory["aliased"]
 
 
 def _compile_step(
     step: TrainStep, state: TrainState, devices: list[Any], *, cores: int, batch: int, size: int
 ) -> CompiledCosts | None:
-    """Compiles; None where the step does not fit into the memory."""
+    """Compiles a step; returns None if it does not fit into the memory."""
     mesh = Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
     images = {
         "image": jax.ShapeDtypeStruct((batch, size, size), np.float32),
@@ -261,10 +262,10 @@ def _compile_step(
 
 @contextlib.contextmanager
 def _disable_cache() -> Iterator[None]:
-    """Leaves the cache of compiled programs out: it could write such a program, but not read it, having no device."""
+    """Disables the cache of compiled programs, which could write such a program, but not read it without a device."""
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # JAX decides once whether it uses the cache
+    compilation_cache.reset_cache()  # JAX decides only once whether to use the cache
     try:
         yield
     finally:
@@ -275,13 +276,13 @@ def _disable_cache() -> Iterator[None]:
 def extrapolate_batch(
     measured: CompiledCosts, images: int, *, usable: float, other: tuple[CompiledCosts, int] | None = None
 ) -> int | None:
-    """Images per chip that should fit: memory is taken to grow linearly with them. None where it does not grow.
+    """Extrapolates the largest number of images per chip. Memory is assumed to grow linearly; None if it does not grow.
 
     Args:
-      measured: at `images` per chip.
+      measured: costs at `images` per chip.
       images: per chip.
-      usable: bytes of a chip's memory.
-      other: another measurement and its images; without it the temporaries are taken to be proportional to the images.
+      usable: usable bytes of a chip's memory.
+      other: other costs and their images. Without them, the temporaries are assumed proportional to the images.
     """
     if other is None:
         per_image = measured.memory["temporaries"] / images
@@ -295,18 +296,18 @@ def extrapolate_batch(
 def _find_largest_batch(
     measure: Callable[[int], CompiledCosts | None], measured: CompiledCosts, images: int, *, usable: float, say: Say
 ) -> dict[str, Any]:
-    """Extrapolates from two programs and compiles at the result, and below it as long as that does not fit.
+    """Finds the largest batch that fits: extrapolates from two programs, and compiles at the result or below it.
 
-    The second program has twice the images, not half of them, which would show too slow a growth: EfficientNet-B1 on
-    v5e has 2.53 GB of temporaries at 64 images, 3.56 GB at 128.
+    The second program has twice the images. Half of them would underestimate the growth: EfficientNet-B1 on v5e has
+    2.53 GB of temporaries at 64 images and 3.56 GB at 128.
     """
     known, most = measured, images
     extrapolated = extrapolate_batch(measured, images, usable=usable)
     if double := measure(2 * images):
         known, most = double, 2 * images
         extrapolated = extrapolate_batch(double, most, usable=usable, other=(measured, images))
-    say(f"extrapolated: {extrapolated} images per chip fit; compiling to see")
-    candidate = (extrapolated or 0) // 8 * 8  # whole tiles of the TPU's memory
+    say(f"extrapolated: {extrapolated} images per chip; compiling to check")
+    candidate = (extrapolated or 0) // 8 * 8  # full tiles of the TPU's memory
     for _ in range(3):
         if candidate <= most:
             break
@@ -315,44 +316,3 @@ def _find_largest_batch(
             break
         candidate = int(candidate * 0.94) // 8 * 8
     return {"extrapolated": extrapolated, "compiled": most, "needed": known.needed}
-
-
-def format_report(result: dict[str, Any]) -> list[str]:
-    """What `compile_for_topology` found, line by line."""
-    memory, images = result["memory_per_chip"], result["batch_per_chip"]
-    parts = ", ".join(f"{name} {memory[name] / 1e9:.2f}" for name in ("arguments", "temporaries", "program"))
-    of = f" of {memory['usable'] / 1e9:.2f} GB usable" if memory["usable"] else ""
-    lines = [
-        f"compiles for {result['topology']}: yes, in {result['compile_s']:.0f} s (nothing was executed)",
-        f"chips: {result['chips']}, {images} images a step on each, {result['batch']} in all",
-        f"memory per chip: {memory['needed'] / 1e9:.2f} GB{of} ({parts} GB)",
-        f"per step and chip: {result['flops_per_step']:.3g} flops, {result['bytes_per_step']:.3g} bytes "
-        f"accessed, {result['main_memory_bytes_per_step']:.3g} of them in the main memory",
-        f"per image: {result['flops_per_image']:.3g} flops, {result['bytes_per_image']:.3g} bytes",
-    ]
-    lines += [
-        f"{kind}: {found['count']} per step, {found['bytes'] / 1e6:.2f} MB"
-        for kind, found in result["collectives"].items()
-        if found["count"]
-    ]
-    if bound := result["roofline"]:
-        lines += [
-            f"roofline: {bound['images_per_s_per_chip_main_memory']:.0f} images/s per chip, bound by "
-            f"{bound['bound_by']} (a step's arithmetic takes {bound['arithmetic_s'] * 1e3:.1f} ms, its main memory "
-            f"{bound['main_memory_s'] * 1e3:.1f} ms; communication not counted)",
-            f"were all bytes accessed in the main memory: {bound['images_per_s_per_chip']:.0f} images/s per chip "
-            f"({bound['bytes_accessed_s'] * 1e3:.1f} ms a step)",
-        ]
-    else:
-        lines.append(f"no figures for {result['kind']} in the table of chips: no bound on the speed")
-    lines += [
-        f"on {row['chips']} chips: {row['images_per_s_accessed']:,.0f} to {row['images_per_s']:,.0f} images/s, "
-        f"{row['all_reduce_s'] * 1e3:.2f} ms of a step for the gradients"
-        for row in result["scaling"] or []
-    ]
-    largest = result["largest_batch_per_chip"] or {}
-    for how in ("compiled", "extrapolated"):
-        if largest.get(how):
-            lines.append(f"largest batch per chip: {largest[how]} ({how})")
-            break
-    return lines

@@ -47,7 +47,7 @@ def draw_training_curves(path: files.Path, *, rows: Rows, title: str, notice: st
         marker: dict[str, Any] = {"marker": "*", "markersize": 15, "markeredgecolor": BLACK, "linestyle": "none"}
         loss.plot(epochs[best], values[best], color=ORANGE, label=label, zorder=4, **marker)
     _plot_smoothed_curve(quality, *select_series(rows, "train/accuracy"), colour=BLUE, label="training accuracy")
-    validation = {"color": VERMILLION, "linestyle": "--", "label": "validation accuracy"}
+    validation: dict[str, Any] = {"color": VERMILLION, "linestyle": "--", "label": "validation accuracy"}
     _plot_curve(quality, *select_series(rows, "val/accuracy"), **validation)
     _plot_curve(quality, *select_series(rows, "val/macro_f1"), color=GREEN, linestyle=":", label="validation macro F1")
     epochs, values = select_series(rows, "train/learning_rate")

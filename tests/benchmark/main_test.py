@@ -137,11 +137,11 @@ def test_a_model_that_no_peer_has_is_measured_all_the_same(tmp_path):
         (["--config=configs/nowhere.py", "--mode=infer"], "configs/nowhere.py"),
         (["--config=configs/effnet.py", "--mode=infer", "--batch=0"], "--batch=0"),
         (["--config=configs/effnet.py", "--mode=infer", "--repeats=0"], "--repeats=0"),
-        (["--config=configs/effnet.py", "--mode=input", "--peers"], "--peers has no meaning for --mode=input"),
+        (["--config=configs/effnet.py", "--mode=input", "--peers"], "--peers cannot be used with --mode=input"),
         (["--config=configs/effnet.py", "--mode=infer", "--config.model.name=x"], "there is no model 'x'"),
         (["--config=configs/effnet.py", "--mode=stages", "--images=3"], "there are only 3 training images"),
         (["--config=configs/effnet.py", "--mode=infer", "--peers"], "$BT_PEERS_PYTHON is '/nowhere/python'"),
-        (["--table=/nowhere"], "/nowhere holds no results of the benchmark"),
+        (["--table=/nowhere"], "/nowhere contains no results of the benchmark"),
     ],
 )
 def test_wrong_flags(flags, said):

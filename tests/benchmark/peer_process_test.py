@@ -136,7 +136,7 @@ def test_the_interpreter_of_the_peers(monkeypatch):
     monkeypatch.delenv("BT_PEERS_PYTHON", raising=False)
     assert peer_process.find_peers_python() == sys.executable
     monkeypatch.setenv("BT_PEERS_PYTHON", "/nowhere/python")
-    with pytest.raises(UsageError, match=r"\$BT_PEERS_PYTHON is '/nowhere/python', which is no program"):
+    with pytest.raises(UsageError, match=r"\$BT_PEERS_PYTHON is '/nowhere/python', which is not a program"):
         peer_process.find_peers_python()
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs as the benchmark measures them, and the ceilings of the machine."""
+"""The compiled programs that the benchmark measures."""
 
 import dataclasses
 import itertools
@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt_jax.benchmark import machine, step_throughput
-from bt_jax.benchmark.peers import turns
+from bt_jax.benchmark import step_throughput
 from bt_jax.benchmark.step_throughput import Workload
 from bt_jax.common.errors import UsageError
 from bt_jax.inference.forward import make_forward
@@ -30,7 +29,7 @@ WORKLOAD = Workload(
 def test_the_size_is_the_models_own_where_none_is_given():
     workload = dataclasses.replace(WORKLOAD, size=0)
     assert workload.size == registry.get_native_size("efficientnet_nano") == 96
-    assert workload.images().shape == (4, 96, 96)
+    assert workload.make_images().shape == (4, 96, 96)
 
 
 def test_a_batch_that_the_devices_cannot_share(monkeypatch):
@@ -44,9 +43,9 @@ def test_a_forward_computes_what_evaluation_computes(monkeypatch):
     monkeypatch.setattr(step_throughput.jax, "block_until_ready", lambda outputs: seen.append(np.asarray(outputs[0])))
     program = step_throughput.compile_forward(WORKLOAD)
     program.run()
-    network, params, batch_stats = WORKLOAD.network()
+    network, params, batch_stats = WORKLOAD.create_network()
     forward = make_forward(network, normalisation=LITE, dtype=jnp.dtype("float32"))
-    logits, _ = forward(params, batch_stats, WORKLOAD.images())
+    logits, _ = forward(params, batch_stats, WORKLOAD.make_images())
     np.testing.assert_allclose(seen[0], logits, rtol=1e-5, atol=1e-6)
     assert program.compile_s > 0
     # Its largest matrix product alone, the top convolution at 1x1 pixels, is more than this.
@@ -67,7 +66,7 @@ def test_programs_train_from_their_segment_up_on_one_state(monkeypatch):
             }
         )
 
-    names = WORKLOAD.network()[0].segment_names
+    names = WORKLOAD.create_network()[0].segment_names
     head, top = len(names) - 1, len(names) - 2
     programs = step_throughput.compile_training_steps(WORKLOAD, [head, top])
     monkeypatch.setattr(step_throughput.jax, "block_until_ready", record)
@@ -79,21 +78,3 @@ def test_programs_train_from_their_segment_up_on_one_state(monkeypatch):
     ]
     assert moved == [{"top", "head"}, {"head"}]
     assert programs[top].flops > programs[head].flops  # type: ignore[operator]
-
-
-def test_ceilings_do_the_work_they_count():
-    ceilings = machine.prepare_ceilings(jnp.dtype("float32"))
-    assert ceilings["flops"].amount == 2 * 2048**3
-    assert ceilings["bytes"].amount == 2 * 2**28
-    for ceiling in ceilings.values():
-        for _ in range(2):  # donated arrays are given back
-            seconds = turns.make_turn(ceiling.run)()
-            # Beyond any machine with one device: the work was not done.
-            assert ceiling.amount / seconds < 1e16
-
-
-def test_the_machine_is_described():
-    described = machine.describe()
-    assert described["cores"] >= 1 and described["devices"] >= 1
-    assert described["processor"] and described["device"]
-    assert machine.read_peak_memory() > 2**20

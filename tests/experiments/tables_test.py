@@ -1,7 +1,6 @@
 import pathlib
 
 import hypothesis
-import pytest
 from hypothesis import strategies as st
 
 from bt_jax.common.spread import Spread
@@ -73,7 +72,7 @@ def test_a_row_in_markdown():
 def test_the_tests_in_markdown():
     rows = [row("mlp"), row("cnn"), row("vgg16")]
     text = tables.format_markdown(rows, tests={"cnn": OUTCOME, "vgg16": "the images differ"}, reference="mlp")
-    lines = text[text.index("## Significance?") :]
+    lines = text[text.index("## Significance") :]
     assert cells(lines, "`cnn`") == [
         "`cnn`", "3", "2.33 (0 to 4)", "7 (4 to 9)", "0.146 (0.008 to 1.000)", "0.292", "4.0e-04 (17 groups)",
     ]  # fmt: skip
@@ -86,7 +85,7 @@ def test_settings_have_a_table_where_the_names_do_not_say_them():
     text = tables.format_markdown(rows, tests={}, reference="")
     assert "| `name=cnn` | `cnn` | `0` | `1` | `[]` |" in text
     named = [row("a=1", settings={"a": 1}), row("a=2", settings={"a": 2})]
-    assert "settings differ" not in tables.format_markdown(named, tests={}, reference="")
+    assert "Settings that differ" not in tables.format_markdown(named, tests={}, reference="")
 
 
 spreads = st.tuples(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(0, 1e9)).map(lambda three: spread(*sorted(three)))
@@ -119,10 +118,3 @@ def test_tables_are_rectangles(rows):
         if table.startswith("|"):
             assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
     assert len(tables.summarise_rows(rows).splitlines()) == len(rows)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (150, "2.5 min"), (5400, "90.0 min"), (9000, "2.5 h")]
-)
-def test_durations(seconds, text):
-    assert tables._duration(seconds) == text

@@ -71,7 +71,7 @@ def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkpoints and no pictures: only what is written for programs and readers."""
     model = {"name": "mlp", "weights": "none", "class_names": list(NAMES), "preprocessing": {"size": 32}}
     monkeypatch.setattr(checkpoint, "read_best_metadata", lambda workdir: (STEP, {"model": model}))
-    for name in ("confusion_matrix", "roc_curves", "calibration"):
+    for name in ("draw_confusion_matrix", "draw_roc_curves", "draw_calibration"):
         monkeypatch.setattr(split_report.plots, name, lambda path, **options: None)
 
 

@@ -38,7 +38,7 @@ def test_a_chain_of_boxes_with_repeats_in_one(tmp_path, saved, suffix):
     texts = [text.get_text() for text in axes.texts]
     assert "block_1 to block_3 (3 times)" in texts and "block_2" not in texts
     assert {"32 x 32 x 3", "4 x 4 x 8", "128", "300", "9", r"\$output"} <= set(texts)
-    assert "a model\n674 parameters, 12.0 MFLOP for an image" in [text.get_text() for text in saved[0].texts]
+    assert "a model\n674 parameters, 12.0 MFLOP per image" in [text.get_text() for text in saved[0].texts]
 
 
 def test_other_suffixes_are_refused(tmp_path):

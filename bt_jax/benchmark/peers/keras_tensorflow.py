@@ -1,6 +1,6 @@
 """A model of keras.applications on TensorFlow, float32 on the CPU, in a compiled graph.
 
-Option: `running_statistics` to train with BatchNorm as in inference; its scale and bias train all the same.
+Option: `running_statistics` trains with BatchNorm as in inference; its scale and bias are still trained.
 """
 
 import os
@@ -11,7 +11,7 @@ import turns
 
 
 def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callable[[], Any]:
-    """A step of AdamW, or a forward."""
+    """Builds a step of AdamW or a forward pass."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,7 +20,7 @@ def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callab
 
     keras.utils.set_random_seed(0)
     if "running_statistics" in options:
-        # Not `trainable = False`, which would spare Keras the gradients of scale and bias.
+        # With `trainable = False` Keras would skip the gradients of scale and bias.
         norm = keras.layers.BatchNormalization
         plain = norm.call
 
@@ -32,7 +32,7 @@ def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callab
     network = getattr(keras.applications, model)(
         weights=None, classes=4, input_shape=(size, size, 3), classifier_activation=None
     )
-    images = tf.random.uniform((batch, size, size, 3), maxval=255.0)  # these models normalise by themselves
+    images = tf.random.uniform((batch, size, size, 3), maxval=255.0)  # these models normalise their input
     labels = tf.one_hot(tf.range(batch) % 4, 4)
     if mode == "infer":
         forward = tf.function(lambda x: network(x, training=False))
@@ -40,7 +40,7 @@ def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callab
     network.compile(
         optimizer=keras.optimizers.AdamW(learning_rate=1e-4, weight_decay=0.01),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
-        jit_compile=False,  # on a CPU XLA runs depthwise convolutions as scalar loops, TensorFlow's kernels do not
+        jit_compile=False,  # XLA on a CPU runs depthwise convolutions as scalar loops
     )
     return lambda: network.train_on_batch(images, labels)
 

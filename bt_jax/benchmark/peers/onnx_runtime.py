@@ -9,14 +9,14 @@ import turns
 
 
 def build(mode: str, batch: int, size: int, model: str) -> Callable[[], Any]:
-    """A forward."""
+    """Builds a forward pass."""
     import numpy as np
     import onnxruntime
     import timm
     import torch
 
     if mode != "infer":
-        raise ValueError(f"ONNX Runtime does not {mode}")
+        raise ValueError(f"ONNX Runtime does not support the mode {mode}")
     torch.manual_seed(0)
     network = timm.create_model(model, pretrained=False, num_classes=4, exportable=True).eval()
     settings = onnxruntime.SessionOptions()

@@ -1,6 +1,6 @@
 """A model of timm in PyTorch, channels last, float32 on the CPU.
 
-Options: `compile` through torch.compile; `running_statistics` to train with BatchNorm as in inference.
+Options: `compile` uses torch.compile; `running_statistics` trains with BatchNorm as in inference.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import turns
 
 
 def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callable[[], Any]:
-    """A step of AdamW, or a forward without gradients."""
+    """Builds a step of AdamW or a forward pass without gradients."""
     import timm
     import torch
 

@@ -1,8 +1,8 @@
-"""What the peers have in common: a model is built and warmed up, then takes a turn for each line that comes in.
+"""The protocol of the peers: a model is built and warmed up, and measured once for each line on the standard input.
 
-Answers are lines of JSON on the standard output. The first says whether the peer is ready (`ready_s`, `version`) or
-not installed (`not_installed`); each further one is a turn (`seconds` of a step, `peak_memory_bytes`). The process ends
-with its input.
+Answers are lines of JSON on the standard output. The first one says that the peer is ready (`ready_s`, `version`) or
+not installed (`not_installed`). Each further one is a turn (`seconds` per step, `peak_memory_bytes`). The process ends
+at the end of its input.
 """
 
 import json
@@ -15,13 +15,12 @@ from typing import Any
 
 WARM_UP = 2  # steps
 
-# Steps of a turn. The first one finds the caches full of what others did in the meantime, which in training it never
-# does, and does not count.
+# Steps of a turn. The first one does not count: its caches hold data of other programs, unlike in training.
 RUN_IN, STEPS = 1, 3
 
 
 def make_turn(step: Callable[[], Any]) -> Callable[[], float]:
-    """A function that takes a turn and returns the seconds of a step."""
+    """Makes a function that measures one turn and returns the seconds per step."""
 
     def turn() -> float:
         for _ in range(RUN_IN):
@@ -35,17 +34,17 @@ def make_turn(step: Callable[[], Any]) -> Callable[[], float]:
 
 
 def serve(build: Callable[..., Callable[[], Any]], *, packages: tuple[str, ...]) -> None:
-    """Answers the lines of the standard input.
+    """Measures one turn for each line of the standard input.
 
     The command line is MODE (`train` or `infer`), BATCH, SIZE in pixels, MODEL, and options of the peer.
 
     Args:
-      build: (mode, batch, size, model, *options) -> function that takes a step and returns when it is done; imports its
+      build: (mode, batch, size, model, *options) -> function that runs one step and waits for it. It imports its
         library itself.
-      packages: imported by `build`, whose versions are told.
+      packages: imported by `build`; their versions are reported.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
 
     def answer(**values: Any) -> None:
         answers.write(json.dumps(values) + "\n")
@@ -69,5 +68,5 @@ def serve(build: Callable[..., Callable[[], Any]], *, packages: tuple[str, ...])
 
 
 def count_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
