@@ -1,10 +1,11 @@
-"""How well the audit finds copies that were made for it, and how long it takes on how many images.
+"""Measures how well the audit finds altered copies of images, and its duration by number of images.
 
     python benchmarks/audit_twins.py --data=DIR --json=benchmarks/audit_twins.json
     python benchmarks/audit_twins.py --data=DIR --scale=3133,10000 --json=benchmarks/audit_scale.json
 
-The first changes images of DIR (a folder or zip in the Kaggle layout) in known ways and looks for the changed copies
-among all images of DIR. The second writes folders with that many changed copies of DIR's images and audits them.
+The first command alters images of DIR (a folder or zip in the Kaggle layout) in known ways, and searches the altered
+copies among all images of DIR. The second one writes folders with that many altered copies of images of DIR, and
+audits them.
 """
 
 import argparse
@@ -29,8 +30,8 @@ from bt_jax.data.io.decode import decode_image
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
-def resized(scale: float) -> Change:
-    """A side that is so much as long."""
+def resize(scale: float) -> Change:
+    """Resizes both sides by a factor."""
 
     def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
         return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
@@ -38,8 +39,8 @@ def resized(scale: float) -> Change:
     return change
 
 
-def jpeg(quality: int) -> Change:
-    """Compressed once more."""
+def compress_jpeg(quality: int) -> Change:
+    """Compresses as JPEG."""
 
     def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
         buffer = io.BytesIO()
@@ -49,8 +50,8 @@ def jpeg(quality: int) -> Change:
     return change
 
 
-def cropped(share: float) -> Change:
-    """Without up to so much of the width and of the height, taken from both sides in a random proportion."""
+def crop(share: float) -> Change:
+    """Crops up to a fraction of width and height, from both sides in a random proportion."""
 
     def change(image: Image.Image, generator: np.random.Generator) -> Image.Image:
         left, right = image.width * generator.uniform(0, share / 2, 2)
@@ -60,8 +61,8 @@ def cropped(share: float) -> Change:
     return change
 
 
-def bordered(share: float) -> Change:
-    """In a black border of up to so much of a side."""
+def add_border(share: float) -> Change:
+    """Adds a black border of up to a fraction of a side."""
 
     def change(image: Image.Image, generator: np.random.Generator) -> Image.Image:
         left, top, right, bottom = (round(image.width * generator.uniform(0, share)) for _ in range(4))
@@ -72,8 +73,8 @@ def bordered(share: float) -> Change:
     return change
 
 
-def rotated(degrees: float) -> Change:
-    """By so much, to a random side."""
+def rotate(degrees: float) -> Change:
+    """Rotates by an angle in a random direction."""
 
     def change(image: Image.Image, generator: np.random.Generator) -> Image.Image:
         return image.rotate(degrees * generator.choice([-1, 1]), Image.Resampling.BICUBIC)
@@ -81,8 +82,8 @@ def rotated(degrees: float) -> Change:
     return change
 
 
-def turned(orientation: int) -> Change:
-    """In quarters of a circle, or mirrored."""
+def reorient(orientation: int) -> Change:
+    """Rotates by a multiple of 90 degrees, mirrors, or both."""
 
     def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(near_duplicates.reorient(np.asarray(image), orientation)))
@@ -90,8 +91,8 @@ def turned(orientation: int) -> Change:
     return change
 
 
-def toned(gain: float = 1, offset: float = 0, gamma: float = 1) -> Change:
-    """Another contrast, brightness or gamma."""
+def adjust_tone(gain: float = 1, offset: float = 0, gamma: float = 1) -> Change:
+    """Changes contrast, brightness or gamma."""
 
     def change(image: Image.Image, _: np.random.Generator) -> Image.Image:
         values = 255 * (np.asarray(image, np.float32) / 255) ** gamma * gain + offset
@@ -100,8 +101,8 @@ def toned(gain: float = 1, offset: float = 0, gamma: float = 1) -> Change:
     return change
 
 
-def one_after_the_other(*changes: Change) -> Change:
-    """All of them."""
+def chain(*changes: Change) -> Change:
+    """Applies all changes, one after the other."""
 
     def change(image: Image.Image, generator: np.random.Generator) -> Image.Image:
         for each in changes:
@@ -112,41 +113,41 @@ def one_after_the_other(*changes: Change) -> Change:
 
 
 CHANGES: dict[str, Change] = {
-    "resized to 25 %": resized(0.25),
-    "resized to 60 %": resized(0.6),
-    "resized to 150 %": resized(1.5),
-    "JPEG quality 20": jpeg(20),
-    "JPEG quality 50": jpeg(50),
-    "cropped by up to 5 %": cropped(0.05),
-    "cropped by up to 10 %": cropped(0.1),
-    "cropped by up to 20 %": cropped(0.2),
-    "border of up to 15 % a side": bordered(0.15),
-    "turned by 3 degrees": rotated(3),
-    "turned by 6 degrees": rotated(6),
-    "turned by 10 degrees": rotated(10),
-    "turned by 15 degrees": rotated(15),
-    "rotated by 90 degrees": turned(1),
-    "rotated by 180 degrees": turned(2),
-    "rotated by 270 degrees": turned(3),
-    "mirrored": turned(4),
-    "mirrored, rotated by 90 degrees": turned(5),
-    "contrast 150 %, clipped": toned(gain=1.5, offset=-20),
-    "contrast 40 %, brighter": toned(gain=0.4, offset=60),
-    "gamma 0.7": toned(gamma=0.7),
-    "gamma 1.5": toned(gamma=1.5),
-    "60 %, cropped by up to 5 %, JPEG 50": one_after_the_other(resized(0.6), cropped(0.05), jpeg(50)),
-    "mirrored, 60 %, JPEG 50": one_after_the_other(turned(4), resized(0.6), jpeg(50)),
+    "resized to 25 %": resize(0.25),
+    "resized to 60 %": resize(0.6),
+    "resized to 150 %": resize(1.5),
+    "JPEG quality 20": compress_jpeg(20),
+    "JPEG quality 50": compress_jpeg(50),
+    "cropped by up to 5 %": crop(0.05),
+    "cropped by up to 10 %": crop(0.1),
+    "cropped by up to 20 %": crop(0.2),
+    "border of up to 15 % a side": add_border(0.15),
+    "turned by 3 degrees": rotate(3),
+    "turned by 6 degrees": rotate(6),
+    "turned by 10 degrees": rotate(10),
+    "turned by 15 degrees": rotate(15),
+    "rotated by 90 degrees": reorient(1),
+    "rotated by 180 degrees": reorient(2),
+    "rotated by 270 degrees": reorient(3),
+    "mirrored": reorient(4),
+    "mirrored, rotated by 90 degrees": reorient(5),
+    "contrast 150 %, clipped": adjust_tone(gain=1.5, offset=-20),
+    "contrast 40 %, brighter": adjust_tone(gain=0.4, offset=60),
+    "gamma 0.7": adjust_tone(gamma=0.7),
+    "gamma 1.5": adjust_tone(gamma=1.5),
+    "60 %, cropped by up to 5 %, JPEG 50": chain(resize(0.6), crop(0.05), compress_jpeg(50)),
+    "mirrored, 60 %, JPEG 50": chain(reorient(4), resize(0.6), compress_jpeg(50)),
 }
 
 
 def open_image(source: sources.Source, path: str) -> Image.Image:
-    """In 8 bits, decoded as the audit does it."""
+    """Opens an image in 8 bits, decoded as in the audit."""
     image = decode_image(source.read(path), name=path)
     return Image.fromarray(image if image.dtype == np.uint8 else (image // 257).astype(np.uint8))
 
 
-def accuracy(data: str, count: int) -> list[dict[str, object]]:
-    """A row for each change: recall over `count` images, and precision over the pairs found."""
+def measure_accuracy(data: str, count: int) -> list[dict[str, object]]:
+    """Returns a row for each change: recall over `count` images, and precision over the pairs found."""
     source = sources.open_path(data, field="--data")
     originals = inspection.inspect(source)
     among_themselves = near_duplicates.find_near_duplicates(originals.thumbnails)
@@ -170,8 +171,8 @@ def accuracy(data: str, count: int) -> list[dict[str, object]]:
     return rows
 
 
-def scale(data: str, counts: list[int]) -> list[dict[str, object]]:
-    """A row for each number of images: seconds and the most memory of a whole audit."""
+def measure_scale(data: str, counts: list[int]) -> list[dict[str, object]]:
+    """Returns a row for each number of images: seconds and peak memory of a whole audit."""
     source = sources.open_path(data, field="--data")
     changes = list(CHANGES.values())
     rows: list[dict[str, object]] = []
@@ -208,13 +209,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder or zip in the Kaggle layout")
     parser.add_argument("--json", required=True, help="file for the table")
-    parser.add_argument("--images", type=int, default=300, help="how many are changed in each way")
+    parser.add_argument("--images", type=int, default=300, help="number of images to alter in each way")
     parser.add_argument("--scale", default="", help="numbers of images to audit, such as 3000,10000")
     arguments = parser.parse_args()
     if arguments.scale:
-        rows = scale(arguments.data, [int(count) for count in arguments.scale.split(",")])
+        rows = measure_scale(arguments.data, [int(count) for count in arguments.scale.split(",")])
     else:
-        rows = accuracy(arguments.data, arguments.images)
+        rows = measure_accuracy(arguments.data, arguments.images)
     files.write_json(arguments.json, {"schema": 1, "rows": rows})
 
 

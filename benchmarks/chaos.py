@@ -1,13 +1,13 @@
-"""Kills training at random moments, and checks that every run ends with the bits of one that nobody interrupted.
+"""Kills training at random moments, and checks that every run ends bit-identical to an uninterrupted one.
 
     python benchmarks/chaos.py --kills=100 --json=benchmarks/chaos.json
 
-Runs of a tiny network on phantoms, in three ways: one process; one process whose images are loaded by another; two
-processes that train together. Each is killed several times in a row, by SIGKILL or SIGTERM: while it starts or
-compiles, in a step, in a save, while it writes its report; of two processes one, at random. What must hold every time:
-no checkpoint that was complete is lost; the other of two processes ends by itself; no process is left, no zombie, no
-shared memory. Then it may finish, and its logged numbers, predictions, latest and best checkpoint must be those of the
-uninterrupted run, to the bit. Exits with 1 if anything is not so.
+Trains a tiny network on phantoms in three ways: in one process; in one process with a worker that loads the images; in
+two processes. Each run is killed several times in a row by SIGKILL or SIGTERM: during start or compilation, in a step,
+during a save, or while it writes its report. Of two processes, a random one is killed. Each time the script checks that
+no complete checkpoint is lost, that the other of two processes ends by itself, and that no process, zombie or shared
+memory remains. Then the run may finish. Its logged numbers, predictions, latest and best checkpoint must be
+bit-identical to those of the uninterrupted run. Exits with status 1 if any check fails.
 """
 
 import argparse
@@ -52,7 +52,7 @@ MARK = "BT_CHAOS"  # in the environment of all processes that belong to a run
 
 @dataclasses.dataclass
 class Findings:
-    """What happened, in numbers, and what must not have happened, in words."""
+    """Counts of what happened, and a description of each failed check."""
 
     kills: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     statuses_of_the_other: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -65,7 +65,7 @@ class Findings:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A run: its folders, and how it is started."""
+    """A run: its folders, and how to start it."""
 
     workdir: pathlib.Path
     cache: pathlib.Path
@@ -73,11 +73,11 @@ class Place:
     mark: str
 
     def start(self) -> list[subprocess.Popen[bytes]]:
-        """Starts its processes; output and errors go to files beside the workdir."""
+        """Starts the processes of the run; their output goes to files beside the workdir."""
         count, flags = WAYS[self.way]
         fields = [f"--config.{name}={value}" for name, value in FIELDS.items()]
         base = [sys.executable, "-m", "bt_jax.main", "--config=configs/mlp.py:demo", f"--workdir={self.workdir}"]
-        joined = [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={count}", "--heartbeat=10"]
+        joined = [f"--coordinator=127.0.0.1:{_find_free_port()}", f"--processes={count}", "--heartbeat=10"]
         environment = {
             **os.environ, "BT_CACHE": str(self.cache), MARK: self.mark,
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -91,28 +91,28 @@ class Place:
                 ))  # fmt: skip
         return started
 
-    def log(self) -> str:
-        """The last lines that its first process wrote."""
+    def read_log(self) -> str:
+        """Returns the last output of the first process."""
         return self.workdir.with_name(f"{self.workdir.name}_0.log").read_text(errors="replace")[-2000:]
 
-    def checkpoints(self) -> list[int]:
-        """Steps of the complete checkpoints."""
+    def list_checkpoints(self) -> list[int]:
+        """Lists the steps of the complete checkpoints."""
         folder = self.workdir / "checkpoints"
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
-    def logged_steps(self) -> int:
-        """The last step that was logged."""
+    def read_last_step(self) -> int:
+        """Returns the last step in the log."""
         log = self.workdir / "metrics.jsonl"
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
         return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
 def main() -> int:
-    """Parses the arguments, kills, and writes what was found."""
+    """Parses the arguments, kills runs, and writes the findings."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="how many in all")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--ways", default=",".join(WAYS), help="of these: " + ", ".join(WAYS))
+    parser.add_argument("--kills", type=int, default=100, help="total number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument("--ways", default=",".join(WAYS), help="any of: " + ", ".join(WAYS))
     parser.add_argument("--json", type=pathlib.Path, help="file to write the findings to")
     arguments = parser.parse_args()
     ways = arguments.ways.split(",")
@@ -120,11 +120,11 @@ def main() -> int:
         parser.error(f"there is no way {', '.join(unknown)}: use {', '.join(WAYS)}")
     generator, findings, begin = random.Random(arguments.seed), Findings(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos_") as folder:
-        references = {way: _reference(pathlib.Path(folder), way) for way in ways}
+        references = {way: _train_reference(pathlib.Path(folder), way) for way in ways}
         while sum(findings.kills.values()) < arguments.kills:
             way = ways[findings.runs % len(ways)]
             left = arguments.kills - sum(findings.kills.values())
-            _one_run(pathlib.Path(folder), way, references[way], min(KILLS_OF_A_RUN, left), generator, findings)
+            _test_run(pathlib.Path(folder), way, references[way], min(KILLS_OF_A_RUN, left), generator, findings)
             print(
                 f"{sum(findings.kills.values())} kills, {findings.equal_runs} of {findings.runs} runs equal, "
                 f"{len(findings.faults)} faults, {time.monotonic() - begin:.0f} s",
@@ -151,30 +151,30 @@ def main() -> int:
     return 1 if findings.faults or findings.equal_runs < findings.runs else 0
 
 
-def _reference(folder: pathlib.Path, way: str) -> pathlib.Path:
+def _train_reference(folder: pathlib.Path, way: str) -> pathlib.Path:
     place = Place(folder / f"reference_{way}", folder / f"cache_{way}", way, f"reference-{os.getpid()}")
     statuses = [process.wait() for process in place.start()]
     if any(statuses):
-        raise SystemExit(f"the uninterrupted run ({way}) ended with {statuses}:\n{place.log()}")
+        raise SystemExit(f"the uninterrupted run ({way}) ended with {statuses}:\n{place.read_log()}")
     return place.workdir
 
 
-def _one_run(
+def _test_run(
     folder: pathlib.Path, way: str, reference: pathlib.Path, kills: int, generator: random.Random, findings: Findings
 ) -> None:
-    """A run that is killed so many times and then finishes."""
+    """Kills a run several times, and then lets it finish."""
     number = findings.runs
     findings.runs += 1
-    # A cache of its own, so that the first starts compile and compute features.
+    # Each run has its own cache, so that its first starts compile programs and compute features.
     place = Place(folder / f"run_{number}", folder / f"cache_{number}", way, f"{os.getpid()}-{number}")
-    before = _shared_memory()
+    before = _list_shared_memory()
     for _ in range(kills):
         _kill_once(place, generator, findings)
     statuses = [process.wait() for process in place.start()]
     what = f"run {number} ({way})"
     if any(statuses):
-        findings.faults.append(f"{what} did not finish: {statuses}: {place.log()}")
-    elif different := difference(place.workdir, reference):
+        findings.faults.append(f"{what} did not finish: {statuses}: {place.read_log()}")
+    elif different := describe_difference(place.workdir, reference):
         findings.faults.append(f"{what} ended with other {different}")
     else:
         findings.equal_runs += 1
@@ -186,13 +186,13 @@ def _one_run(
 def _kill_once(place: Place, generator: random.Random, findings: Findings) -> None:
     """Starts the run and kills one of its processes at a random moment."""
     number, moment = generator.choice([signal.SIGKILL, signal.SIGTERM]), generator.choice(MOMENTS)
-    complete, memory = place.checkpoints(), _shared_memory()
+    complete, memory = place.list_checkpoints(), _list_shared_memory()
     processes = place.start()
     victim = generator.choice(processes)
-    begun = place.logged_steps()
+    begun = place.read_last_step()
     wait: dict[str, Callable[[], bool]] = {
         "start": lambda: False,
-        "step": lambda: place.logged_steps() >= target,
+        "step": lambda: place.read_last_step() >= target,
         "save": lambda: any((place.workdir / "checkpoints").glob("*tmp*")),
         "report": lambda: (place.workdir / "report").exists(),
     }
@@ -214,106 +214,106 @@ def _kill_once(place: Place, generator: random.Random, findings: Findings) -> No
         try:
             process.wait(timeout=90)
         except subprocess.TimeoutExpired:
-            findings.faults.append(f"{what}: a process did not end within 90 s: {place.log()}")
+            findings.faults.append(f"{what}: a process did not end within 90 s: {place.read_log()}")
             process.kill()
             process.wait()
     for process in processes:
         if process is not victim:
             findings.statuses_of_the_other[str(process.returncode)] += 1
             findings.slowest_end_of_the_other = max(findings.slowest_end_of_the_other, time.monotonic() - begin)
-    if complete and max(place.checkpoints(), default=0) < complete[-1]:
+    if complete and max(place.list_checkpoints(), default=0) < complete[-1]:
         findings.faults.append(f"{what}: the checkpoint of step {complete[-1]} is lost")
     _check_nothing_is_left(place, memory, what, findings)
 
 
 def _check_nothing_is_left(place: Place, memory: set[str], what: str, findings: Findings) -> None:
-    deadline = time.monotonic() + 30  # those that load images notice by and by that nobody asks any more
-    while (left := _processes(place.mark)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 30  # workers take a while to notice that their parent is gone
+    while (left := _list_processes(place.mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
     for process in left:
         findings.faults.append(f"{what}: process {process} is left")
         os.kill(process, signal.SIGKILL)
-    if zombies := _zombies():
+    if zombies := _list_zombies():
         findings.faults.append(f"{what}: zombies {zombies}")
-    while (names := _shared_memory() - memory) and time.monotonic() < deadline:
+    while (names := _list_shared_memory() - memory) and time.monotonic() < deadline:
         time.sleep(0.1)
     if names:
         findings.faults.append(f"{what}: shared memory {sorted(names)} is left")
 
 
-def _processes(mark: str) -> list[int]:
-    """Processes that belong to a run, by what is in their environment."""
+def _list_processes(mark: str) -> list[int]:
+    """Lists the processes of a run, by the mark in their environment."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if f"{MARK}={mark}\0".encode() in (path / "environ").read_bytes() and _state(path) != "Z":
+            if f"{MARK}={mark}\0".encode() in (path / "environ").read_bytes() and _read_state(path) != "Z":
                 found.append(int(path.name))
-        except OSError:  # it has ended, or is another's
+        except OSError:  # it has ended, or belongs to another user
             continue
     return found
 
 
-def _zombies() -> list[int]:
-    """Children of this process that have ended and that nobody waited for."""
+def _list_zombies() -> list[int]:
+    """Lists the zombie children of this process."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if _state(path) == "Z" and int(_status(path)[1]) == os.getpid():
+            if _read_state(path) == "Z" and int(_read_status(path)[1]) == os.getpid():
                 found.append(int(path.name))
         except OSError:
             continue
     return found
 
 
-def _state(process: pathlib.Path) -> str:
-    return _status(process)[0]
+def _read_state(process: pathlib.Path) -> str:
+    return _read_status(process)[0]
 
 
-def _status(process: pathlib.Path) -> list[str]:
-    """State and parent of a process."""
+def _read_status(process: pathlib.Path) -> list[str]:
+    """Reads state and parent of a process."""
     return (process / "stat").read_text().rpartition(")")[2].split()
 
 
-def _shared_memory() -> set[str]:
+def _list_shared_memory() -> set[str]:
     folder = pathlib.Path("/dev/shm")
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
-def difference(a: pathlib.Path, b: pathlib.Path) -> str:
-    """In what two finished runs differ, in words; empty where they are the same to the bit."""
-    if _rows(a) != _rows(b):
+def describe_difference(a: pathlib.Path, b: pathlib.Path) -> str:
+    """Describes how two finished runs differ; empty if they are bit-identical."""
+    if _read_rows(a) != _read_rows(b):
         return "logged numbers"
     for name in ("calibration.json", "report/validation/predictions.csv", "report/testing/predictions.csv"):
         if (a / name).read_bytes() != (b / name).read_bytes():
             return name
-    kept = [_latest_and_best(folder) for folder in (a, b)]
+    kept = [_find_latest_and_best(folder) for folder in (a, b)]
     if kept[0] != kept[1]:
         return f"checkpoints: {kept[0]} instead of {kept[1]}"
     for step in sorted(set(kept[0])):
-        contents = [_arrays(folder / "checkpoints" / str(step)) for folder in (a, b)]
+        contents = [_read_arrays(folder / "checkpoints" / str(step)) for folder in (a, b)]
         if contents[0] != contents[1]:
             return f"arrays in the checkpoint of step {step}"
     return ""
 
 
-def _rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+def _read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "train/images_per_s"} for row in rows]
 
 
-def _latest_and_best(workdir: pathlib.Path) -> tuple[int, int]:
+def _find_latest_and_best(workdir: pathlib.Path) -> tuple[int, int]:
     latest = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
     metadata = json.loads((workdir / "checkpoints" / str(latest) / "_CHECKPOINT_METADATA").read_text())
     return latest, int(metadata["custom_metadata"]["progress"]["best_step"])
 
 
-def _arrays(checkpoint: pathlib.Path) -> dict[str, bytes]:
+def _read_arrays(checkpoint: pathlib.Path) -> dict[str, bytes]:
     import jax
     import numpy as np
     from orbax.checkpoint import v1 as ocp

@@ -1,8 +1,9 @@
-"""What each layer written for the CPU gains over the plain form: forward and backward, in milliseconds.
+"""Compares each layer written for the CPU with its plain form: forward and backward pass, in milliseconds.
 
     python benchmarks/cpu_layers.py > benchmarks/cpu_layers.md
 
-Both forms of a row run in alternation in one process; a figure is the median. Shapes are EfficientNet-B1's at 240x240.
+Both forms of a row run in alternation in one process. Each number is the median. Shapes are those of EfficientNet-B1 at
+240x240 pixels.
 """
 
 import argparse
@@ -21,10 +22,12 @@ from bt_jax.models import layers
 from bt_jax.ops import batch_norm, convolution, depthwise, pointwise
 
 Form = Callable[..., jax.Array]
+# Name of the row, plain form, form for the CPU, shapes of the inputs.
+Row = tuple[str, Form, Form, list[tuple[int, ...]]]
 
 
-def depthwise_row(side: int, channels: int, size: int, stride: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
-    """A depthwise convolution."""
+def make_depthwise_row(side: int, channels: int, size: int, stride: int) -> Row:
+    """Compares a depthwise convolution."""
     pads = layers.compute_same_padding(side, size, stride)
     options = {"stride": stride, "padding": (pads, pads)}
     return (
@@ -35,8 +38,8 @@ def depthwise_row(side: int, channels: int, size: int, stride: int) -> tuple[str
     )
 
 
-def norm_row(side: int, channels: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
-    """BatchNorm on batch statistics and Swish."""
+def make_norm_row(side: int, channels: int) -> Row:
+    """Compares BatchNorm on batch statistics with Swish."""
 
     def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         zeros, one = jnp.zeros_like(scale), jnp.float32(1)
@@ -45,14 +48,14 @@ def norm_row(side: int, channels: int) -> tuple[str, Form, Form, list[tuple[int,
 
     return (
         f"BatchNorm and Swish, {side}x{side}x{channels}",
-        _plain_norm,
+        _apply_plain_norm,
         ours,
         [(side, side, channels), (channels,), (channels,)],
     )
 
 
-def product_norm_row(side: int, channels: int, wider: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
-    """1x1 convolution, BatchNorm and Swish."""
+def make_product_norm_row(side: int, channels: int, wider: int) -> Row:
+    """Compares a 1x1 convolution with BatchNorm and Swish."""
 
     def ours(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         zeros, one = jnp.zeros_like(scale), jnp.float32(1)
@@ -61,14 +64,14 @@ def product_norm_row(side: int, channels: int, wider: int) -> tuple[str, Form, F
 
     return (
         f"1x1, BatchNorm and Swish, {side}x{side}, {channels} to {wider}",
-        lambda x, kernel, scale, bias: _plain_norm(x @ kernel, scale, bias),
+        lambda x, kernel, scale, bias: _apply_plain_norm(x @ kernel, scale, bias),
         ours,
         [(side, side, channels), (channels, wider), (wider,), (wider,)],
     )
 
 
-def gate_row(side: int, channels: int, narrower: int) -> tuple[str, Form, Form, list[tuple[int, ...]]]:
-    """Squeeze-and-excite's gate and the 1x1 convolution after it."""
+def make_gate_row(side: int, channels: int, narrower: int) -> Row:
+    """Compares the squeeze-and-excite gate and the 1x1 convolution after it."""
     return (
         f"gate and 1x1, {side}x{side}, {channels} to {narrower}",
         lambda x, gate, kernel: (x * gate[:, None, None]) @ kernel,
@@ -77,8 +80,8 @@ def gate_row(side: int, channels: int, narrower: int) -> tuple[str, Form, Form, 
     )
 
 
-def stem_row() -> tuple[str, Form, Form, list[tuple[int, ...]]]:
-    """The first convolution; its input has no gradient."""
+def make_stem_row() -> Row:
+    """Compares the first convolution, whose input has no gradient."""
     options = {"stride": 2, "padding": ((0, 1), (0, 1))}
     image = jax.lax.stop_gradient
     return (
@@ -89,15 +92,15 @@ def stem_row() -> tuple[str, Form, Form, list[tuple[int, ...]]]:
     )
 
 
-def _plain_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+def _apply_plain_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     axes = (0, 1, 2)
     mean = x.mean(axes)
     factor = scale * jax.lax.rsqrt(jnp.square(x).mean(axes) - jnp.square(mean) + 1e-3)
     return jax.nn.silu(x * factor + (bias - mean * factor))
 
 
-def compiled(form: Form, inputs: list[jax.Array]) -> Callable[[], Any]:
-    """One forward and backward pass."""
+def compile_pass(form: Form, inputs: list[jax.Array]) -> Callable[[], Any]:
+    """Compiles a forward and backward pass."""
 
     @jax.jit
     def run(inputs: list[jax.Array], upstream: jax.Array) -> Any:
@@ -117,31 +120,31 @@ def main() -> None:
     arguments = parser.parse_args()
     cli.prepare_to_compute()
     rows = [
-        depthwise_row(120, 32, 3, 1),
-        depthwise_row(120, 96, 3, 2),
-        depthwise_row(60, 144, 3, 1),
-        depthwise_row(60, 144, 5, 2),
-        depthwise_row(30, 240, 5, 1),
-        depthwise_row(15, 672, 5, 1),
-        norm_row(120, 32),
-        norm_row(60, 144),
-        product_norm_row(120, 16, 96),
-        product_norm_row(60, 24, 144),
-        product_norm_row(15, 112, 672),
-        gate_row(120, 32, 16),
-        gate_row(60, 144, 24),
-        stem_row(),
+        make_depthwise_row(120, 32, 3, 1),
+        make_depthwise_row(120, 96, 3, 2),
+        make_depthwise_row(60, 144, 3, 1),
+        make_depthwise_row(60, 144, 5, 2),
+        make_depthwise_row(30, 240, 5, 1),
+        make_depthwise_row(15, 672, 5, 1),
+        make_norm_row(120, 32),
+        make_norm_row(60, 144),
+        make_product_norm_row(120, 16, 96),
+        make_product_norm_row(60, 24, 144),
+        make_product_norm_row(15, 112, 672),
+        make_gate_row(120, 32, 16),
+        make_gate_row(60, 144, 24),
+        make_stem_row(),
     ]
     print(
         f"| layer, {arguments.batch} images, forward and backward | plain, ms | here, ms | ratio |\n|---|---|---|---|"
     )
     generator = np.random.default_rng(0)
     for name, plain, ours, shapes in rows:
-        # Images have the batch in front, gates too (their shape begins with 0), parameters have not.
+        # Images and gates have a batch dimension (a gate's shape begins with 0), parameters have none.
         sizes = [(arguments.batch, *s) if len(s) == 3 and i == 0 else s for i, s in enumerate(shapes)]
         sizes = [(arguments.batch, *s[1:]) if s[0] == 0 else s for s in sizes]
         inputs = [jnp.asarray(generator.normal(size=size), jnp.float32) for size in sizes]
-        forms, seconds = [compiled(form, inputs) for form in (plain, ours)], ([], [])
+        forms, seconds = [compile_pass(form, inputs) for form in (plain, ours)], ([], [])
         for _ in range(arguments.repeats + 1):
             for form, into in zip(forms, seconds, strict=True):
                 begin = time.perf_counter()

@@ -1,9 +1,9 @@
-"""How often a model doubts what: its own kind of images, and pictures of anything else.
+"""Measures how many images a model flags as out-of-distribution (OOD): brain MRI slices, and other pictures.
 
     python benchmarks/doubt.py --model=runs/first --data=DIR --photographs=DIR --json=benchmarks/doubt.json
 
-`--data` is what the model was trained on: images of its `split.csv` are found there by their paths. Photographs are the
-image files in the folders given, and those that come with scikit-learn and matplotlib. Nothing is fitted here.
+`--data` is the folder that the model was trained on; the paths in its `split.csv` are relative to it. Photographs are
+the image files in the given folders, and those of scikit-learn and matplotlib. Nothing is fitted here.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from bt_jax.inference.trained_model import TrainedModel
 _PACKAGES = {"sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
 
 
-def photographs(folders: list[pathlib.Path]) -> dict[str, np.ndarray]:
-    """The readable image files of folders, and of the packages that bring some, by name."""
+def read_photographs(folders: list[pathlib.Path]) -> dict[str, np.ndarray]:
+    """Reads the image files of folders, and of packages that contain some, by name."""
     for package, inside in _PACKAGES.items():
         spec = importlib.util.find_spec(package)
         folders = (
@@ -41,12 +41,12 @@ def photographs(folders: list[pathlib.Path]) -> dict[str, np.ndarray]:
         try:
             found[path.name] = decode_image(path.read_bytes(), name=path.name)
         except ImageError as error:
-            print(f"left out: {error}")
+            print(f"skipped: {error}")
     return found
 
 
-def told(model: TrainedModel, images: list[np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
-    """How many of the preprocessed images are doubted, and the scores."""
+def score_images(model: TrainedModel, images: list[np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
+    """Returns how many of the preprocessed images are flagged, and their OOD scores (`doubt`)."""
     scores = model.predict(np.stack(images)).ood_scores
     assert scores is not None, "the model has no doubt.npz: train it again"
     quantiles = np.percentile(scores, (5, 50, 95)).round(3).tolist()
@@ -62,7 +62,7 @@ def told(model: TrainedModel, images: list[np.ndarray]) -> tuple[dict[str, Any],
 
 
 def main() -> None:
-    """Reads, draws, scores, writes."""
+    """Reads and draws images, scores them, and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--data", type=pathlib.Path, required=True)
@@ -80,19 +80,19 @@ def main() -> None:
                 content = (arguments.data / row["path"]).read_bytes()
                 by_role[row["role"]].append(model.preprocessing(decode_image(content, name=row["path"])))
     for role, images in by_role.items():
-        result[role], _ = told(model, images)
-    named = photographs(arguments.photographs)
-    result["photographs"], scores = told(model, [model.preprocessing(image) for image in named.values()])
+        result[role], _ = score_images(model, images)
+    named = read_photographs(arguments.photographs)
+    result["photographs"], scores = score_images(model, [model.preprocessing(image) for image in named.values()])
     result["photographs"]["passed"] = [name for name, score in zip(named, scores, strict=True) if score <= 1]
     drawn = ood_images.draw(each=arguments.each, seed=1)
     for kind in ood_images.KINDS:
         of_kind = [model.preprocessing(picture.image) for picture in drawn if picture.kind == kind]
-        result[f"drawn: {kind}"], _ = told(model, of_kind)
-    result["drawn"], _ = told(model, [model.preprocessing(picture.image) for picture in drawn])
+        result[f"drawn: {kind}"], _ = score_images(model, of_kind)
+    result["drawn"], _ = score_images(model, [model.preprocessing(picture.image) for picture in drawn])
     heads = [
         phantom.render(index, label=name, seed=1).image for name in BRAIN_TUMOR_CLASSES for index in range(0, 80, 4)
     ]
-    result["phantoms of heads"], _ = told(model, [model.preprocessing(image) for image in heads])
+    result["phantoms of heads"], _ = score_images(model, [model.preprocessing(image) for image in heads])
     for name, scores_of in result.items():
         print(f"{name}: {scores_of}")
     files.write_json(arguments.json, result)

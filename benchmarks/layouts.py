@@ -1,14 +1,14 @@
-"""Trains the same steps on several numbers of devices and of processes, by the real command, and compares the losses.
+"""Trains the same steps on several numbers of devices and processes, with the real command, and compares the losses.
 
     python benchmarks/layouts.py --json=benchmarks/layouts.json
     python benchmarks/layouts.py --config=configs/effnet.py --devices=8 --processes=2 --size=240
 
-All of EfficientNet-Lite1 trains (or of another configuration's model), on phantoms, with dropout, stochastic depth,
-augmentation, clipped gradients and the statistics of the batch in BatchNorm. Devices are simulated in one process;
-processes have one each and find each other as hosts would. Sums in another order round otherwise, and in float32 that
-grows by ten in a step or two: there the first losses alone can tell. Therefore the network computes in float64 as well;
-parameters, gradients and logits stay float32 even then. Differences are relative to the loss on one device; a
-repetition of that run has to differ by nothing.
+Trains the whole EfficientNet-Lite1, or another configuration's model, on phantoms, with dropout, stochastic depth,
+augmentation, gradient clipping and batch statistics in BatchNorm. Devices are simulated in one process. Processes have
+one device each, and find each other as hosts do. Sums in another order round differently. In float32 such a difference
+grows tenfold in a step or two, so only the first losses can be compared. The network therefore computes in float64 as
+well; parameters, gradients and logits stay float32. Differences are relative to the loss on one device. A repetition of
+that run must show no difference.
 """
 
 import argparse
@@ -50,10 +50,10 @@ BATCHES_OF_AN_EPOCH = 4
 TOLERANCES = {"float64": (1e-7, 1e-5), "float32": (1e-4, 0.1)}
 
 
-def losses(
+def train(
     workdir: pathlib.Path, config: str, *flags: str, steps: int, dtype: str, devices: int = 1, processes: int = 1
 ) -> list[float]:
-    """The loss of every step of a run on so many devices of one process, or on so many processes."""
+    """Returns the loss of every step of a run on several devices of one process, or on several processes."""
     fields = [f"--config.{name}={value}" for name, value in FIELDS.items()]
     fields += [f"--config.stages.epochs={steps / BATCHES_OF_AN_EPOCH}", f"--config.train.dtype={dtype}"]
     several = ["bt_jax.launch.multihost", str(processes)] if processes > 1 else ["bt_jax.main"]
@@ -72,16 +72,16 @@ def losses(
 
 
 def main() -> int:
-    """Trains, prints, and writes what was found; 1 if a difference is above its tolerance."""
+    """Trains, prints and writes the differences; returns 1 if one exceeds its tolerance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/effnet.py:demo")
     parser.add_argument("--model", default="", help="another model, with random weights")
     parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--devices", default="2,4,8", help="of one process")
+    parser.add_argument("--devices", default="2,4,8", help="numbers of devices of one process")
     parser.add_argument("--processes", default="2,4")
     parser.add_argument("--dtypes", default=",".join(TOLERANCES))
-    parser.add_argument("--once", action="store_true", help="without a repetition of the run on one device")
+    parser.add_argument("--once", action="store_true", help="skip the repetition of the run on one device")
     parser.add_argument("--json", type=pathlib.Path, help="file to write")
     options = parser.parse_args()
     flags = [f"--config.preprocess.size={options.size}"]
@@ -101,7 +101,7 @@ def main() -> int:
             begin = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="layouts_") as folder:
                 workdir = pathlib.Path(folder) / "run"
-                trained = losses(workdir, options.config, *flags, steps=options.steps, dtype=dtype, **layout)
+                trained = train(workdir, options.config, *flags, steps=options.steps, dtype=dtype, **layout)
             differences = np.abs(np.divide(trained, results.get("1 device", {}).get("losses", trained)) - 1)
             results[name] = {"losses": trained, "differences": differences.tolist()}
             repeated = name.startswith("1 ")

@@ -1,10 +1,10 @@
-"""A million records that are made when they are read: start-up, memory, and whether the shuffle is exact and resumes.
+"""Measures start-up and memory with a million records, and checks that the shuffle is exact and can be resumed.
 
     python benchmarks/million_records.py --json=benchmarks/million_records.json
 
-Takes the steps of a run's start one by one (phantoms as the source: nothing but their names exists), up to the first
-augmented batch; then draws batches and watches the memory; then opens the stream anew in the middle of an epoch and
-compares. The times count from the start of Python.
+Runs the start-up steps of a training run up to the first augmented batch. The source is phantoms, which are drawn when
+they are read. Then draws batches and records the memory. Then reopens the stream in the middle of an epoch and compares
+the batches. Times are counted from the start of Python.
 """
 
 import argparse
@@ -30,24 +30,24 @@ from bt_jax.workdir import run_folder
 BATCH = 64
 
 
-def since_start() -> float:
-    """Seconds since this process began."""
+def measure_uptime() -> float:
+    """Returns the seconds since this process started."""
     ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def resident_mb() -> float:
-    """Memory that this process holds now."""
+def read_resident_mb() -> float:
+    """Returns the resident memory of this process in MB."""
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def digest(batch: pipeline.Batch) -> str:
-    """Of all bytes in a batch."""
+def hash_batch(batch: pipeline.Batch) -> str:
+    """Returns the SHA-256 of all bytes of a batch."""
     return hashlib.sha256(b"".join(batch[name].tobytes() for name in sorted(batch))).hexdigest()
 
 
 def main() -> None:
-    """Prints each figure as it comes, and writes them all."""
+    """Prints each number as it is measured, and writes all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--size", type=int, default=240, help="side of the images in pixels")
@@ -57,7 +57,7 @@ def main() -> None:
     found: dict[str, Any] = {"records": options.records, "size": options.size, "batch": BATCH, "start": {}}
 
     def note(name: str) -> None:
-        found["start"][name] = {"seconds": round(since_start(), 2), "resident_mb": round(resident_mb())}
+        found["start"][name] = {"seconds": round(measure_uptime(), 2), "resident_mb": round(read_resident_mb())}
         print(f"{name:28} {found['start'][name]}", flush=True)
 
     note("imports")
@@ -92,21 +92,21 @@ def main() -> None:
         note("first batch")
         for _ in range(options.steps // 2):
             next(stream)
-        before, begin = resident_mb(), time.monotonic()
+        before, begin = read_resident_mb(), time.monotonic()
         for _ in range(options.steps):
             next(stream)
         found["images_per_s"] = round(options.steps * BATCH / (time.monotonic() - begin), 1)
-        found["growth_mb"] = {"after_batches": options.steps, "resident": round(resident_mb() - before, 1)}
+        found["growth_mb"] = {"after_batches": options.steps, "resident": round(read_resident_mb() - before, 1)}
     print(found["growth_mb"], found["images_per_s"], "images/s", flush=True)
 
     middle = sampler.steps_per_epoch // 2
     with batches(middle) as stream:
-        expected = [digest(next(stream)) for _ in range(8)]
+        expected = [hash_batch(next(stream)) for _ in range(8)]
     begin = time.monotonic()
     with batches(middle + 5) as stream:
-        first = digest(next(stream))
+        first = hash_batch(next(stream))
         found["resume_s"] = round(time.monotonic() - begin, 2)
-        resumed = [first, *(digest(next(stream)) for _ in range(2))]
+        resumed = [first, *(hash_batch(next(stream)) for _ in range(2))]
     found["resumed_in_the_middle_alike"] = resumed == expected[5:]
     counts = np.zeros(len(data.training), np.int64)
     for epoch in range(2):

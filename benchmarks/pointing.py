@@ -1,17 +1,18 @@
-"""Whether explanations point at what decides: on phantoms, where the place of the lesion is known.
+"""Measures whether heat maps point at the lesion, on phantoms, where the position of the lesion is known.
 
     python -m bt_jax.main --config=configs/effnet.py:demo --workdir=runs/phantoms --config.preprocess.size=240 \\
         '--config.model.hidden=()' --config.stages.epochs=4.0 --config.stages.learning_rate=5e-4 \\
         --config.stages.final_learning_rate=2e-4
     python benchmarks/pointing.py --model=runs/phantoms --methods=gradcam,layercam --json=benchmarks/pointing.json
 
-The model must be one that was trained on phantoms, on larger images than the demo's, whose Grad-CAM has 3x3 cells.
-Others are drawn (`--seed`), with a lesion each, and explained for their true class; those that the model gets
-right are counted, and heat outside of the head is not. A hit has its hottest pixel in the lesion, a near hit no farther
-from it than a tenth of the head's height; chance is what a point thrown anywhere on the head would hit. `share_inside`
-is the heat in the lesion, and `area` the lesion as a fraction of the head. `after_randomising` is the rank correlation
-of the maps with those of the same network whose head, or all of whose segments, have random weights: near 0 where a map
-shows what was learned, near 1 where it shows the image alone (https://arxiv.org/abs/1810.03292).
+The model must have been trained on phantoms, with larger images than the demo, whose Grad-CAM has only 3x3 cells. The
+script draws other phantoms (`--seed`), each with a lesion, and explains their true class. It counts those that the
+model classifies correctly, and ignores heat outside the head. A hit has its hottest pixel in the lesion. A near hit has
+it within a tenth of the head's height of the lesion. Chance is the hit rate of a random point on the head.
+`share_inside` is the fraction of the heat in the lesion, and `area` the lesion as a fraction of the head.
+`after_randomising` is the rank correlation with the maps of the same network with random weights in its head, or in all
+segments. It is near 0 if a map shows what was learned, and near 1 if it shows the image alone
+(https://arxiv.org/abs/1810.03292).
 """
 
 import argparse
@@ -34,7 +35,7 @@ NEAR = 0.1  # of the head's height
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A phantom that the model gets right, with its lesion and the rest of the head on the image's own pixels."""
+    """A phantom that the model classifies correctly, with masks of lesion and head on the image's own pixels."""
 
     square: np.ndarray
     placement: Letterbox
@@ -43,8 +44,8 @@ class Case:
     head: np.ndarray
 
 
-def cases_of(model: TrainedModel, *, each: int, seed: int) -> tuple[list[Case], int]:
-    """The phantoms of `each` patients of every tumour that the model gets right, and how many were drawn."""
+def draw_cases(model: TrainedModel, *, each: int, seed: int) -> tuple[list[Case], int]:
+    """Draws `each` patients of every tumour; returns the correctly classified phantoms, and how many were drawn."""
     found = []
     for label, name in enumerate(BRAIN_TUMOR_CLASSES):
         if name == "no_tumor":
@@ -60,7 +61,7 @@ def cases_of(model: TrainedModel, *, each: int, seed: int) -> tuple[list[Case], 
 
 
 def score(model: TrainedModel, cases: list[Case], method: str) -> dict[str, Any]:
-    """Hits, shares and areas of a method."""
+    """Computes hits, shares and areas of a method."""
     images, labels = np.stack([case.square for case in cases]), np.array([case.label for case in cases])
     explained = attribution.explain(model, images, classes=labels, method=method)
     hits, near, chance, shares, areas = [], [], [], [], []
@@ -70,7 +71,7 @@ def score(model: TrainedModel, cases: list[Case], method: str) -> dict[str, Any]
         tolerance = NEAR * (rows[-1] - rows[0] + 1)
         hits.append(heat_map.is_hit(on_image, case.lesion))
         near.append(heat_map.is_hit(on_image, case.lesion, tolerance=tolerance))
-        chance.append(_share_near(case.lesion, case.head, tolerance))
+        chance.append(_measure_near_share(case.lesion, case.head, tolerance))
         shares.append(heat_map.compute_share_inside(on_image, case.lesion))
         areas.append(case.lesion.sum() / case.head.sum())
     return {
@@ -81,21 +82,21 @@ def score(model: TrainedModel, cases: list[Case], method: str) -> dict[str, Any]
         "near_chance": float(np.mean(chance)),
         "share_inside": float(np.mean(shares)),
         "area": float(np.mean(areas)),
-        "after_randomising": _after_randomising(model, images, labels, method, explained.heat),
+        "after_randomising": _correlate_with_random_weights(model, images, labels, method, explained.heat),
     }
 
 
-def _share_near(lesion: np.ndarray, head: np.ndarray, tolerance: float) -> float:
-    """The fraction of the head's pixels that lie in the lesion or so near."""
+def _measure_near_share(lesion: np.ndarray, head: np.ndarray, tolerance: float) -> float:
+    """Returns the fraction of the head's pixels within a tolerance of the lesion."""
     points, places = np.argwhere(head)[::7], np.argwhere(lesion)[::3]
     distances = np.sqrt(((points[:, None] - places[None]) ** 2).sum(-1)).min(axis=1)
     return float((distances <= tolerance).mean())
 
 
-def _after_randomising(
+def _correlate_with_random_weights(
     model: TrainedModel, images: np.ndarray, labels: np.ndarray, method: str, heat: np.ndarray
 ) -> dict[str, float]:
-    """Rank correlation with the maps of networks with random weights: in the head, and everywhere."""
+    """Returns the rank correlation with the maps of networks with random weights: in the head, and in all segments."""
     (member,) = model.networks
     _, random, _ = model.description.create_network(seed=99)
     last = member.network.segment_names[-1]
@@ -103,13 +104,13 @@ def _after_randomising(
     for what, params in {"head": {**member.params, last: random[last]}, "all": random}.items():
         other = dataclasses.replace(model, networks=(dataclasses.replace(member, params=params),))
         changed = attribution.explain(other, images, classes=labels, method=method).heat
-        alike = [_rank_correlation(one, another) for one, another in zip(heat, changed, strict=True)]
+        alike = [_compute_rank_correlation(one, another) for one, another in zip(heat, changed, strict=True)]
         found[what] = float(np.mean([value for value in alike if np.isfinite(value)]))
     return found
 
 
-def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, over every fourth pixel both ways; NaN where a map is the same everywhere."""
+def _compute_rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Computes Spearman's correlation over every fourth pixel in both directions; NaN if a map is constant."""
     flat = [heat[::4, ::4].ravel() for heat in (one, other)]
     if any(np.ptp(values) == 0 for values in flat):
         return float("nan")
@@ -118,19 +119,19 @@ def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Draws, explains, scores, writes."""
+    """Draws phantoms, explains and scores them, and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="workdir of a run on phantoms")
     parser.add_argument("--json", type=pathlib.Path, required=True)
-    parser.add_argument("--each", type=int, default=40, help="patients of each tumour")
-    parser.add_argument("--seed", type=int, default=1234, help="of the phantoms; not that of the run")
+    parser.add_argument("--each", type=int, default=40, help="number of patients of each tumour")
+    parser.add_argument("--seed", type=int, default=1234, help="seed of the phantoms; must differ from that of the run")
     parser.add_argument("--methods", default=",".join(attribution.METHODS))
     arguments = parser.parse_args()
     cli.prepare_to_compute()
     model = trained_model.load(arguments.model)
     if not model.description.synthetic:
-        sys.exit("error: --model must be the workdir of a run on phantoms: only their lesions have a known place")
-    cases, drawn = cases_of(model, each=arguments.each, seed=arguments.seed)
+        sys.exit("error: --model must be the workdir of a run on phantoms: only their lesions have a known position")
+    cases, drawn = draw_cases(model, each=arguments.each, seed=arguments.seed)
     result: dict[str, Any] = {"model": model.description.name, "size": model.preprocessing.size, "drawn": drawn}
     result |= {"right": len(cases), "methods": {}}
     for method in arguments.methods.split(","):

@@ -1,12 +1,12 @@
-"""Requests per second and latency of `bt_jax.serve`, against decoding, preprocessing and forward in one process.
+"""Measures requests per second and latency of `bt_jax.serve`, relative to inference without a server.
 
     python benchmarks/serve_load.py --model=runs/first --data=DIR --json=benchmarks/serve_load.json
     python benchmarks/serve_load.py --model=runs/first --minutes=5
 
-The ceiling is `prediction_stream` on the same files: decoded ahead by threads, computed in full batches, nothing else.
-It is measured before and after. Then a server of its own is started, and clients of this process ask it on loopback,
-each with one image a request and the next as soon as the last is answered. `--minutes` goes on with the most clients
-and notes the server's memory. Without `--data` the images are phantoms.
+The ceiling is `inference.stream` on the same files: threads decode ahead, and the model computes full batches. It is
+measured before and after. In between, the script starts a server. Clients in this process send requests over loopback,
+with one image each, and send the next one as soon as the last is answered. `--minutes` continues with the largest
+number of clients and records the memory of the server. Without `--data` the images are phantoms.
 """
 
 import argparse
@@ -38,8 +38,8 @@ _BOUNDARY = "load-test"
 _TIMEOUT = 120.0
 
 
-def images(folder: str, count: int) -> list[bytes]:
-    """Image files spread over a folder, or phantoms."""
+def read_images(folder: str, count: int) -> list[bytes]:
+    """Reads image files spread evenly over a folder, or draws phantoms."""
     if not folder:
         return [
             encode_png(phantom.render(number, label=BRAIN_TUMOR_CLASSES[number % 4], seed=0).image)
@@ -49,8 +49,8 @@ def images(folder: str, count: int) -> list[bytes]:
     return [paths[place].read_bytes() for place in np.linspace(0, len(paths) - 1, count).astype(int)]
 
 
-def ceiling(predictor: Predictor, contents: list[bytes], *, seconds: float, batch_size: int) -> float:
-    """Images per second of one process that does nothing else."""
+def measure_ceiling(predictor: Predictor, contents: list[bytes], *, seconds: float, batch_size: int) -> float:
+    """Measures the images per second of one process without a server."""
 
     def endless() -> Any:
         end = time.monotonic() + seconds
@@ -65,8 +65,8 @@ def ceiling(predictor: Predictor, contents: list[bytes], *, seconds: float, batc
     return (done - batch_size) / (time.monotonic() - begin)
 
 
-def request_of(content: bytes, port: int) -> bytes:
-    """The bytes of a request."""
+def build_request(content: bytes, port: int) -> bytes:
+    """Builds the bytes of a request."""
     disposition = 'Content-Disposition: form-data; name="file"; filename="a"'
     body = f"--{_BOUNDARY}\r\n{disposition}\r\n\r\n".encode() + content + f"\r\n--{_BOUNDARY}--\r\n".encode()
     head = (
@@ -77,11 +77,11 @@ def request_of(content: bytes, port: int) -> bytes:
 
 
 class Load:
-    """What some clients see.
+    """The load of several clients.
 
     Attributes:
-      seconds: that each request took which was answered well.
-      outcomes: how often each status or error came.
+      seconds: duration of each successful request.
+      outcomes: number of responses by status or error.
     """
 
     def __init__(self, port: int, requests: list[bytes]):
@@ -90,7 +90,7 @@ class Load:
         self.outcomes: collections.Counter[str] = collections.Counter()
 
     async def run(self, clients: int, seconds: float) -> float:
-        """Lets clients ask; the seconds that it took to the last answer."""
+        """Runs the clients; returns the seconds until the last response."""
         begin = time.monotonic()
         await asyncio.gather(*(self._client(number, begin + seconds) for number in range(clients)))
         return time.monotonic() - begin
@@ -103,7 +103,7 @@ class Load:
             try:
                 writer.write(self.requests[place % len(self.requests)])
                 async with asyncio.timeout(_TIMEOUT):
-                    status, wait = await _answer(reader)
+                    status, wait = await _read_response(reader)
             except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
                 self.outcomes[type(error).__name__] += 1
                 writer.close()
@@ -118,16 +118,16 @@ class Load:
         writer.close()
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, float]:
-    """Status, and the seconds to wait that it asks for."""
+async def _read_response(reader: asyncio.StreamReader) -> tuple[int, float]:
+    """Reads a response; returns its status and the seconds of its Retry-After header."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     length = re.search(r"^content-length: (\d+)", head, re.I | re.M)
     if not length:
-        raise ValueError("an answer without its length")
+        raise ValueError("a response without Content-Length")
     body = await reader.readexactly(int(length[1]))
     status = int(head.split(" ", 2)[1])
     if status == 200 and b'"prediction"' not in body:
-        raise ValueError("an answer without a prediction")
+        raise ValueError("a response without a prediction")
     wait = re.search(r"^retry-after: (\d+)", head, re.I | re.M)
     return status, float(wait[1]) if wait else 0.0
 
@@ -140,17 +140,17 @@ async def _get(port: int, path: str) -> str:
     return content.partition("\r\n\r\n")[2]
 
 
-def value_of(port: int, name: str) -> float:
-    """A value of the server's metrics."""
+def read_metric(port: int, name: str) -> float:
+    """Reads a value of the server's metrics."""
     found = re.search(rf"^bt_jax_{name} (\S+)$", asyncio.run(_get(port, "/metrics")), re.M)
     return float(found[1]) if found else float("nan")
 
 
-def measured(port: int, requests: list[bytes], *, clients: int, seconds: float, top: float) -> dict[str, Any]:
-    """One row of the result."""
-    load, steps, pieces = Load(port, requests), value_of(port, "steps"), value_of(port, "slices_in_steps")
+def measure_load(port: int, requests: list[bytes], *, clients: int, seconds: float, top: float) -> dict[str, Any]:
+    """Measures one row of the result."""
+    load, steps, pieces = Load(port, requests), read_metric(port, "steps"), read_metric(port, "slices_in_steps")
     took = asyncio.run(load.run(clients, seconds))
-    steps, pieces = value_of(port, "steps") - steps, value_of(port, "slices_in_steps") - pieces
+    steps, pieces = read_metric(port, "steps") - steps, read_metric(port, "slices_in_steps") - pieces
     rate = len(load.seconds) / took
     latency = np.percentile(load.seconds, (50, 99)) if load.seconds else (float("nan"), float("nan"))
     return {
@@ -165,13 +165,13 @@ def measured(port: int, requests: list[bytes], *, clients: int, seconds: float, 
     }
 
 
-def endurance(port: int, requests: list[bytes], *, clients: int, minutes: float, top: float) -> dict[str, Any]:
-    """Load for minutes, and the server's memory at its begin and every quarter of a minute."""
+def measure_endurance(port: int, requests: list[bytes], *, clients: int, minutes: float, top: float) -> dict[str, Any]:
+    """Measures load for minutes, with the memory of the server every 15 seconds."""
     memory, rows, begin = [], [], time.monotonic()
     while (now := time.monotonic() - begin) < 60 * minutes:
-        memory.append([round(now, 1), round(value_of(port, "resident_bytes") / 1e6, 1)])
-        rows.append(measured(port, requests, clients=clients, seconds=15, top=top))
-    memory.append([round(time.monotonic() - begin, 1), round(value_of(port, "resident_bytes") / 1e6, 1)])
+        memory.append([round(now, 1), round(read_metric(port, "resident_bytes") / 1e6, 1)])
+        rows.append(measure_load(port, requests, clients=clients, seconds=15, top=top))
+    memory.append([round(time.monotonic() - begin, 1), round(read_metric(port, "resident_bytes") / 1e6, 1)])
     outcomes: collections.Counter[str] = sum(
         (collections.Counter(row["outcomes"]) for row in rows), collections.Counter()
     )
@@ -183,7 +183,7 @@ def endurance(port: int, requests: list[bytes], *, clients: int, minutes: float,
         "latency_s_p99": max(row["latency_s_p99"] for row in rows),
         "outcomes": dict(outcomes),
         "memory_mb_by_s": memory,
-        # After the first fifth, in which programs are compiled and buffers find their size.
+        # After the first fifth, in which programs are compiled and buffers grow.
         "memory_growth_mb": round(later[-1] - later[0], 1),
     }
 
@@ -196,16 +196,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=15.0, help="for each number of clients, and for the ceiling")
-    parser.add_argument("--minutes", type=float, default=0.0, help="of endurance with the most clients")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of endurance with the largest number of clients")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--json", default="")
     arguments = parser.parse_args()
-    contents = images(arguments.data, arguments.images)
+    contents = read_images(arguments.data, arguments.images)
     cli.prepare_to_compute()
     predictor = Predictor.load([arguments.model], batch_size=arguments.batch_size)
     seconds, batch_size = arguments.seconds, arguments.batch_size
-    ceiling(predictor, contents, seconds=1, batch_size=batch_size)
-    tops = [ceiling(predictor, contents, seconds=seconds, batch_size=batch_size)]
+    measure_ceiling(predictor, contents, seconds=1, batch_size=batch_size)
+    tops = [measure_ceiling(predictor, contents, seconds=seconds, batch_size=batch_size)]
     command = [
         sys.executable,
         "-m",
@@ -222,12 +222,15 @@ def main() -> None:
             port = int(found[1])
             while not json.loads(asyncio.run(_get(port, "/healthz")))["warm"]:
                 time.sleep(0.5)
-            requests = [request_of(content, port) for content in contents]
+            requests = [build_request(content, port) for content in contents]
             rows = [
-                measured(port, requests, clients=clients, seconds=seconds, top=tops[0]) for clients in arguments.clients
+                measure_load(port, requests, clients=clients, seconds=seconds, top=tops[0])
+                for clients in arguments.clients
             ]
             lasting = (
-                endurance(port, requests, clients=max(arguments.clients), minutes=arguments.minutes, top=tops[0])
+                measure_endurance(
+                    port, requests, clients=max(arguments.clients), minutes=arguments.minutes, top=tops[0]
+                )
                 if arguments.minutes
                 else None
             )
@@ -235,7 +238,7 @@ def main() -> None:
             ended = server.wait(60)
         finally:
             server.kill()
-    tops.append(ceiling(predictor, contents, seconds=seconds, batch_size=batch_size))
+    tops.append(measure_ceiling(predictor, contents, seconds=seconds, batch_size=batch_size))
     top = float(np.mean(tops))
     for row in rows:
         row["share_of_ceiling"] = round(row["requests_per_s"] / top, 3)
