@@ -151,8 +151,8 @@ def measure_accuracy(data: str, count: int) -> list[dict[str, object]]:
     source = sources.open_path(data, field="--data")
     originals = inspection.inspect(source)
     among_themselves = near_duplicates.find_near_duplicates(originals.thumbnails)
-    twins = zip(among_themselves.first.tolist(), among_themselves.second.tolist(), strict=True)
-    same = [pair for pair, twin in zip(twins, among_themselves.is_duplicate, strict=True) if twin]
+    pairs = zip(among_themselves.first.tolist(), among_themselves.second.tolist(), strict=True)
+    same = [pair for pair, is_duplicate in zip(pairs, among_themselves.is_duplicate, strict=True) if is_duplicate]
     same += near_duplicates.pair_equal_values(originals.fingerprints)
     cluster = near_duplicates.find_components(len(originals.records), same)
     chosen = np.random.default_rng(0).choice(len(originals.records), min(count, len(originals.records)), replace=False)

@@ -1,4 +1,4 @@
-"""Keeps the figures that are saved, for tests of what is on them."""
+"""Captures figures when they are saved, for tests of their content."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 
 class Drawn:
-    """Keeps what was saved last: the figure as it was drawn."""
+    """The figure that was saved last."""
 
     figure: matplotlib.figure.Figure
 
@@ -16,7 +16,7 @@ class Drawn:
         return [text.get_text() for text in self.visible_texts()]
 
     def visible_texts(self) -> list[Text]:
-        outside = set()  # labels of ticks beyond the limits of their axis exist and are never drawn
+        outside = set()  # tick labels beyond the limits of an axis exist, but are not drawn
         for axis in (axis for axes in self.figure.axes for axis in (axes.xaxis, axes.yaxis)):
             low, high = sorted(axis.get_view_interval())
             ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
@@ -32,7 +32,7 @@ class Drawn:
         return {str(line.get_label()): line for line in self.figure.axes[axes].get_lines()}
 
     def assert_readable(self) -> None:
-        """No text leaves the figure, no two texts overlap."""
+        """Asserts that no text leaves the figure and no two texts overlap."""
         renderer = self.figure.canvas.get_renderer()  # type: ignore[attr-defined]
         width, height = self.figure.canvas.get_width_height()
         boxes = []
@@ -49,7 +49,7 @@ class Drawn:
 
 
 def keeping(monkeypatch: pytest.MonkeyPatch) -> Drawn:
-    """Sees all figures that are saved from now on."""
+    """Captures all figures that are saved from now on."""
     keeper = Drawn()
     savefig = matplotlib.figure.Figure.savefig
 

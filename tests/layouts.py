@@ -1,9 +1,9 @@
-"""The same few steps of training on meshes of several sizes, in one process with simulated devices; prints JSON.
+"""Trains the same few steps on meshes of several sizes, in one process with simulated devices, and prints JSON.
 
     JAX_NUM_CPU_DEVICES=8 python -m tests.layouts MODEL STEPS DEVICES,DEVICES,... [FIELD=VALUE ...]
 
-With dropout, augmentation, class weights and averages on. Fields: sharded, accumulate, mixup, and segment, the lowest
-one that trains, counted from the end if negative.
+Dropout, augmentation, class weights and weight averages are on. Fields: sharded, accumulate, mixup, and segment (the
+lowest trained one, counted from the end if negative).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Workdirs of runs that nobody trained, for tests of what reads them: only the files that a comparison looks at."""
+"""Writes workdirs without training: the files that a comparison reads, with chosen predictions."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ BASE: dict[str, Any] = {
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """The configuration with other values, `model__hidden` for `model.hidden`."""
+    """Returns the configuration with changed values, `model__hidden` for `model.hidden`."""
     made: dict[str, Any] = json.loads(json.dumps(BASE))
     for name, value in changes.items():
         *parents, last = name.split("__")
@@ -45,18 +45,18 @@ def write(
     finished: bool = True,
     **changes: Any,
 ) -> pathlib.Path:
-    """A run whose predictions of the validation images, a half of each class, are right or not as told.
+    """Writes a run whose predictions of the validation images, half of each class, are right or wrong as given.
 
     Args:
-      folder: made.
-      right: for each validation image.
-      first_image: number of the first, for folds.
-      groups: patient of each image; empty: each has its own.
-      pixels: beginning of all fingerprints.
-      synthetic: of the data.
-      seconds: of the stages together.
-      losses: val/loss of the epochs.
-      finished: whether the report is there.
+      folder: the workdir; it is created.
+      right: whether the prediction of each validation image is right.
+      first_image: number of the first image, for folds.
+      groups: patient of each image; empty: each image has its own.
+      pixels: prefix of all fingerprints.
+      synthetic: whether the data are.
+      seconds: total of the stages.
+      losses: `val/loss` of each epoch.
+      finished: whether the report exists.
       changes: of the configuration.
     """
     made = config(**changes)

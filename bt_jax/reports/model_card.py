@@ -138,8 +138,8 @@ def _format_ood_detection(facts: ModelFacts) -> str:
     return format_markdown_section(
         "Out-of-distribution detection",
         "A classifier assigns one of its classes to every picture. The model therefore flags an image as "
-        "out-of-distribution if its features lie farther from those of the training images than those of 99 % of the "
-        f"validation images: {facts['doubt']}.",
+        "out-of-distribution (OOD) if its features lie farther from those of the training images than those of 99 % of "
+        f"the validation images: {facts['doubt']}.",
         "The flag is meant for pictures of another kind. It does not separate wrong predictions from right ones. It "
         "can miss an unknown disease, another sequence, or a slice of another part of the head.",
     )

@@ -45,7 +45,7 @@ def format_results(results: Results) -> str:
         "model that only memorised it gets it right."
         if leaks
         else "",
-        "The 95 % interval resamples patients, each with all their images, where patients are known. Elsewhere it "
+        "The 95 % interval resamples patients, each with all of its images, if patients are known. Elsewhere it "
         "resamples images. Images of one patient tend to be right or wrong together, so that interval is too narrow "
         "if several images are of one patient. Macro averages give every class that has images the same weight. "
         "PR-AUC is the average precision. ECE is the expected calibration error: the mean distance between confidence "
@@ -97,8 +97,8 @@ def format_calibration(results: Results, *, remark: str | None) -> str:
         "ECE by chance is what a perfectly calibrated model would show on this number of images. An ECE that is not "
         "larger is no sign of miscalibration.",
         *(
-            f"{name}: the temperature was fitted on these images, so the values after calibration are too low. Use the "
-            "values before, or those of images that it was not fitted on."
+            f"{name}: the temperature was fitted on these images, so the values after calibration are optimistic. Use "
+            "the values before, or those of images that it was not fitted on."
             for name, change in changes.items()
             if change["biased"]
         ),

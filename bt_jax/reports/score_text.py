@@ -93,7 +93,9 @@ def describe_calibration(result: Mapping[str, Any]) -> str:
         return f"expected calibration error: {error}; no temperature is stored with the model{chance}"
     fitted = f"fitted on {change['fitted_on']}"
     temperature = fitted if change["temperature"] is None else f"temperature {change['temperature']:.3f}, {fitted}"
-    biased = "; the temperature was fitted on these images, so the value after is too low" if change["biased"] else ""
+    biased = (
+        "; the temperature was fitted on these images, so the value after is optimistic" if change["biased"] else ""
+    )
     return (
         f"expected calibration error: {format_score(change['ece_before'])} before and "
         f"{format_score(change['ece_after'])} after calibration ({temperature}){biased}{chance}"

@@ -125,5 +125,5 @@ def _describe_calibration(change: Calibration | None) -> str:
     if change is None:
         return ""
     temperature = "one temperature per fold" if change.temperature is None else f"temperature {change.temperature:.3f}"
-    too_low = "\n(these images, so the error after calibration is too low)" if change.biased else ""
+    too_low = "\n(these images, so the error after calibration is optimistic)" if change.biased else ""
     return f"\nbefore and after calibration: {temperature}, fitted on {change.fitted_on}{too_low}"

@@ -215,7 +215,7 @@ def test_calibration_is_told_and_what_it_is_worth(tmp_path: pathlib.Path, biased
     assert f"| validation | {before:.3f} | {after:.3f} | {chance:.3f} |" in told
     assert "the temperature 1.2000, fitted on the 80 validation images" in told
     assert "The networks share one." in told
-    assert ("the values after calibration are too low" in told) == biased
+    assert ("the values after calibration are optimistic" in told) == biased
     assert (f"| {before:.3f} before calibration |" in section(text, "Results")) == biased
 
 

@@ -26,7 +26,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
     return drawings.keeping(monkeypatch)
 
 
-def made_up(
+def draw_scores(
     n: int, classes: int, present: Sequence[int] | None = None, strength: float = 1.5
 ) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
@@ -40,15 +40,15 @@ def scored(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) 
 
 
 CASES = {
-    "four": (*made_up(574, 4), list(BRAIN_TUMOR_CLASSES)),
-    "absent": (*made_up(120, 4, [0, 1, 3]), list(BRAIN_TUMOR_CLASSES)),
-    "ten": (*made_up(574, 10), LONG_NAMES),
-    "fifteen": (*made_up(900, 15), [f"class_{c}" for c in range(15)]),
-    "two": (*made_up(50, 2), ["no", "yes"]),
-    "only_one": (*made_up(5, 1), ["everything"]),
-    "one_image": (*made_up(1, 4), list(BRAIN_TUMOR_CLASSES)),
-    "empty": (*made_up(0, 4), list(BRAIN_TUMOR_CLASSES)),
-    "dollars": (*made_up(30, 3), ["a_$x$", "b_$", "_"]),
+    "four": (*draw_scores(574, 4), list(BRAIN_TUMOR_CLASSES)),
+    "absent": (*draw_scores(120, 4, [0, 1, 3]), list(BRAIN_TUMOR_CLASSES)),
+    "ten": (*draw_scores(574, 10), LONG_NAMES),
+    "fifteen": (*draw_scores(900, 15), [f"class_{c}" for c in range(15)]),
+    "two": (*draw_scores(50, 2), ["no", "yes"]),
+    "only_one": (*draw_scores(5, 1), ["everything"]),
+    "one_image": (*draw_scores(1, 4), list(BRAIN_TUMOR_CLASSES)),
+    "empty": (*draw_scores(0, 4), list(BRAIN_TUMOR_CLASSES)),
+    "dollars": (*draw_scores(30, 3), ["a_$x$", "b_$", "_"]),
 }
 
 

@@ -145,7 +145,7 @@ def test_describe_calibration(biased: bool) -> None:
     text = score_text.describe_calibration(result := scored(change=change))
     before, after = result["calibration"]["ece_before"], result["calibration"]["ece_after"]
     assert f"{before:.3f} before and {after:.3f} after calibration (temperature 1.250, fitted on the 9 images)" in text
-    assert ("the value after is too low" in text) == biased
+    assert ("the value after is optimistic" in text) == biased
     assert text.endswith(f"would show about {result['ece_if_calibrated']:.3f} by chance")
 
 

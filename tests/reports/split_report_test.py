@@ -144,6 +144,6 @@ def test_the_picture_of_calibration_says_when_it_flatters(
         change = Calibration(np.full((40, 4), 0.25), temperature=temperature, fitted_on="the images", biased=biased)
         write(tmp_path / "validation", change=change)
     titles = [options["title"] for options in undrawn["calibration"]]
-    assert "so the error after calibration is too low" in titles[0]
-    assert "too low" not in titles[1]
+    assert "so the error after calibration is optimistic" in titles[0]
+    assert "optimistic" not in titles[1]
     assert "one temperature per fold, fitted on the images" in titles[1]

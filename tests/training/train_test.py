@@ -111,7 +111,7 @@ def test_doubt_is_kept_with_the_model_and_told_of(finished):
     np.testing.assert_array_equal(logits, model.predict_logits(images))
     assert ood_scores is not None and ood_scores.shape == (3,) and (ood_scores > 0).all()
     card = (finished / "report/model_card.md").read_text()
-    assert "What it does not know" in card
+    assert "Out-of-distribution detection" in card
     assert re.search(r"\d of 20 validation images are doubted; \d+ of 16 testing images .* made-up pictures", card)
 
 
