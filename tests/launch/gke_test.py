@@ -103,7 +103,7 @@ def test_a_slice_that_cannot_be_is_one_clear_line(kind: str, topology: str, each
         (["print", "mine", *SLICE, "--config=c", "--workdir=runs/a"], "which is lost with the pods"),
         (["print", "mine", "--type=v5e", "--topology=2x4", *FLAGS], "--image is missing"),
         (["print", "mine", *SLICE, "--data=here", *FLAGS], "use gs://BUCKET/FOLDER"),
-        (["print", "Mine", *SLICE, *FLAGS], "small letters"),
+        (["print", "Mine", *SLICE, *FLAGS], "lower-case letters"),
     ],
 )
 def test_a_mistake_is_one_clear_line(cloud: Cloud, arguments: list[str], message: str) -> None:

