@@ -13,7 +13,6 @@ A configuration is a commented Python file; any of its fields can be set as --co
 tool, not a medical device.
 """
 
-import functools
 import pathlib
 
 import ml_collections
@@ -61,19 +60,20 @@ def main() -> int | None:
         process=_PROCESS.value,
         heartbeat=_HEARTBEAT.value,
     )
-    return processes.run_as_one(functools.partial(_train, _CONFIG.value, _WORKDIR.value or _default_workdir()))
+    return processes.run_as_one(_train)
 
 
-def _train(config: ml_collections.ConfigDict, place: str) -> int:
+def _train() -> int:
     from bt_jax.distributed import processes
-    from bt_jax.training import train
-    from bt_jax.workdir import remote  # after the flags: grain defines flags of its own
+    from bt_jax.training.train import train_and_evaluate  # after the flags: grain defines flags of its own
+    from bt_jax.workdir import remote
 
-    run = functools.partial(train.train_and_evaluate, config, began=cli.BEGAN)
-    if not remote.is_remote(place):
-        return run(pathlib.Path(place))
-    copy = remote.Mirror(place, process=processes.get_index())
-    return run(copy.pull(), publish=copy.push if processes.is_first() else lambda: None)
+    workdir = _WORKDIR.value or _choose_workdir()
+    if not remote.is_remote(workdir):
+        return train_and_evaluate(_CONFIG.value, pathlib.Path(workdir), began=cli.BEGAN)
+    copy = remote.Mirror(workdir, process=processes.get_index())
+    publish = copy.push if processes.is_first() else None
+    return train_and_evaluate(_CONFIG.value, copy.pull(), began=cli.BEGAN, publish=publish)
 
 
 def _summarise(config: ml_collections.ConfigDict, picture: pathlib.Path) -> int:
@@ -94,7 +94,7 @@ def _summarise(config: ml_collections.ConfigDict, picture: pathlib.Path) -> int:
     return 0
 
 
-def _default_workdir() -> str:
+def _choose_workdir() -> str:
     name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     return f"runs/{pathlib.Path(name).stem}{'_' if variant else ''}{variant}"
 

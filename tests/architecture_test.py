@@ -24,7 +24,7 @@ ROOMS = {
     "models.pretrained": ("common", "models"),
     "workdir": ("common", "distributed"),
     "inference": ("common", "ops", "metrics", "data", "models", "models.pretrained", "workdir"),
-    "reports": ("common", "metrics", "data", "models", "workdir", "inference"),
+    "reports": ("common", "metrics", "data", "models", "workdir"),
     "training": (
         "common", "defaults", "metrics", "data", "distributed", "models", "models.pretrained", "workdir", "inference",
         "reports",

@@ -25,7 +25,8 @@ from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry, summary
-from bt_jax.training import optimizer, sharded_forward, train_state
+from bt_jax.training import optimizer, train_state
+from bt_jax.training.sharded_forward import ShardedForward
 from bt_jax.training.train_step import TrainStep
 
 CLASSES, SIZE, BATCH, RECORDS = 4, 32, 16, 40
@@ -83,12 +84,9 @@ def train(
     text = compiled.as_text()
     found["collectives"] = hlo.count_collectives(text)
     found["held"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    outputs_of = sharded_forward.make_outputs(
-        network, normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=mesh, batch_size=6
-    )
-    weights = state.for_evaluation()
+    forward = ShardedForward(network, normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=mesh, batch_size=6)
     # 19 images in batches of 6 or, on 4 and 8 devices, 8: the last one is filled up.
-    logits, _ = outputs_of(weights["params"], weights["batch_stats"], images=pixels[:19])
+    logits, _ = forward.compute(state.for_evaluation(), pixels[:19])
     found["logits"] = logits.tolist()
     return found
 

@@ -208,8 +208,8 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
         for name, value in get_model_options({**config.model}).items()
     }
     names = _list_segments(model, size, **options)
-    plan = stages.make_plan(names, steps_per_epoch=1, **config.stages)
-    stages.rate_at(plan[0], plan[0].steps, **config.schedule)  # the step at which a rate decays or does not
+    stages.make_plan(names, steps_per_epoch=1, **config.stages)
+    stages.Schedule(**config.schedule)
     feature_cache.find_lowest_cut(config.train.cached_segment, names)
     optimizer.make_optimizer(names, **config.optimizer)
 

@@ -1,4 +1,4 @@
-"""What frozen layers make of the training images, computed once and kept on disk: epochs then cost only what trains."""
+"""Features that frozen layers compute from the training images, once, on disk: epochs then cost only what trains."""
 
 import dataclasses
 import functools
@@ -30,17 +30,20 @@ _BATCH = 32  # images in a forward, on each device
 _BLOCK = 256  # images in a file, about: what a run that is killed computes again
 
 
+_Place = tuple[int, int]  # a view and a block of images
+
+
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """Where the network is cut into a frozen part, whose outputs are kept, and the part that trains on them.
+    """A cut of the network into a frozen lower part, whose outputs are cached, and an upper part that trains on them.
 
     Attributes:
       segment: number of the first segment of the upper part.
       name: of that segment.
       shape: of the features of an image.
       program: jitted, (params, batch_stats, images [B, S, S] float32) -> features [B, *shape] float32.
-      below: a lower cut that later stages start from; then the program takes its features in the place of images, so
-        that no layer is computed for both.
+      below: a lower cut that later stages start from; the program then takes its features instead of images, so that
+        no layer is computed twice.
     """
 
     segment: int
@@ -52,12 +55,12 @@ class Cut:
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """The features of all training images in some of their views: by view, blocks of [block size, ...] float32."""
+    """The features of all training images in some views: by view, blocks of [block size, ...] float32."""
 
     blocks: dict[int, list[np.ndarray]]
 
     def rows(self, view: int, records: Sequence[int]) -> np.ndarray:
-        """[len(records), ...] float32 in memory."""
+        """Returns the features of some images, [len(records), ...] float32 in memory."""
         blocks = self.blocks[view]
         size = len(blocks[0])
         return np.stack([blocks[record // size][record % size] for record in records])
@@ -65,11 +68,11 @@ class Features:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureCache:
-    """Finds or computes features.
+    """Reads features from disk or computes them.
 
-    An entry is a folder, named by a hash of all that the features depend on: the lowered program is part of it, and a
-    few augmented images, so that a change of the code makes another entry too. Each of its files holds a block of
-    images in one view, bare float32 values in row order; the file's name ends with their checksum.
+    An entry is a folder, named by a hash of everything that the features depend on. The lowered program and a few
+    augmented images are part of it, so that changed code makes another entry. Each file holds a block of images in one
+    view, bare float32 values in row order; its name ends with their checksum.
 
     Attributes:
       network: whose lower segments are frozen.
@@ -81,8 +84,8 @@ class FeatureCache:
       seed: of the augmentation.
       views: different augmentations of an image.
       threads: that augment.
-      limit: bytes for one cut, and for all entries together: those not used for longest make room.
-      folder: where entries are.
+      limit: bytes for one cut, and for all entries together; the least recently used ones make room.
+      folder: of the entries.
       kinds: [N] integers, see `views.Views`; None: all images are of one kind.
     """
 
@@ -99,16 +102,17 @@ class FeatureCache:
     folder: pathlib.Path
     kinds: np.ndarray | None = None
 
-    def of_plain(self, images: np.ndarray) -> "FeatureCache":
-        """The same for other images [N, S, S] uint8, each in one view: as it is."""
+    def copy_for_plain(self, images: np.ndarray) -> "FeatureCache":
+        """Returns the same cache for other images [N, S, S] uint8 in one view: without augmentation."""
         return dataclasses.replace(self, images=images, settings=Augmentation(), views=1, kinds=None)
 
-    def cuts(
+    def choose_cuts(
         self, plan: Sequence[Stage], params: Tree, batch_stats: Tree, *, lowest_segment: str, steps_per_epoch: int
     ) -> dict[int, Cut]:
-        """The cuts to use, by the `program_segment` of the stages that start from them.
+        """Returns the cuts to use, by the `program_segment` of the stages that start from them.
 
-        None where the stages see no image twice and, with a line that says so, none above the limit.
+        There is none for stages that see no image twice. There is none for features larger than the limit either, which
+        is printed.
 
         Args:
           plan: the stages.
@@ -125,10 +129,10 @@ class FeatureCache:
             length = sum(stage.steps for stage in plan if stage.program_segment == segment)
             if not self.views or length <= steps_per_epoch:
                 continue
-            program = self._program(segment, below)
-            shape = jax.eval_shape(program, params, batch_stats, self._inputs(below)).shape[1:]
+            program = self._create_program(segment, below)
+            shape = jax.eval_shape(program, params, batch_stats, self._describe_inputs(below)).shape[1:]
             cut = Cut(segment, names[segment], shape, program, below)
-            size = self._bytes(cut, views=self.views)
+            size = self._count_bytes(cut, views=self.views)
             if size <= self.limit:
                 found[segment] = below = cut
             else:
@@ -138,87 +142,117 @@ class FeatureCache:
                 )
         return found
 
-    def features(
-        self, cut: Cut, params: Tree, batch_stats: Tree, *, views: Sequence[int], give_up: Callable[[], bool]
+    def get_features(
+        self, cut: Cut, params: Tree, batch_stats: Tree, *, views: Sequence[int], interrupted: Callable[[], bool]
     ) -> Features | None:
-        """The features of some views, found on disk or computed and written there; None when `give_up` became true.
+        """Returns the features of some views, read from disk or computed; None when `interrupted` became true.
 
         Args:
-          cut: one of `cuts`.
+          cut: one of `choose_cuts`.
           params: of the whole network, on the mesh.
           batch_stats: of the whole network, on the mesh.
           views: numbers of views, in the order in which they are computed.
-          give_up: asked before each block.
+          interrupted: asked before each block.
         """
         params, batch_stats = sharding.gather((params, batch_stats), self.mesh)
-        store = FeatureStore(self.folder / self._key(cut, params, batch_stats))
-        count, size = len(self.images), self._block
-        places = [(view, number) for view in views for number in range(-(-count // size))]
-        found = {}
-        for view, number in places:
-            block = store.read(view, number, shape=(min(size, count - number * size), *cut.shape))
-            if block is not None:
-                found[view, number] = block
-        # All hosts compute together, so what one of them lacks, all compute.
-        here = processes.intersect_flags(np.array([place in found for place in places]))
-        found = {place: found[place] for place, held in zip(places, here, strict=True) if held}
+        store = FeatureStore(self.folder / self._compute_key(cut, params, batch_stats))
+        places = [(view, block) for view in views for block in range(-(-len(self.images) // self._block))]
+        found = self._read_blocks(store, cut, places)
         missing = [place for place in places if place not in found]
-        if missing and give_up():
-            return None
-        read = self._augmented
-        if missing and cut.below:
-            needed = list(dict.fromkeys(view for view, _ in missing))
-            features_below = self.features(cut.below, params, batch_stats, views=needed, give_up=give_up)
-            if features_below is None:
-                return None
-            read = features_below.rows
         begin = time.monotonic()
         if missing:
-            if processes.is_first():  # they may share the folder, and each others' unfinished files must stay
-                store.make_room(self.limit - self._bytes(cut, views=len(views)))
-            processes.wait_for_all("room for features")
-            program = cut.program.lower(params, batch_stats, self._inputs(cut.below)).compile()
+            if interrupted():
+                return None
+            read = self._augment
+            if cut.below:
+                needed = list(dict.fromkeys(view for view, _ in missing))
+                features_below = self.get_features(
+                    cut.below, params, batch_stats, views=needed, interrupted=interrupted
+                )
+                if features_below is None:
+                    return None
+                read = features_below.rows
+            begin = time.monotonic()
+            self._make_room(store, self._count_bytes(cut, views=len(views)))
+            program = cut.program.lower(params, batch_stats, self._describe_inputs(cut.below)).compile()
             compute = functools.partial(self._compute, program, params, batch_stats, read)
-            total, done = len(views) * count, sum(map(len, found.values()))
-            with tqdm.tqdm(
-                total=total,
-                initial=done,
-                desc="features",
-                unit=" images",
-                leave=False,
-                disable=not processes.is_first(),
-            ) as bar:
-                for view, number in missing:
-                    if give_up():
-                        return None
-                    block = compute(view, range(number * size, min((number + 1) * size, count)))
-                    found[view, number] = store.write(view, number, block)
-                    bar.update(len(block))
-        how = f"computed in {time.monotonic() - begin:.1f} s" if missing else "found"
-        if missing and len(missing) < len(places):
-            how = f"{len(places) - len(missing)} of {len(places)} files found, the others {how}"
-        processes.say(
-            f"features before {cut.name}: {len(views)} view{'s' * (len(views) > 1)} of {count} images, "
-            f"{self._bytes(cut, views=len(views)) / 1e6:.1f} MB, {how}"
-        )
+            if not self._compute_blocks(compute, store, missing, found, total=len(views), interrupted=interrupted):
+                return None
+        self._tell(cut, len(views), len(places), len(missing), seconds=time.monotonic() - begin)
         if store.error is not None:
             tqdm.tqdm.write(f"note: features are kept in memory only: {store.error}")
         return Features({view: [found[place] for place in places if place[0] == view] for view in views})
 
-    def _inputs(self, below: Cut | None) -> jax.ShapeDtypeStruct:
+    def _read_blocks(self, store: FeatureStore, cut: Cut, places: Sequence[_Place]) -> dict[_Place, np.ndarray]:
+        """Returns the blocks on disk that every host can read: all hosts compute together what one of them lacks."""
+        found = {}
+        for view, block in places:
+            values = store.read(view, block, shape=(len(self._get_records(block)), *cut.shape))
+            if values is not None:
+                found[view, block] = values
+        here = processes.intersect_flags(np.array([place in found for place in places]))
+        return {place: found[place] for place, held in zip(places, here, strict=True) if held}
+
+    def _make_room(self, store: FeatureStore, size: int) -> None:
+        """Removes old entries so that `size` bytes fit, on the first host: hosts may share the folder."""
+        if processes.is_first():
+            store.make_room(self.limit - size)
+        processes.wait_for_all("room for features")
+
+    def _compute_blocks(
+        self,
+        compute: Callable[[int, range], np.ndarray],
+        store: FeatureStore,
+        missing: Sequence[_Place],
+        found: dict[_Place, np.ndarray],
+        *,
+        total: int,
+        interrupted: Callable[[], bool],
+    ) -> bool:
+        """Adds the missing blocks to `found` and writes them; False when `interrupted` became true."""
+        with tqdm.tqdm(
+            total=total * len(self.images),
+            initial=sum(map(len, found.values())),
+            desc="features",
+            unit=" images",
+            leave=False,
+            disable=not processes.is_first(),
+        ) as bar:
+            for view, block in missing:
+                if interrupted():
+                    return False
+                values = compute(view, self._get_records(block))
+                found[view, block] = store.write(view, block, values)
+                bar.update(len(values))
+        return True
+
+    def _tell(self, cut: Cut, views: int, files: int, missing: int, *, seconds: float) -> None:
+        how = f"computed in {seconds:.1f} s" if missing else "found"
+        if missing and missing < files:
+            how = f"{files - missing} of {files} files found, the others {how}"
+        processes.say(
+            f"features before {cut.name}: {views} view{'s' * (views > 1)} of {len(self.images)} images, "
+            f"{self._count_bytes(cut, views=views) / 1e6:.1f} MB, {how}"
+        )
+
+    def _get_records(self, block: int) -> range:
+        """Returns the numbers of the images in a block."""
+        return range(block * self._block, min((block + 1) * self._block, len(self.images)))
+
+    def _describe_inputs(self, below: Cut | None) -> jax.ShapeDtypeStruct:
         shape = below.shape if below else self.images.shape[1:]
         return jax.ShapeDtypeStruct((_BATCH * self.mesh.size, *shape), np.float32)
 
     @property
     def _block(self) -> int:
-        """Whole batches: an image is always computed in the same company, and so to the same bits."""
+        """Images in a block. Whole batches: an image is always computed in the same batch, and so to the same bits."""
         batch = _BATCH * self.mesh.size
         return batch * max(1, _BLOCK // batch)
 
-    def _bytes(self, cut: Cut, *, views: int) -> int:
+    def _count_bytes(self, cut: Cut, *, views: int) -> int:
         return views * len(self.images) * int(np.prod(cut.shape)) * 4
 
-    def _program(self, segment: int, below: Cut | None) -> Any:
+    def _create_program(self, segment: int, below: Cut | None) -> Any:
         names = self.network.segment_names
 
         def outputs(params: Tree, batch_stats: Tree, x: jax.Array) -> jax.Array:
@@ -232,24 +266,24 @@ class FeatureCache:
         everywhere, by_row = sharding.get_replicated_sharding(self.mesh), sharding.get_batch_sharding(self.mesh)
         return jax.jit(outputs, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
-    def _key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
-        program = cut.program.lower(params, batch_stats, self._inputs(cut.below)).as_text()
+    def _compute_key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
+        program = cut.program.lower(params, batch_stats, self._describe_inputs(cut.below)).as_text()
         weights = {name: (params[name], batch_stats.get(name)) for name in self.network.segment_names[: cut.segment]}
         facts = {
             "format": _FORMAT,
             "jax": jax.__version__,
             "devices": [device.device_kind for device in self.mesh.devices.flat],
-            "program": _sha256(program.encode()),
-            "weights": _sha256(*(np.asarray(leaf) for leaf in jax.tree.leaves(weights))),
-            "images": _sha256(getattr(self.images, "identity", self.images)),  # lazy ones know without being read
+            "program": _hash(program.encode()),
+            "weights": _hash(*(np.asarray(leaf) for leaf in jax.tree.leaves(weights))),
+            "images": _hash(getattr(self.images, "identity", self.images)),  # lazy ones know without being read
             "settings": dataclasses.asdict(self.settings),
             "seed": self.seed,
             "kinds": None if self.kinds is None else self.kinds.tolist(),
-            "views": _sha256(*(self._view(0, record) for record in range(min(8, len(self.images))))),
+            "views": _hash(*(self._augment_one(0, record) for record in range(min(8, len(self.images))))),
             "block": self._block,
-            "below": self._key(cut.below, params, batch_stats) if cut.below else None,
+            "below": self._compute_key(cut.below, params, batch_stats) if cut.below else None,
         }
-        return _sha256(json.dumps(facts, sort_keys=True).encode())[:32]
+        return _hash(json.dumps(facts, sort_keys=True).encode())[:32]
 
     def _compute(
         self,
@@ -260,7 +294,7 @@ class FeatureCache:
         view: int,
         records: range,
     ) -> np.ndarray:
-        """The features of some records in a view: [len(records), *shape] float32; `read` gives the program's input."""
+        """Computes the features of some records in a view, [len(records), *shape] float32; `read` gives the inputs."""
         outputs = []
         size = _BATCH * self.mesh.size
         for start in range(0, len(records), size):
@@ -271,12 +305,12 @@ class FeatureCache:
             outputs.append(program(params, batch_stats, jax.device_put(inputs, sharding.get_batch_sharding(self.mesh))))
         return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
 
-    def _augmented(self, view: int, records: Sequence[int]) -> np.ndarray:
-        """[len(records), S, S] float32."""
+    def _augment(self, view: int, records: Sequence[int]) -> np.ndarray:
+        """Returns a view of some images, [len(records), S, S] float32."""
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            return np.stack(list(pool.map(functools.partial(self._view, view), records)))
+            return np.stack(list(pool.map(functools.partial(self._augment_one, view), records)))
 
-    def _view(self, view: int, record: int) -> np.ndarray:
+    def _augment_one(self, view: int, record: int) -> np.ndarray:
         return self._random_views(view=view, record=record)
 
     @functools.cached_property
@@ -295,7 +329,7 @@ def find_lowest_cut(segment: str, segment_names: Sequence[str]) -> int:
     return max(1, segment_names.index(segment or segment_names[-1]))  # below the first segment nothing is computed
 
 
-def _sha256(*contents: bytes | np.ndarray) -> str:
+def _hash(*contents: bytes | np.ndarray) -> str:
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content).data)

@@ -1,4 +1,4 @@
-"""Blocks of float32 values on disk, in named parts of folders that make room for each other."""
+"""Blocks of float32 values on disk, in entries that make room for each other."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from bt_jax.common import files
 
 
 class FeatureStore:
-    """The files of an entry. What cannot be written stays in memory; `error` remembers why.
+    """The files of an entry. What cannot be written stays in memory; `error` says why.
 
     Args:
       folder: of the entry; its neighbours are other entries.
@@ -25,7 +25,7 @@ class FeatureStore:
             os.utime(folder)  # used now
 
     def read(self, view: int, number: int, *, shape: tuple[int, ...]) -> np.ndarray | None:
-        """A block, mapped into memory; None if it is not there, or damaged."""
+        """Returns a block, mapped into memory; None if it is missing or damaged."""
         for path in sorted(self._folder.glob(f"{_name(view, number)}_*")):
             with contextlib.suppress(OSError, ValueError):  # removed meanwhile, or cut short
                 block = np.memmap(path, np.float32, mode="r", shape=shape)
@@ -34,7 +34,7 @@ class FeatureStore:
         return None
 
     def write(self, view: int, number: int, block: np.ndarray) -> np.ndarray:
-        """Writes a block, and gives it back mapped into memory."""
+        """Writes a block and returns it mapped into memory."""
         path = self._path(view, number, block)
         try:
             files.write_bytes(path, block.tobytes())
@@ -44,7 +44,7 @@ class FeatureStore:
             return block
 
     def make_room(self, size: int) -> None:
-        """Removes what killed processes left here, and other entries until they take no more than `size` bytes."""
+        """Removes unfinished files here, and the oldest other entries until these take no more than `size` bytes."""
         with contextlib.suppress(OSError):  # another process removes the same, or they are not ours to remove
             for left in self._folder.glob(".*"):
                 left.unlink()

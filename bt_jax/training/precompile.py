@@ -1,52 +1,57 @@
-"""Compiled programs, made ahead in the background: the next stage's compiles while the current one trains."""
+"""Compiles training steps ahead in the background: the next stage's while the current one trains."""
 
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
-Program = Callable[..., Any]
+from bt_jax.training.stage_inputs import StageInputs
+from bt_jax.training.stages import Stage
+from bt_jax.training.train_state import TrainState
+from bt_jax.training.train_step import StepFunction, TrainStep
 
 
 class Programs:
-    """Programs by key, each compiled once.
+    """The compiled steps of a run by the program of their stage, each compiled once.
 
     Args:
-      compile_one: key -> compiled program; called in a thread, one at a time.
+      step: the training step.
+      inputs: what the stages train on.
+      state: a state of the run; only its shapes and dtypes matter.
     """
 
-    def __init__(self, compile_one: Callable[[int], Program]):
-        self._compile_one = compile_one
+    def __init__(self, step: TrainStep, inputs: StageInputs, state: TrainState):
+        self._step, self._inputs, self._state = step, inputs, state
         self._threads: dict[int, threading.Thread] = {}
-        self._done: dict[int, Program | BaseException] = {}
+        self._done: dict[int, StepFunction | BaseException] = {}
         self._turn = threading.Lock()
-        self.seconds: dict[int, float] = {}  # of compilation, by key
+        self.seconds: dict[int, float] = {}  # of compilation, by `Stage.program_segment`
 
-    def start(self, key: int) -> None:
-        """Begins to compile in the background, unless that is under way or done."""
-        if key not in self._threads:
+    def start(self, stage: Stage) -> None:
+        """Starts to compile a stage's step in the background, unless that is under way or done."""
+        if stage.program_segment not in self._threads:
             # No daemon: a compiler that comes back to a finalized interpreter aborts the process (SIGABRT). Commands
-            # that are told to stop do not wait for it either: see commandline.run.
-            self._threads[key] = threading.Thread(target=self._compile, args=(key,))
-            self._threads[key].start()
+            # that are told to stop do not wait for it either: see cli.run.
+            self._threads[stage.program_segment] = threading.Thread(target=self._compile, args=(stage,))
+            self._threads[stage.program_segment].start()
 
-    def _compile(self, key: int) -> None:
-        with self._turn:
-            begin = time.monotonic()
-            try:
-                self._done[key] = self._compile_one(key)
-            except BaseException as error:  # raised where the program is asked for
-                self._done[key] = error
-            self.seconds[key] = time.monotonic() - begin
-
-    def get(self, key: int, *, give_up: Callable[[], bool] = lambda: False) -> Program | None:
-        """The compiled program, waited for if need be; None when `give_up` became true before."""
-        self.start(key)
-        while self._threads[key].is_alive():
-            if give_up():
+    def get(self, stage: Stage, *, interrupted: Callable[[], bool] = lambda: False) -> StepFunction | None:
+        """Returns a stage's compiled step, and waits for it if need be; None when `interrupted` became true before."""
+        self.start(stage)
+        while self._threads[stage.program_segment].is_alive():
+            if interrupted():
                 return None
-            self._threads[key].join(0.1)
-        result = self._done[key]
+            self._threads[stage.program_segment].join(0.1)
+        result = self._done[stage.program_segment]
         if isinstance(result, BaseException):
             raise result
         return result
+
+    def _compile(self, stage: Stage) -> None:
+        with self._turn:  # one at a time
+            begin = time.monotonic()
+            try:
+                batch = self._inputs.describe_batch(stage)
+                self._done[stage.program_segment] = self._step.compile(stage, self._state, batch)
+            except BaseException as error:  # raised where the program is asked for
+                self._done[stage.program_segment] = error
+            self.seconds[stage.program_segment] = time.monotonic() - begin

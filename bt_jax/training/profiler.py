@@ -1,7 +1,6 @@
-"""A trace of some training steps, for TensorBoard's profiler or XProf: what the host and the devices did, and when."""
+"""Traces training steps for XProf or TensorBoard's profiler: what the host and the devices did, and when."""
 
 import contextlib
-import functools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ FOLDER = "profile"  # in a workdir
 
 
 def parse(text: str) -> tuple[int, int] | None:
-    """`START:STOP`, steps counted from 0, the last one not included, as a pair; None for no text.
+    """Parses `START:STOP`, steps counted from 0 without the last one, into a pair; returns None for an empty text.
 
     Raises:
       UsageError: the text is something else.
@@ -29,13 +28,13 @@ def parse(text: str) -> tuple[int, int] | None:
 
 
 class Profiler:
-    """Traces the steps that were asked for, on the first process.
+    """Traces the requested steps on the first process.
 
-    A run that is resumed among them traces those that are left; one that ends among them, those that it did.
+    A run that is resumed or ends among them traces those that it does.
     """
 
     def __init__(self, text: str, workdir: pathlib.Path, *, steps: int):
-        """Checks what is asked for.
+        """Checks the requested steps.
 
         Args:
           text: see `parse`.
@@ -52,8 +51,8 @@ class Profiler:
         self._running, self._last = False, -1
 
     @contextlib.contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """Surrounds a step, from waiting for its batch to handing it to the devices."""
+    def trace_step(self, number: int) -> Iterator[None]:
+        """Surrounds a step, from waiting for its batch to dispatching it."""
         if self._span is None or not self._span[0] <= number < self._span[1] or jax.process_index():
             yield
             return
@@ -66,17 +65,14 @@ class Profiler:
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
-    def after(self, results: Any) -> None:
-        """Ends the trace after its last step, whose results are waited for."""
+    def stop_if_over(self, results: Any) -> None:
+        """Stops the trace after its last step; waits for the results of that step."""
         if self._running and self._span and self._last + 1 == self._span[1]:
             jax.block_until_ready(results)
             self.close()
 
     def close(self) -> None:
-        """Writes the trace, if one is under way."""
+        """Writes the trace, if one is running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
-
-
-off = functools.partial(Profiler, "", pathlib.Path(), steps=0)

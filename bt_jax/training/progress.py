@@ -1,4 +1,4 @@
-"""Where a run stands: small enough to travel in every checkpoint as JSON, complete enough to go on from to the bit."""
+"""Where a run stands. Every checkpoint holds it as JSON, so that a resumed run gives the same bits."""
 
 import dataclasses
 import math
@@ -7,14 +7,31 @@ from typing import Any
 from bt_jax.training.stages import Stage
 
 
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+    """How often a run logs, evaluates and saves, and when a stage ends early.
+
+    Attributes:
+      log_every: steps between rows of metrics.
+      evaluate_every: steps between evaluations; the last step is always followed by one.
+      checkpoint_every: steps between checkpoints besides those at evaluations; 0: none.
+      patience: evaluations without a lower val/loss that end a stage; 0 is off.
+    """
+
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    patience: int
+
+
 @dataclasses.dataclass
 class Progress:
     """The position in the plan, and the state of model selection and early stopping.
 
     Attributes:
-      step: steps done; also the position in the data stream.
+      step: number of steps done; also the position in the data stream.
       stage: number of the current stage, from 1.
-      step_in_stage: steps done of it.
+      step_in_stage: number of steps done in it.
       best_loss: lowest finite val/loss of all evaluations in all stages.
       best_step: step of that evaluation; its checkpoint is kept.
       evaluations_without_gain: since the best one or since the stage began.
@@ -31,16 +48,16 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Progress":
-        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        """Creates an instance from what `dataclasses.asdict` gave, also after a trip through JSON."""
         return cls(**values)
 
     def advance(self) -> None:
-        """A step was done."""
+        """Counts a step."""
         self.step += 1
         self.step_in_stage += 1
 
-    def evaluated(self, loss: float) -> None:
-        """Takes in a val/loss. One that is not finite is the best only as long as no other is known."""
+    def record_evaluation(self, loss: float) -> None:
+        """Takes in a val/loss. One that is not finite is the best only while there is no other."""
         if self.best_loss is None or loss < self.best_loss:
             # Nothing is lower than NaN: kept as the lowest, it would stay the best for good.
             self.best_loss = loss if math.isfinite(loss) else None
@@ -49,19 +66,19 @@ class Progress:
             self.evaluations_without_gain += 1
 
     def forget_best(self) -> None:
-        """Its checkpoint is gone: the next evaluation is the best, until there is a better one."""
+        """Forgets the best evaluation, whose checkpoint is lost; the next one becomes the best."""
         self.best_loss = self.best_step = None
 
-    def stage_is_over(self, stage: Stage, *, patience: int) -> bool:
-        """All steps done, or patience used up."""
-        return self.step_in_stage >= stage.steps or self.patience_is_over(patience)
+    def is_stage_over(self, stage: Stage, *, patience: int) -> bool:
+        """Returns whether all steps are done, or the patience is used up."""
+        return self.step_in_stage >= stage.steps or self.is_patience_over(patience)
 
-    def patience_is_over(self, patience: int) -> bool:
-        """Whether so many evaluations brought no lower val/loss; a patience of 0 never ends."""
+    def is_patience_over(self, patience: int) -> bool:
+        """Returns whether so many evaluations brought no lower val/loss; a patience of 0 never ends."""
         return bool(patience) and self.evaluations_without_gain >= patience
 
-    def next_stage(self) -> None:
-        """Goes on to the first step of the next stage, with fresh patience."""
+    def start_next_stage(self) -> None:
+        """Moves to the first step of the next stage, with fresh patience."""
         self.stage += 1
         self.step_in_stage = 0
         self.evaluations_without_gain = 0

@@ -1,79 +1,158 @@
-"""What a run starts from: weights, the model, the divided images."""
+"""Everything that a run needs to train, from its configuration: `prepare`. Nothing below it knows the configuration."""
 
 import dataclasses
-import math
-import pathlib
+from typing import Any
 
-import jax
 import ml_collections
+from jax.sharding import Mesh
 
+from bt_jax.common import files
 from bt_jax.data import leakage, sources
-from bt_jax.data.augment.augment import to_float
+from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.partition import Partition, divide
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.defaults import get_model_options
-from bt_jax.distributed import processes
+from bt_jax.data.sampler import Sampler
+from bt_jax.defaults import get_model_options, make_defaults
+from bt_jax.distributed import processes, sharding
 from bt_jax.distributed.processes import say
 from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.inference.description import ModelDescription
-from bt_jax.models.pretrained.sources import Weights, resolve
-from bt_jax.models.registry import Network, Tree
-from bt_jax.training import config_check, fresh_model, run_weights
+from bt_jax.models import summary
+from bt_jax.reports.model_card import ModelFacts
+from bt_jax.training import config_check, stages, train_step
+from bt_jax.training.evaluator import Evaluator
+from bt_jax.training.feature_cache import FeatureCache
+from bt_jax.training.optimizer import make_optimizer
+from bt_jax.training.progress import Cadence, Progress
+from bt_jax.training.sharded_forward import ShardedForward
+from bt_jax.training.stage_inputs import StageInputs, TrainingImages
+from bt_jax.training.stages import Plan, Schedule
+from bt_jax.training.start import FreshStart, ResumedStart, Start, StartingModel, find_weights
+from bt_jax.training.train_state import TrainState, create_state
+from bt_jax.training.train_step import TrainStep
 from bt_jax.workdir import run_folder
+from bt_jax.workdir.checkpoint import Checkpoints
+from bt_jax.workdir.run_folder import OpenRun
 
 
-def make_sharding_rules(config: ml_collections.ConfigDict) -> ShardingRules:
-    """Which parameters are divided among the devices."""
-    return ShardingRules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A run that is ready to train, from its first step or from where it stopped.
+
+    Attributes:
+      data: the images, divided.
+      preprocessing: of the images.
+      description: of the model, for checkpoints.
+      mesh: the devices.
+      plan: the stages.
+      cadence: how often to log, evaluate and save.
+      step: the training step.
+      inputs: what the stages train on and are validated on.
+      evaluator: scores a state between epochs.
+      forward: the network's outputs for any images.
+      state: to start with; the first step takes its memory.
+      progress: where the run stands; training moves it.
+      profile: steps to trace, see `profiler.parse`.
+      slow_step: as many usual steps a step may take before it is reported, see `Watchdog`.
+      facts: what the report says about the configuration.
+    """
+
+    data: Partition
+    preprocessing: Preprocessing
+    description: ModelDescription
+    mesh: Mesh
+    plan: Plan
+    cadence: Cadence
+    step: TrainStep
+    inputs: StageInputs
+    evaluator: Evaluator
+    forward: ShardedForward
+    state: TrainState
+    progress: Progress
+    profile: str
+    slow_step: float
+    facts: ModelFacts
 
 
-def weights_of(config: ml_collections.ConfigDict) -> Weights:
-    """What a fresh run starts from."""
-    if run_weights.is_run(config.model.weights):
-        return run_weights.of_run(config.model.weights, model=config.model.name)
-    weights = resolve(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
-    if weights.notice:
-        say(f"note: {weights.notice}")
+def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
+    """Loads data and model, and creates or restores everything that training needs.
+
+    Args:
+      config: as of `configs/effnet.py`, checked, with one fold.
+      run: the open workdir. With a checkpoint in it the run is resumed.
+
+    Raises:
+      UsageError: data or weights that cannot be used, or another run than the one in the workdir.
+    """
+    start = _choose_start(config, run.checkpoints)
+    run_folder.write_config(run.folder, config.to_dict(), defaults=make_defaults().to_dict(), resuming=start.is_resumed)
+    with run.record.time_phase("data"):
+        data = _load_data(config, run, start)
+    model = start.create_model(data)
+    normalisation = model.description.create_normalisation()
+    dtype = train_step.resolve_dtype(config.train.dtype)
+    _tell_model(model)
+    sampler = Sampler(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)
+    plan = _make_plan(config, model, sampler)
+    mesh = sharding.make_mesh()
+    step, state = _create_step(config, model, data, mesh)
+    inputs = _create_inputs(config, model, data, sampler, plan, step, run)
+    forward = ShardedForward(
+        model.network, normalisation=normalisation, dtype=dtype, mesh=mesh, batch_size=config.eval.batch_size
+    )
+    state, progress = start.load_state(state)
+    run.record.record_start(
+        step=progress.step,
+        data=data.facts,
+        model={
+            "name": model.network.name,
+            "weights": model.description.weights,
+            "weights_sha256": model.description.weights_sha256,
+        },
+    )
+    return Setup(
+        data=data,
+        preprocessing=start.preprocessing,
+        description=model.description,
+        mesh=mesh,
+        plan=plan,
+        cadence=Cadence(
+            log_every=config.train.log_every,
+            evaluate_every=max(1, round(config.eval.every_epochs * plan.steps_per_epoch)),
+            checkpoint_every=config.checkpoint.every_steps,
+            patience=config.early_stopping.patience,
+        ),
+        step=step,
+        inputs=inputs,
+        evaluator=Evaluator(
+            data.validation.labels, class_names=data.source.class_names, forward=forward, inputs=inputs
+        ),
+        forward=forward,
+        state=state,
+        progress=progress,
+        profile=config.profile,
+        slow_step=config.train.slow_step,
+        facts=_collect_facts(config, model, start.preprocessing, plan),
+    )
+
+
+def _choose_start(config: ml_collections.ConfigDict, checkpoints: Checkpoints) -> Start:
+    """Decides whether a run is fresh or resumed; nothing else does."""
+    if checkpoints.latest_step is not None:
+        return ResumedStart(checkpoints, checkpoints.latest_step)
+    weights = find_weights(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
     if weights.model != config.model.name:
         config_check.check_network(config, weights.model)
-    return weights
-
-
-def model_of(
-    config: ml_collections.ConfigDict, weights: Weights, preprocessing: Preprocessing, data: Partition
-) -> tuple[ModelDescription, Network, Tree, Tree]:
-    """The model of a fresh run: description, network, parameters and running statistics."""
-    description = ModelDescription(
-        name=weights.model,
-        options={**weights.options, **get_model_options({**config.model})},
-        class_names=data.source.class_names,
-        preprocessing=preprocessing.to_dict(),
-        normalisation=dataclasses.asdict(weights.normalisation),
-        weights=weights.source,
-        weights_sha256=weights.sha256,
-        synthetic=data.source.synthetic,
+    return FreshStart(
+        weights,
+        options=get_model_options({**config.model}),
+        preprocess={**config.preprocess},
+        seed=config.seed,
     )
-    network, params, batch_stats = description.create_network(seed=config.seed)
-    params, batch_stats = weights.load(network, params, batch_stats)
-    if weights.path is None and jax.tree.leaves(batch_stats):
-        by_batch = {"batch_statistics": True} if "batch_statistics" in description.options else {}
-        if by_batch and not description.options["batch_statistics"]:
-            say(
-                "warning: BatchNorm keeps statistics that the random weights gave on 64 images: "
-                "config.model.batch_statistics=True suits a network without pretrained weights"
-            )
-        forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0, **by_batch})
-        images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
-        batch_stats = fresh_model.calibrate_statistics(
-            forgetful.create_network()[0], params, batch_stats, images=images, normalisation=weights.normalisation
-        )
-    return description, network, params, batch_stats
 
 
-def load_data(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, preprocessing: Preprocessing, *, resuming: bool
-) -> Partition:
-    """The images, divided; writes `split.csv` and what identifies the images that the model sees."""
+def _load_data(config: ml_collections.ConfigDict, run: OpenRun, start: Start) -> Partition:
+    """Loads and divides the images; writes `split.csv` and what identifies the images that the model sees."""
     source = sources.open_source(
         config.data.source,
         directory=config.data.dir,
@@ -86,7 +165,7 @@ def load_data(
         say(f"warning: {source.notice}")
     data = divide(
         source,
-        preprocessing=preprocessing,
+        preprocessing=start.preprocessing,
         folds=config.data.folds,
         fold=config.data.fold,
         max_unreadable=config.data.max_unreadable,
@@ -94,7 +173,137 @@ def load_data(
         probe=config.data.probe,
         memory=config.data.memory_gb * 1e9,
     )
-    run_folder.write_split(folder, data.table.to_csv(), resuming=resuming)
+    run_folder.write_split(run.folder, data.table.to_csv(), resuming=start.is_resumed)
     if processes.is_first():
-        leakage.write(folder, (data.training, data.validation))
+        leakage.write(run.folder, (data.training, data.validation))
+    say(
+        f"data: {data.source.description}: {len(data.training)} training, {len(data.validation)} validation images "
+        f"(fold {config.data.fold} of {config.data.folds}; {data.grouping}), {len(data.testing)} testing images"
+    )
+    if data.probe:
+        say(f"shift probe: {len(data.shifted)} images of {data.probe.description} are kept from both")
     return data
+
+
+def _tell_model(model: StartingModel) -> None:
+    size = model.description.preprocessing["size"]
+    say(
+        f"model: {model.network.name}, {summary.count_parameters(model.params):,} parameters, {size}x{size} pixels, "
+        f"{model.description.weights}"
+    )
+
+
+def _make_plan(config: ml_collections.ConfigDict, model: StartingModel, sampler: Sampler) -> Plan:
+    plan = Plan(
+        stages=stages.make_plan(model.network.segment_names, steps_per_epoch=sampler.steps_per_epoch, **config.stages),
+        schedule=Schedule(**config.schedule),
+        segment_names=model.network.segment_names,
+        batch_size=config.train.batch_size,
+        steps_per_epoch=sampler.steps_per_epoch,
+    )
+    say(f"\n{plan.format_table(model.params)}\n")
+    return plan
+
+
+def _create_step(
+    config: ml_collections.ConfigDict, model: StartingModel, data: Partition, mesh: Mesh
+) -> tuple[TrainStep, TrainState]:
+    """Creates the training step, and the state of a fresh run on the devices."""
+    optimizer = make_optimizer(model.network.segment_names, **config.optimizer)
+    state = create_state(model.params, model.batch_stats, optimizer, averaging=config.train.average_decay > 0)
+    rules = ShardingRules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)
+    shardings = rules.make_shardings(state, mesh)
+    state = sharding.place(state, shardings)
+    if mesh.size > 1:
+        say(sharding.describe(state, mesh))
+    step = TrainStep(
+        network=model.network,
+        optimizer=optimizer,
+        mesh=mesh,
+        normalisation=model.description.create_normalisation(),
+        class_weights=train_step.compute_class_weights(
+            config.loss.class_weights, data.training.labels, len(data.source.class_names)
+        ),
+        label_smoothing=config.loss.label_smoothing,
+        average_decay=config.train.average_decay,
+        dtype=train_step.resolve_dtype(config.train.dtype),
+        seed=config.seed,
+        mixup=config.train.mixup,
+        accumulate=config.train.accumulate,
+        state_shardings=shardings if config.mesh.sharded else None,
+    )
+    return step, state
+
+
+def _create_inputs(
+    config: ml_collections.ConfigDict,
+    model: StartingModel,
+    data: Partition,
+    sampler: Sampler,
+    plan: Plan,
+    step: TrainStep,
+    run: OpenRun,
+) -> StageInputs:
+    augmentation = Augmentation(**config.augment)
+    cache = FeatureCache(
+        network=model.network,
+        normalisation=step.normalisation,
+        dtype=step.dtype,
+        mesh=step.mesh,
+        images=data.training.images,
+        settings=augmentation,
+        seed=config.seed,
+        views=config.train.cached_views,
+        threads=config.data.threads,
+        limit=round(config.train.cache_limit_gb * 1e9),
+        folder=files.get_cache_directory() / "features",
+        kinds=data.training_kinds,
+    )
+    return StageInputs(
+        images=TrainingImages(
+            images=data.training.images,
+            labels=data.training.labels,
+            sampler=sampler,
+            settings=augmentation,
+            views=config.data.views,
+            kinds=data.training_kinds,
+            weights=data.compute_training_weights(config.data.balance),
+            workers=config.data.workers,
+            threads=config.data.threads,
+            rows=sharding.get_host_rows(step.mesh, config.train.batch_size),
+            names=data.training.paths,
+        ),
+        validation_images=data.validation.images,
+        cache=cache,
+        cuts=cache.choose_cuts(
+            plan.stages,
+            model.params,
+            model.batch_stats,
+            lowest_segment=config.train.cached_segment,
+            steps_per_epoch=plan.steps_per_epoch,
+        ),
+        mesh=step.mesh,
+        steps=plan.steps,
+        record=run.record,
+    )
+
+
+def _collect_facts(
+    config: ml_collections.ConfigDict, model: StartingModel, preprocessing: Preprocessing, plan: Plan
+) -> ModelFacts:
+    name, size = model.network.name, preprocessing.size
+    return {
+        "title": f"{name}, fold {config.data.fold} of {config.data.folds}",
+        "model": f"{name} at {size}x{size} pixels",
+        "parameters": summary.count_parameters(model.params),
+        "weights": model.description.weights,
+        "preprocessing": _list_settings(preprocessing.to_dict()),
+        "augmentation": _list_settings(config.augment.to_dict()),
+        "stages": plan.list_stages(),
+        "seed": config.seed,
+    }
+
+
+def _list_settings(settings: dict[str, Any]) -> str:
+    """Returns `name value` of all settings that are not off."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if value)

@@ -1,7 +1,7 @@
-"""The network's outputs for many images, each once, computed by all devices of all hosts."""
+"""The forward pass of a network over many images, on all devices of all hosts."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,80 +13,90 @@ from bt_jax.inference.forward import Forward, compute_outputs, make_forward, mak
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 
-# (params, batch_stats, images=[N, S, S] uint8) -> logits [N, classes] and features [N, D], float32.
-OutputsOf = Callable[..., tuple[np.ndarray, ...]]
 
+class ShardedForward:
+    """Computes a network's outputs for arrays of any length. Every host calls it alike and gets all outputs.
 
-def make_outputs(
-    network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, mesh: Mesh, batch_size: int
-) -> OutputsOf:
-    """The function that gives them to every host. All hosts call it alike.
-
-    Batches are as large as asked for, or a little larger, so that the devices divide them evenly; the last one is
-    filled up, and what fills it is left out of the outputs.
+    Batches have the requested size or are a little larger, so that the devices divide them evenly. The last batch is
+    padded; the outputs of the padding are removed.
 
     Args:
       network: to run.
       normalisation: from grey pixels to what the network expects.
       dtype: of the computation.
       mesh: the devices.
-      batch_size: images in a step over all of them.
+      batch_size: images in a batch, over all devices.
     """
-    return _made(
-        functools.partial(make_forward, network, normalisation=normalisation, dtype=dtype),
-        mesh,
-        batch_size,
-    )
+
+    def __init__(
+        self, network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, mesh: Mesh, batch_size: int
+    ):
+        self._network, self._normalisation, self._dtype = network, normalisation, dtype
+        self._mesh, self._batch_size = mesh, batch_size
+        everywhere = sharding.get_replicated_sharding(mesh)
+        self._shardings = (
+            None if mesh.size == 1 else ((everywhere, everywhere, sharding.get_batch_sharding(mesh)), everywhere)
+        )
+        self._whole = make_forward(network, normalisation=normalisation, dtype=dtype, shardings=self._shardings)
+        self._upper: dict[str, Forward] = {}
+
+    def compute(self, weights: Tree, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Returns logits [N, classes] and the features that the last segment decides by [N, D], float32.
+
+        Args:
+          weights: {`params`, `batch_stats`}.
+          images: [N, S, S] uint8, preprocessed.
+        """
+        return self._run(self._whole, weights, images)
+
+    def compute_from(self, segment: str, weights: Tree, features: np.ndarray) -> np.ndarray:
+        """Returns the logits [N, classes] float32 of features [N, ...] float32, the input of a segment."""
+        if segment not in self._upper:
+            self._upper[segment] = make_upper_forward(
+                self._network, start=segment, dtype=self._dtype, shardings=self._shardings
+            )
+        return self._run(self._upper[segment], weights, features)[0]
+
+    def load_on_first_host(self, weights: Tree) -> "LoadedForward":
+        """Returns a forward pass with these weights that the first host can use while the others wait.
+
+        All hosts call this alike.
+        """
+        if not processes.is_distributed():
+            return LoadedForward(self, weights)
+        device = jax.local_devices()[0]
+        alone = ShardedForward(
+            self._network,
+            normalisation=self._normalisation,
+            dtype=self._dtype,
+            mesh=Mesh(np.array([device]), (sharding.DATA_AXIS,)),
+            batch_size=self._batch_size,
+        )
+        local = jax.tree.map(np.asarray, sharding.gather(weights, self._mesh))
+        return LoadedForward(alone, jax.device_put(local, device))
+
+    def _run(self, forward: Forward, weights: Tree, inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        arguments = weights["params"], weights["batch_stats"]
+        if self._mesh.size == 1:
+            return compute_outputs(forward, *arguments, images=inputs, batch_size=self._batch_size)
+        rows = -(-self._batch_size // self._mesh.size) * self._mesh.size
+        on_mesh = functools.partial(self._run_batch, forward, sharding.get_host_rows(self._mesh, rows))
+        whole = sharding.gather(arguments, self._mesh)
+        return compute_outputs(on_mesh, *whole, images=inputs, batch_size=rows)
+
+    def _run_batch(
+        self, forward: Forward, rows: np.ndarray, params: Tree, batch_stats: Tree, batch: np.ndarray
+    ) -> tuple[jax.Array, ...]:
+        return forward(params, batch_stats, sharding.make_transfer(self._mesh)(batch[rows]))
 
 
-def make_upper_outputs(network: Network, *, start: str, dtype: jnp.dtype, mesh: Mesh, batch_size: int) -> OutputsOf:
-    """The same of the segments from `start` up, with features [N, ...] float32 for images; gives the logits alone."""
-    return _made(functools.partial(make_upper_forward, network, start=start, dtype=dtype), mesh, batch_size)
+@dataclasses.dataclass(frozen=True)
+class LoadedForward:
+    """A forward pass together with weights, {`params`, `batch_stats`}."""
 
+    forward: ShardedForward
+    weights: Tree
 
-def of_first_host(
-    outputs_of: OutputsOf,
-    network: Network,
-    weights: Tree,
-    *,
-    normalisation: Normalisation,
-    dtype: jnp.dtype,
-    mesh: Mesh,
-    batch_size: int,
-) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
-    """The function of images alone for some weights, {`params`, `batch_stats`}, for the first host to use by itself.
-
-    All hosts call this, alike; what it returns is for the first one, which writes the report while the others wait.
-    Without others it uses `outputs_of`, from `make_outputs` with the same arguments.
-    """
-    if processes.is_distributed():
-        local = jax.tree.map(np.asarray, sharding.gather(weights, mesh))
-        weights = jax.device_put(local, jax.local_devices()[0])
-        forward = make_forward(network, normalisation=normalisation, dtype=dtype)
-        outputs_of = _of(forward, batch_size)
-    return lambda images: outputs_of(weights["params"], weights["batch_stats"], images=images)
-
-
-def _made(make_forward: Callable[..., Forward], mesh: Mesh, batch_size: int) -> OutputsOf:
-    if mesh.size == 1:
-        return _of(make_forward(), batch_size)
-    everywhere = sharding.get_replicated_sharding(mesh)
-    forward = make_forward(shardings=((everywhere, everywhere, sharding.get_batch_sharding(mesh)), everywhere))
-    rows = -(-batch_size // mesh.size) * mesh.size
-    held, transfer = sharding.get_host_rows(mesh, rows), sharding.make_transfer(mesh)
-
-    def on_mesh(params: Tree, batch_stats: Tree, images: np.ndarray) -> tuple[jax.Array, ...]:
-        return forward(params, batch_stats, transfer(images[held]))
-
-    def outputs_of(params: Tree, batch_stats: Tree, *, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        whole = sharding.gather((params, batch_stats), mesh)
-        return compute_outputs(on_mesh, *whole, images=images, batch_size=rows)
-
-    return outputs_of
-
-
-def _of(forward: Forward, batch_size: int) -> OutputsOf:
-    def outputs_of(params: Tree, batch_stats: Tree, *, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        return compute_outputs(forward, params, batch_stats, images=images, batch_size=batch_size)
-
-    return outputs_of
+    def compute(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Returns logits [N, classes] and features [N, D] float32 of preprocessed images [N, S, S] uint8."""
+        return self.forward.compute(self.weights, images)

@@ -1,4 +1,4 @@
-"""Staged training as data: which segments a stage trains, how fast, how long, and which compiled program it uses."""
+"""The plan of staged training: which segments a stage trains, how fast, how long, and with which compiled program."""
 
 import dataclasses
 import math
@@ -9,6 +9,12 @@ import jax
 import numpy as np
 
 from bt_jax.common.errors import UsageError
+
+# What to do when a loss or an output is not finite.
+DIVERGED_ADVICE = (
+    "lower config.stages.learning_rate (and head_learning_rate) or config.optimizer.clip_norm, in another --workdir; "
+    "checkpoints written before stay as they are"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Stage:
 
     @property
     def last_step(self) -> int:
-        """Steps up to the end of this stage."""
+        """Number of steps up to the end of this stage."""
         return self.first_step + self.steps
 
 
@@ -51,7 +57,7 @@ def make_plan(
     programs: int,
     steps_per_epoch: int,
 ) -> tuple[Stage, ...]:
-    """Unfreezes a network from the top, stage by stage.
+    """Makes the stages that unfreeze a network from the top.
 
     Stage 1 trains the head alone. With S segments below it down to `lowest_segment`, stage k of N trains the head and
     the top ceil(S (k - 1) / (N - 1)) of them, so each stage reaches as deep as the one before or deeper, and the last
@@ -114,48 +120,96 @@ def make_plan(
     )
 
 
-def rate_at(stage: Stage, step_in_stage: int, *, warmup: float, decay: str, final: float) -> float:
-    """The learning rate of a step: linear warmup, then constant or a half cosine (arXiv:1608.03983).
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The learning rate within a stage: linear warmup, then constant or a half cosine (arXiv:1608.03983).
 
-    Args:
-      stage: holds the peak rate and the number of steps.
-      step_in_stage: from 0.
-      warmup: share of the stage's steps that the rate takes to rise.
+    Attributes:
+      warmup: share of the stage's steps in which the rate rises.
       decay: `cosine` or `none`.
-      final: share of the peak rate that a cosine ends at.
+      final: share of the peak rate at the end of a cosine.
     """
-    warmup_steps = round(stage.steps * warmup)
-    if step_in_stage < warmup_steps:
-        return stage.learning_rate * (step_in_stage + 1) / (warmup_steps + 1)
-    if decay == "none":
-        return stage.learning_rate
-    if decay != "cosine":
-        raise UsageError(f"config.schedule.decay is {decay!r}: use cosine or none")
-    progress = (step_in_stage - warmup_steps) / max(1, stage.steps - warmup_steps)
-    return stage.learning_rate * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    warmup: float
+    decay: str
+    final: float
+
+    def __post_init__(self) -> None:
+        if self.decay not in ("cosine", "none"):
+            raise UsageError(f"config.schedule.decay is {self.decay!r}: use cosine or none")
+
+    def compute_rate(self, stage: Stage, step_in_stage: int) -> float:
+        """Returns the learning rate of a step, counted from 0 in its stage."""
+        warmup_steps = round(stage.steps * self.warmup)
+        if step_in_stage < warmup_steps:
+            return stage.learning_rate * (step_in_stage + 1) / (warmup_steps + 1)
+        if self.decay == "none":
+            return stage.learning_rate
+        progress = (step_in_stage - warmup_steps) / max(1, stage.steps - warmup_steps)
+        return stage.learning_rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def list_stages(plan: Sequence[Stage], *, segment_names: Sequence[str], steps_per_epoch: int) -> list[str]:
-    """A line for each stage: what trains, how long, how fast."""
-    return [
-        f"`{segment_names[stage.first_segment]}` and above, "
-        f"{stage.steps / steps_per_epoch:.2f} epochs at a rate of {stage.learning_rate:.1e}"
-        for stage in plan
-    ]
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The stages of a run, in order.
 
+    Attributes:
+      stages: from `make_plan`.
+      schedule: the learning rate within each of them.
+      segment_names: of the model, from the input on.
+      batch_size: images in a step, over all devices.
+      steps_per_epoch: steps in an epoch.
+    """
 
-def format_plan(
-    plan: Sequence[Stage], params: Mapping[str, Any], *, segment_names: Sequence[str], steps_per_epoch: int
-) -> str:
-    """The plan as a table: stage, trained segments, trained parameters, learning rate, epochs, steps, program."""
-    sizes = [sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in segment_names]
-    programs = {segment: i + 1 for i, segment in enumerate(dict.fromkeys(s.program_segment for s in plan))}
-    lines = [f"{'stage':>5}  {'trains':<20} {'parameters':>12} {'rate':>9} {'epochs':>7} {'steps':>6} {'program':>8}"]
-    for stage in plan:
-        trained = segment_names[stage.first_segment :]
-        name = trained[0] if len(trained) == 1 else f"{trained[0]} .. {trained[-1]}"
-        lines.append(
-            f"{stage.number:>5}  {name:<20} {sum(sizes[stage.first_segment :]):>12,} {stage.learning_rate:>9.1e} "
-            f"{stage.steps / steps_per_epoch:>7.2f} {stage.steps:>6} {programs[stage.program_segment]:>8}"
-        )
-    return "\n".join(lines)
+    stages: tuple[Stage, ...]
+    schedule: Schedule
+    segment_names: tuple[str, ...]
+    batch_size: int
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return self.stages[-1].last_step
+
+    def get_stage(self, number: int) -> Stage:
+        """Returns the stage of a number, counted from 1."""
+        return self.stages[number - 1]
+
+    def is_last(self, stage: Stage) -> bool:
+        """Returns whether no stage follows."""
+        return stage.number == len(self.stages)
+
+    def find_next_program(self, stage: Stage) -> Stage | None:
+        """Returns the first later stage that uses another program; None if there is none."""
+        later = self.stages[stage.number :]
+        return next((other for other in later if other.program_segment != stage.program_segment), None)
+
+    def compute_epoch(self, step: int) -> float:
+        """Returns the number of epochs in so many steps."""
+        return step / self.steps_per_epoch
+
+    def list_stages(self) -> list[str]:
+        """Describes each stage in a line: what trains, how long, how fast."""
+        return [
+            f"`{self.segment_names[stage.first_segment]}` and above, "
+            f"{self.compute_epoch(stage.steps):.2f} epochs at a rate of {stage.learning_rate:.1e}"
+            for stage in self.stages
+        ]
+
+    def format_table(self, params: Mapping[str, Any]) -> str:
+        """Formats a table: stage, trained segments, trained parameters, learning rate, epochs, steps, program."""
+        names = self.segment_names
+        sizes = [sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in names]
+        programs = {segment: i + 1 for i, segment in enumerate(dict.fromkeys(s.program_segment for s in self.stages))}
+        lines = [
+            f"{'stage':>5}  {'trains':<20} {'parameters':>12} {'rate':>9} {'epochs':>7} {'steps':>6} {'program':>8}"
+        ]
+        for stage in self.stages:
+            trained = names[stage.first_segment :]
+            name = trained[0] if len(trained) == 1 else f"{trained[0]} .. {trained[-1]}"
+            lines.append(
+                f"{stage.number:>5}  {name:<20} {sum(sizes[stage.first_segment :]):>12,} {stage.learning_rate:>9.1e} "
+                f"{self.compute_epoch(stage.steps):>7.2f} {stage.steps:>6} {programs[stage.program_segment]:>8}"
+            )
+        return "\n".join(lines)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from bt_jax.models.registry import Tree
 from bt_jax.training.optimizer import Optimizer
+from bt_jax.workdir.checkpoint import Checkpoints, make_abstract
 
 
 @jax.tree_util.register_dataclass
@@ -30,13 +31,13 @@ class TrainState:
     average: Tree | None
 
     def for_evaluation(self) -> Tree:
-        """{`params`, `batch_stats`} to score and to keep: the averaged ones where they are on."""
+        """Returns {`params`, `batch_stats`} to score and to keep: the averages where they are on."""
         if self.average is not None:
             return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def for_resuming(self) -> Tree:
-        """What `for_evaluation` lacks of the whole state."""
+        """Returns the rest of the state."""
         current = {"params": self.params, "batch_stats": self.batch_stats}
         return {
             "step": self.step,
@@ -46,7 +47,7 @@ class TrainState:
 
     @classmethod
     def join(cls, evaluation: Tree, resuming: Tree) -> "TrainState":
-        """The inverse of the two above."""
+        """Returns the state of which the two methods above gave the parts."""
         current = evaluation if resuming["current"] is None else resuming["current"]
         return cls(
             step=resuming["step"],
@@ -58,11 +59,20 @@ class TrainState:
 
 
 def create_state(params: Tree, batch_stats: Tree, optimizer: Optimizer, *, averaging: bool) -> TrainState:
-    """The state before the first step. The averages start at the weights, as copies: a step donates the state."""
+    """Creates the state before the first step. The averages are copies: a step donates the state."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=jax.jit(optimizer.init)(params),  # op by op it would compile hundreds of small programs
         average=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if averaging else None,
+    )
+
+
+def restore_state(checkpoints: Checkpoints, step: int, *, like: TrainState) -> TrainState:
+    """Restores the state saved at a step, with the shapes, dtypes and shardings of a given state."""
+    return TrainState.join(
+        *checkpoints.restore(
+            step, evaluation=make_abstract(like.for_evaluation()), training=make_abstract(like.for_resuming())
+        )
     )

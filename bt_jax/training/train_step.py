@@ -196,7 +196,7 @@ class _Program:
 
 
 def resolve_dtype(name: str) -> jnp.dtype:
-    """`float32`, `bfloat16`, `auto` (bfloat16 where the hardware multiplies it faster), or, to compare, `float64`."""
+    """Resolves `float32`, `bfloat16`, `float64`, or `auto`: bfloat16 where the hardware multiplies it faster."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if name not in ("float32", "bfloat16", "float64"):

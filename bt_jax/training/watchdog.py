@@ -1,4 +1,4 @@
-"""Reports a training step that takes many times as long as usual, while it still does, and where the threads are."""
+"""Reports a training step that takes many times longer than usual while it runs, with the stacks of all threads."""
 
 import collections
 import pathlib
@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 FILE = "stacks.txt"
-_LEAST_SECONDS = 30.0  # so long a step may always take: a laptop that sleeps, a disk that wakes up
+_LEAST_SECONDS = 30.0  # never reported below this: a laptop that sleeps, a disk that wakes up
 
 
 class Watchdog:
-    """Watches steps from a thread of its own; costs a step microseconds.
+    """Watches steps from a separate thread, at a cost of microseconds per step.
 
-    A step's end says little where devices work on while the host goes ahead. What counts is the time between one fetch
-    of results and the next, and how many steps lie between: their median is the usual length of a step.
+    The end of a step on the host says little, because devices work asynchronously. So the usual length of a step is the
+    median over the intervals between two fetches of results, each divided by the number of its steps.
 
     Args:
-      times: as many usual steps a step may take; 0 is off.
-      folder: where the stacks of all threads are written to.
+      times: a step is reported when it takes this many times the usual; 0 is off.
+      folder: where the stacks of all threads are written.
       warn: called with a line.
-      least: seconds that are never too long.
+      least: seconds below which no step is reported.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     @contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """The step of this number is under way: its batch is waited for, it is sent off, results may be fetched."""
+    def watch_step(self, number: int) -> Iterator[None]:
+        """Surrounds a step: waiting for its batch, dispatching it, and fetching results."""
         begin = time.monotonic()
         self._told, self._now = 0.0, (number, begin)
         try:
@@ -51,15 +51,15 @@ class Watchdog:
             steps, seconds = self._between
             self._between = steps + 1, seconds + time.monotonic() - begin
 
-    def fetched(self) -> None:
-        """The results of all steps so far are on the host."""
+    def note_fetch(self) -> None:
+        """Notes that the results of all steps so far are on the host."""
         steps, seconds = self._between
         if steps:
             self._usual.append(seconds / steps)
         self._between = 0, 0.0
 
-    def overdue(self) -> str | None:
-        """A line about the step under way if it takes too long; again when it has taken twice as long."""
+    def describe_overdue(self) -> str | None:
+        """Describes the current step if it takes too long; again when it has taken twice as long."""
         now = self._now
         if now is None or not self._usual or not self._times:
             return None
@@ -70,23 +70,23 @@ class Watchdog:
         self._told = 2 * seconds
         return (
             f"warning: step {number} has been under way for {seconds:.0f} s, {seconds / max(usual, 1e-9):.0f} times "
-            f"the usual {usual:.3g} s: where all threads are stands in {self._folder / FILE}"
+            f"the usual {usual:.3g} s: the stacks of all threads are in {self._folder / FILE}"
         )
 
     def close(self) -> None:
-        """Ends the watching."""
+        """Stops watching."""
         self._over.set()
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._least / 4)):
-            if line := self.overdue():
+            if line := self.describe_overdue():
                 with (self._folder / FILE).open("w") as file:
-                    file.write(f"{line}\n\n{_stacks()}")
+                    file.write(f"{line}\n\n{_format_stacks()}")
                 self._warn(line)
 
 
-def _stacks() -> str:
-    """Where each thread is, the main one first. `faulthandler` would leave out what is beyond a hundred threads."""
+def _format_stacks() -> str:
+    """Formats the stack of each thread, the main one first. `faulthandler` stops after a hundred threads."""
     frames = sys._current_frames()
     threads = sorted(threading.enumerate(), key=lambda thread: thread is not threading.main_thread())
     return "\n".join(

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import time
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import processes
 from bt_jax.workdir import remote
+from bt_jax.workdir.checkpoint import Checkpoints
 
 SCHEMA = 1
 # Fields that do not change the result of a run: how often it logs and saves, and how it loads.
@@ -210,6 +211,61 @@ class RunRecord:
             for kind in ("seconds", "seconds_by_stage")
         }
         files.write_json(self.path, self.content | rounded)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """The folder of a run while this process trains in it.
+
+    Attributes:
+      folder: the workdir.
+      checkpoints: in it.
+      record: `run.json`.
+      began: `time.monotonic()` when the command began.
+      copy: copies the folder to a bucket; None where there is none.
+    """
+
+    folder: pathlib.Path
+    checkpoints: Checkpoints
+    record: RunRecord
+    began: float
+    copy: Callable[[], None] | None = None
+
+    def publish(self) -> None:
+        """Copies the folder's changed files to the bucket, if there is one."""
+        if self.copy is not None:
+            self.copy()
+
+
+@contextlib.contextmanager
+def open_run(
+    folder: pathlib.Path, *, began: float | None = None, publish: Callable[[], None] | None = None
+) -> Iterator[OpenRun]:
+    """Locks a workdir, creating it if needed, and opens its record and checkpoints.
+
+    On exit it waits for the checkpoint that is being saved. After a run that raised nothing it publishes the files and
+    waits for the other processes.
+
+    Args:
+      folder: the workdir. All hosts must see the same one.
+      began: `time.monotonic()` when the command began; None: now.
+      publish: called when files in the folder have changed; None: nothing is.
+
+    Raises:
+      UsageError: another process trains in the folder, or it is not the same folder on all hosts.
+    """
+    with lock(folder):
+        with contextlib.closing(Checkpoints(folder, warn=processes.say)) as checkpoints:
+            run = OpenRun(
+                folder=folder,
+                checkpoints=checkpoints,
+                record=RunRecord.open(folder),
+                began=time.monotonic() if began is None else began,
+                copy=publish,
+            )
+            yield run
+        run.publish()
+        processes.wait_for_all(f"the report in {folder.name}")
 
 
 def get_versions() -> dict[str, str]:

@@ -194,10 +194,19 @@ import time
 from bt_jax.common import cli
 from bt_jax.common.errors import UsageError
 from bt_jax.training.precompile import Programs
+from bt_jax.training.stages import Stage
+
+class SlowStep:
+    def describe_batch(self, stage):
+        return {{}}
+
+    def compile(self, stage, state, batch):
+        time.sleep(600)
 
 def main():
     print("begun")
-    Programs(lambda key: time.sleep(600)).start(1)
+    stage = Stage(number=1, first_segment=0, program_segment=0, learning_rate=1.0, steps=1, first_step=0)
+    Programs(SlowStep(), SlowStep(), None).start(stage)
     {ending}
 
 cli.run(main)

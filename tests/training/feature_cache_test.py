@@ -2,21 +2,18 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.augment import augment
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
-from bt_jax.training import feature_cache, feature_store, fresh_model, stages
+from bt_jax.training import feature_cache, stages, start
 
 COUNT, VIEWS = 50, 2
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32), np.uint8)
@@ -27,7 +24,7 @@ SETTINGS = augment.Augmentation(flip=True, rotation=0.1, noise=0.05)
 def network():
     """With statistics of images: those it is built with would make next to nothing of any image."""
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)
-    batch_stats = fresh_model.calibrate_statistics(
+    batch_stats = start.calibrate_statistics(
         made, params, batch_stats, images=augment.to_float(IMAGES), normalisation=normalise.LITE
     )
     return made, *jax.device_put((params, batch_stats), sharding.get_replicated_sharding(sharding.make_mesh()))
@@ -68,25 +65,26 @@ def plan(*, count=1, head_epochs=2.0, lowest_segment=""):
 
 
 def cuts(made, *, lowest_segment="", **of_plan):
-    return made.cuts(plan(**of_plan), *network()[1:], lowest_segment=lowest_segment, steps_per_epoch=10)
+    return made.choose_cuts(plan(**of_plan), *network()[1:], lowest_segment=lowest_segment, steps_per_epoch=10)
 
 
-def find_or_compute(made, *, segment=HEAD, views=(0, 1), give_up=lambda: False, weights=None):
+def find_or_compute(made, *, segment=HEAD, views=(0, 1), interrupted=lambda: False, weights=None):
     cut = cuts(made, count=2, lowest_segment=NAMES[segment])[HEAD] if segment == HEAD else deep_cut(made)
-    return made.features(cut, *(weights or network()[1:]), views=views, give_up=give_up)
+    return made.get_features(cut, *(weights or network()[1:]), views=views, interrupted=interrupted)
 
 
 def deep_cut(made):
     (cut,) = [
-        cut for cut in made.cuts(plan(count=3, lowest_segment="block_02"), *network()[1:], lowest_segment="block_02",
-                                 steps_per_epoch=10).values() if cut.name == "block_02"
+        cut for cut in made.choose_cuts(
+            plan(count=3, lowest_segment="block_02"), *network()[1:], lowest_segment="block_02", steps_per_epoch=10
+        ).values() if cut.name == "block_02"
     ]  # fmt: skip
     return cut
 
 
 def is_found(made, **options):
     """Whether all is there: nothing is computed for one who gives up at once."""
-    return find_or_compute(made, give_up=lambda: True, **options) is not None
+    return find_or_compute(made, interrupted=lambda: True, **options) is not None
 
 
 def views_of(view, records):
@@ -119,7 +117,7 @@ def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, sha
     options = {"mlp": {"hidden": (8,)}, "cnn": {"filters": (2, 4), "hidden": ()}}[name]
     made, params, batch_stats = registry.create(name, classes=4, size=32, **options)
     kept = cache(tmp_path, network=made)
-    (cut,) = kept.cuts(
+    (cut,) = kept.choose_cuts(
         stages.make_plan(
             made.segment_names, count=1, head_epochs=2.0, epochs=1.0, head_learning_rate=1e-3, learning_rate=1e-3,
             final_learning_rate=1e-3, lowest_segment="", programs=1, steps_per_epoch=10,
@@ -127,7 +125,7 @@ def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, sha
         params, batch_stats, lowest_segment="", steps_per_epoch=10,
     ).values()  # fmt: skip
     assert (cut.name, cut.shape) == ("head", shape)
-    rows = kept.features(cut, params, batch_stats, views=(1,), give_up=lambda: False).rows(1, [3, 40])
+    rows = kept.get_features(cut, params, batch_stats, views=(1,), interrupted=lambda: False).rows(1, [3, 40])
     assert rows.shape == (2, *shape)
     whole = made.apply(params, batch_stats, normalise.LITE(jnp.asarray(views_of(1, [3, 40]))))[0]
     upper = made.apply(params, batch_stats, jnp.asarray(rows), start="head")[0]
@@ -137,18 +135,18 @@ def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, sha
 def test_features_of_two_cuts_come_from_one_forward(tmp_path, monkeypatch, capsys):
     """Those of the head are made of those of the lower cut, which are made first: no image is computed twice."""
     made = cache(tmp_path)
-    both = made.cuts(plan(count=3, lowest_segment="block_02"), *network()[1:], lowest_segment="block_02",
+    both = made.choose_cuts(plan(count=3, lowest_segment="block_02"), *network()[1:], lowest_segment="block_02",
                      steps_per_epoch=10)  # fmt: skip
     lower, upper = both[NAMES.index("block_02")], both[HEAD]
     assert upper.below == lower and lower.below is None
     augmented = []
-    of_view = feature_cache.FeatureCache._view
-    found = functools.partial(made.features, views=(1,), give_up=lambda: False)
+    of_view = feature_cache.FeatureCache._augment_one
+    found = functools.partial(made.get_features, views=(1,), interrupted=lambda: False)
     expected = find_or_compute(cache(tmp_path / "alone"), views=(1,))
     capsys.readouterr()
     monkeypatch.setattr(
         feature_cache.FeatureCache,
-        "_view",
+        "_augment_one",
         lambda self, view, record: (augmented.append(view), of_view(self, view, record))[1],
     )
     of_head = found(upper, *network()[1:])
@@ -158,7 +156,7 @@ def test_features_of_two_cuts_come_from_one_forward(tmp_path, monkeypatch, capsy
     np.testing.assert_allclose(of_head.rows(1, range(COUNT)), expected.rows(1, range(COUNT)), rtol=1e-4, atol=1e-5)
     found(lower, *network()[1:])
     assert augmented.count(1) == COUNT and capsys.readouterr().out.strip().endswith(", found")
-    assert made.features(upper, *network()[1:], views=(0,), give_up=lambda: True) is None
+    assert made.get_features(upper, *network()[1:], views=(0,), interrupted=lambda: True) is None
 
 
 def test_partners_of_other_kinds_are_other_features(tmp_path):
@@ -175,7 +173,7 @@ def test_partners_of_other_kinds_are_other_features(tmp_path):
 def test_they_are_found_again(tmp_path, capsys):
     first = find_or_compute(cache(tmp_path))
     assert f"features before head: 2 views of {COUNT} images, 0.1 MB, computed in" in capsys.readouterr().out
-    second = find_or_compute(cache(tmp_path), give_up=lambda: True)
+    second = find_or_compute(cache(tmp_path), interrupted=lambda: True)
     assert capsys.readouterr().out.strip().endswith(", found")
     for view in (0, 1):
         np.testing.assert_array_equal(first.rows(view, range(COUNT)), second.rows(view, range(COUNT)))
@@ -221,7 +219,7 @@ def test_other_code_of_the_augmentation_is_noticed(tmp_path, monkeypatch):
 def test_one_who_stops_loses_nothing_that_was_written(tmp_path, monkeypatch, capsys):
     whole = find_or_compute(cache(tmp_path / "whole"))
     asked = iter([False, False, False, False, True])
-    assert find_or_compute(cache(tmp_path), give_up=lambda: next(asked)) is None
+    assert find_or_compute(cache(tmp_path), interrupted=lambda: next(asked)) is None
     (entry,) = (tmp_path / "features").iterdir()
     before = {path.name: path.stat().st_mtime_ns for path in entry.iterdir()}
     assert len(before) == 3
@@ -239,49 +237,6 @@ def test_one_who_stops_loses_nothing_that_was_written(tmp_path, monkeypatch, cap
     assert len(after) == 4 and before.items() <= after.items()
     for view in (0, 1):
         np.testing.assert_array_equal(whole.rows(view, range(COUNT)), resumed.rows(view, range(COUNT)))
-
-
-BLOCK = np.random.default_rng(1).random((6, 1, 1, 5), np.float32)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.integers(0, 10**6), change=st.integers(1, 255), cut_short=st.booleans())
-def test_a_damaged_file_is_not_believed(tmp_path, place, change, cut_short):
-    store = feature_store.FeatureStore(tmp_path / "entry")
-    store.write(0, 0, BLOCK)
-    (path,) = (tmp_path / "entry").iterdir()
-    content = bytearray(path.read_bytes())
-    place %= len(content)
-    if cut_short:
-        content = content[:place]
-    else:
-        content[place] ^= change
-    path.unlink()  # not written over: that would be seen through the map above
-    path.write_bytes(content)
-    assert store.read(0, 0, shape=BLOCK.shape) is None
-    store.write(0, 0, BLOCK)
-    block = store.read(0, 0, shape=BLOCK.shape)
-    assert block is not None
-    np.testing.assert_array_equal(block, BLOCK)
-
-
-def test_entries_not_used_for_longest_make_room(tmp_path):
-    size = None
-    for number, name in enumerate(["oldest", "older", "newer"]):
-        store = feature_store.FeatureStore(tmp_path / name)
-        store.write(0, 0, BLOCK)
-        size = sum(path.stat().st_size for path in (tmp_path / name).iterdir())
-        os.utime(tmp_path / name, (number, number))
-    feature_store.FeatureStore(tmp_path / "oldest")  # used again
-    own = feature_store.FeatureStore(tmp_path / "own")
-    own.write(0, 0, BLOCK)
-    own.make_room(3 * size)
-    assert len(list(tmp_path.iterdir())) == 4
-    own.make_room(2 * size)
-    assert {path.name for path in tmp_path.iterdir()} == {"own", "oldest", "newer"}
-    own.make_room(0)
-    assert {path.name for path in tmp_path.iterdir()} == {"own"}
-    assert len(list((tmp_path / "own").iterdir())) == 1
 
 
 def test_a_second_entry_makes_room_for_itself(tmp_path):
@@ -309,7 +264,7 @@ def test_which_stages_start_from_features(tmp_path, capsys):
     assert cuts(made, head_epochs=1.0) == {}, "nothing is used twice"
     assert cuts(dataclasses.replace(made, views=0)) == {}
     assert set(cuts(made, count=3, lowest_segment="stem")) == {HEAD}, "nothing is frozen below the first segment"
-    deep = made.cuts(plan(count=3, lowest_segment="block_02"), *network()[1:], lowest_segment="block_02",
+    deep = made.choose_cuts(plan(count=3, lowest_segment="block_02"), *network()[1:], lowest_segment="block_02",
                      steps_per_epoch=10)  # fmt: skip
     assert set(deep) == {NAMES.index("block_02"), HEAD}
     assert len(deep[NAMES.index("block_02")].shape) == 3

@@ -4,10 +4,11 @@ import time
 import pytest
 
 from bt_jax.training.precompile import Programs
+from bt_jax.training.stages import Stage
 
 
 class Compiler:
-    """Compiles when it is allowed to."""
+    """Stands for the training step and for the inputs: compiles when it is allowed to."""
 
     def __init__(self, *, allowed: bool = True):
         self.allowed = threading.Event()
@@ -18,7 +19,12 @@ class Compiler:
         self.at_once = 0
         self.most_at_once = 0
 
-    def __call__(self, key: int):
+    def describe_batch(self, stage: Stage):
+        return {"segment": stage.program_segment}
+
+    def compile(self, stage: Stage, state: str, batch: dict[str, int]):
+        key = stage.program_segment
+        assert (state, batch) == ("a state", {"segment": key})
         self.begun.append(key)
         self.threads.add(threading.get_ident())
         self.at_once += 1
@@ -31,24 +37,32 @@ class Compiler:
         return lambda x: x * key
 
 
+def programs_of(compiler: Compiler) -> Programs:
+    return Programs(compiler, compiler, "a state")
+
+
+def stage(segment: int) -> Stage:
+    return Stage(number=1, first_segment=segment, program_segment=segment, learning_rate=1e-3, steps=1, first_step=0)
+
+
 def test_a_program_is_compiled_once():
     compiler = Compiler()
-    programs = Programs(compiler)
-    program = programs.get(3)
+    programs = programs_of(compiler)
+    program = programs.get(stage(3))
     assert program is not None and program(5) == 15
-    programs.start(3)
-    assert programs.get(3) is program
+    programs.start(stage(3))
+    assert programs.get(stage(3)) is program
     assert compiler.begun == [3]
 
 
 def test_start_compiles_in_the_background():
     compiler = Compiler(allowed=False)
-    programs = Programs(compiler)
-    programs.start(2)
-    programs.start(2)
+    programs = programs_of(compiler)
+    programs.start(stage(2))
+    programs.start(stage(2))
     assert 2 not in programs.seconds
     compiler.allowed.set()
-    program = programs.get(2)
+    program = programs.get(stage(2))
     assert program is not None and program(1) == 2
     assert compiler.begun == [2] and threading.get_ident() not in compiler.threads
     assert programs.seconds[2] > 0
@@ -56,43 +70,43 @@ def test_start_compiles_in_the_background():
 
 def test_one_at_a_time():
     compiler = Compiler()
-    programs = Programs(compiler)
+    programs = programs_of(compiler)
     for key in range(1, 6):
-        programs.start(key)
-    assert all(programs.get(key) is not None for key in range(1, 6))
+        programs.start(stage(key))
+    assert all(programs.get(stage(key)) is not None for key in range(1, 6))
     assert sorted(compiler.begun) == [1, 2, 3, 4, 5] and compiler.most_at_once == 1
     assert programs.seconds.keys() == {1, 2, 3, 4, 5}
 
 
 def test_an_error_is_raised_where_the_program_is_asked_for():
-    programs = Programs(Compiler())
-    programs.start(-1)
+    programs = programs_of(Compiler())
+    programs.start(stage(-1))
     for _ in range(2):
         with pytest.raises(ArithmeticError, match="no program -1"):
-            programs.get(-1)
-    other = programs.get(4)
+            programs.get(stage(-1))
+    other = programs.get(stage(4))
     assert other is not None and other(2) == 8, "one that fails does not stop the others"
 
 
 def test_giving_up():
     compiler = Compiler(allowed=False)
-    programs = Programs(compiler)
+    programs = programs_of(compiler)
     asked = 0
 
-    def give_up() -> bool:
+    def interrupted() -> bool:
         nonlocal asked
         asked += 1
         return asked >= 3
 
     begin = time.monotonic()
-    assert programs.get(1, give_up=give_up) is None
+    assert programs.get(stage(1), interrupted=interrupted) is None
     assert asked == 3 and time.monotonic() - begin < 5
     compiler.allowed.set()
-    program = programs.get(1, give_up=lambda: False)
+    program = programs.get(stage(1), interrupted=lambda: False)
     assert program is not None and compiler.begun == [1]
 
 
-def test_a_program_that_is_there_is_given_even_to_one_who_would_give_up():
-    programs = Programs(Compiler())
-    programs.get(1)
-    assert programs.get(1, give_up=lambda: True) is not None
+def test_a_program_that_is_there_is_given_even_to_one_who_would_interrupted():
+    programs = programs_of(Compiler())
+    programs.get(stage(1))
+    assert programs.get(stage(1), interrupted=lambda: True) is not None

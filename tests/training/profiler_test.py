@@ -26,9 +26,9 @@ def steps_of(folder: pathlib.Path) -> list[int]:
 def run_steps(tracer: profiler.Profiler, steps: range) -> None:
     x = jnp.zeros(8)
     for step in steps:
-        with tracer.step(step):
+        with tracer.trace_step(step):
             x = jnp.sin(x)
-        tracer.after(x)
+        tracer.stop_if_over(x)
 
 
 @pytest.mark.parametrize(("text", "span"), [("", None), ("0:1", (0, 1)), ("10:20", (10, 20))])

@@ -20,7 +20,7 @@ def test_the_best_is_the_first_of_the_lowest_losses(values):
     progress = Progress()
     for loss in values:
         progress.advance()
-        progress.evaluated(loss)
+        progress.record_evaluation(loss)
     assert progress.best_loss == min(values)
     assert progress.best_step == values.index(min(values)) + 1
     assert progress.evaluations_without_gain == len(values) - progress.best_step
@@ -32,48 +32,48 @@ def test_a_trip_through_json_changes_nothing(values, unlogged):
     progress = Progress(unlogged=unlogged)
     for loss in values:
         progress.advance()
-        progress.evaluated(loss)
-    progress.next_stage()
+        progress.record_evaluation(loss)
+    progress.start_next_stage()
     assert Progress.from_dict(json.loads(json.dumps(dataclasses.asdict(progress)))) == progress
     assert Progress.from_dict(json.loads(json.dumps(dataclasses.asdict(Progress())))) == Progress()
 
 
 def test_a_loss_that_is_no_number_is_the_best_only_while_there_is_no_other():
     progress = Progress(step=1)
-    progress.evaluated(float("nan"))
+    progress.record_evaluation(float("nan"))
     assert (progress.best_loss, progress.best_step) == (None, 1)
     progress.step = 2
-    progress.evaluated(float("inf"))
+    progress.record_evaluation(float("inf"))
     assert (progress.best_loss, progress.best_step) == (None, 2)
     progress.step = 3
-    progress.evaluated(0.7)
+    progress.record_evaluation(0.7)
     assert (progress.best_loss, progress.best_step, progress.evaluations_without_gain) == (0.7, 3, 0)
     progress.step = 4
-    progress.evaluated(float("nan"))
+    progress.record_evaluation(float("nan"))
     assert (progress.best_loss, progress.best_step, progress.evaluations_without_gain) == (0.7, 3, 1)
 
 
 def test_patience():
     progress = Progress()
-    progress.evaluated(1.0)
+    progress.record_evaluation(1.0)
     for _ in range(2):
-        progress.evaluated(1.0)
-        assert not progress.patience_is_over(3)
-    progress.evaluated(2.0)
-    assert progress.patience_is_over(3) and not progress.patience_is_over(4)
-    assert not progress.patience_is_over(0)
-    assert progress.stage_is_over(stage(100), patience=3) and not progress.stage_is_over(stage(100), patience=0)
-    progress.evaluated(0.5)
-    assert not progress.patience_is_over(1)
+        progress.record_evaluation(1.0)
+        assert not progress.is_patience_over(3)
+    progress.record_evaluation(2.0)
+    assert progress.is_patience_over(3) and not progress.is_patience_over(4)
+    assert not progress.is_patience_over(0)
+    assert progress.is_stage_over(stage(100), patience=3) and not progress.is_stage_over(stage(100), patience=0)
+    progress.record_evaluation(0.5)
+    assert not progress.is_patience_over(1)
 
 
 def test_a_stage_ends_with_its_steps_and_the_next_one_begins_afresh():
     progress = Progress(evaluations_without_gain=2, best_loss=0.5, best_step=1)
     for step in range(3):
-        assert not progress.stage_is_over(stage(3), patience=0), step
+        assert not progress.is_stage_over(stage(3), patience=0), step
         progress.advance()
-    assert progress.stage_is_over(stage(3), patience=0)
-    progress.next_stage()
+    assert progress.is_stage_over(stage(3), patience=0)
+    progress.start_next_stage()
     assert progress == Progress(step=3, stage=2, step_in_stage=0, best_loss=0.5, best_step=1)
 
 

@@ -29,8 +29,8 @@ def _killed_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     done = 0
     get = Programs.get
 
-    def failing(self, key, **options):
-        program = get(self, key, **options)
+    def failing(self, stage, **options):
+        program = get(self, stage, **options)
 
         def one_step(*arguments):
             nonlocal done

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bt_jax.common.errors import UsageError
 from bt_jax.training import stages
-from bt_jax.training.stages import Stage
+from bt_jax.training.stages import Plan, Schedule, Stage
 
 B1 = ("stem", *(f"block_{i:02d}" for i in range(1, 24)), "top", "head")
 
@@ -27,6 +27,11 @@ def plan(names=B1, **changes) -> tuple[Stage, ...]:
         "steps_per_epoch": 10,
     }
     return stages.make_plan(names, **(settings | changes))
+
+
+def whole(made, names=B1) -> Plan:
+    schedule = Schedule(warmup=0.1, decay="cosine", final=0.3)
+    return Plan(made, schedule, segment_names=names, batch_size=8, steps_per_epoch=10)
 
 
 def test_thirty_stages_of_b1():
@@ -133,7 +138,8 @@ def test_any_plan_is_sound(segments, count, programs, epochs):
 
 def test_warmup_and_cosine():
     stage = Stage(number=2, first_segment=0, program_segment=0, learning_rate=1.0, steps=100, first_step=0)
-    rates = [stages.rate_at(stage, i, warmup=0.1, decay="cosine", final=0.3) for i in range(100)]
+    schedule = Schedule(warmup=0.1, decay="cosine", final=0.3)
+    rates = [schedule.compute_rate(stage, i) for i in range(100)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 11)
     assert rates[10] == 1.0
     np.testing.assert_allclose(rates[55], 0.3 + 0.7 * 0.5)  # half way down the cosine
@@ -143,23 +149,36 @@ def test_warmup_and_cosine():
 
 def test_constant_rate():
     stage = Stage(number=2, first_segment=0, program_segment=0, learning_rate=0.5, steps=10, first_step=0)
-    assert [stages.rate_at(stage, i, warmup=0, decay="none", final=0) for i in range(10)] == [0.5] * 10
+    schedule = Schedule(warmup=0, decay="none", final=0)
+    assert [schedule.compute_rate(stage, i) for i in range(10)] == [0.5] * 10
     with pytest.raises(UsageError, match=r"config\.schedule\.decay"):
-        stages.rate_at(stage, 0, warmup=0, decay="step", final=0)
+        Schedule(warmup=0, decay="step", final=0)
 
 
 def test_the_table_names_what_trains():
     params = {name: {"kernel": np.zeros(10)} for name in ("stem", "block_01", "top", "head")}
     names = tuple(params)
     made = plan(names, count=4)
-    lines = stages.format_plan(made, params, segment_names=names, steps_per_epoch=10).splitlines()
+    lines = whole(made, names).format_table(params).splitlines()
     assert lines[0].split() == ["stage", "trains", "parameters", "rate", "epochs", "steps", "program"]
     assert lines[1].split() == ["1", "head", "10", "1.0e-03", "5.00", "50", "1"]
     assert lines[4].split()[:5] == ["4", "stem", "..", "head", "40"]
 
 
 def test_the_plan_in_words():
-    words = stages.list_stages(plan(), segment_names=B1, steps_per_epoch=10)
+    words = whole(plan()).list_stages()
     assert len(words) == 30
     assert words[0] == "`head` and above, 5.00 epochs at a rate of 1.0e-03"
     assert words[-1] == "`stem` and above, 2.00 epochs at a rate of 3.0e-05"
+
+
+def test_a_plan_knows_its_stages_and_programs():
+    """A stage of the head alone, then three that share a program."""
+    made = whole(plan(("a", "b", "c", "head"), count=4, programs=1))
+    assert made.steps == 50 + 3 * 20
+    assert made.get_stage(2).number == 2
+    assert [made.is_last(stage) for stage in made.stages] == [False, False, False, True]
+    assert [stage.program_segment for stage in made.stages] == [3, 0, 0, 0]
+    assert made.find_next_program(made.get_stage(1)) is made.get_stage(2)
+    assert made.find_next_program(made.get_stage(2)) is None
+    assert made.compute_epoch(25) == 2.5

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
-from bt_jax.training import fresh_model, optimizer, train_state, train_step
+from bt_jax.training import optimizer, train_state, train_step
 from bt_jax.training.train_step import TrainStep
 
 CLASSES = 4
@@ -119,29 +119,6 @@ def test_the_first_step_of_a_segment_unfrozen_late_is_that_of_a_fresh_adam():
     state, _ = step_of(2)(state, batch(seed=9), np.float32(1e-3), np.int32(2))
     length = np.abs(np.asarray(state.params["top"]["norm"]["bias"]) - before)
     assert length.max() == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_a_parameter_outside_of_the_segments_is_named():
-    _, params, _ = network()
-    with pytest.raises(ValueError, match=r"tail.*kernel"):
-        transform().init({**params, "tail": {"kernel": jnp.zeros(3)}})
-
-
-def test_kernels_decay_and_nothing_else():
-    _, params, _ = network()
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    adamw = transform()
-
-    @jax.jit
-    def one_update(params):
-        return adamw.update(zeros, adamw.init(params), params, trained=dict.fromkeys(NAMES, True))[0]
-
-    updates = one_update(params)
-    for (path, update), parameter in zip(
-        jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(params), strict=True
-    ):
-        expected = -0.1 * parameter if path[-1].key == "kernel" else np.zeros_like(parameter)
-        np.testing.assert_allclose(update, expected, rtol=1e-6)
 
 
 def test_one_step_of_the_head_equals_plain_optax():
@@ -250,15 +227,6 @@ def test_the_average_of_the_weights():
     assert without.for_evaluation()["params"] is without.params
 
 
-@pytest.mark.parametrize("averaging", [True, False])
-def test_a_state_divides_for_a_checkpoint_and_joins_again(averaging):
-    state = fresh_state(averaging=averaging)
-    joined = train_state.TrainState.join(state.for_evaluation(), state.for_resuming())
-    assert jax.tree.structure(joined) == jax.tree.structure(state)
-    for a, b in zip(jax.tree.leaves(joined), jax.tree.leaves(state), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_balanced_weights_are_those_of_scikit_learn():
     labels = np.array([0] * 30 + [1] * 5 + [2] * 7 + [3])
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
@@ -278,30 +246,11 @@ def test_given_weights():
 
 
 def test_wrong_names():
-    with pytest.raises(UsageError, match=r"config\.optimizer\.name"):
-        transform(name="sgd")
     with pytest.raises(UsageError, match=r"config\.train\.dtype"):
         train_step.resolve_dtype("float16")
     with pytest.raises(UsageError, match="JAX_ENABLE_X64=1"):
         train_step.resolve_dtype("float64")
     assert train_step.resolve_dtype("auto") == (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-
-
-def test_calibrated_statistics_are_those_of_the_images():
-    forgetful, params, batch_stats = registry.create(
-        "efficientnet_nano", classes=CLASSES, hidden=(8,), momentum=0.0, seed=1
-    )
-    images = batch(16)["image"]
-    measured = fresh_model.calibrate_statistics(
-        forgetful, params, batch_stats, images=images, normalisation=normalise.LITE
-    )
-    # The stem's statistics are those of its convolution's output.
-    kernel = params["stem"]["conv"]["kernel"]
-    convolved = jax.lax.conv_general_dilated(
-        normalise.LITE(images), kernel, (2, 2), [(0, 1), (0, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(measured["stem"]["norm"]["mean"], convolved.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(measured["stem"]["norm"]["variance"], convolved.var((0, 1, 2)), rtol=1e-3, atol=1e-5)
 
 
 _ON_DEVICES = """
@@ -341,8 +290,6 @@ def test_networks_without_statistics_train_like_any_other(name, options):
     )
     assert batch_stats == {}
     data = batch()
-    found = fresh_model.calibrate_statistics(made, params, {}, images=data["image"], normalisation=normalise.LITE)
-    assert found == {}
     settings = {"name": "adamw", "weight_decay": 0.1, "b1": 0.9, "b2": 0.999, "clip_norm": CLIP_NORM}
     plain = optimizer.make_optimizer(made.segment_names, **settings)
     step = TrainStep(

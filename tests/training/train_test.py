@@ -16,7 +16,7 @@ from bt_jax.data import class_labels
 from bt_jax.data.io import decode
 from bt_jax.inference import trained_model
 from bt_jax.metrics.calibration import softmax
-from bt_jax.training import run_weights, train
+from bt_jax.training import start, train
 from bt_jax.workdir import run_folder
 from tests import phantom_folder, runs
 
@@ -59,8 +59,8 @@ def test_the_record_of_the_run(finished):
     assert set(record["seconds_by_stage"]) == {"1", "2", "3", "4"}
     assert len(record["data"]["sha256"]) == 64
     assert {"data", "waiting for data", "evaluation", "checkpoints", "report"} <= record["seconds"].keys()
-    (start,) = record["starts"]
-    assert start["first_step_s"] > 0
+    (begun,) = record["starts"]
+    assert begun["first_step_s"] > 0
 
 
 def test_phantoms_are_called_synthetic_everywhere(finished):
@@ -112,7 +112,9 @@ def test_doubt_is_kept_with_the_model_and_told_of(finished):
     assert ood_scores is not None and ood_scores.shape == (3,) and (ood_scores > 0).all()
     card = (finished / "report/model_card.md").read_text()
     assert "Out-of-distribution detection" in card
-    assert re.search(r"\d of 20 validation images are doubted; \d+ of 16 testing images .* made-up pictures", card)
+    assert re.search(
+        r"\d of 20 validation images are flagged; \d+ of 16 testing images .* synthetic images of other things", card
+    )
 
 
 def test_validation_is_scored_by_patient(finished):
@@ -172,7 +174,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
     network, params, batch_stats = trained_model.restore(finished)[0].create_network(seed=7)
-    loaded = run_weights.of_run(str(finished), model="efficientnet_nano").load(network, params, batch_stats)
+    loaded = start.read_run_weights(str(finished), model="efficientnet_nano").load(network, params, batch_stats)
     kept = trained_model.restore(finished)[1]
     for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves((kept["params"], kept["batch_stats"])), strict=True):
         np.testing.assert_array_equal(one, other)

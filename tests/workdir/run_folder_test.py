@@ -195,3 +195,25 @@ def test_files_of_a_run_never_hold_nan(tmp_path):
     record.record_start(step=0, loss=float("nan"))
     content = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
     assert content["loss"] is None and files.make_json_safe(content) == content
+
+
+def test_an_open_run_is_locked_and_published_at_the_end(tmp_path):
+    published = []
+    with run_folder.open_run(tmp_path / "run", began=5.0, publish=lambda: published.append(1)) as run:
+        assert (run.folder, run.began, run.checkpoints.latest_step) == (tmp_path / "run", 5.0, None)
+        run.record.record_start(step=0)
+        with pytest.raises(UsageError, match="another process is training"), run_folder.open_run(tmp_path / "run"):
+            pass
+        assert published == []
+    assert published == [1]
+    with run_folder.open_run(tmp_path / "run") as run:
+        assert len(run.record.content["starts"]) == 1 and run.began > 0
+
+
+def test_a_run_that_fails_is_not_published_and_not_locked(tmp_path):
+    published = []
+    with pytest.raises(OSError, match="full"), run_folder.open_run(tmp_path, publish=lambda: published.append(1)):
+        raise OSError("the disk is full")
+    assert published == []
+    with run_folder.lock(tmp_path):
+        pass

@@ -13,13 +13,15 @@ from bt_jax.data.augment import augment
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
-from bt_jax.training import fresh_model, optimizer, stages, train_state
-from bt_jax.training.batches import Feed
+from bt_jax.training import optimizer, stages, start, train_state
 from bt_jax.training.feature_cache import FeatureCache
+from bt_jax.training.stage_inputs import StageInputs, TrainingImages
 from bt_jax.training.train_step import TrainStep
+from bt_jax.workdir.run_folder import RunRecord
 
 VIEWS = 2
 IMAGES = np.random.default_rng(0).integers(0, 256, (35, 32, 32), np.uint8)
+VALIDATION = np.random.default_rng(2).integers(0, 256, (9, 32, 32), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 4, 35).astype(np.int32)
 ORDER = Sampler(records=35, batch_size=8, seed=5)  # four steps an epoch
 SETTINGS = augment.Augmentation(flip=True, rotation=0.1)
@@ -30,7 +32,7 @@ def network():
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), dropout_rate=0.5, seed=1)
     forgetful = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)[0]
     images = augment.to_float(IMAGES)
-    return made, params, fresh_model.calibrate_statistics(
+    return made, params, start.calibrate_statistics(
         forgetful, params, batch_stats, images=images, normalisation=normalise.LITE
     )  # fmt: skip
 
@@ -63,31 +65,32 @@ def step_of(program_segment):
     ).jit(program_segment)  # fmt: skip
 
 
-open_images = functools.partial(
-    pipeline.load_training_batches,
-    IMAGES,
-    LABELS,
-    sampler=ORDER,
-    settings=SETTINGS,
-    views=VIEWS,
-    stop_step=PLAN[-1].last_step,
-)
+def open_images(*, start_step):
+    return pipeline.load_training_batches(
+        IMAGES, LABELS, sampler=ORDER, settings=SETTINGS, views=VIEWS, start_step=start_step,
+        stop_step=PLAN[-1].last_step,
+    )  # fmt: skip
 
 
-def feed(folder, *, lowest_segment="", opened=None, weights=None):
-    def noted(*, start_step):
-        if opened is not None:
-            opened.append(start_step)
-        return open_images(start_step=start_step)
-
+def make_inputs(folder, *, lowest_segment="", weights=None):
     cache = FeatureCache(
         network=network()[0], normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=sharding.make_mesh(),
-        images=IMAGES, settings=SETTINGS, seed=ORDER.seed, views=VIEWS, threads=1, limit=10**9, folder=folder,
+        images=IMAGES, settings=SETTINGS, seed=ORDER.seed, views=VIEWS, threads=1, limit=10**9,
+        folder=folder / "features",
     )  # fmt: skip
-    cuts = cache.cuts(PLAN, *network()[1:], lowest_segment=lowest_segment, steps_per_epoch=ORDER.steps_per_epoch)
-    transfer = functools.partial(jax.device_put, device=sharding.get_batch_sharding(sharding.make_mesh()))
-    return Feed(open_images=noted, labels=LABELS, order=ORDER, cache=cache, cuts=cuts, transfer=transfer,
-                timed=contextlib.nullcontext, weights=weights)  # fmt: skip
+    return StageInputs(
+        images=TrainingImages(
+            images=IMAGES, labels=LABELS, sampler=ORDER, settings=SETTINGS, views=VIEWS, weights=weights
+        ),
+        validation_images=VALIDATION,
+        cache=cache,
+        cuts=cache.choose_cuts(
+            PLAN, *network()[1:], lowest_segment=lowest_segment, steps_per_epoch=ORDER.steps_per_epoch
+        ),
+        mesh=sharding.make_mesh(),
+        steps=PLAN[-1].last_step,
+        record=RunRecord.open(folder),
+    )
 
 
 @pytest.mark.parametrize(("stage", "lowest_segment"), [(0, ""), (1, "top")])
@@ -97,13 +100,13 @@ def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_
     Through an epoch's edge, with dropout and class weights.
     """
     stage = PLAN[stage]
-    start, stop = (2, 6) if stage is PLAN[0] else (stage.first_step, stage.first_step + 3)
-    fed = feed(tmp_path, lowest_segment=lowest_segment)
+    first, stop = (2, 6) if stage is PLAN[0] else (stage.first_step, stage.first_step + 3)
+    fed = make_inputs(tmp_path, lowest_segment=lowest_segment)
     state, reference = fresh_state(), fresh_state()
-    assert fed.open(stage, state, start=start, stop=stop, give_up=lambda: False)
-    images = open_images(start_step=start)
+    assert fed.open(stage, state, start=first, stop=stop, interrupted=lambda: False)
+    images = open_images(start_step=first)
     with contextlib.closing(fed), contextlib.closing(images):
-        for _ in range(start, stop):
+        for _ in range(first, stop):
             batch, expected = next(fed), next(images)
             np.testing.assert_array_equal(batch["label"], expected["label"])
             arguments = np.float32(1e-3), np.int32(stage.first_segment)
@@ -124,35 +127,66 @@ def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_
 
 def test_weights_come_with_features_too(tmp_path):
     weights = np.linspace(0.5, 2, len(LABELS), dtype=np.float32)
-    with contextlib.closing(feed(tmp_path, weights=weights)) as fed:
-        assert fed.open(PLAN[0], fresh_state(), start=1, stop=3, give_up=lambda: False)
+    with contextlib.closing(make_inputs(tmp_path, weights=weights)) as fed:
+        assert fed.open(PLAN[0], fresh_state(), start=1, stop=3, interrupted=lambda: False)
         for step in (1, 2):
             records = [ORDER(position).record for position in range(step * 8, step * 8 + 8)]
             np.testing.assert_array_equal(next(fed)["weight"], weights[records])
 
 
-def test_streams_between_stages(tmp_path):
+def test_streams_between_stages(tmp_path, monkeypatch):
     """Images are opened where the features end, and go on through the stages that take them."""
     opened = []
-    fed = feed(tmp_path, opened=opened)
+    open_batches = TrainingImages.open_batches
+
+    def noted(self, *, start_step, stop_step):
+        opened.append((start_step, stop_step))
+        return open_batches(self, start_step=start_step, stop_step=stop_step)
+
+    monkeypatch.setattr(TrainingImages, "open_batches", noted)
+    inputs = make_inputs(tmp_path)
     never, state = (lambda: False), fresh_state()
-    with contextlib.closing(fed):
-        assert fed.open(PLAN[0], state, start=0, stop=12, give_up=never)
-        assert opened == [] and next(fed)["features"].shape[0] == 8
-        assert fed.open(PLAN[1], state, start=5, stop=9, give_up=never)  # stopped early
+    with contextlib.closing(inputs):
+        assert inputs.open(PLAN[0], state, start=0, stop=12, interrupted=never)
+        assert opened == [] and next(inputs)["features"].shape[0] == 8
+        assert inputs.open(PLAN[1], state, start=5, stop=9, interrupted=never)  # stopped early
         expected = open_images(start_step=5)
         with contextlib.closing(expected):
             for _ in range(4):
-                np.testing.assert_array_equal(next(fed)["image"], next(expected)["image"])
-            assert fed.open(PLAN[2], state, start=9, stop=13, give_up=never)
-            np.testing.assert_array_equal(next(fed)["image"], next(expected)["image"])
-        assert opened == [5]
+                np.testing.assert_array_equal(next(inputs)["image"], next(expected)["image"])
+            assert inputs.open(PLAN[2], state, start=9, stop=13, interrupted=never)
+            np.testing.assert_array_equal(next(inputs)["image"], next(expected)["image"])
+        assert opened == [(5, PLAN[-1].last_step)]
+
+
+def test_batches_are_as_described(tmp_path):
+    """What the step is compiled for is what the stage gets: features or images, with weights where images have them."""
+    weights = np.ones(len(LABELS), np.float32)
+    with contextlib.closing(make_inputs(tmp_path, weights=weights)) as inputs:
+        for stage, name in ((PLAN[0], "features"), (PLAN[1], "image")):
+            described = inputs.describe_batch(stage)
+            assert set(described) == {name, "label", "weight"}
+            assert inputs.open(stage, fresh_state(), start=0, stop=1, interrupted=lambda: False)
+            batch = next(inputs)
+            assert {key: (leaf.shape, leaf.dtype) for key, leaf in batch.items()} == {
+                key: (leaf.shape, leaf.dtype) for key, leaf in described.items()
+            }
+    assert set(make_inputs(tmp_path).describe_batch(PLAN[1])) == {"image", "label"}
+
+
+def test_validation_starts_where_training_does(tmp_path):
+    inputs = make_inputs(tmp_path)
+    segment, features = inputs.get_validation_inputs(PLAN[0], fresh_state())
+    assert (segment, len(features)) == ("head", len(VALIDATION))
+    assert inputs.get_validation_inputs(PLAN[0], fresh_state())[1] is features
+    segment, images = inputs.get_validation_inputs(PLAN[1], fresh_state())
+    assert segment is None and images is VALIDATION
 
 
 def test_only_the_views_of_the_epochs_to_come(tmp_path, capsys):
-    with contextlib.closing(feed(tmp_path)) as fed:
-        assert fed.open(PLAN[0], fresh_state(), start=5, stop=8, give_up=lambda: False)
+    with contextlib.closing(make_inputs(tmp_path)) as fed:
+        assert fed.open(PLAN[0], fresh_state(), start=5, stop=8, interrupted=lambda: False)
         assert "1 view of 35 images" in capsys.readouterr().out
-        assert not fed.open(PLAN[0], fresh_state(), start=5, stop=9, give_up=lambda: True)
-        assert fed.open(PLAN[0], fresh_state(), start=5, stop=9, give_up=lambda: False)
+        assert not fed.open(PLAN[0], fresh_state(), start=5, stop=9, interrupted=lambda: True)
+        assert fed.open(PLAN[0], fresh_state(), start=5, stop=9, interrupted=lambda: False)
         assert "2 views of 35 images" in capsys.readouterr().out

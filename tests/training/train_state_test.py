@@ -1,0 +1,48 @@
+"""The training state: what is kept for predictions, and what for resuming."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt_jax.training import optimizer, train_state
+from bt_jax.workdir.checkpoint import Checkpoints
+
+PARAMS = {"dense_1": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "head": {"bias": jnp.ones(3)}}
+
+
+def make_state(*, averaging, factor=1.0):
+    transform = optimizer.make_optimizer(tuple(PARAMS), name="adam", weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=0.0)
+    params = jax.tree.map(lambda leaf: factor * leaf, PARAMS)
+    return train_state.create_state(params, {}, transform, averaging=averaging)
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("averaging", [True, False])
+def test_a_state_divides_for_a_checkpoint_and_joins_again(averaging):
+    state = make_state(averaging=averaging)
+    assert int(state.step) == 0
+    assert_same(train_state.TrainState.join(state.for_evaluation(), state.for_resuming()), state)
+
+
+def test_averages_are_kept_for_predictions_where_they_are_on():
+    with_averages, without = make_state(averaging=True), make_state(averaging=False)
+    assert with_averages.for_evaluation() is with_averages.average
+    assert without.for_evaluation()["params"] is without.params
+    kernel = with_averages.average["params"]["dense_1"]["kernel"]
+    assert kernel is not with_averages.params["dense_1"]["kernel"], "a step donates the state"
+    np.testing.assert_array_equal(kernel, PARAMS["dense_1"]["kernel"])
+
+
+@pytest.mark.parametrize("averaging", [True, False])
+def test_a_saved_state_is_restored(tmp_path, averaging):
+    saved = make_state(averaging=averaging, factor=3.0)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(7, evaluation=saved.for_evaluation(), training=saved.for_resuming(), metadata={}, best_step=None)
+    assert_same(train_state.restore_state(checkpoints, 7, like=make_state(averaging=averaging)), saved)
+    checkpoints.close()
