@@ -211,8 +211,8 @@ def test_a_checkpoint_is_sealed_while_training_goes_on(tmp_path):
 _FULL = """
 import resource, sys
 import jax.numpy as jnp
-from bt_jax.checkpoint import Checkpoints
-from bt_jax.errors import UsageError
+from bt_jax.workdir.checkpoint import Checkpoints
+from bt_jax.common.errors import UsageError
 
 checkpoints = Checkpoints(sys.argv[1])
 def save(step, values):
