@@ -21,7 +21,7 @@ _SMALL = 64  # pixels; images with a shorter side are icons and thumbnails
 _FLAT = 8 / 255  # fraction of the 8-bit range; less contrast than this is compression noise
 _UNSURE = 0.5
 
-_NO_MAJORITY = Message("no_majority", "No class has a probability above 50 %.")
+_NO_MAJORITY = Message("no_majority", "No class has a probability above 50%.")
 _SYNTHETIC = Message("synthetic_model", "The model was trained on " + SYNTHETIC_NOTICE + ".")
 _UNCALIBRATED = Message("uncalibrated", "The confidence is not calibrated.")
 

@@ -116,7 +116,7 @@ def test_warnings(runs):
 def test_an_even_answer_is_told(runs):
     of = Predictor.load(runs[:1])
     prepared = of.prepare(slices()[0])
-    said = "No class has a probability above 50 %."
+    said = "No class has a probability above 50%."
     assert said in of.collect_warnings(prepared, np.array([0.5, 0.3, 0.1, 0.1]), None)
     assert said not in of.collect_warnings(prepared, np.array([0.51, 0.29, 0.1, 0.1]), None)
 

@@ -60,7 +60,7 @@ def test_from_start_to_sigterm(workdir):
         ([], "--model is missing"),
         pytest.param(["--model=nowhere", "--port=0"], "'nowhere' holds no checkpoint", marks=pytest.mark.slow),
         (["--model=M", "--port=-1"], "--port"),
-        (["--model=M", "--host=no such host"], "--host is 'no such host'"),
+        (["--model=M", "--host=no such host"], "--host='no such host' is not an address"),
         (["--model=M", "extra"], "unexpected argument"),
     ],
 )

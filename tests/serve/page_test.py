@@ -174,7 +174,7 @@ def test_three_files_a_heat_map_another_language_and_the_table(browser):
     assert browser.one("h1").text == "Cortes de resonancia magnética cerebral"
     assert browser.driver.find_element(By.TAG_NAME, "html").get_attribute("lang") == "es"
     assert "es un documento PDF, no una imagen" in browser.all(".result")[1].text
-    assert browser.one("#progress").text == "3 de 3 archivos procesados; 1 no se han podido leer"
+    assert browser.one("#progress").text == "3 de 3 archivos procesados; ilegibles: 1"
     assert len(browser.all(".heat")) == 1 and browser.one(".heat").value_of_css_property("opacity") == "1"
     page = browser.driver.find_element(By.TAG_NAME, "main").text
     assert not any(word in page for word in ("Probabilities", "Drop", "Please", "undefined", "null", "{"))
