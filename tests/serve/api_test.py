@@ -67,7 +67,7 @@ def test_one_slice_of_a_volume_with_its_picture(answering):
     assert heat.shape == (*hostile_inputs.scan().shape, 4) and heat[..., 3].max() == 255
     assert (one["heat_map"]["class"], one["heat_map"]["empty"]) == (one["prediction"], False)
     (none,) = answering.predict([Upload("v.nii", volume())], RequestOptions(number=21))
-    assert none["error"] == "it has no slice 21: 20 are there"
+    assert none["error"] == "it has no slice 21: the number of slices is 20"
 
 
 def test_the_class_that_is_explained(answering):
