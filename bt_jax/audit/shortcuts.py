@@ -17,7 +17,7 @@ _FEWEST_IN_LEAF = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class ShortcutRule:
     """A decision rule for one class against the rest by one cue.
 
     Attributes:
@@ -51,7 +51,7 @@ class Shortcuts:
     chance: float
     by_all: float
     by_cue: dict[str, float]
-    rules: tuple[Rule, ...]
+    rules: tuple[ShortcutRule, ...]
 
     @property
     def strongest(self) -> str:
@@ -99,7 +99,9 @@ def find_shortcuts(
         for label in present:
             of_class = labels == label
             accuracy = score([column], of_class, _RULE_DEPTH)
-            rules.append(Rule(cue, class_names[label], accuracy, _describe_rule(cue, cues[:, column], of_class)))
+            rules.append(
+                ShortcutRule(cue, class_names[label], accuracy, _describe_rule(cue, cues[:, column], of_class))
+            )
     rules.sort(key=lambda rule: (-rule.balanced_accuracy, CUES.index(rule.cue), rule.class_name))
     return Shortcuts(
         images=len(labels),

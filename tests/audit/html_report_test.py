@@ -53,7 +53,7 @@ def found() -> Findings:
         grouping="by <guess>",
         shortcuts=shortcuts.Shortcuts(
             images=35, folds=5, chance=0.5, by_all=0.9, by_cue={"width": 0.8},
-            rules=(shortcuts.Rule("width", "no_tumor", 0.9, "width < 5"),),
+            rules=(shortcuts.ShortcutRule("width", "no_tumor", 0.9, "width < 5"),),
         ),
     )  # fmt: skip
 

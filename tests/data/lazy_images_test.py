@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bt_jax.data import array_record, dataset, leakage, partition, patient_groups, pipeline, sources, splits
+from bt_jax.data import array_record, dataset, leakage, partition, patient_groups, pipeline, sources
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.lazy_images import LazyImages
 from bt_jax.data.preprocess import Preprocessing
@@ -102,38 +102,6 @@ def test_a_run_has_the_same_images_split_and_batches(source: Source, fold: int, 
     np.testing.assert_array_equal(
         leakage.has_near_duplicate(lazy.testing, *written), leakage.has_near_duplicate(eager.testing, *written)
     )
-
-
-def test_phantoms_too_many_for_memory_are_the_same_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
-    per_class = (9, 3)
-    eager = sources.open_phantoms(per_class=per_class, seed=1)
-    monkeypatch.setattr(splits, "MAX_COMPARED", 10)
-    lazy = sources.open_phantoms(per_class=per_class, seed=1)
-    assert lazy.index is not None and eager.index is None
-    assert list(lazy.records) == list(eager.records)
-    for record in eager.records[::7]:
-        assert lazy.read(record.path) == eager.read(record.path)
-    a, b = (partition.divide(source, folds=2, fold=1, **SETTINGS) for source in (lazy, eager))
-    assert isinstance(a.training.images, LazyImages)
-    assert [row[:5] for row in a.table] == [row[:5] for row in b.table]  # but for the fingerprints
-    assert a.grouping == b.grouping
-    assert len(set(a.training.fingerprints)) == len(a.training)
-    np.testing.assert_array_equal(a.training.images[2], b.training.images[2])
-    np.testing.assert_array_equal(a.training_sources, b.training_sources)
-
-
-def test_phantoms_of_other_seeds_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "MAX_COMPARED", 10)
-    first, second = (sources.open_phantoms(per_class=(5, 1), seed=seed) for seed in (0, 1))
-    assert first.index is not None and second.index is not None
-    assert not set(first.index.fingerprints) & set(second.index.fingerprints)
-
-
-def test_many_phantoms_stand_in_the_order_of_their_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "MAX_COMPARED", 10)
-    source = sources.open_phantoms(per_class=(10_050, 0), seed=0)
-    paths = [record.path for record in source.records]
-    assert paths == sorted(paths) and len(set(paths)) == 4 * 10_050
 
 
 def test_patients_of_lazy_images(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
