@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from bt_jax.benchmark import peer_process, tables
-from bt_jax.common.errors import UsageError
+from bt_jax.benchmark import peer_process
 from tests import runs
 
 SMALL = {
@@ -176,9 +175,3 @@ def test_the_table_of_many_results(tmp_path):
         "| train | efficientnet_b1, 240x240, float32 | 16 | 8.0 | 0.80 timm, 1.25 Keras on TensorFlow "
         "| 25 % FLOP/s, 25 % bytes/s | A Processor, 2 cores, 2026-01-02 |",
     ]
-
-
-def test_a_damaged_file_in_the_folder_is_named(tmp_path):
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(UsageError, match=r"broken\.json is not JSON"):
-        tables.format_markdown(tmp_path)

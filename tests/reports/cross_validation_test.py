@@ -148,7 +148,7 @@ def test_the_card_tells_of_the_cross_validation(tmp_path: pathlib.Path) -> None:
     text = (tmp_path / "report" / "model_card.md").read_text()
     assert text.startswith("# mlp, cross-validation over 3 folds\n")
     for wanted in (
-        "mean of 3 networks: mlp at 32 pixels", "| **Data** | synthetic |", "grouped: by groups.csv", "| 264 | ",
+        "mean of 3 networks: mlp at 32 pixels", "| **Data** | synthetic |", "grouping: by groups.csv", "| 264 | ",
         "fitted on the validation images of the other folds", "the temperature of a single network",
         "(out_of_fold/predictions.csv)", "The run took 3.0 min.", "`77cc`",
     ):  # fmt: skip
