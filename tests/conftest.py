@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,10 +16,23 @@ def pytest_configure(config: pytest.Config) -> None:
         assert config.cache is not None
         config.stash[SESSION] = compile_cache.open_session(config.cache.mkdir("compiled"))
 
+    # Most of the time of a test that computes is the compiler's. Set before JAX is imported.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if SESSION in config.stash:
         compile_cache.close_session(config.stash[SESSION])
+
+
+@pytest.fixture(scope="module")
+def optimised_programs() -> Iterator[None]:
+    """Programs are compiled as for users, for tests whose numbers depend on it."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from bt_jax.workdir import checkpoint
 from bt_jax.workdir.metric_log import read_metrics
+from tests import command_server
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -73,11 +74,19 @@ def command(workdir: pathlib.Path, *flags: str) -> list[str]:
     ]  # fmt: skip
 
 
-def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
-    return subprocess.run(
-        arguments, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False
-    )
+def run(arguments: list[str], *, fresh: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end.
+
+    Args:
+      arguments: of a process. One that runs a module of the package forks from a process that imported it before.
+      fresh: starts a process that has imported nothing even so. At least one test of each command does.
+      **environment: variables that are set in addition.
+    """
+    combined = {**os.environ, **environment}
+    if not fresh and arguments[:2] == [sys.executable, "-m"] and command_server.fits(combined):
+        status, output, errors = command_server.run(arguments[2], arguments[3:], combined, timeout=300)
+        return subprocess.CompletedProcess(arguments, status, output, errors)
+    return subprocess.run(arguments, cwd=ROOT, env=combined, capture_output=True, text=True, timeout=300, check=False)
 
 
 def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
