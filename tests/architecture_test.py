@@ -82,6 +82,10 @@ TRAINING = {
 
 MOST_LINES = 400
 
+# Modules with logic that have no test file of their own, and where they are tested.
+TESTED_ELSEWHERE: dict[str, str] = {}
+LOGIC = 8  # statements in functions, from which on a module has logic
+
 # Imports by module: full dotted names of modules of the package, and of other libraries the first part alone.
 Imports = Mapping[str, set[str]]
 
@@ -247,6 +251,36 @@ def test_files_are_short() -> None:
     assert {path: length for path, length in lengths.items() if length > MOST_LINES} == {}
 
 
+def count_statements(source: str) -> int:
+    """The statements in functions, without docstrings and imports."""
+    found: set[ast.stmt] = set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            found |= {node for node in ast.walk(function) if isinstance(node, ast.stmt)} - {function}
+    return sum(
+        not isinstance(node, ast.Import | ast.ImportFrom)
+        and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in found
+    )
+
+
+def find_untested(root: pathlib.Path) -> list[str]:
+    """Modules with logic and without a test file of the same name in the same place."""
+    return [
+        ".".join(name.parts)
+        for path in sorted((root / PACKAGE).rglob("*.py"))
+        if count_statements(path.read_text()) >= LOGIC
+        for name in [path.relative_to(root / PACKAGE).with_suffix("")]
+        if not (root / "tests" / name.parent / f"{name.name.strip('_')}_test.py").exists()
+    ]
+
+
+def test_every_module_with_logic_has_its_tests() -> None:
+    assert sorted(find_untested(ROOT)) == sorted(TESTED_ELSEWHERE)
+    for module, tests in TESTED_ELSEWHERE.items():
+        assert (ROOT / tests.split(":")[0]).exists(), module
+
+
 # The checks themselves, on small trees that break the rules.
 
 
@@ -343,3 +377,15 @@ def test_relative_imports_are_refused(tmp_path: pathlib.Path, source: str) -> No
 def test_imports_by_string_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(AssertionError, match=r"registry\.py:2: imports by a string"):
         tree(tmp_path, models__registry="import importlib\nimportlib.import_module('bt_jax.train')")
+
+
+def test_a_module_without_tests_is_found(tmp_path: pathlib.Path) -> None:
+    logic = 'def f(x):\n    """Text."""\n' + "    x += 1\n" * LOGIC
+    tree(
+        tmp_path, data__a=logic, data__b=logic, data__constants="X = 1\n" * 99, data__short="def f(): return 1", c=logic
+    )
+    (tmp_path / "tests" / "data").mkdir(parents=True)
+    (tmp_path / "tests" / "data" / "b_test.py").touch()
+    (tmp_path / "tests" / "a_test.py").touch()  # elsewhere
+    assert find_untested(tmp_path) == ["c", "data.a"]
+    assert count_statements(logic) == LOGIC

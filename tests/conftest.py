@@ -25,6 +25,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         compile_cache.close_session(config.stash[SESSION])
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("real_data") and not os.environ.get("BT_DATA"):
+        pytest.skip("needs the folder of the real images in $BT_DATA")
+
+
 @pytest.fixture(scope="module")
 def optimised_programs() -> Iterator[None]:
     """Programs are compiled as for users, for tests whose numbers depend on it."""

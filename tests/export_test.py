@@ -71,7 +71,6 @@ def test_wrong_flags(model, tmp_path, flags, said):
 
 @pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.skipif("BT_DATA" not in os.environ, reason="needs the real images: set BT_DATA")
 def test_real_images(model):
     flags = (f"--model={model / 'model.safetensors'}", f"--data={os.environ['BT_DATA']}")
     for form in ("stablehlo", "onnx", "safetensors"):

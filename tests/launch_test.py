@@ -136,7 +136,7 @@ def test_another_pythons_home_is_left_out(machine: Machine) -> None:
 PYTEST = "python|-m|pytest|-n|auto|--maxprocesses=4|--dist=worksteal|--durations=20|-m|"
 
 
-@pytest.mark.parametrize(("arguments", "selection"), [((), "not slow"), (("all",), "")])
+@pytest.mark.parametrize(("arguments", "selection"), [((), "not slow and not real_data"), (("all",), "")])
 def test_test_checks_and_runs_the_tests(machine: Machine, arguments: tuple[str, ...], selection: str) -> None:
     done = machine.launch("test", *arguments)
     assert done.returncode == 0, done.stderr

@@ -275,7 +275,6 @@ def test_kills_leave_the_whole_or_nothing(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif("BT_DATA" not in os.environ, reason="needs the real images")
 def test_the_real_images(tmp_path: pathlib.Path) -> None:
     source = sources.open_path(os.environ["BT_DATA"], field="$BT_DATA")
     source = dataclasses.replace(source, records=source.records[::20])

@@ -189,7 +189,6 @@ def test_wrong_fields_are_named(values, named):
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif("BT_DATA" not in os.environ, reason="BT_DATA is not set")
 def test_real_heads_are_found_whole():
     """Of what is clearly brighter than the background, the crop keeps nearly all; and it fills the square."""
     paths = sorted(pathlib.Path(os.environ["BT_DATA"]).glob("Training/*/*"))[::40]

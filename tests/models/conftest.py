@@ -36,7 +36,7 @@ def procedural() -> types.ModuleType:
 def reference() -> types.ModuleType:
     """The reference implementations; skips where they are not installed."""
     for package in ("torch", "timm", "keras"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason="needs torch, timm and keras")
     return golden_module("reference")
 
 

@@ -67,7 +67,8 @@ def by_interface(path: pathlib.Path) -> dict[str, list[float]]:
 
 def by_onnx(path: pathlib.Path, model: TrainedModel) -> dict[str, list[float]]:
     """As somebody else would do it, with nothing but the preprocessing."""
-    runtime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+    import onnxruntime as runtime
+
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     pictures = {name: decode_image(one, name=name) for name, one in images().items() if not name.endswith(".dcm")}
     batch = np.stack([model.preprocessing(one) for one in pictures.values()])
