@@ -11,17 +11,19 @@ from bt_jax.common.errors import UsageError
 from bt_jax.inference import trained_model
 from bt_jax.metrics.calibration import softmax
 from bt_jax.training import train
-from tests import phantom_folder, runs
+from tests import phantom_folder, runs, sharing
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run on a folder of phantoms, and the folder."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    phantom_folder.write(folder / "data", training_per_class=25, testing_per_class=4, seed=0)
-    config = runs.config(data__source="folder", data__dir=str(folder / "data"), stages__count=1)
-    assert train.train_and_evaluate(config, folder / "run") == 0
-    return folder
+
+    def make(folder):
+        phantom_folder.write(folder / "data", training_per_class=25, testing_per_class=4, seed=0)
+        config = runs.small_config(data__source="folder", data__dir=str(folder / "data"), stages__count=1)
+        assert train.train_and_evaluate(config, folder / "run") == 0
+
+    return sharing.make_once(tmp_path_factory, "evaluate", make)
 
 
 def evaluate(*flags: str):
@@ -92,8 +94,9 @@ def test_wrong_flags(trained, tmp_path, flags, said):
 @pytest.mark.slow
 def test_folds_are_an_ensemble(trained, tmp_path):
     """A workdir with folds predicts the mean of their probabilities at the temperature of all out-of-fold answers."""
-    config = runs.config(data__source="folder", data__dir=str(trained / "data"), stages__count=1, data__folds=2,
-                         data__fold=-1)  # fmt: skip
+    config = runs.small_config(
+        data__source="folder", data__dir=str(trained / "data"), stages__count=1, data__folds=2, data__fold=-1
+    )
     assert train.train_and_evaluate(config, tmp_path / "folds") == 0
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32)).astype(np.uint8)
     ensemble = trained_model.load(tmp_path / "folds")

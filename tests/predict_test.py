@@ -179,7 +179,7 @@ def test_records_stream_and_an_interrupt_leaves_no_half_file(model, tmp_path):
 def test_a_trained_run_answers_as_its_report_does(tmp_path):
     """With one model, with itself as an ensemble, and with the folds of a cross-validation."""
     phantom_folder.write(tmp_path / "data", training_per_class=25, testing_per_class=4, seed=0)
-    config = runs.config(data__source="folder", data__dir=str(tmp_path / "data"), stages__count=1)
+    config = runs.small_config(data__source="folder", data__dir=str(tmp_path / "data"), stages__count=1)
     assert train.train_and_evaluate(config, tmp_path / "run") == 0
     report = list(csv.DictReader((tmp_path / "run/report/testing/predictions.csv").read_text().splitlines()))
     for models in ([tmp_path / "run"], [tmp_path / "run"] * 2):
@@ -218,6 +218,6 @@ def test_start_to_first_record_with_programs_cached(model, tmp_path):
     seconds = []
     for _ in range(2):
         begin = time.monotonic()
-        assert runs.run(command(f"--model={large}", tmp_path / "a.png")).returncode == 0
+        assert runs.run(command(f"--model={large}", tmp_path / "a.png"), fresh=True).returncode == 0
         seconds.append(time.monotonic() - begin)
     assert seconds[1] < 15, seconds

@@ -30,7 +30,7 @@ def test_a_fresh_run_begins_at_its_first_step(fresh):
 
 def test_fields_of_the_configuration_become_plain_values(fresh):
     setup, _, _ = fresh
-    assert setup.cadence == Cadence(log_every=3, evaluate_every=7, checkpoint_every=4, patience=3)
+    assert setup.cadence == Cadence(log_every=3, evaluate_every=7, checkpoint_every=8, patience=3)
     assert (setup.plan.batch_size, setup.plan.steps_per_epoch, setup.plan.steps) == (8, 10, runs.STEPS)
     assert len(setup.plan.stages) == 4
     assert setup.step.label_smoothing == 0.1 and setup.step.state_shardings is None

@@ -128,7 +128,7 @@ def test_validation_is_scored_by_patient(finished):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = runs.config(stages__head_learning_rate=1e38, optimizer__clip_norm=0.0)
+    config = runs.small_config(stages__head_learning_rate=1e38, optimizer__clip_norm=0.0)
     with pytest.raises(
         UsageError, match=r"the (loss|gradient norm) is (nan|inf) at step \d+, in stage 1 at learning rate"
     ):
@@ -150,7 +150,7 @@ def test_odd_files_and_no_testing_folder(tmp_path, capsys):
     (glioma / "note.jpg").write_text("not an image")
     image = decode.decode_image((glioma / "phantom_0002.png").read_bytes(), name="")
     (glioma / "phantom_0002.png").write_bytes(decode.encode_png(image.astype("uint16") * 257))
-    config = runs.config(data__source="folder", data__dir=str(data), stages__count=1)
+    config = runs.small_config(data__source="folder", data__dir=str(data), stages__count=1)
     assert train.train_and_evaluate(config, tmp_path / "run") == 0
     output = capsys.readouterr().out
     assert "left out: Training/glioma_tumor/note.jpg" in output
@@ -159,7 +159,7 @@ def test_odd_files_and_no_testing_folder(tmp_path, capsys):
     assert not (tmp_path / "run" / "report" / "testing").exists()
     assert runs.metrics(tmp_path / "run", "validation")["n"] > 0
     with pytest.raises(UsageError, match=r"2 of 81 files .*max_unreadable.* allows 1.*(note\.jpg|phantom_0001\.png)"):
-        train.train_and_evaluate(runs.config(data__source="folder", data__dir=str(data), data__max_unreadable=1),
+        train.train_and_evaluate(runs.small_config(data__source="folder", data__dir=str(data), data__max_unreadable=1),
                                  tmp_path / "other")  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
 
 @pytest.mark.slow
 def test_all_folds(tmp_path, capsys):
-    config = runs.config(data__fold=-1, data__folds=2, stages__count=1)
+    config = runs.small_config(data__fold=-1, data__folds=2, stages__count=1)
     assert train.train_and_evaluate(config, tmp_path / "folds") == 0
     summary = json.loads((tmp_path / "folds" / "cross_validation.json").read_text())
     sizes = [runs.metrics(tmp_path / "folds" / f"fold_{fold}", "validation") for fold in (0, 1)]

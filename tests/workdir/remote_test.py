@@ -111,7 +111,7 @@ def test_a_bucket_that_cannot_be_read_is_one_line(url, monkeypatch):
 def test_a_run_in_a_bucket_goes_on_from_there(url, tmp_path, monkeypatch, capsys):
     """With its checkpoints in a folder, since TensorStore goes to buckets by itself."""
     monkeypatch.setattr(remote, "get_bucket", lambda folder: epath.Path(tmp_path / "checkpoints of the bucket"))
-    config = runs.config(stages__count=1)
+    config = runs.small_config(stages__count=1)
     for number in range(2):  # the second on another host, which finds a finished run and reports again
         copy = Mirror(url, process=number)
         assert train.train_and_evaluate(config, copy.pull(), publish=copy.push) == 0
