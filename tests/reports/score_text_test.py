@@ -115,7 +115,7 @@ def test_report_tells_of_patients_where_they_are_known() -> None:
         (0, False, r"testing: 120 images, accuracy 0\.\d{3} \(95 % interval 0\.\d{3} to 0\.\d{3}\), macro-F1 0\.\d{3}"),
         (0, True, r"testing: 120 images of 40 patients, accuracy 0\.\d{3} \(95 % interval over patients 0\.\d+ to 0.*"),
         (40, False, r"testing: clean: 80 images, accuracy .*; leaked: 40 images, accuracy [^:;]*"),
-        (116, False, r"testing: Only 4 of 120 .* mean anything\. clean: 4 images, \d correct; leaked: 116 images, .*"),
+        (116, False, r"testing: Only 4 of 120 .* scores\. clean: 4 images, \d correct; leaked: 116 images, .*"),
         (120, False, r"testing: No clean image is left: .* leaked: 120 images, accuracy [^:;]*"),
     ],
 )
