@@ -220,7 +220,7 @@ def test_the_sample_and_the_keyboard_alone(browser):
     assert focused.value_of_css_property("outline-style") != "none"
     press(Keys.ENTER)
     browser.settled(1)
-    assert "drawn by a program, no patient" in browser.one(".result").text
+    assert "drawn by a program, not a patient" in browser.one(".result").text
     while (focused := press(Keys.TAB)).get_attribute("data-key") != "explain":
         pass
     press(Keys.ENTER)
@@ -301,5 +301,5 @@ def test_what_is_unlike_the_training_images_is_no_class(browser):
     assert browser.one(".verdict").text == "Not recognised as a brain MRI slice"
     assert "3.4 times the normal limit" in browser.one(".doubt").text
     browser.one("[data-language=es]").click()
-    assert "están 3,4 veces más lejos" in browser.one(".warnings").text
+    assert "está 3,4 veces más lejos" in browser.one(".warnings").text
     assert browser.violations() == []
