@@ -40,7 +40,7 @@ LEFT_OUT = {
 }
 
 # What makes a command short, by its beginning; the first one that fits counts.
-TINY = ["--config.train.batch_size=64", "--config.preprocess.size=8", "--config.data.folds=2"]
+TINY = ["--config.train.batch_size=8", "--config.preprocess.size=8", "--config.data.folds=2"]
 NETWORK = [f"--config.{name}={value}" for name, value in runs.FIELDS.items() if name != "data.phantoms_per_class"]
 NETWORK += ["--config.stages.count=1", "--config.data.folds=2"]
 SHORT = {
@@ -239,10 +239,12 @@ def archive(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def workspace(request, archive, tmp_path) -> pathlib.Path:
-    """A folder with the configurations, the zip and, unless the block trains it, the run `runs/first`."""
+    """A folder with configurations, images, their zip and, unless the block trains it, the run `runs/first`."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
     (tmp_path / "archive.zip").symlink_to(archive)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "brain_tumor_mri").symlink_to(archive.parent / "images")
     (tmp_path / "runs").mkdir()
     text = " ".join(request.getfixturevalue("block").commands)
     if "runs/first" in text and "--workdir=runs/first" not in text:
