@@ -86,7 +86,7 @@ def train(
     found["held"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     forward = ShardedForward(network, normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=mesh, batch_size=6)
     # 19 images in batches of 6 or, on 4 and 8 devices, 8: the last one is filled up.
-    logits, _ = forward.compute(state.for_evaluation(), pixels[:19])
+    logits, _ = forward.compute(state.get_evaluation_weights(), pixels[:19])
     found["logits"] = logits.tolist()
     return found
 

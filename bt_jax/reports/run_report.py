@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -38,36 +39,7 @@ def write(
     """
     directory = folder / "report"
     notice = data.source.notice
-    seen = leakage.read(folder)
-    training = set(data.training.fingerprints), data.training.thumbnails
-    tested = patient_groups.group_by_patient(data.testing, data.source.groups)
-    results = {}
-    for name, dataset, known, patients in (
-        ("validation", data.validation, training, Patients(data.look_up_groups(data.validation), data.grouping)),
-        ("testing", data.testing, seen, Patients(*tested) if tested else None),
-        (shift_probe.SPLIT, data.shifted, seen, Patients(data.look_up_groups(data.shifted), data.grouping)),
-    ):
-        if name not in logits:
-            continue
-        results[name] = split_report.write_split_report(
-            directory / name,
-            split=name,
-            paths=dataset.paths,
-            labels=dataset.labels,
-            probabilities=calibration.softmax(logits[name], temperature.value),
-            class_names=data.source.class_names,
-            leaked=leakage.has_near_duplicate(dataset, *known),
-            patients=patients,
-            change=Calibration(
-                uncalibrated=calibration.softmax(logits[name]),
-                temperature=temperature.value,
-                fitted_on=temperature.fitted_on,
-                biased=name == "validation",
-            ),
-            notice=notice,
-        )
-        say(score_text.summarise_scores(results[name]))
-        say(f"{name}: {score_text.describe_calibration(results[name])}")
+    results = _report_splits(folder, data, logits, temperature, say)
     facts = {**facts, **_collect_data_facts(data)}
     if data.probe and shift_probe.SPLIT in results:
         facts["shift_probe"] = score_text.describe_shift_probe(results[shift_probe.SPLIT], of=data.probe.description)
@@ -85,6 +57,47 @@ def write(
     for picture in sorted(directory.rglob("*.png")):
         say(f"picture: {picture}")
     return card
+
+
+def _report_splits(
+    folder: pathlib.Path,
+    data: Partition,
+    logits: Mapping[str, np.ndarray],
+    temperature: Temperature,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Writes the report of each split that has logits, and returns the results by its name."""
+    seen = leakage.read(folder)
+    training = set(data.training.fingerprints), data.training.thumbnails
+    tested = patient_groups.group_by_patient(data.testing, data.source.groups)
+    results: dict[str, Any] = {}
+    for name, dataset, known, patients in (
+        ("validation", data.validation, training, Patients(data.look_up_groups(data.validation), data.grouping)),
+        ("testing", data.testing, seen, Patients(*tested) if tested else None),
+        (shift_probe.SPLIT, data.shifted, seen, Patients(data.look_up_groups(data.shifted), data.grouping)),
+    ):
+        if name not in logits:
+            continue
+        results[name] = split_report.write_split_report(
+            folder / "report" / name,
+            split=name,
+            paths=dataset.paths,
+            labels=dataset.labels,
+            probabilities=calibration.softmax(logits[name], temperature.value),
+            class_names=data.source.class_names,
+            leaked=leakage.has_near_duplicate(dataset, *known),
+            patients=patients,
+            change=Calibration(
+                uncalibrated=calibration.softmax(logits[name]),
+                temperature=temperature.value,
+                fitted_on=temperature.fitted_on,
+                biased=name == "validation",
+            ),
+            notice=data.source.notice,
+        )
+        say(score_text.summarise_scores(results[name]))
+        say(f"{name}: {score_text.describe_calibration(results[name])}")
+    return results
 
 
 def _collect_data_facts(data: Partition) -> model_card.ModelFacts:

@@ -48,7 +48,7 @@ class Evaluator:
         return {f"val/{name}": scores[name] for name in ("loss", "accuracy", "macro_f1")}
 
     def _compute_logits(self, stage: Stage, state: TrainState) -> np.ndarray:
-        weights = state.for_evaluation()
+        weights = state.get_evaluation_weights()
         start, values = self._inputs.get_validation_inputs(stage, state)
         if start is None:
             return self._forward.compute(weights, values)[0]

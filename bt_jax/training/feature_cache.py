@@ -59,7 +59,7 @@ class Features:
 
     blocks: dict[int, list[np.ndarray]]
 
-    def rows(self, view: int, records: Sequence[int]) -> np.ndarray:
+    def get_rows(self, view: int, records: Sequence[int]) -> np.ndarray:
         """Returns the features of some images, [len(records), ...] float32 in memory."""
         blocks = self.blocks[view]
         size = len(blocks[0])
@@ -171,7 +171,7 @@ class FeatureCache:
                 )
                 if features_below is None:
                     return None
-                read = features_below.rows
+                read = features_below.get_rows
             begin = time.monotonic()
             self._make_room(store, self._count_bytes(cut, views=len(views)))
             program = cut.program.lower(params, batch_stats, self._describe_inputs(cut.below)).compile()

@@ -26,16 +26,16 @@ class FeatureStore:
 
     def read(self, view: int, number: int, *, shape: tuple[int, ...]) -> np.ndarray | None:
         """Returns a block, mapped into memory; None if it is missing or damaged."""
-        for path in sorted(self._folder.glob(f"{_name(view, number)}_*")):
+        for path in sorted(self._folder.glob(f"{_build_name(view, number)}_*")):
             with contextlib.suppress(OSError, ValueError):  # removed meanwhile, or cut short
                 block = np.memmap(path, np.float32, mode="r", shape=shape)
-                if path == self._path(view, number, block) and path.stat().st_size == block.nbytes:
+                if path == self._build_path(view, number, block) and path.stat().st_size == block.nbytes:
                     return block
         return None
 
     def write(self, view: int, number: int, block: np.ndarray) -> np.ndarray:
         """Writes a block and returns it mapped into memory."""
-        path = self._path(view, number, block)
+        path = self._build_path(view, number, block)
         try:
             files.write_bytes(path, block.tobytes())
             return np.memmap(path, np.float32, mode="r", shape=block.shape)
@@ -54,9 +54,9 @@ class FeatureStore:
                 if size < 0:
                     shutil.rmtree(entry)
 
-    def _path(self, view: int, number: int, block: np.ndarray) -> pathlib.Path:
-        return self._folder / f"{_name(view, number)}_{zlib.crc32(block.data):08x}.float32"
+    def _build_path(self, view: int, number: int, block: np.ndarray) -> pathlib.Path:
+        return self._folder / f"{_build_name(view, number)}_{zlib.crc32(block.data):08x}.float32"
 
 
-def _name(view: int, number: int) -> str:
+def _build_name(view: int, number: int) -> str:
     return f"view_{view:03}_part_{number:05}"

@@ -32,7 +32,7 @@ def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
     """
     progress = result.progress
     best_step = progress.step if progress.best_step is None else progress.best_step  # the best checkpoint may be lost
-    best = restore_state(run.checkpoints, best_step, like=result.state).for_evaluation()
+    best = restore_state(run.checkpoints, best_step, like=result.state).get_evaluation_weights()
     model = setup.forward.load_on_first_host(best)
     if not processes.is_first():
         return

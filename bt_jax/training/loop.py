@@ -206,8 +206,8 @@ class Loop:
         with self._run.record.time_phase("checkpoints"):
             self._run.checkpoints.save(
                 self._progress.step,
-                evaluation=state.for_evaluation(),
-                training=state.for_resuming(),
+                evaluation=state.get_evaluation_weights(),
+                training=state.get_resuming_state(),
                 metadata={
                     "progress": dataclasses.asdict(self._progress),
                     "model": dataclasses.asdict(self._setup.description),

@@ -81,7 +81,7 @@ class TrainingImages:
             records = [example.record for example in examples]
             view = examples[0].epoch % views  # no batch lies in two epochs
             weight = {} if self.weights is None else {"weight": self.weights[records]}
-            yield {"features": features.rows(view, records), "label": self.labels[records], **weight}
+            yield {"features": features.get_rows(view, records), "label": self.labels[records], **weight}
 
 
 class StageInputs:

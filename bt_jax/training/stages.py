@@ -79,24 +79,14 @@ def make_plan(
         depth its own, which computes no gradient in vain but compiles longest.
       steps_per_epoch: to turn epochs into steps; each stage has at least one.
     """
+    _check_plan(segment_names, count=count, lowest_segment=lowest_segment, programs=programs, head_epochs=head_epochs)
+    _check_positive(
+        epochs=epochs,
+        head_learning_rate=head_learning_rate,
+        learning_rate=learning_rate,
+        final_learning_rate=final_learning_rate,
+    )
     head = len(segment_names) - 1
-    if count < 1:
-        raise UsageError(f"config.stages.count is {count}: use at least 1")
-    if lowest_segment and lowest_segment not in segment_names:
-        raise UsageError(f"config.stages.lowest_segment is {lowest_segment!r}: use one of {', '.join(segment_names)}")
-    if programs < 0:
-        raise UsageError(f"config.stages.programs is {programs}: use 0 or more")
-    if not 0 <= head_epochs < math.inf:
-        raise UsageError(f"config.stages.head_epochs is {head_epochs}: use a number above 0, or 0 for no such stage")
-    positive = {
-        "epochs": epochs,
-        "head_learning_rate": head_learning_rate,
-        "learning_rate": learning_rate,
-        "final_learning_rate": final_learning_rate,
-    }
-    for name, value in positive.items():
-        if not 0 < value < math.inf:
-            raise UsageError(f"config.stages.{name} is {value}: use a number above 0")
     below_head = head - (segment_names.index(lowest_segment) if lowest_segment else 0)
     alone = 1 if head_epochs else 0  # stages of the head alone
     later = count - alone
@@ -118,6 +108,25 @@ def make_plan(
         )
         for k in range(count)
     )
+
+
+def _check_plan(
+    segment_names: Sequence[str], *, count: int, lowest_segment: str, programs: int, head_epochs: float
+) -> None:
+    if count < 1:
+        raise UsageError(f"config.stages.count is {count}: use at least 1")
+    if lowest_segment and lowest_segment not in segment_names:
+        raise UsageError(f"config.stages.lowest_segment is {lowest_segment!r}: use one of {', '.join(segment_names)}")
+    if programs < 0:
+        raise UsageError(f"config.stages.programs is {programs}: use 0 or more")
+    if not 0 <= head_epochs < math.inf:
+        raise UsageError(f"config.stages.head_epochs is {head_epochs}: use a number above 0, or 0 for no such stage")
+
+
+def _check_positive(**fields: float) -> None:
+    for name, value in fields.items():
+        if not 0 < value < math.inf:
+            raise UsageError(f"config.stages.{name} is {value}: use a number above 0")
 
 
 @dataclasses.dataclass(frozen=True)

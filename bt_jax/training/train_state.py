@@ -30,13 +30,13 @@ class TrainState:
     opt_state: Any
     average: Tree | None
 
-    def for_evaluation(self) -> Tree:
+    def get_evaluation_weights(self) -> Tree:
         """Returns {`params`, `batch_stats`} to score and to keep: the averages where they are on."""
         if self.average is not None:
             return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}
 
-    def for_resuming(self) -> Tree:
+    def get_resuming_state(self) -> Tree:
         """Returns the rest of the state."""
         current = {"params": self.params, "batch_stats": self.batch_stats}
         return {
@@ -71,8 +71,5 @@ def create_state(params: Tree, batch_stats: Tree, optimizer: Optimizer, *, avera
 
 def restore_state(checkpoints: Checkpoints, step: int, *, like: TrainState) -> TrainState:
     """Restores the state saved at a step, with the shapes, dtypes and shardings of a given state."""
-    return TrainState.join(
-        *checkpoints.restore(
-            step, evaluation=make_abstract(like.for_evaluation()), training=make_abstract(like.for_resuming())
-        )
-    )
+    evaluation, training = make_abstract(like.get_evaluation_weights()), make_abstract(like.get_resuming_state())
+    return TrainState.join(*checkpoints.restore(step, evaluation=evaluation, training=training))

@@ -104,11 +104,11 @@ def test_features_are_what_the_network_makes_of_the_views(tmp_path, segment):
     upper = jax.jit(lambda x: made.apply(params, batch_stats, x, start=NAMES[segment])[0])
     for view in (0, 1):
         outputs = np.asarray(lower(views_of(view, records)))  # [5, H, W, C]
-        rows = found.rows(view, records)
+        rows = found.get_rows(view, records)
         expected = outputs.mean((1, 2), keepdims=True) if segment == HEAD else outputs
         np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(upper(rows), upper(outputs), rtol=1e-4, atol=1e-5)
-    assert np.abs(found.rows(0, records) - found.rows(1, records)).max() > 0.1
+    assert np.abs(found.get_rows(0, records) - found.get_rows(1, records)).max() > 0.1
 
 
 @pytest.mark.parametrize(("name", "shape"), [("mlp", (8,)), ("cnn", (8, 8, 4))])
@@ -125,7 +125,7 @@ def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, sha
         params, batch_stats, lowest_segment="", steps_per_epoch=10,
     ).values()  # fmt: skip
     assert (cut.name, cut.shape) == ("head", shape)
-    rows = kept.get_features(cut, params, batch_stats, views=(1,), interrupted=lambda: False).rows(1, [3, 40])
+    rows = kept.get_features(cut, params, batch_stats, views=(1,), interrupted=lambda: False).get_rows(1, [3, 40])
     assert rows.shape == (2, *shape)
     whole = made.apply(params, batch_stats, normalise.LITE(jnp.asarray(views_of(1, [3, 40]))))[0]
     upper = made.apply(params, batch_stats, jnp.asarray(rows), start="head")[0]
@@ -153,7 +153,9 @@ def test_features_of_two_cuts_come_from_one_forward(tmp_path, monkeypatch, capsy
     lines = capsys.readouterr().out.splitlines()
     assert ["before block_02" in lines[0], "before head" in lines[1], len(lines)] == [True, True, 2]
     assert augmented.count(1) == COUNT
-    np.testing.assert_allclose(of_head.rows(1, range(COUNT)), expected.rows(1, range(COUNT)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        of_head.get_rows(1, range(COUNT)), expected.get_rows(1, range(COUNT)), rtol=1e-4, atol=1e-5
+    )
     found(lower, *network()[1:])
     assert augmented.count(1) == COUNT and capsys.readouterr().out.strip().endswith(", found")
     assert made.get_features(upper, *network()[1:], views=(0,), interrupted=lambda: True) is None
@@ -167,7 +169,7 @@ def test_partners_of_other_kinds_are_other_features(tmp_path):
     assert is_found(by_kind) and not is_found(cache(tmp_path, settings=styled))
     assert not is_found(cache(tmp_path, settings=styled, kinds=1 - kinds % 3))
     of_all = find_or_compute(cache(tmp_path, settings=styled))
-    assert np.abs(found.rows(0, range(COUNT)) - of_all.rows(0, range(COUNT))).max() > 1e-3
+    assert np.abs(found.get_rows(0, range(COUNT)) - of_all.get_rows(0, range(COUNT))).max() > 1e-3
 
 
 def test_they_are_found_again(tmp_path, capsys):
@@ -176,7 +178,7 @@ def test_they_are_found_again(tmp_path, capsys):
     second = find_or_compute(cache(tmp_path), interrupted=lambda: True)
     assert capsys.readouterr().out.strip().endswith(", found")
     for view in (0, 1):
-        np.testing.assert_array_equal(first.rows(view, range(COUNT)), second.rows(view, range(COUNT)))
+        np.testing.assert_array_equal(first.get_rows(view, range(COUNT)), second.get_rows(view, range(COUNT)))
     assert all(isinstance(block, np.memmap) for block in second.blocks[0])
 
 
@@ -236,7 +238,7 @@ def test_one_who_stops_loses_nothing_that_was_written(tmp_path, monkeypatch, cap
     after = {path.name: path.stat().st_mtime_ns for path in entry.iterdir()}
     assert len(after) == 4 and before.items() <= after.items()
     for view in (0, 1):
-        np.testing.assert_array_equal(whole.rows(view, range(COUNT)), resumed.rows(view, range(COUNT)))
+        np.testing.assert_array_equal(whole.get_rows(view, range(COUNT)), resumed.get_rows(view, range(COUNT)))
 
 
 def test_a_second_entry_makes_room_for_itself(tmp_path):
@@ -252,7 +254,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     found = find_or_compute(cache(tmp_path))
     assert "features are kept in memory only: " in capsys.readouterr().out
     expected = find_or_compute(cache(tmp_path / "elsewhere"))
-    np.testing.assert_array_equal(found.rows(1, range(COUNT)), expected.rows(1, range(COUNT)))
+    np.testing.assert_array_equal(found.get_rows(1, range(COUNT)), expected.get_rows(1, range(COUNT)))
 
 
 def test_which_stages_start_from_features(tmp_path, capsys):

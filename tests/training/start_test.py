@@ -133,7 +133,7 @@ def test_a_resumed_start_continues_the_network_and_the_progress_of_its_checkpoin
     progress = Progress(step=4, stage=2, step_in_stage=1, best_loss=0.5, best_step=3)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(
-        4, evaluation=saved.for_evaluation(), training=saved.for_resuming(), best_step=3,
+        4, evaluation=saved.get_evaluation_weights(), training=saved.get_resuming_state(), best_step=3,
         metadata={"model": dataclasses.asdict(description), "progress": dataclasses.asdict(progress)},
     )  # fmt: skip
     made = start.ResumedStart(checkpoints, 4)

@@ -27,13 +27,13 @@ def assert_same(one, other):
 def test_a_state_divides_for_a_checkpoint_and_joins_again(averaging):
     state = make_state(averaging=averaging)
     assert int(state.step) == 0
-    assert_same(train_state.TrainState.join(state.for_evaluation(), state.for_resuming()), state)
+    assert_same(train_state.TrainState.join(state.get_evaluation_weights(), state.get_resuming_state()), state)
 
 
 def test_averages_are_kept_for_predictions_where_they_are_on():
     with_averages, without = make_state(averaging=True), make_state(averaging=False)
-    assert with_averages.for_evaluation() is with_averages.average
-    assert without.for_evaluation()["params"] is without.params
+    assert with_averages.get_evaluation_weights() is with_averages.average
+    assert without.get_evaluation_weights()["params"] is without.params
     kernel = with_averages.average["params"]["dense_1"]["kernel"]
     assert kernel is not with_averages.params["dense_1"]["kernel"], "a step donates the state"
     np.testing.assert_array_equal(kernel, PARAMS["dense_1"]["kernel"])
@@ -43,6 +43,8 @@ def test_averages_are_kept_for_predictions_where_they_are_on():
 def test_a_saved_state_is_restored(tmp_path, averaging):
     saved = make_state(averaging=averaging, factor=3.0)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(7, evaluation=saved.for_evaluation(), training=saved.for_resuming(), metadata={}, best_step=None)
+    checkpoints.save(
+        7, evaluation=saved.get_evaluation_weights(), training=saved.get_resuming_state(), metadata={}, best_step=None
+    )
     assert_same(train_state.restore_state(checkpoints, 7, like=make_state(averaging=averaging)), saved)
     checkpoints.close()

@@ -221,10 +221,10 @@ def test_the_average_of_the_weights():
     state, _ = step_of(len(NAMES) - 1)(state, batch(), np.float32(0.1), np.int32(len(NAMES) - 1))
     now = np.asarray(state.params["head"]["output"]["kernel"])
     # The decay is ramped up: (1 + 0) / (10 + 0) at the first step.
-    np.testing.assert_allclose(state.for_evaluation()["params"]["head"]["output"]["kernel"], 0.1 * start + 0.9 * now,
-                               rtol=1e-5)  # fmt: skip
+    average = state.get_evaluation_weights()["params"]["head"]["output"]["kernel"]
+    np.testing.assert_allclose(average, 0.1 * start + 0.9 * now, rtol=1e-5)
     without = fresh_state(averaging=False)
-    assert without.for_evaluation()["params"] is without.params
+    assert without.get_evaluation_weights()["params"] is without.params
 
 
 def test_balanced_weights_are_those_of_scikit_learn():

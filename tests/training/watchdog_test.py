@@ -39,7 +39,7 @@ def test_a_step_that_takes_many_times_the_usual_is_told_of_and_again_later(tmp_p
         line = dog.describe_overdue()
         assert line is not None
         assert line.startswith("warning: step 11 has been under way for 31 s, 31 times the usual 1 s: ")
-        assert line.endswith(f"stands in {tmp_path / 'stacks.txt'}")
+        assert line.endswith(f"the stacks of all threads are in {tmp_path / 'stacks.txt'}")
         clock.now += 31
         assert dog.describe_overdue() is None
         clock.now += 1
