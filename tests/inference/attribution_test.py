@@ -208,6 +208,6 @@ def test_what_cannot_be_explained(bright):
         attribution.explain(bright, images, method="lime")
     with pytest.raises(UsageError, match="not available for a StableHLO file"):
         attribution.explain(dataclasses.replace(bright, networks=()), images)
-    with pytest.raises(ValueError, match="must be 6 numbers below 4"):
+    with pytest.raises(ValueError, match="must be 6 integers from 0 to 3"):
         attribution.explain(bright, images, classes=[0] * 5)
     assert attribution.explain(bright, images[:0]).heat.shape == (0, 32, 32)
