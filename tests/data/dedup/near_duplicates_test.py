@@ -77,7 +77,7 @@ def test_blocks_of_candidates_change_nothing(slices, monkeypatch):
     whole = near_duplicates.find_near_duplicates(a)
     monkeypatch.setattr(near_duplicates, "_PAIRS_AT_ONCE", 5)
     in_blocks = near_duplicates.find_near_duplicates(a)
-    for field in ("first", "second", "orientation", "twin"):
+    for field in ("first", "second", "orientation", "is_duplicate"):
         np.testing.assert_array_equal(getattr(in_blocks, field), getattr(whole, field))
     np.testing.assert_allclose(in_blocks.detail, whole.detail, atol=1e-3)
 
