@@ -169,7 +169,7 @@ def test_what_is_listed_says_all_there_is_to_say(listing):
     split_of = ["Training" if training else "Testing" for members in splits_of_sets for training in members]
     twins = pairs_of([(i, j, *values) for (i, j), values in edges.items()])
     made = findings._Listing(sets, twins, split_of)
-    pairs = list(made.pairs())
+    pairs = list(made.list_pairs())
     everything = {pair for members in sets for pair in itertools.combinations(members, 2)}
     everything |= {(a, b) for i, j in edges for a in sets[i] for b in sets[j]}
     listed = {(pair.first, pair.second) for pair in pairs}
@@ -182,7 +182,7 @@ def test_what_is_listed_says_all_there_is_to_say(listing):
     for chosen in (everything, listed):
         across = [pair for pair in chosen if split_of[pair[0]] != split_of[pair[1]]]
         reached = {row for pair in across for row in pair}
-        assert set(made.leaks()) == {row for row in reached if split_of[row] == "Testing"}
+        assert set(made.classify_leaks()) == {row for row in reached if split_of[row] == "Testing"}
     for i, j in edges:
         if edges[i, j] == (0, 0.99):
             assert {(min(a, b), max(a, b)) for a in sets[i] for b in sets[j]} <= listed
@@ -192,10 +192,10 @@ def test_many_copies_are_not_listed_each_with_each():
     sets = [list(range(300)), list(range(300, 400))]
     split_of = ["Testing" if row % 3 == 0 else "Training" for row in range(400)]
     made = findings._Listing(sets, pairs_of([(0, 1, 0, 0.99)]), split_of)
-    pairs = list(made.pairs())
+    pairs = list(made.list_pairs())
     assert len(pairs) < 5 * 400
     reached = {
         row for pair in pairs if split_of[pair.first] != split_of[pair.second] for row in (pair.first, pair.second)
     }
     assert reached == set(range(400))
-    assert len(made.clusters()) == 1 and len(made.clusters()[0]) == 400
+    assert len(made.list_clusters()) == 1 and len(made.clusters()[0]) == 400

@@ -76,7 +76,7 @@ def test_few_groups_give_few_folds():
     ("labels", "groups", "why"),
     [
         ([0] * 8, list("abcdefgh"), "fewer than two classes"),
-        ([0, 0, 0, 0, 1, 1, 1, 1], list("abcdeeee"), "one patient or group alone"),
+        ([0, 0, 0, 0, 1, 1, 1, 1], list("abcdeeee"), "only one patient or group"),
         ([], [], "fewer than two classes"),
     ],
 )

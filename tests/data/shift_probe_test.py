@@ -53,8 +53,14 @@ def test_which_images_are_meant(images: Dataset, text: str, rows: list[int]) -> 
         (":web", "'' is none of the classes"),
         ("no_tumor:somewhere", "use CLASS:CUE=PATTERN"),
         ("no_tumor:colour=red", "use CLASS:CUE=PATTERN"),
-        ("no_tumor:size=9x9", "none of the 3 images of no_tumor in Training fit; there is size 225x200, 512x512: use"),
-        ("no_tumor:patient=*", r"all of the 3 images of no_tumor in Training fit; there is patient \(unknown\), 1001"),
+        (
+            "no_tumor:size=9x9",
+            "none of the 3 images of no_tumor in Training match; values of size: 225x200, 512x512; use",
+        ),
+        (
+            "no_tumor:patient=*",
+            r"all of the 3 images of no_tumor in Training match; values of patient: \(unknown\), 1001",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(images: Dataset, text: str, message: str) -> None:

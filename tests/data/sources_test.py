@@ -177,7 +177,7 @@ def test_empty_class_folder_in_testing_is_a_warning(kaggle):
     source = kaggle.open()
     assert source.records == before
     (warning,) = source.warnings
-    assert "Testing/pituitary_tumor is empty: pituitary_tumor is not scored" in warning
+    assert "Testing/pituitary_tumor is empty: pituitary_tumor is not evaluated" in warning
 
 
 def test_class_in_testing_that_training_lacks_is_an_error(kaggle):
