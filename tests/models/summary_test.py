@@ -114,7 +114,7 @@ def test_the_command_prints_and_draws(tmp_path):
 @pytest.mark.parametrize(
     ("name", "flags", "said"),
     [
-        ("model.jpg", [], "model.jpg is not a picture file: use one that ends in .svg or .png"),
+        ("model.jpg", [], "model.jpg is not a picture file: use a name that ends in .svg or .png"),
         ("model.svg", ["--config.model.name=resnet"], "there is no model 'resnet'"),
     ],
 )
