@@ -165,7 +165,7 @@ def test_the_command_line_ends_with_one_line() -> None:
 @pytest.mark.slow
 def test_two_processes_train(tmp_path: pathlib.Path) -> None:
     """Once interrupted, once to the end; one report, from one of them."""
-    command = [*runs.command(tmp_path / "run"), "--config.train.batch_size=8"]
+    command = runs.small_command(tmp_path / "run")
     command[2:3] = ["bt_jax.launch.multihost", "2"]
     started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     rows = tmp_path / "run" / "metrics.jsonl"
