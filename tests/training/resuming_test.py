@@ -55,7 +55,9 @@ def trained(tmp_path_factory) -> pathlib.Path:
 KILLS = (5, 10, 11, 27, 39)
 
 
-@pytest.mark.parametrize("step", KILLS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=() if step in (10, 27) else pytest.mark.slow) for step in KILLS]
+)
 def test_a_run_that_dies_goes_on_to_the_same_bits(trained, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch, pytest.raises(_Killed):
         _killed_after(step, patch)
