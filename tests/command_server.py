@@ -7,6 +7,7 @@ program, this is the server. It starts no thread and no JAX backend, since neith
 import atexit
 import contextlib
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
+from typing import NoReturn
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Beginnings of environment variables that are read when a module is imported.
@@ -86,7 +89,7 @@ def _select(environment: dict[str, str]) -> dict[str, str]:
 
 
 def _serve(connection: socket.socket) -> None:
-    """Forks for each request. Returns when the other end is closed, and in the process of each command at its end."""
+    """Forks for each request until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the monitors
     _import()
@@ -94,10 +97,10 @@ def _serve(connection: socket.socket) -> None:
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 3, 4)
         if not message:
-            return None
+            return
         if not os.fork():
             connection.close()
-            return _run_and_watch(*descriptors)
+            _run_and_watch(*descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -114,9 +117,11 @@ def _import() -> None:
     import bt_jax.training.train  # noqa: F401
 
     assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()  # so that collections in the forks copy no memory
 
 
-def _run_and_watch(answer: int, request: int, output: int, errors: int) -> None:
+def _run_and_watch(answer: int, request: int, output: int, errors: int) -> NoReturn:
     """Runs a command in a fork of this process, which tells its number and, at its end, its status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if process := os.fork():
@@ -140,7 +145,31 @@ def _run_and_watch(answer: int, request: int, output: int, errors: int) -> None:
 
     cli.BEGAN = time.monotonic()
     sys.argv[1:] = asked["arguments"]
-    runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
+    _leave(_run_module(asked["module"]))
+
+
+def _run_module(name: str) -> int:
+    """Returns the exit status of `python -m name`."""
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+            return 1
+        return ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends as an interpreter does, but for freeing the memory of all that was imported, which takes a second."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
