@@ -198,4 +198,4 @@ def test_many_copies_are_not_listed_each_with_each():
         row for pair in pairs if split_of[pair.first] != split_of[pair.second] for row in (pair.first, pair.second)
     }
     assert reached == set(range(400))
-    assert len(made.list_clusters()) == 1 and len(made.clusters()[0]) == 400
+    assert len(made.list_clusters()) == 1 and len(made.list_clusters()[0]) == 400
