@@ -39,7 +39,7 @@ def test_a_turn_takes_its_batches_after_the_waiting_ones(images, monkeypatch):
             given.append(batch["image"].shape)
             yield batch
 
-    monkeypatch.setattr(input_throughput.pipeline, "training_batches", counted)
+    monkeypatch.setattr(input_throughput.pipeline, "load_training_batches", counted)
     with input_throughput.start_batches(
         images,
         batch=4,

@@ -171,7 +171,7 @@ from bt_jax.data.sampler import Sampler
 if __name__ == "__main__":
     flags.FLAGS(sys.argv[:1])
     content = np.load(sys.argv[1])
-    found = list(pipeline.training_batches(
+    found = list(pipeline.load_training_batches(
         content["images"], content["labels"], sampler=Sampler(records=22, batch_size=6, seed=5),
         settings=Augmentation(flip=True, rotation=0.1, zoom=0.2, noise=0.05), views=0, start_step=2, stop_step=9,
         workers=int(sys.argv[3]), threads=1,
