@@ -169,7 +169,7 @@ class _Listing:
         ).tolist()
         joined = dict(enumerate(parent))
 
-        def root(row: int) -> int:
+        def find_root(row: int) -> int:
             while joined[row] != row:
                 row = joined[row]
             return row
@@ -177,7 +177,7 @@ class _Listing:
         rest = [self._pick_pair(k) for k in self.aligned]
         rest.sort(key=lambda pair: (self._is_across(pair), -pair.similarity, pair.first, pair.second))
         for pair in rest:
-            low, high = sorted((root(pair.first), root(pair.second)))
+            low, high = sorted((find_root(pair.first), find_root(pair.second)))
             if low != high:
                 joined[high] = low
                 listed.append(pair)

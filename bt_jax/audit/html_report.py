@@ -276,12 +276,12 @@ class _Html(str):
 def _render_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: tuple[int, ...] = ()) -> str:
     """Renders a table; the first column and those in `left` are left-aligned, the others right-aligned."""
 
-    def cells(row: Sequence[str], tag: str) -> str:
+    def render_cells(row: Sequence[str], tag: str) -> str:
         shown = (cell if isinstance(cell, _Html) else html.escape(cell) for cell in row)
         starts = (f"<{tag} class=left>" if column in left else f"<{tag}>" for column in range(len(row)))
         return "<tr>" + "".join(f"{start}{cell}</{tag}>" for start, cell in zip(starts, shown, strict=True)) + "</tr>"
 
-    return f"<table>{cells(header, 'th')}{''.join(cells(row, 'td') for row in rows)}</table>"
+    return f"<table>{render_cells(header, 'th')}{''.join(render_cells(row, 'td') for row in rows)}</table>"
 
 
 def _render_list(lines: Sequence[str]) -> str:

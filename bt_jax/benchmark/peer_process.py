@@ -100,7 +100,7 @@ class PeerProcess:
             self._process.stdin.write("turn\n")
             self._process.stdin.flush()
         except OSError:
-            raise PeerError(self._why()) from None
+            raise PeerError(self._explain_failure()) from None
         answer = self._answer()
         self.peak_memory_bytes = answer.get("peak_memory_bytes")
         return float(answer["seconds"])
@@ -113,14 +113,14 @@ class PeerProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise PeerError(self._why())
+            raise PeerError(self._explain_failure())
         try:
             answer: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:
             raise PeerError(f"answered {line.strip()!r}") from None
         return answer
 
-    def _why(self) -> str:
+    def _explain_failure(self) -> str:
         """Returns the exit status and the last line of the standard error of the process."""
         status = self._process.wait()
         self._errors.seek(0)

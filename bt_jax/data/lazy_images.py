@@ -68,15 +68,15 @@ class LazyImages:
     def __getitem__(self, rows: "int | np.integer | slice | np.ndarray") -> np.ndarray:
         """Returns [S, S] for one row, [M, S, S] for several."""
         if isinstance(rows, int | np.integer):
-            return self._image(int(rows))
+            return self._load_image(int(rows))
         numbers = np.arange(len(self))[rows].tolist()
         images = np.empty((len(numbers), *self.shape[1:]), np.uint8)
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-            for place, image in enumerate(pool.map(self._image, numbers)):
+            for place, image in enumerate(pool.map(self._load_image, numbers)):
                 images[place] = image
         return images
 
-    def _image(self, row: int) -> np.ndarray:
+    def _load_image(self, row: int) -> np.ndarray:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         path = self._paths[row]

@@ -220,7 +220,7 @@ def _keep_large_components(mask: np.ndarray) -> np.ndarray:
     # Union-find over some hundred runs: each run of a row is joined with the runs above that it touches.
     parent = list(range(len(starts)))
 
-    def root(run: int) -> int:
+    def find_root(run: int) -> int:
         while parent[run] != run:
             parent[run] = parent[parent[run]]
             run = parent[run]
@@ -233,9 +233,9 @@ def _keep_large_components(mask: np.ndarray) -> np.ndarray:
             above += 1
         touching = above
         while touching < run and first[touching] + stride < last[run]:
-            parent[root(touching)] = root(run)
+            parent[find_root(touching)] = find_root(run)
             touching += 1
-    roots = np.array([root(run) for run in range(len(first))])
+    roots = np.array([find_root(run) for run in range(len(first))])
     areas = np.bincount(roots, weights=ends - starts, minlength=len(first))
     large = areas[roots] * 15 >= areas.max()
     step = np.zeros(height * stride + 1, np.int8)

@@ -46,7 +46,7 @@ class SplitTable(Collection[list[Any]]):
     def __iter__(self) -> Iterator[list[Any]]:
         trainable = zip(
             self.trainable.paths,
-            self._names(self.trainable),
+            self._list_names(self.trainable),
             self.groups,
             self.folds.tolist(),
             _intern(self.roles),
@@ -55,7 +55,7 @@ class SplitTable(Collection[list[Any]]):
         )
         testing = zip(
             self.testing.paths,
-            self._names(self.testing),
+            self._list_names(self.testing),
             itertools.repeat(""),
             itertools.repeat(""),
             itertools.repeat("testing"),
@@ -63,7 +63,7 @@ class SplitTable(Collection[list[Any]]):
         )
         return map(list, itertools.chain(trainable, testing))
 
-    def _names(self, records: Records) -> Iterable[str]:
+    def _list_names(self, records: Records) -> Iterable[str]:
         return map(self.class_names.__getitem__, records.labels.tolist())
 
     def __contains__(self, row: object) -> bool:
@@ -86,7 +86,7 @@ class SplitTable(Collection[list[Any]]):
     def sha256(self) -> str:
         """The hash of all rows: it identifies the images by their pixels, and what each is used for."""
         digest, between = hashlib.sha256(), b""
-        for columns in self._chunks():
+        for columns in self._iterate_chunks():
             digest.update(between + _join_lines(columns, separator=b"\t")[:-1])
             between = b"\n"
         return digest.hexdigest()
@@ -94,7 +94,7 @@ class SplitTable(Collection[list[Any]]):
     def to_csv(self) -> bytes:
         """Returns the content of `split.csv`."""
         parts = [files.format_csv(FIELDS, ()).encode()]
-        for columns in self._chunks():
+        for columns in self._iterate_chunks():
             if any(_SPECIAL[column.view(np.uint8)].any() for column in columns):
                 first, *others = zip(*(StringArray(column) for column in columns), strict=True)
                 parts.append(files.format_csv(first, others).encode())
@@ -102,21 +102,21 @@ class SplitTable(Collection[list[Any]]):
                 parts.append(_join_lines(columns, separator=b","))
         return b"".join(parts)
 
-    def _chunks(self) -> Iterator[list[np.ndarray]]:
+    def _iterate_chunks(self) -> Iterator[list[np.ndarray]]:
         """Yields blocks of rows: one column of bytes for each field."""
         folds, roles = (np.asarray(column).astype("S") for column in (self.folds, self.roles))
         for start in range(0, len(self.trainable), _CHUNK):
             part = slice(start, start + _CHUNK)
-            columns = (self.trainable.paths[part], self._class_of(self.trainable.labels[part]), self.groups[part])
+            columns = (self.trainable.paths[part], self._name_classes(self.trainable.labels[part]), self.groups[part])
             yield [*map(_encode, columns), folds[part], roles[part], _encode(self.fingerprints[part])]
         for start in range(0, len(self.testing), _CHUNK):
             part = slice(start, start + _CHUNK)
-            paths, labels = self.testing.paths[part], self._class_of(self.testing.labels[part])
+            paths, labels = self.testing.paths[part], self._name_classes(self.testing.labels[part])
             nothing, role = np.zeros(len(paths), "S1"), np.repeat(b"testing", len(paths))
             fingerprints = _encode(self.testing_fingerprints[part])
             yield [_encode(paths), _encode(labels), nothing, nothing, role, fingerprints]
 
-    def _class_of(self, labels: np.ndarray) -> StringArray:
+    def _name_classes(self, labels: np.ndarray) -> StringArray:
         return StringArray(_encode(self.class_names)[labels])
 
 

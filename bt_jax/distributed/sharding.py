@@ -88,10 +88,10 @@ class ShardingRules:
     def make_shardings(self, state: Any, mesh: Mesh) -> Any:
         """Returns the sharding of every array of a training state or of a tree of parameters."""
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: NamedSharding(mesh, self._spec(get_path(path), leaf.shape, mesh.size)), state
+            lambda path, leaf: NamedSharding(mesh, self._choose_spec(get_path(path), leaf.shape, mesh.size)), state
         )
 
-    def _spec(self, path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    def _choose_spec(self, path: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
         axes = [axis for axis, length in enumerate(shape) if length % devices == 0]
         if not self.pattern or not axes or int(np.prod(shape)) < self.least or not re.search(self.pattern, path):
             return PartitionSpec()

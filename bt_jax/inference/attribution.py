@@ -168,12 +168,12 @@ def integrate_gradients(
       and that of a black image.
     """
 
-    def logit(x: jax.Array) -> jax.Array:
+    def compute_logit(x: jax.Array) -> jax.Array:
         logits, _ = network.apply(params, batch_stats, normalisation(x))
         return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
 
     def add(step: jax.Array, total: jax.Array) -> jax.Array:
-        return total + jax.grad(logit)(images * ((step + 0.5) / steps))
+        return total + jax.grad(compute_logit)(images * ((step + 0.5) / steps))
 
     return images * jax.lax.fori_loop(0, steps, add, jnp.zeros_like(images)) / steps
 
@@ -209,14 +209,14 @@ def _compute_maps_and_gradients(
         maps.append(x)
         start = cut
 
-    def logit(added: list[jax.Array]) -> jax.Array:
+    def compute_logit(added: list[jax.Array]) -> jax.Array:
         x = maps[0] + added[0]
         for here, after, more in zip(cuts, cuts[1:], added[1:], strict=False):
             x = network.apply(params, batch_stats, x, start=here, stop=after)[0] + more
         logits, _ = network.apply(params, batch_stats, x, start=cuts[-1])
         return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
 
-    return maps, jax.grad(logit)([jnp.zeros_like(one) for one in maps])
+    return maps, jax.grad(compute_logit)([jnp.zeros_like(one) for one in maps])
 
 
 def _upsample(heat: jax.Array, grid: Grid, size: int) -> jax.Array:

@@ -135,7 +135,7 @@ class TpuSlice:
 
     def make(self) -> None:
         """Creates the slice unless it is ready; a preempted one is deleted first."""
-        state = self._state()
+        state = self._get_state()
         if state == "READY":
             self.shell.say(f"{self._name} is ready")
             return
@@ -166,10 +166,10 @@ class TpuSlice:
         """Returns when the slice is ready."""
         said = None
         while True:
-            state = self._state()
+            state = self._get_state()
             if state == "READY" or self.shell.dry_run:
                 return
-            queued = None if self._options.direct else self._queued_state()
+            queued = None if self._options.direct else self._get_queued_state()
             if queued in ("FAILED", "SUSPENDED"):
                 raise UsageError(
                     f"the queue did not provide {self._name} ({queued}): ./launch.sh tpu delete {self._name} "
@@ -183,13 +183,13 @@ class TpuSlice:
                 said = now
             time.sleep(_POLL_SECONDS)
 
-    def _state(self) -> str | None:
-        return self._described("tpu-vm", "value(state)")
+    def _get_state(self) -> str | None:
+        return self._query("tpu-vm", "value(state)")
 
-    def _queued_state(self) -> str | None:
-        return self._described("queued-resources", "value(state.state)")
+    def _get_queued_state(self) -> str | None:
+        return self._query("queued-resources", "value(state.state)")
 
-    def _described(self, kind: str, form: str) -> str | None:
+    def _query(self, kind: str, form: str) -> str | None:
         command = ("gcloud", "compute", "tpus", kind, "describe", self._name, *self._where, f"--format={form}")
         status, output, errors = self.shell.ask(*command)
         if not status:
@@ -201,7 +201,7 @@ class TpuSlice:
     def is_gone(self) -> bool:
         """Returns whether the slice was or is about to be preempted: its workers get half a minute to stop."""
         for _ in range(4):
-            if self._state() not in ("READY", "RESTARTING", "REPAIRING"):
+            if self._get_state() not in ("READY", "RESTARTING", "REPAIRING"):
                 return True
             time.sleep(_POLL_SECONDS)
         return False
@@ -233,7 +233,7 @@ class TpuSlice:
         """Prints the first worker's log until the run ends, and returns its status."""
         for _ in range(_FOLLOW_AGAIN):
             status = self._follow_once()
-            if status != _SSH_BROKE or self._state() != "READY":
+            if status != _SSH_BROKE or self._get_state() != "READY":
                 break
             self.shell.say("the connection broke: reconnecting")
         return status
@@ -256,8 +256,8 @@ class TpuSlice:
     def delete(self) -> None:
         """Deletes the slice and its queued resource, if they exist."""
         tpus = ("gcloud", "compute", "tpus")
-        if self._options.direct or (not self.shell.dry_run and self._queued_state() is None):
-            if self.shell.dry_run or self._state() is not None:
+        if self._options.direct or (not self.shell.dry_run and self._get_queued_state() is None):
+            if self.shell.dry_run or self._get_state() is not None:
                 self.shell.run(*tpus, "tpu-vm", "delete", self._name, *self._where, "--quiet")
             else:
                 self.shell.say(f"{self._name} does not exist")

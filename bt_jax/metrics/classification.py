@@ -74,7 +74,7 @@ def score(
         raise ValueError(f"{len(patients.groups)} images have a patient, {len(labels)} a label")
     before = _check(labels, change.uncalibrated)[1] if change else probabilities
 
-    def measured(rows: np.ndarray) -> dict[str, Any]:
+    def measure_rows(rows: np.ndarray) -> dict[str, Any]:
         y, p = labels[rows], probabilities[rows]
         return {
             "schema": SCHEMA,
@@ -88,8 +88,8 @@ def score(
             else None,
         }
 
-    result = measured(np.ones(len(labels), bool))
-    result["subsets"] = {"clean": measured(~leaked), "leaked": measured(leaked)}
+    result = measure_rows(np.ones(len(labels), bool))
+    result["subsets"] = {"clean": measure_rows(~leaked), "leaked": measure_rows(leaked)}
     plain: dict[str, Any] = files.make_json_safe({**result, "caution": describe_caution(result)})
     return plain
 

@@ -194,11 +194,11 @@ def _find_meetings(
     origin: dict[core.Var, _Origin] = dict(zip(jaxpr.invars, origins, strict=True))
     origin |= {variable: frozenset() for variable in jaxpr.constvars}
 
-    def of(variable: core.Var | core.Literal) -> _Origin:
+    def get_origin(variable: core.Var | core.Literal) -> _Origin:
         return frozenset() if isinstance(variable, core.Literal) else origin[variable]
 
     for equation in jaxpr.eqns:
-        inputs = [of(variable) for variable in equation.invars]
+        inputs = [get_origin(variable) for variable in equation.invars]
         inner = _get_inner(equation)
         if inner is not None:
             meetings, outputs = _find_meetings(inner, inputs[-len(inner.invars) :] if inner.invars else [])
@@ -209,7 +209,7 @@ def _find_meetings(
             if None in inputs and made_of:
                 found.append((equation, made_of))
         origin |= dict(zip(equation.outvars, outputs, strict=True))
-    return found, [of(variable) for variable in jaxpr.outvars]
+    return found, [get_origin(variable) for variable in jaxpr.outvars]
 
 
 def _get_inner(equation: core.JaxprEqn) -> core.Jaxpr | None:

@@ -204,7 +204,7 @@ def _make_kernel_gradient(
     def walk(padded: jax.Array, surrounded: jax.Array) -> jax.Array:
         return _sum_strips(padded, surrounded, origin=origin, shape=shape, stride=stride, size=size)
 
-    def by_device(
+    def walk_by_device(
         mesh: Mesh, arguments: tuple[jax.ShapeDtypeStruct, ...], result: jax.ShapeDtypeStruct
     ) -> tuple[Mesh, Callable[..., jax.Array], NamedSharding, tuple[NamedSharding, ...]]:
         del result
@@ -218,7 +218,7 @@ def _make_kernel_gradient(
         return mesh, of_device, NamedSharding(mesh, PartitionSpec()), (by_image, by_image)
 
     divided = custom_partitioning(walk)
-    divided.def_partition(partition=by_device, sharding_rule="b h w c, b i j d -> k l e", reduction_factors=("b",))
+    divided.def_partition(partition=walk_by_device, sharding_rule="b h w c, b i j d -> k l e", reduction_factors=("b",))
 
     # A custom partitioning has neither a rule for `vmap` nor derivatives.
     mapped = jax.custom_batching.custom_vmap(divided)

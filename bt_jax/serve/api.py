@@ -97,7 +97,7 @@ class Api:
           BusyError: the server is overloaded.
         """
         deadline = time.monotonic() + self._settings.seconds
-        items = (item for upload in uploads for item in self._items(upload, options))
+        items = (item for upload in uploads for item in self._iterate_items(upload, options))
         answered: list[dict[str, Any]] = []
         while part := self._read(items, deadline):
             answered += self._predict(part, options, deadline=deadline, patient=bool(answered))
@@ -112,7 +112,7 @@ class Api:
         finally:
             self._decoding.release()
 
-    def _items(self, upload: Upload, options: RequestOptions) -> Iterator[_SliceItem]:
+    def _iterate_items(self, upload: Upload, options: RequestOptions) -> Iterator[_SliceItem]:
         """Yields the requested slices of a file."""
         name, count = upload.name, 0
         try:

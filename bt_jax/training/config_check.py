@@ -173,7 +173,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     train_step.parse_class_weights(config.loss.class_weights, classes=len(class_names) if class_names else None)
     train_step.resolve_dtype(config.train.dtype)
     ShardingRules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)
-    with _named_as_fields("augment"):
+    with _name_fields_in_errors("augment"):
         Augmentation(**config.augment)
     parts = jax.device_count() * config.train.accumulate
     if config.train.batch_size % parts:
@@ -201,7 +201,7 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
       UsageError: names the field.
     """
     size = config.preprocess.size or registry.get_native_size(model)
-    with _named_as_fields("preprocess"):
+    with _name_fields_in_errors("preprocess"):
         Preprocessing(**{**config.preprocess, "size": size})
     options = {
         name: tuple(value) if isinstance(value, list) else value
@@ -253,7 +253,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _named_as_fields(group: str) -> Iterator[None]:
+def _name_fields_in_errors(group: str) -> Iterator[None]:
     """Makes an error of a group's class name the field of the configuration."""
     try:
         yield

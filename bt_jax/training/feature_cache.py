@@ -178,7 +178,7 @@ class FeatureCache:
             compute = functools.partial(self._compute, program, params, batch_stats, read)
             if not self._compute_blocks(compute, store, missing, found, total=len(views), interrupted=interrupted):
                 return None
-        self._tell(cut, len(views), len(places), len(missing), seconds=time.monotonic() - begin)
+        self._print_summary(cut, len(views), len(places), len(missing), seconds=time.monotonic() - begin)
         if store.error is not None:
             tqdm.tqdm.write(f"note: features are kept in memory only: {store.error}")
         return Features({view: [found[place] for place in places if place[0] == view] for view in views})
@@ -226,7 +226,7 @@ class FeatureCache:
                 bar.update(len(values))
         return True
 
-    def _tell(self, cut: Cut, views: int, files: int, missing: int, *, seconds: float) -> None:
+    def _print_summary(self, cut: Cut, views: int, files: int, missing: int, *, seconds: float) -> None:
         how = f"computed in {seconds:.1f} s" if missing else "found"
         if missing and missing < files:
             how = f"{files - missing} of {files} files found, the others {how}"

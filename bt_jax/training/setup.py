@@ -91,7 +91,7 @@ def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
     model = start.create_model(data)
     normalisation = model.description.create_normalisation()
     dtype = train_step.resolve_dtype(config.train.dtype)
-    _tell_model(model)
+    _print_model(model)
     sampler = Sampler(records=len(data.training), batch_size=config.train.batch_size, seed=config.seed)
     plan = _make_plan(config, model, sampler)
     mesh = sharding.make_mesh()
@@ -185,7 +185,7 @@ def _load_data(config: ml_collections.ConfigDict, run: OpenRun, start: Start) ->
     return data
 
 
-def _tell_model(model: StartingModel) -> None:
+def _print_model(model: StartingModel) -> None:
     size = model.description.preprocessing["size"]
     say(
         f"model: {model.network.name}, {summary.count_parameters(model.params):,} parameters, {size}x{size} pixels, "

@@ -104,7 +104,7 @@ class Checkpoints:
             # The next training step reuses the arrays' memory.
             content = _copied({EVALUATION: evaluation, TRAINING: _flatten_by_path(training)})
             self._saving = step
-            with self._one_line_errors():
+            with self._report_errors_in_one_line():
                 self._response = self._checkpointer.save_checkpointables_async(
                     step, content, custom_metadata=metadata, force=True
                 )
@@ -137,7 +137,7 @@ class Checkpoints:
         self._checkpointer.close()
 
     def _wait(self) -> None:
-        with self._one_line_errors():
+        with self._report_errors_in_one_line():
             self._checkpointer.wait()
             if self._response is not None:  # its thread, with three open files, ends when the result is read
                 self._response.result()
@@ -160,7 +160,7 @@ class Checkpoints:
             self._sealing = step, thread
 
     @contextlib.contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
+    def _report_errors_in_one_line(self) -> Iterator[None]:
         try:
             yield
         except UsageError:

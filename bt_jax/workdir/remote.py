@@ -57,7 +57,7 @@ class Mirror:
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        with self._one_line_errors("read"):
+        with self._report_errors_in_one_line("read"):
             if self._remote.exists():
                 self._pull(self._remote, self.folder)
         (self.folder / _POINTER).write_text(f"{self._remote}\n")
@@ -71,7 +71,7 @@ class Mirror:
           UsageError: the bucket cannot be written.
         """
         now = self._list_local()
-        with self._one_line_errors("written"):
+        with self._report_errors_in_one_line("written"):
             for name in sorted(now.keys() | self._there.keys()):
                 remote = self._remote / name
                 if name not in now:
@@ -82,7 +82,7 @@ class Mirror:
         self._there = now
 
     @contextlib.contextmanager
-    def _one_line_errors(self, done: str) -> Iterator[None]:
+    def _report_errors_in_one_line(self, done: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # each file system raises its own

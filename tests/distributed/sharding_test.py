@@ -130,9 +130,9 @@ def test_rules_follow_a_parameter_through_the_state(monkeypatch):
     ],
 )
 def test_an_array_is_divided_along_its_longest_axis_that_can_be(shape, spec):
-    assert sharding.ShardingRules(pattern=".", least=8)._spec("a", shape, 8) == spec
-    assert sharding.ShardingRules(pattern=".", least=10**6)._spec("a", shape, 8) == PartitionSpec()
-    assert sharding.ShardingRules(pattern="b", least=8)._spec("a", shape, 8) == PartitionSpec()
+    assert sharding.ShardingRules(pattern=".", least=8)._choose_spec("a", shape, 8) == spec
+    assert sharding.ShardingRules(pattern=".", least=10**6)._choose_spec("a", shape, 8) == PartitionSpec()
+    assert sharding.ShardingRules(pattern="b", least=8)._choose_spec("a", shape, 8) == PartitionSpec()
 
 
 def test_a_pattern_that_is_none():

@@ -36,7 +36,7 @@ class Warp:
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """Returns the warped picture, of the same size, by bilinear interpolation with black outside."""
-        matrix = self._matrix(picture.width)
+        matrix = self._make_matrix(picture.width)
         if self.displacements is not None:
             mesh = _build_mesh(matrix, self.displacements, picture.width)
             return picture.transform(picture.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
@@ -48,7 +48,7 @@ class Warp:
         values = (self.mirrored, self.angle, self.scale, self.aspect, self.shift)
         return self.displacements is None and values == (False, 0, 1, 1, (0, 0))
 
-    def _matrix(self, size: int) -> Matrix:
+    def _make_matrix(self, size: int) -> Matrix:
         """Computes the matrix from pixels of the view to positions in the image."""
         across, down = self.scale * self.aspect, self.scale / self.aspect
         cosine, sine = math.cos(self.angle), math.sin(self.angle)

@@ -31,10 +31,10 @@ class Views:
             self.images[record],
             generator=augment.make_generator(seed=self.seed, view=view, record=record),
             settings=self.settings,
-            partner=functools.partial(self._partner, record),
+            partner=functools.partial(self._draw_partner, record),
         )
 
-    def _partner(self, record: int, generator: np.random.Generator) -> np.ndarray:
+    def _draw_partner(self, record: int, generator: np.random.Generator) -> np.ndarray:
         """Chooses another image without augmentation, [S, S] uint8; the same one if there is no other."""
         rows = self._rows_by_kind
         others = [kind for kind in rows if self.kinds is not None and kind != int(self.kinds[record])]

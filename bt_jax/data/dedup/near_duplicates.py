@@ -182,16 +182,16 @@ def find_components(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     """Finds connected components; returns the smallest member of each number's component: [n] int64."""
     parent = np.arange(n)
 
-    def root(i: int) -> int:
+    def find_root(i: int) -> int:
         while parent[i] != i:
             parent[i] = parent[parent[i]]
             i = parent[i]
         return i
 
     for i, j in pairs:
-        low, high = sorted((root(i), root(j)))
+        low, high = sorted((find_root(i), find_root(j)))
         parent[high] = low
-    return np.array([root(i) for i in range(n)], np.int64)
+    return np.array([find_root(i) for i in range(n)], np.int64)
 
 
 def pair_equal_values(values: Sequence[Hashable]) -> list[tuple[int, int]]:

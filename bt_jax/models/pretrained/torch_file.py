@@ -92,7 +92,7 @@ class _Unpickler(pickle.Unpickler):
         allowed: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): self._parameter,
+            ("torch._utils", "_rebuild_parameter"): self._make_parameter,
         }
         if (module, name) in allowed:
             return allowed[module, name]
@@ -117,7 +117,7 @@ class _Unpickler(pickle.Unpickler):
             raise ValueError("a tensor has no data")
         return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
-    def _parameter(self, tensor: Any, *_unused: Any) -> Any:
+    def _make_parameter(self, tensor: Any, *_unused: Any) -> Any:
         return tensor
 
 

@@ -13,7 +13,7 @@ STYLE = Augmentation(fourier=1.0, histogram=1.0)
 def partners(views: Views, record: int, count: int = 400) -> np.ndarray:
     """The records that are taken for partners."""
     generator = np.random.default_rng(record)
-    found = [views._partner(record, generator) for _ in range(count)]
+    found = [views._draw_partner(record, generator) for _ in range(count)]
     return np.array([next(i for i, image in enumerate(IMAGES) if np.array_equal(image, one)) for one in found])
 
 
