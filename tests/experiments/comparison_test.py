@@ -185,7 +185,7 @@ def test_folds_are_tested_together(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"seed": 4}, "no seed is in both rows"),
+        ({"seed": 4}, "the rows have no seed in common"),
         ({"pixels": "other"}, "the validation images of seed 0 differ"),
         ({"first_image": 2}, "the validation images of seed 0 differ"),
     ],
