@@ -46,8 +46,3 @@ def test_what_is_wrong_is_one_line(two, arguments, said):
     assert said in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
     assert not (two / "out").exists()
-
-
-def test_help_has_examples():
-    ended = compare("--help")
-    assert ended.returncode == 0 and ended.stdout.count("python -m bt_jax.compare") == 2

@@ -186,13 +186,6 @@ def test_no_readable_image(tmp_path):
     assert "holds no readable images: 2 files are unreadable" in ended.stderr
 
 
-def test_help_shows_examples():
-    ended = audit("--help")
-    assert ended.returncode == 0
-    assert "python -m bt_jax.audit --data=archive.zip --out=audit" in ended.stdout
-    assert "--data" in ended.stdout and "--out" in ended.stdout
-
-
 def correlations(thumbnails: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Of all with all, the larger one of whole frame and head, by the textbook: [N, M]."""
     found = []

@@ -108,7 +108,8 @@ rows_of_any_kind = st.lists(
 @hypothesis.given(rows_of_any_kind)
 def test_tables_are_rectangles(rows):
     tests = {
-        one.name: outcome for one, outcome in zip(rows[1:], (OUTCOME, "the rows have no seed in common", OUTCOME), strict=False)
+        one.name: outcome
+        for one, outcome in zip(rows[1:], (OUTCOME, "the rows have no seed in common", OUTCOME), strict=False)
     }
     header, lines = tables.make_csv_rows(rows, tests=tests, reference=rows[0].name)
     assert {len(line) for line in lines} == {len(header)}

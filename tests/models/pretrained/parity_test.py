@@ -19,7 +19,10 @@ from tests import published
 
 CLASSES = 1000
 # PyTorch and Keras warn of their own use of other libraries and of old file formats.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"),
+    pytest.mark.usefixtures("optimised_programs"),
+]
 
 
 @pytest.fixture(scope="module", params=["efficientnet_nano", pytest.param("efficientnet_b1", marks=pytest.mark.slow)])
