@@ -56,26 +56,24 @@ class OutOfFold:
     groups: list[str]
 
 
-def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -> None:
+def write(
+    folder: pathlib.Path, *, predictions: OutOfFold, ensemble: Temperature, folds: int, say: Callable[[str], None]
+) -> None:
     """Scores the folds of a finished cross-validation together.
 
-    Writes `report/out_of_fold/`, `report/model_card.md` and the ensemble's `calibration.json`. Writes
-    `cross_validation.json` last, with mean and range over the folds, the pooled scores, and the calibration. The
-    probabilities of a fold are calibrated with the temperature fitted on the predictions of all other folds, so the
-    calibration error afterwards is measured on images that the temperature was not fitted on.
-
-    The ensemble cannot have a temperature of its own, since every image is a training image of some member. Each
-    member's logits are divided by the temperature fitted on all out-of-fold predictions, and then the probabilities
-    are averaged. An ensemble of calibrated members is underconfident (Rahaman and Thiery 2021,
-    https://arxiv.org/abs/2007.08792).
+    Writes `report/out_of_fold/` and `report/model_card.md`. Writes `cross_validation.json` last, with mean and range
+    over the folds, the pooled scores, and the calibration. The probabilities of a fold are calibrated with the
+    temperature fitted on the predictions of all other folds, so the calibration error afterwards is measured on images
+    that the temperature was not fitted on.
 
     Args:
       folder: workdir with a `fold_0`, `fold_1`, ... for each fold.
+      predictions: of all folds, from `pool_predictions`.
+      ensemble: the temperature of the ensemble, see `fit_ensemble_temperature`.
       folds: number of folds.
       say: called with one line for each result and each file worth opening.
     """
-    workdirs = [folder / f"fold_{fold}" for fold in range(folds)]
-    predictions = _pool_predictions(workdirs)
+    workdirs = list_workdirs(folder, folds)
     record = json.loads((workdirs[0] / "run.json").read_text())
     synthetic = bool(record["data"]["synthetic"])
     notice = SYNTHETIC_NOTICE if synthetic else None
@@ -100,12 +98,6 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
         ),
         notice=notice,
     )
-    ensemble = Temperature(
-        value=_fit_temperature(predictions, np.ones(len(predictions.labels), bool)),
-        fitted_on=f"the {len(predictions.labels)} out-of-fold predictions of {folds} folds",
-        images=len(predictions.labels),
-    )
-    calibration.write(folder, ensemble)
     facts = _collect_facts(workdirs, record, ensemble)
     recalls = _read_probe_recalls(workdirs) if record["data"].get("probe") else []
     if recalls:
@@ -148,7 +140,12 @@ def summarise(folder: pathlib.Path, *, folds: int, say: Callable[[str], None]) -
     files.write_json(folder / FILE, summary)
 
 
-def _pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
+def list_workdirs(folder: pathlib.Path, folds: int) -> list[pathlib.Path]:
+    """Returns the workdirs of the folds of a cross-validation."""
+    return [folder / f"fold_{fold}" for fold in range(folds)]
+
+
+def pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
     """Reads the predictions in the folds' reports."""
     rows: list[tuple[str, str, int, np.ndarray, bool, str]] = []
     class_names: tuple[str, ...] = ()
@@ -184,6 +181,21 @@ def _read_probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
         shown = result["subsets"]["clean"] if result["subsets"]["clean"]["n"] else result
         found += [float(row["recall"]) for row in shown["per_class"].values() if row["support"]]
     return found
+
+
+def fit_ensemble_temperature(predictions: OutOfFold) -> Temperature:
+    """Fits the temperature of the ensemble on all out-of-fold predictions.
+
+    The ensemble cannot have a temperature of its own, since every image is a training image of some member. So each
+    member's logits are divided by this one, and then the probabilities are averaged. An ensemble of calibrated members
+    is underconfident (Rahaman and Thiery 2021, https://arxiv.org/abs/2007.08792).
+    """
+    count, folds = len(predictions.labels), len(np.unique(predictions.folds))
+    return Temperature(
+        value=_fit_temperature(predictions, np.ones(count, bool)),
+        fitted_on=f"the {count} out-of-fold predictions of {folds} folds",
+        images=count,
+    )
 
 
 def _fit_temperature(predictions: OutOfFold, rows: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """What follows training: the temperature and the out-of-distribution model of the best weights, then the report."""
 
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ from bt_jax.inference import ood
 from bt_jax.inference.ood import OodModel
 from bt_jax.metrics import calibration
 from bt_jax.metrics.calibration import Temperature
-from bt_jax.reports import run_report
+from bt_jax.reports import cross_validation, run_report
 from bt_jax.reports.model_card import ModelFacts
 from bt_jax.training.loop import TrainingResult
 from bt_jax.training.setup import Setup
@@ -57,6 +58,18 @@ def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
         )
     run.record.save()
     processes.say(f"\nreport: {card}")
+
+
+def finalise_folds(folder: pathlib.Path, *, folds: int) -> None:
+    """Writes the ensemble's `calibration.json` and the report of a cross-validation whose folds are finished.
+
+    The first process calls it.
+    """
+    workdirs = cross_validation.list_workdirs(folder, folds)
+    predictions = cross_validation.pool_predictions(workdirs)
+    ensemble = cross_validation.fit_ensemble_temperature(predictions)
+    calibration.write(folder, ensemble)
+    cross_validation.write(folder, predictions=predictions, ensemble=ensemble, folds=folds, say=processes.say)
 
 
 def fit_temperature(data: Partition, logits: np.ndarray, *, step: int) -> Temperature:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 import ml_collections
 
 from bt_jax.distributed import processes
-from bt_jax.reports import cross_validation
 from bt_jax.training import config_check
-from bt_jax.training.finalise import finalise
+from bt_jax.training.finalise import finalise, finalise_folds
 from bt_jax.training.loop import fit
 from bt_jax.training.setup import prepare
 from bt_jax.workdir import run_folder
@@ -46,9 +45,9 @@ def train_and_evaluate(
         fold_config.data.fold = fold
         if status := train_fold(fold_config, folder / f"fold_{fold}", began=began, publish=publish):
             return status
-        began = None
+        began = None  # only the first fold starts with the command
     if processes.is_first():
-        cross_validation.summarise(folder, folds=config.data.folds, say=processes.say)
+        finalise_folds(folder, folds=config.data.folds)
     if publish is not None:
         publish()
     return 0

@@ -62,7 +62,9 @@ class Folds:
 
     def summarise(self) -> tuple[dict[str, Any], list[str]]:
         said: list[str] = []
-        cross_validation.summarise(self.folder, folds=FOLDS, say=said.append)
+        predictions = cross_validation.pool_predictions(cross_validation.list_workdirs(self.folder, FOLDS))
+        ensemble = cross_validation.fit_ensemble_temperature(predictions)
+        cross_validation.write(self.folder, predictions=predictions, ensemble=ensemble, folds=FOLDS, say=said.append)
         return json.loads((self.folder / "cross_validation.json").read_text()), said
 
 
@@ -135,8 +137,8 @@ def test_mean_and_range_are_those_of_the_folds(tmp_path: pathlib.Path) -> None:
 def test_the_ensemble_has_the_temperature_of_all_answers(tmp_path: pathlib.Path) -> None:
     folds = Folds(tmp_path)
     summary, _ = folds.summarise()
-    found = calibration.read(tmp_path)
-    assert found is not None
+    predictions = cross_validation.pool_predictions(cross_validation.list_workdirs(tmp_path, FOLDS))
+    found = cross_validation.fit_ensemble_temperature(predictions)
     expected = calibration.fit(np.concatenate(folds.logits), np.concatenate(folds.labels))
     assert found.value == pytest.approx(expected, rel=1e-6)
     assert found.value == summary["calibration"]["ensemble_temperature"]
@@ -194,10 +196,10 @@ def test_twice_the_same_bits(tmp_path: pathlib.Path) -> None:
     contents = []
     for _ in range(2):
         folds.summarise()
-        kept = [*(tmp_path / "report").rglob("*.*"), tmp_path / "calibration.json", tmp_path / "cross_validation.json"]
+        kept = [*(tmp_path / "report").rglob("*.*"), tmp_path / "cross_validation.json"]
         contents.append({path: path.read_bytes() for path in kept if path.is_file()})
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 7
+    assert len(contents[0]) == 6
 
 
 def test_the_summary_is_the_last_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

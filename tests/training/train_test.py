@@ -206,6 +206,8 @@ def test_all_folds(tmp_path, capsys):
     told = [runs.metrics(tmp_path / "folds" / f"fold_{fold}", "validation")["calibration"] for fold in (0, 1)]
     crossed = summary["calibration"]["temperatures"]
     assert crossed == pytest.approx([told[1]["temperature"], told[0]["temperature"]], rel=1e-6)
+    ensemble = json.loads((tmp_path / "folds" / "calibration.json").read_text())
+    assert ensemble["temperature"] == summary["calibration"]["ensemble_temperature"]
     assert "accuracy over 2 folds" in capsys.readouterr().out
 
 
