@@ -52,7 +52,7 @@ def fit(setup: Setup, run: OpenRun) -> TrainingResult:
         with contextlib.closing(Loop(setup, run, interrupt)) as loop:
             state = loop.run(setup.state)
         if interrupt:
-            # Read under the handlers, and waited for: a second signal must not end the save.
+            # Waited for here, where the handlers still hold: the other one of the two signals must not end the save.
             step = run.checkpoints.latest_step
             processes.say(f"interrupted: saved at step {step}; the same command goes on from there")
         return TrainingResult(state, setup.progress, interrupt.status if interrupt else 0)
@@ -105,7 +105,7 @@ class Loop:
 
     def _train_stage(self, stage: Stage, state: TrainState) -> TrainState:
         """Trains to the end of a stage, or until interrupted."""
-        self._stage_counted_to = time.monotonic()
+        self._stage_timed_until = time.monotonic()
         step = self._compile(stage)
         if step is None or not self._open_inputs(stage, state):
             return state
@@ -118,13 +118,13 @@ class Loop:
             if self._is_evaluation_due(stage):
                 self._fetch_metrics(stage)
                 self._evaluate(stage, state)
-                self._count_stage(stage)
+                self._add_stage_time(stage)
                 self._save(state)
             elif self._is_checkpoint_due():
                 self._fetch_metrics(stage)
                 self._save(state)
         self._fetch_metrics(stage)
-        self._count_stage(stage)
+        self._add_stage_time(stage)
         return state
 
     def _train_step(self, step: StepFunction, stage: Stage, state: TrainState) -> TrainState:
@@ -178,10 +178,10 @@ class Loop:
         self._run.record.record_first_step(seconds)
         self._log.show_line(f"first step after {seconds:.1f} s")
 
-    def _count_stage(self, stage: Stage) -> None:
+    def _add_stage_time(self, stage: Stage) -> None:
         now = time.monotonic()
-        self._run.record.add_stage_seconds(stage.number, now - self._stage_counted_to)
-        self._stage_counted_to = now
+        self._run.record.add_stage_seconds(stage.number, now - self._stage_timed_until)
+        self._stage_timed_until = now
 
     def _fetch_metrics(self, stage: Stage) -> None:
         self._log.fetch(stage)

@@ -37,7 +37,7 @@ class StartingModel(NamedTuple):
 
 
 class Start(Protocol):
-    """What a run starts from. There are two kinds; nothing but them knows which one a run has.
+    """What a run starts from. There are two kinds, and `is_resumed` says which one it is.
 
     Attributes:
       is_resumed: whether the run has been trained before.
