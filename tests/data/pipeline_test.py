@@ -287,7 +287,7 @@ def test_a_failure_in_a_worker_process_is_one_line_too(tmp_path):
         env={**os.environ, "PYTHONPATH": str(root)}, text=True,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "bt_jax.errors.UsageError: " in done.stderr.splitlines()[-1]
+    assert "bt_jax.common.errors.UsageError: " in done.stderr.splitlines()[-1]
 
 
 # It names its worker when a batch has come from there, and waits to be killed.
