@@ -130,7 +130,7 @@ run_tests() {
   "$python" -m mypy >"$log" 2>&1 &
   types=$!
   # A process in the background does not see Ctrl-C.
-  trap 'kill "$types" 2>/dev/null || true' EXIT
+  trap 'kill "${types-}" 2>/dev/null || true' EXIT
   check ruff check
   check ruff format --check
   check pytest -n auto --maxprocesses=4 --dist=worksteal --durations=20 -m "$selection"

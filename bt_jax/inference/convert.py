@@ -57,9 +57,7 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
     """
     if not model.networks:
         raise UsageError("a StableHLO file cannot be exported again: use the workdir or a safetensors file")
-    content = {"stablehlo": _convert_to_stablehlo, "onnx": _convert_to_onnx, "safetensors": _convert_to_safetensors}[
-        form
-    ](model)
+    content = _CONVERTERS[form](model)
     difference = compare(content, model, form=form, images=images)
     if not difference.small:
         raise UsageError(

@@ -108,21 +108,28 @@ def draw_run_comparison(
 
 
 def select_series(rows: Rows, key: str) -> Points:
-    """Selects the finite values of one metric with their epochs. Of several values at one epoch the last one counts."""
-    points = {float(row["epoch"]): row[key] for row in rows if row.get(key) is not None and math.isfinite(row[key])}
-    return np.array(list(points), np.float64), np.array(list(points.values()), np.float64)
+    """Selects the finite values of one metric with their epochs."""
+    points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    epochs, values = np.array(points, np.float64).reshape(-1, 2).T
+    return epochs, values
+
+
+def _keep_last(epochs: np.ndarray, values: np.ndarray) -> Points:
+    """Keeps the last value at each epoch."""
+    points = dict(zip(epochs.tolist(), values.tolist(), strict=True))
+    return np.array(list(points)), np.array(list(points.values()))
 
 
 def compute_mean_and_range(runs: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Computes mean and range over runs at every epoch at which any run has a value.
 
     Args:
-      runs: epochs, in rising order, and values of each run.
+      runs: epochs, in rising order, and values of each run. Of several values at one epoch the last one counts.
 
     Returns:
       Epochs, mean, minimum and maximum, each [N] float64, over the runs that reach that epoch.
     """
-    runs = [(epochs, values) for epochs, values in runs if len(epochs)]
+    runs = [_keep_last(*points) for points in runs if len(points[0])]
     if not runs:
         return (np.zeros(0),) * 4
     grid = np.unique(np.concatenate([epochs for epochs, _ in runs]))

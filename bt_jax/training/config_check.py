@@ -76,7 +76,7 @@ def _describe(kind: str, least: float | None, most: float | None) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 TEXT = Rule(lambda value: isinstance(value, str), "a text")

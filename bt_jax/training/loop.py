@@ -51,11 +51,12 @@ def fit(setup: Setup, run: OpenRun) -> TrainingResult:
     with catch_signals(agreement) as interrupt:
         with contextlib.closing(Loop(setup, run, interrupt)) as loop:
             state = loop.run(setup.state)
-        if interrupt:
+        status = interrupt.status if interrupt else 0
+        if status:
             # Waited for here, where the handlers still hold: the other one of the two signals must not end the save.
             step = run.checkpoints.latest_step
             processes.say(f"interrupted: saved at step {step}; the same command goes on from there")
-        return TrainingResult(state, setup.progress, interrupt.status if interrupt else 0)
+        return TrainingResult(state, setup.progress, status)
 
 
 class Loop:

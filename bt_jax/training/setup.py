@@ -141,8 +141,7 @@ def _choose_start(config: ml_collections.ConfigDict, checkpoints: Checkpoints) -
     if checkpoints.latest_step is not None:
         return ResumedStart(checkpoints, checkpoints.latest_step)
     weights = find_weights(config.model.weights, model=config.model.name, fallback=config.model.fallback or None)
-    if weights.model != config.model.name:
-        config_check.check_network(config, weights.model)
+    config_check.check_network(config, weights.model)  # it may be the fallback
     return FreshStart(
         weights,
         options=get_model_options({**config.model}),

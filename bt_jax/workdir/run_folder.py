@@ -254,13 +254,14 @@ def open_run(
     Raises:
       UsageError: another process trains in the folder, or it is not the same folder on all hosts.
     """
+    began = time.monotonic() if began is None else began  # before what opening takes
     with lock(folder):
         with contextlib.closing(Checkpoints(folder, warn=processes.say)) as checkpoints:
             run = OpenRun(
                 folder=folder,
                 checkpoints=checkpoints,
                 record=RunRecord.open(folder),
-                began=time.monotonic() if began is None else began,
+                began=began,
                 copy=publish,
             )
             yield run
