@@ -84,7 +84,7 @@ def test_the_temperature_is_kept_with_the_model_and_used(finished):
     for calibration in told.values():
         assert calibration["temperature"] == model.temperature.value
     assert told["validation"]["loss_after"] <= told["validation"]["loss_before"]
-    assert "the second is too low" in (finished / "report/validation/classification_report.txt").read_text()
+    assert "the value after is optimistic" in (finished / "report/validation/classification_report.txt").read_text()
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
     expected = softmax(model.predict_logits(images)[0], model.temperature.value)
     np.testing.assert_allclose(model.predict_probabilities(images), expected)
