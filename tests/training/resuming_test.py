@@ -184,7 +184,7 @@ def test_features_are_found_by_the_next_run(finished_from_features, tmp_path, mo
     folder, cache = finished_from_features
     monkeypatch.setenv("BT_CACHE", str(cache))
     assert runs.fit(runs.small_config(**CACHED), tmp_path / "run") == 0
-    assert "features before head: 2 views of 80 images, 0.2 MB, found" in capsys.readouterr().out
+    assert "features before head: 2 views of 80 images, 0.0 MB, found" in capsys.readouterr().out
     runs.assert_same_training(folder, tmp_path / "run")
 
 
