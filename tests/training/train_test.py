@@ -256,7 +256,8 @@ def test_the_cpu_recipe_on_a_glance_of_the_real_images(tmp_path):
     ],
 )
 def test_values_that_make_no_sense_are_named(tmp_path, field, value):
-    named = "no model 'resnet'" if field == "model__name" else rf"config\.{field.replace('__', '[.]')} is {value}"
+    shown = repr(value) if field == "model__name" else value
+    named = rf"config\.{field.replace('__', '[.]')} is {shown}"
     with pytest.raises(UsageError, match=named):
         train.train_and_evaluate(runs.config(**{field: value}), tmp_path / "run")
 
