@@ -167,8 +167,8 @@ def test_what_is_listed_says_all_there_is_to_say(listing):
     rows = itertools.count()
     sets = [[next(rows) for _ in members] for members in splits_of_sets]
     split_of = ["Training" if training else "Testing" for members in splits_of_sets for training in members]
-    twins = pairs_of([(i, j, *values) for (i, j), values in edges.items()])
-    made = findings._Listing(sets, twins, split_of)
+    near_pairs = pairs_of([(i, j, *values) for (i, j), values in edges.items()])
+    made = findings._Listing(sets, near_pairs, split_of)
     pairs = list(made.list_pairs())
     everything = {pair for members in sets for pair in itertools.combinations(members, 2)}
     everything |= {(a, b) for i, j in edges for a in sets[i] for b in sets[j]}

@@ -41,12 +41,12 @@ def found() -> Findings:
         oddities=tuple(frozenset({"deep"}) if k < 60 else frozenset() for k in range(COUNT)),
         unreadable=tuple((Record(f"Training/no_tumor/bad{k}<.png", 1, "Training"), "broken & gone") for k in range(55)),
     )
-    twins = [(k, k + 1) for k in range(0, COUNT, 2)]
+    near_pairs = [(k, k + 1) for k in range(0, COUNT, 2)]
     return Findings(
         source=source,
         inspection=looked_at,
-        pairs=tuple(DuplicatePair(a, b, "near" if a < 56 else "mirrored", 0.99) for a, b in twins),
-        clusters=tuple(twins),
+        pairs=tuple(DuplicatePair(a, b, "near" if a < 56 else "mirrored", 0.99) for a, b in near_pairs),
+        clusters=tuple(near_pairs),
         leak_kind={1: "near"},
         close_calls=tuple(DuplicatePair(0, k, "similar", 0.96) for k in range(1, 30)),
         groups=tuple(f"group {k // 2}" for k in range(COUNT)),

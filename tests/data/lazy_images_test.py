@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {"preprocessing": PREPROCESSING, "max_unreadable": 0,
 
 @pytest.fixture
 def source(kaggle: Folder, tmp_path: pathlib.Path) -> Source:
-    """A prepared folder with twins, a group and a 16-bit image."""
+    """A prepared folder with near-duplicates, a group and a 16-bit image."""
     for name in ("glioma_tumor", "no_tumor", "meningioma_tumor", "pituitary_tumor"):
         kaggle.add(f"Training/{name}", images=3)
     kaggle.write("Training/glioma_tumor/copy.png", picture(3))

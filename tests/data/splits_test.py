@@ -174,12 +174,12 @@ def test_real_groups_are_those_of_the_table_with_and_without_it(real_directory, 
 def test_real_images_that_nobody_knows_join_near_duplicates(real_source, real_dataset, monkeypatch):
     training = real_dataset.select_split("Training")
     known, _ = of_real(training, real_source.groups)
-    # One of each pair of pixel-distinct twins among the healthy is taken out of the manifest.
+    # One of each pair of pixel-distinct near-duplicates among the healthy is taken out of the manifest.
     healthy = np.flatnonzero(training.labels == real_source.class_names.index("no_tumor"))
-    twins = near_duplicates.find_near_duplicates(training.thumbnails[healthy])
+    near_pairs = near_duplicates.find_near_duplicates(training.thumbnails[healthy])
     distinct = {
         known[i]: i
-        for i, j in zip(healthy[twins.first].tolist(), healthy[twins.second].tolist(), strict=True)
+        for i, j in zip(healthy[near_pairs.first].tolist(), healthy[near_pairs.second].tolist(), strict=True)
         if known[i] == known[j] and training.fingerprints[i] != training.fingerprints[j]
     }
     left_out = sorted(distinct.values())

@@ -155,7 +155,7 @@ def test_the_order_of_images_does_not_count(slices, order):
 
 
 def test_no_two_patients_are_joined():
-    """The phantoms' neighbouring slices are nearly the same drawing: some are twins, others look alike."""
+    """The phantoms' neighbouring slices are nearly the same drawing: some are near-duplicates, others look alike."""
     slices = [phantom.render(i, label="meningioma_tumor", seed=0).image for i in range(16)]
     found = near_duplicates.find_near_duplicates(thumbnails_of(slices))
     assert 0 < found.is_duplicate.sum() < len(found)
