@@ -39,7 +39,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _MODE = flags.DEFINE_enum("mode", None, ["train", "infer", "input", "stages"], "What to measure.")
 _BATCH = flags.DEFINE_integer("batch", None, "Images per step. Default: from the configuration.", 1)
-_PEERS = flags.DEFINE_bool("peers", False, "Also measure other libraries (train and infer, on a CPU).")
+_PEERS = flags.DEFINE_bool("peers", False, "Also measure other libraries (train and infer, on a CPU or one GPU).")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Number of measurements; the median is reported.", 1)
 _IMAGES = flags.DEFINE_integer("images", 2296, "Training images for `stages`. Default: a fold of the MRI set.", 1)
 _TOPOLOGY = flags.DEFINE_string(
@@ -68,6 +68,8 @@ def main() -> None:
         raise UsageError("--mode is missing: use train, infer, input or stages")
     if _PEERS.value and _MODE.value not in ("train", "infer"):
         raise UsageError(f"--peers cannot be used with --mode={_MODE.value}: use --mode=train or --mode=infer")
+    if _PEERS.value:  # on a GPU, JAX would reserve most of the memory that the peers need
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if _TOPOLOGY.value is not None:
         if _MODE.value != "train" or _PEERS.value:
             raise UsageError("--topology compiles the training step: use it with --mode=train and without --peers")

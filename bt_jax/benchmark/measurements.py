@@ -34,10 +34,14 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
     """Measures full fine-tuning steps (`train`) or forward passes (`infer`), and the peers of an interpreter.
 
     Raises:
-      UsageError: peers are requested, and JAX does not run on a CPU.
+      UsageError: peers are requested, and JAX runs on neither a CPU nor one GPU.
     """
-    if peers_python and jax.default_backend() != "cpu":
-        raise UsageError(f"--peers needs JAX on a CPU, and it runs on {jax.default_backend()}: set JAX_PLATFORMS=cpu")
+    platform = jax.default_backend()
+    if peers_python and (platform not in ("cpu", "gpu") or jax.device_count() > 1):
+        raise UsageError(
+            f"--peers needs JAX on a CPU or one GPU, and it runs on {jax.device_count()} {platform}: "
+            "set JAX_PLATFORMS=cpu"
+        )
     say(f"compiling {workload.model}, {workload.size}x{workload.size} pixels, batch {workload.batch}")
     program = (
         step_throughput.compile_forward(workload)
@@ -56,12 +60,13 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
                 batch=workload.batch,
                 size=workload.size,
                 python=peers_python,
-                batch_statistics=workload.batch_statistics,
+                options=_list_peer_options(workload, mode=mode),
+                peers=peer_process.PEERS if platform == "cpu" else peer_process.PEERS_ON_GPU,
             )
         for peer in peers.values():
             stack.callback(peer.close)
         seconds, ceiling, failed = _measure_with_ceilings(
-            {OURS: turns.make_turn(program.run), **{name: peer.turn for name, peer in peers.items()}},
+            {OURS: make_turn(program), **{name: peer.turn for name, peer in peers.items()}},
             workload,
             repeats=repeats,
         )
@@ -111,7 +116,7 @@ def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, 
     programs = step_throughput.compile_training_steps(workload, segments)
     peak = _warm_up(list(programs.values()))
     seconds, ceiling, _ = _measure_with_ceilings(
-        {names[segment]: turns.make_turn(program.run) for segment, program in programs.items()},
+        {names[segment]: make_turn(program) for segment, program in programs.items()},
         workload,
         repeats=repeats,
     )
@@ -235,6 +240,7 @@ def _warm_up(programs: Sequence[CompiledProgram]) -> int:
     for program in programs:
         for _ in range(_WARM_UP):
             program.run()
+        program.wait()
     return machine.read_peak_memory()
 
 
@@ -244,7 +250,7 @@ def _measure_with_ceilings(
     """Measures functions in alternation with the machine's ceilings; returns seconds, ceilings and failures."""
     ceilings = machine.prepare_ceilings(train_step.resolve_dtype(workload.dtype))
     seconds, failed = peer_process.measure_in_turns(
-        {**measured, **{_CEILING + name: turns.make_turn(ceiling.run) for name, ceiling in ceilings.items()}},
+        {**measured, **{_CEILING + name: make_turn(ceiling) for name, ceiling in ceilings.items()}},
         repeats=repeats,
         pause_s=peer_process.PAUSE_S,
     )
@@ -253,6 +259,26 @@ def _measure_with_ceilings(
         for name, ceiling in ceilings.items()
     }
     return seconds, {"gflops_per_s": rates["flops"], "gb_per_s": rates["bytes"]}, failed
+
+
+def make_turn(program: CompiledProgram | machine.Ceiling) -> Callable[[], float]:
+    """Makes a function that measures a turn of a program and returns the seconds of a run."""
+    count = turns.STEPS_ON_CPU if jax.default_backend() == "cpu" else turns.STEPS_ON_ACCELERATOR
+    return turns.make_turn(turns.Step(program.run, program.wait, count))
+
+
+def _list_peer_options(workload: Workload, *, mode: str) -> tuple[str, ...]:
+    """Returns the options that make the peers do the same work as ours.
+
+    On a CPU, the peers neither clip the gradient nor average the weights, which takes little of a step there.
+    """
+    if mode != "train":
+        return ()
+    options = [] if workload.batch_statistics else ["running_statistics"]
+    if jax.default_backend() == "gpu":
+        options.append(f"clip_norm={workload.optimizer['clip_norm']}")
+        options.append(f"average_decay={workload.average_decay}")
+    return tuple(options)
 
 
 def _describe_measurement(workload: Workload, *, repeats: int) -> dict[str, Any]:

@@ -56,6 +56,10 @@ PEERS = (
     Peer("Keras on TensorFlow", PEERS_FOLDER / "keras_tensorflow.py", KERAS_NAMES),
     Peer("ONNX Runtime", PEERS_FOLDER / "onnx_runtime.py", TIMM_NAMES, modes=("infer",)),
 )
+PEERS_ON_GPU = (
+    Peer("timm", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES, ("gpu",)),
+    Peer("timm + torch.compile", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES, ("gpu", "compile")),
+)
 
 
 class PeerError(Exception):
@@ -155,10 +159,10 @@ def start_peers(
     batch: int,
     size: int,
     python: str,
-    batch_statistics: bool = True,
+    options: tuple[str, ...] = (),
     peers: tuple[Peer, ...] = PEERS,
 ) -> tuple[dict[str, PeerProcess], dict[str, str]]:
-    """Starts the peers one after the other. They train without `batch_statistics` if our network does.
+    """Starts the peers one after the other, each with its own options and the given ones.
 
     Returns:
       The ready peers by name, and for each other peer why it is missing.
@@ -167,8 +171,7 @@ def start_peers(
     missing: dict[str, str] = {}
     try:
         for peer in peers:
-            if mode == "train" and not batch_statistics:
-                peer = dataclasses.replace(peer, options=(*peer.options, "running_statistics"))
+            peer = dataclasses.replace(peer, options=(*peer.options, *options))
             if mode not in peer.modes:
                 missing[peer.name] = f"does not {mode}"
             elif model not in peer.models:

@@ -70,7 +70,8 @@ class CompiledProgram:
     """A compiled program with its inputs on the device.
 
     Attributes:
-      run: runs it once and waits for the device.
+      run: queues it once on the device.
+      wait: waits until the device has run all that is queued.
       compile_s: seconds to trace, lower and compile.
       flops: of one run over all devices, as the compiler counts them.
       bytes_accessed: by all operations of one run over all devices, as the compiler counts them. Cache hits count
@@ -79,6 +80,7 @@ class CompiledProgram:
     """
 
     run: Callable[[], None]
+    wait: Callable[[], Any]
     compile_s: float
     flops: float | None
     bytes_accessed: float | None
@@ -91,7 +93,12 @@ def compile_forward(workload: Workload) -> CompiledProgram:
     forward = make_forward(network, normalisation=LITE, dtype=train_step.resolve_dtype(workload.dtype))
     inputs = jax.device_put((params, batch_stats, workload.make_images()), jax.devices()[0])
     compiled, seconds = _compile(jax.jit(forward), *inputs)
-    return _make_program(lambda: jax.block_until_ready(compiled(*inputs)), compiled, seconds, devices=1)
+    held: dict[str, Any] = {}
+
+    def run() -> None:
+        held["outputs"] = compiled(*inputs)
+
+    return _make_program(run, held, compiled, seconds, devices=1)
 
 
 def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
@@ -119,20 +126,19 @@ def compile_training_steps(workload: Workload, program_segments: Sequence[int]) 
     """
     step, state = make_training_step(workload)
     mesh = step.mesh
-    held = {"state": jax.device_put(state, sharding.get_replicated_sharding(mesh))}
+    held: dict[str, Any] = {"state": jax.device_put(state, sharding.get_replicated_sharding(mesh))}
     labels = np.arange(workload.batch, dtype=np.int32) % CLASSES
     batch = jax.device_put({"image": workload.make_images(), "label": labels}, sharding.get_batch_sharding(mesh))
     rate = np.float32(1e-4)
 
     def run(compiled: Callable[..., Any], segment: np.int32) -> None:
-        held["state"], metrics = compiled(held["state"], batch, rate, segment)
-        jax.block_until_ready((held["state"], metrics))
+        held["state"], held["metrics"] = compiled(held["state"], batch, rate, segment)
 
     programs = {}
     for segment in program_segments:
         compiled, seconds = _compile(step.jit(segment), held["state"], batch, rate, np.int32(segment))
         one = functools.partial(run, compiled, np.int32(segment))
-        programs[segment] = _make_program(one, compiled, seconds, devices=mesh.size)
+        programs[segment] = _make_program(one, held, compiled, seconds, devices=mesh.size)
     return programs
 
 
@@ -142,11 +148,15 @@ def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
     return compiled, time.perf_counter() - begin
 
 
-def _make_program(run: Callable[[], Any], compiled: Any, seconds: float, *, devices: int) -> CompiledProgram:
+def _make_program(
+    run: Callable[[], None], held: Mapping[str, Any], compiled: Any, seconds: float, *, devices: int
+) -> CompiledProgram:
+    """Describes a program whose outputs are in `held` after each run."""
     cost = compiled.cost_analysis() or {}  # of the part of one device
     memory = compiled.memory_analysis()
     return CompiledProgram(
         run=run,
+        wait=functools.partial(jax.block_until_ready, held),
         compile_s=seconds,
         flops=cost["flops"] * devices if "flops" in cost else None,
         bytes_accessed=cost["bytes accessed"] * devices if "bytes accessed" in cost else None,

@@ -89,35 +89,37 @@ def test_input(tmp_path):
 
 
 def test_peers_take_part(tmp_path):
-    """A python that stands for one with all peers but Keras: it takes any script of theirs for a quick one."""
+    """A python that stands for one with all peers but ONNX Runtime: it takes any script of theirs for a quick one."""
     python = tmp_path / "python"
     python.write_text(
         f"#!{sys.executable}\n"
         "import json, os, sys\n"
         "script, mode, batch, size, model = sys.argv[1:6]\n"
         "assert os.path.isfile(script) and (mode, batch, size) == ('infer', '4', '32'), sys.argv\n"
-        "keras = 'keras' in script\n"
-        "assert model == ('EfficientNetB0' if keras else 'tf_efficientnet_b0')\n"
+        "assert model == 'tf_efficientnet_lite0'\n"
         "ready = {'ready_s': 1.5, 'version': 'one 1'}\n"
-        "print(json.dumps({'not_installed': 'no keras'} if keras else ready), flush=True)\n"
+        "absent = {'not_installed': 'no onnx'}\n"
+        "print(json.dumps(absent if 'onnx' in script else ready), flush=True)\n"
         "for _ in sys.stdin:\n"
         "    print(json.dumps({'seconds': 0.001, 'peak_memory_bytes': 5}), flush=True)\n"
     )
     python.chmod(0o755)
     path = tmp_path / "result.json"
     ended = benchmark(
-        "--config=configs/effnet.py:demo", "--config.model.name=efficientnet_b0", "--mode=infer", "--batch=4",
+        "--config=configs/effnet.py:demo", "--config.model.name=efficientnet_lite0", "--mode=infer", "--batch=4",
         "--repeats=2", "--peers", f"--json={path}", BT_PEERS_PYTHON=str(python),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     result = json.loads(path.read_text())
-    assert result["missing_peers"] == {"Keras on TensorFlow": "not installed (no keras)"}
-    assert result["peers"].keys() == {"timm", "timm + torch.compile", "ONNX Runtime"}
+    assert result["missing_peers"] == {
+        "Keras on TensorFlow": "has no efficientnet_lite0", "ONNX Runtime": "not installed (no onnx)"
+    }  # fmt: skip
+    assert result["peers"].keys() == {"timm", "timm + torch.compile"}
     for peer in result["peers"].values():
         assert peer["images_per_s"] == pytest.approx(4000)
         assert peer["ratio"] == pytest.approx(result["images_per_s"] / 4000)
         assert (peer["ready_s"], peer["version"], peer["peak_memory_bytes"]) == (1.5, "one 1", 5)
-    assert "Keras on TensorFlow: not installed (no keras)" in ended.stdout
+    assert "ONNX Runtime: not installed (no onnx)" in ended.stdout
 
 
 def test_a_model_that_no_peer_has_is_measured_all_the_same(tmp_path):

@@ -1,12 +1,13 @@
 """The fields of a report, computed from seconds that the test sets: no program is compiled or timed."""
 
 import contextlib
+import dataclasses
 import types
 
 import numpy as np
 import pytest
 
-from bt_jax.benchmark import measurements
+from bt_jax.benchmark import measurements, peer_process
 from bt_jax.benchmark.step_throughput import CompiledProgram, Workload
 from bt_jax.common.errors import UsageError
 
@@ -28,7 +29,7 @@ PLAN = {
 
 def make_program(flops: float | None = 80.0, bytes_accessed: float | None = 40.0) -> CompiledProgram:
     return CompiledProgram(
-        run=lambda: None, compile_s=3.0, flops=flops, bytes_accessed=bytes_accessed, memory_bytes=100
+        run=lambda: None, wait=lambda: None, compile_s=3.0, flops=flops, bytes_accessed=bytes_accessed, memory_bytes=100
     )
 
 
@@ -44,7 +45,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
         }
 
     ceilings = {
-        name: types.SimpleNamespace(run=lambda: None, amount=amount)
+        name: types.SimpleNamespace(run=lambda: None, wait=lambda: None, amount=amount)
         for name, amount in (("flops", 1e9), ("bytes", 2e9))
     }
     monkeypatch.setattr(measurements.machine, "prepare_ceilings", lambda dtype: ceilings)
@@ -81,6 +82,7 @@ def test_peers_are_compared_closed_and_missing_ones_reported(
 
     def start_peers(**options):
         assert options["mode"] == "infer" and options["batch"] == 4 and options["python"] == "a python"
+        assert options["options"] == () and options["peers"] == peer_process.PEERS
         ready = {
             name: types.SimpleNamespace(
                 turn=lambda: 1.0,
@@ -107,10 +109,38 @@ def test_peers_are_compared_closed_and_missing_ones_reported(
     assert sorted(closed) == ["broken", "quick"]
 
 
-def test_peers_need_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurements.jax, "default_backend", lambda: "tpu")
-    with pytest.raises(UsageError, match=r"--peers needs JAX on a CPU, and it runs on tpu: set JAX_PLATFORMS=cpu"):
+@pytest.mark.parametrize(("platform", "devices"), [("tpu", 1), ("gpu", 2)])
+def test_peers_need_a_cpu_or_a_gpu(monkeypatch: pytest.MonkeyPatch, platform: str, devices: int) -> None:
+    monkeypatch.setattr(measurements.jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(measurements.jax, "device_count", lambda: devices)
+    with pytest.raises(UsageError, match=f"--peers needs JAX on a CPU or one GPU, and it runs on {devices} {platform}"):
         measurements.measure_steps(WORKLOAD, mode="infer", peers_python="a python", repeats=1)
+
+
+@pytest.mark.parametrize(
+    ("platform", "names"),
+    [
+        ("cpu", ["timm", "timm + torch.compile", "Keras on TensorFlow", "ONNX Runtime"]),
+        ("gpu", ["timm", "timm + torch.compile"]),
+    ],
+)
+def test_peers_do_the_same_work(
+    monkeypatch: pytest.MonkeyPatch, timed: dict[str, list[float]], platform: str, names: list[str]
+) -> None:
+    work = {"cpu": ("running_statistics",), "gpu": ("running_statistics", "clip_norm=1.0", "average_decay=0.5")}
+    workload = dataclasses.replace(WORKLOAD, options={**WORKLOAD.options, "batch_statistics": False}, average_decay=0.5)
+
+    def start_peers(**options):
+        assert options["options"] == work[platform]
+        assert [peer.name for peer in options["peers"]] == names
+        assert all(("gpu" in peer.options) == (platform == "gpu") for peer in options["peers"])
+        return {}, {}
+
+    monkeypatch.setattr(measurements.jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(measurements.step_throughput, "compile_training_steps", lambda *_, **__: {0: make_program()})
+    monkeypatch.setattr(measurements.peer_process, "start_peers", start_peers)
+    timed["bt_jax"] = [1.0]
+    measurements.measure_steps(workload, mode="train", peers_python="a python", repeats=1)
 
 
 def test_the_duration_of_a_plan_sums_its_stages(monkeypatch: pytest.MonkeyPatch, timed: dict[str, list[float]]) -> None:

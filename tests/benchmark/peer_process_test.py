@@ -1,5 +1,6 @@
 """The protocol between the benchmark and its peers, with peers that do nothing."""
 
+import ast
 import pathlib
 import sys
 
@@ -34,7 +35,7 @@ def build(mode, batch, size, model, *options):
         if "dies" in options and len(steps) > turns.WARM_UP + 1:
             raise RuntimeError("cannot go on")
 
-    return step
+    return turns.Step(step)
 
 turns.serve(build, packages=("turns",))
 """
@@ -98,12 +99,26 @@ def test_those_that_are_not_ready_are_listed_with_the_reason(tmp_path):
     }
 
 
-def test_a_turn_runs_in_and_then_times_its_steps(monkeypatch):
-    clock = iter([10.0, 10.0 + 2 * turns.STEPS])
+@pytest.mark.parametrize("count", [turns.STEPS_ON_CPU, 7])
+def test_a_turn_runs_in_and_then_times_its_steps_with_one_wait(monkeypatch, count):
+    clock = iter([10.0, 10.0 + 2 * count])
     calls = []
-    monkeypatch.setattr(turns.time, "perf_counter", lambda: next(clock) if len(calls) >= turns.RUN_IN else None)
-    assert turns.make_turn(lambda: calls.append(1))() == 2
-    assert len(calls) == turns.RUN_IN + turns.STEPS
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: (calls.append("clock"), next(clock))[1])
+    step = turns.Step(lambda: calls.append("run"), lambda: calls.append("wait"), count)
+    assert turns.make_turn(step)() == 2
+    assert calls == ["run"] * turns.RUN_IN + ["wait", "clock"] + ["run"] * count + ["wait", "clock"]
+
+
+@pytest.mark.parametrize("script", sorted({peer.script for peer in (*peer_process.PEERS, *peer_process.PEERS_ON_GPU)}))
+def test_peers_use_what_the_protocol_has(script):
+    """Their libraries are not installed here, so that a name which is not there would only show in a measurement."""
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(script.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "turns"
+    }
+    assert "serve" in used
+    assert used <= vars(turns).keys()
 
 
 def test_turns_alternate():

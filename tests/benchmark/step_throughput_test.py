@@ -40,9 +40,12 @@ def test_a_batch_that_the_devices_cannot_share(monkeypatch):
 
 def test_a_forward_computes_what_evaluation_computes(monkeypatch):
     seen = []
-    monkeypatch.setattr(step_throughput.jax, "block_until_ready", lambda outputs: seen.append(np.asarray(outputs[0])))
+    monkeypatch.setattr(
+        step_throughput.jax, "block_until_ready", lambda held: seen.append(np.asarray(held["outputs"][0]))
+    )
     program = step_throughput.compile_forward(WORKLOAD)
     program.run()
+    program.wait()
     network, params, batch_stats = WORKLOAD.create_network()
     forward = make_forward(network, normalisation=LITE, dtype=jnp.dtype("float32"))
     logits, _ = forward(params, batch_stats, WORKLOAD.make_images())
@@ -58,20 +61,21 @@ def test_a_forward_computes_what_evaluation_computes(monkeypatch):
 def test_programs_train_from_their_segment_up_on_one_state(monkeypatch):
     states = []
 
-    def record(results):
+    def record(held):
         states.append(
             {
                 name: np.concatenate([np.ravel(leaf) for leaf in step_throughput.jax.tree.leaves(tree)])
-                for name, tree in results[0].params.items()
+                for name, tree in held["state"].params.items()
             }
         )
 
     names = WORKLOAD.create_network()[0].segment_names
     head, top = len(names) - 1, len(names) - 2
-    programs = step_throughput.compile_training_steps(WORKLOAD, [head, top])
     monkeypatch.setattr(step_throughput.jax, "block_until_ready", record)
+    programs = step_throughput.compile_training_steps(WORKLOAD, [head, top])
     for segment in (head, top, head):
         programs[segment].run()
+        programs[segment].wait()
     moved = [
         {name for name in names if not np.array_equal(before[name], after[name])}
         for before, after in itertools.pairwise(states)

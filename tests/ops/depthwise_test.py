@@ -115,7 +115,9 @@ def test_mapped_and_second_derivatives_agree_with_the_native_form():
 
     ours, native = (functools.partial(loss, form) for form in (depthwise.shift_and_add, depthwise.convolve_natively))
     for argument in (0, 1):
-        found, expected = (jax.vmap(jax.grad(each, argnums=argument), (None, 0))(kernel, x) for each in (ours, native))
+        found, expected = (
+            jax.jit(jax.vmap(jax.grad(each, argnums=argument), (None, 0)))(kernel, x) for each in (ours, native)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    found, expected = (jax.hessian(each)(kernel, x[0]) for each in (ours, native))
+    found, expected = (jax.jit(jax.hessian(each))(kernel, x[0]) for each in (ours, native))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)

@@ -47,7 +47,8 @@ def fresh_state(*, averaging=True):
 
 @functools.cache
 def step_of(program_segment):
-    return TrainStep(
+    """The compiled step of a program. The jitted one would compile twice: for a fresh state and for that of a step."""
+    step = TrainStep(
         network=network()[0],
         optimizer=transform(),
         mesh=sharding.make_mesh(),
@@ -57,7 +58,8 @@ def step_of(program_segment):
         average_decay=0.9,
         dtype=jnp.dtype("float32"),
         seed=0,
-    ).jit(program_segment)
+    )
+    return step.lower(program_segment, jax.eval_shape(fresh_state), batch()).compile()
 
 
 def changed(before, after):
@@ -73,16 +75,19 @@ def changed(before, after):
 
 
 NAMES = registry.create_abstract("efficientnet_nano", classes=CLASSES)[0].segment_names
+HEAD = len(NAMES) - 1
+# The segments of the programs here: more of them would take long to compile and show nothing else.
+DEEPEST = HEAD - 3
 
 
-@pytest.mark.parametrize("first", [len(NAMES) - 1, 5, 2])
+@pytest.mark.parametrize("first", [HEAD, DEEPEST + 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stage_moves_its_segments_and_nothing_else(first):
     """Weights, running statistics and optimiser state of frozen segments stay to the bit, weight decay or not."""
     before = fresh_state()
     kept = jax.tree.map(np.asarray, before)
     state = before
     for i in range(2):
-        state, metrics = step_of(2 if first < len(NAMES) - 1 else first)(
+        state, metrics = step_of(DEEPEST if first == DEEPEST + 1 else first)(
             state, batch(seed=i), np.float32(0.1), np.int32(first)
         )
     trained = set(NAMES[first:])
@@ -99,8 +104,8 @@ def test_a_stage_moves_its_segments_and_nothing_else(first):
 
 def test_a_shared_program_equals_one_of_its_own():
     """Freezing at run time inside a deeper program is the same training as a program that ends at the stage's depth."""
-    first, rate = 6, 0.01
-    shared, _ = step_of(2)(fresh_state(), batch(), np.float32(rate), np.int32(first))
+    first, rate = DEEPEST + 1, 0.01
+    shared, _ = step_of(DEEPEST)(fresh_state(), batch(), np.float32(rate), np.int32(first))
     own, _ = step_of(first)(fresh_state(), batch(), np.float32(rate), np.int32(first))
     # Adam's first step is as long as the rate whatever the gradient. Rounding shows where that is next to 0, as it is
     # for the biases of a block's last BatchNorm when another BatchNorm follows.
@@ -114,9 +119,9 @@ def test_the_first_step_of_a_segment_unfrozen_late_is_that_of_a_fresh_adam():
     """With a step count shared by all segments it would be about three times too long."""
     state = fresh_state()
     for i in range(5):
-        state, _ = step_of(2)(state, batch(seed=i), np.float32(1e-3), np.int32(len(NAMES) - 1))
+        state, _ = step_of(DEEPEST)(state, batch(seed=i), np.float32(1e-3), np.int32(HEAD))
     before = np.asarray(state.params["top"]["norm"]["bias"])
-    state, _ = step_of(2)(state, batch(seed=9), np.float32(1e-3), np.int32(2))
+    state, _ = step_of(DEEPEST)(state, batch(seed=9), np.float32(1e-3), np.int32(DEEPEST))
     length = np.abs(np.asarray(state.params["top"]["norm"]["bias"]) - before)
     assert length.max() == pytest.approx(1e-3, rel=1e-3)
 
@@ -124,12 +129,12 @@ def test_the_first_step_of_a_segment_unfrozen_late_is_that_of_a_fresh_adam():
 def test_one_step_of_the_head_equals_plain_optax():
     """An independent way to the same numbers: gradients by hand through `Network.apply`, then optax.adamw."""
     net, params, batch_stats = network()
-    data, head = batch(), len(NAMES) - 1
+    data = batch()
 
     def loss_of(head_params):
         images = normalise.LITE(data["image"])
         key = jax.random.fold_in(jax.random.key(0), 0)
-        flags = tuple(i >= head for i in range(len(NAMES)))
+        flags = tuple(i >= HEAD for i in range(len(NAMES)))
         logits, _ = net.apply({**params, "head": head_params}, batch_stats, images, trained=flags, dropout_key=key)
         targets = 0.9 * jax.nn.one_hot(data["label"], CLASSES) + 0.1 / CLASSES
         return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
@@ -140,7 +145,7 @@ def test_one_step_of_the_head_equals_plain_optax():
     )
     updates, _ = jax.jit(reference.update)(gradient, reference.init(params["head"]), params["head"])
     expected = optax.apply_updates(params["head"], updates)
-    state, metrics = step_of(head)(fresh_state(), data, np.float32(0.01), np.int32(head))
+    state, metrics = step_of(HEAD)(fresh_state(), data, np.float32(0.01), np.int32(HEAD))
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
     assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
     for a, b in zip(jax.tree.leaves(state.params["head"]), jax.tree.leaves(expected), strict=True):
@@ -207,8 +212,7 @@ def test_each_step_mixes_in_shares_of_its_own():
 
 def test_the_gradient_is_clipped_by_its_global_norm():
     """Adam's first step does not depend on the gradient's length; the second moment does."""
-    head = len(NAMES) - 1
-    state, metrics = step_of(head)(fresh_state(), batch(), np.float32(0.01), np.int32(head))
+    state, metrics = step_of(HEAD)(fresh_state(), batch(), np.float32(0.01), np.int32(HEAD))
     moments = state.opt_state[1].inner_states["head"].inner_state.inner_state[0].nu["head"]
     norm = np.sqrt(sum(float(leaf.sum()) for leaf in jax.tree.leaves(moments)) / (1 - 0.999))
     assert float(metrics["gradient_norm"]) > CLIP_NORM
@@ -218,7 +222,7 @@ def test_the_gradient_is_clipped_by_its_global_norm():
 def test_the_average_of_the_weights():
     state = fresh_state()
     start = np.asarray(state.average["params"]["head"]["output"]["kernel"])
-    state, _ = step_of(len(NAMES) - 1)(state, batch(), np.float32(0.1), np.int32(len(NAMES) - 1))
+    state, _ = step_of(HEAD)(state, batch(), np.float32(0.1), np.int32(HEAD))
     now = np.asarray(state.params["head"]["output"]["kernel"])
     # The decay is ramped up: (1 + 0) / (10 + 0) at the first step.
     average = state.get_evaluation_weights()["params"]["head"]["output"]["kernel"]
@@ -261,7 +265,7 @@ from tests.training import train_step_test as t
 state = jax.device_put(t.fresh_state(), t.sharding.get_replicated_sharding(t.sharding.make_mesh()))
 for i in range(3):
     data = jax.device_put(t.batch(seed=i), t.sharding.get_batch_sharding(t.sharding.make_mesh()))
-    state, metrics = t.step_of(2)(state, data, np.float32(1e-3), np.int32(2))
+    state, metrics = t.step_of(t.DEEPEST)(state, data, np.float32(1e-3), np.int32(t.DEEPEST))
     print(float(metrics["loss"]), float(metrics["gradient_norm"]))
 """
 

@@ -4,13 +4,12 @@ Option: `running_statistics` trains with BatchNorm as in inference; its scale an
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import turns
 
 
-def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callable[[], Any]:
+def build(mode: str, batch: int, size: int, model: str, *options: str) -> turns.Step:
     """Builds a step of AdamW or a forward pass."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -36,13 +35,13 @@ def build(mode: str, batch: int, size: int, model: str, *options: str) -> Callab
     labels = tf.one_hot(tf.range(batch) % 4, 4)
     if mode == "infer":
         forward = tf.function(lambda x: network(x, training=False))
-        return lambda: forward(images).numpy()
+        return turns.Step(lambda: forward(images).numpy())
     network.compile(
         optimizer=keras.optimizers.AdamW(learning_rate=1e-4, weight_decay=0.01),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
         jit_compile=False,  # XLA on a CPU runs depthwise convolutions as scalar loops
     )
-    return lambda: network.train_on_batch(images, labels)
+    return turns.Step(lambda: network.train_on_batch(images, labels))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ not installed (`not_installed`). Each further one is a turn (`seconds` per step,
 at the end of its input.
 """
 
+import dataclasses
 import json
 import os
 import resource
@@ -16,31 +17,52 @@ from typing import Any
 WARM_UP = 2  # steps
 
 # Steps of a turn. The first one does not count: its caches hold data of other programs, unlike in training.
-RUN_IN, STEPS = 1, 3
+RUN_IN = 1
+STEPS_ON_CPU, STEPS_ON_ACCELERATOR = 3, 30
 
 
-def make_turn(step: Callable[[], Any]) -> Callable[[], float]:
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What is measured.
+
+    Attributes:
+      run: runs one step, or queues it on an accelerator.
+      wait: waits until all steps are done; None where `run` waits.
+      count: steps of a turn. On an accelerator there are many, since the host waits for it only once.
+      read_peak_memory: returns the peak memory in bytes; None: that of the process.
+    """
+
+    run: Callable[[], Any]
+    wait: Callable[[], Any] | None = None
+    count: int = STEPS_ON_CPU
+    read_peak_memory: Callable[[], int] | None = None
+
+
+def make_turn(step: Step) -> Callable[[], float]:
     """Makes a function that measures one turn and returns the seconds per step."""
 
+    def run(count: int) -> None:
+        for _ in range(count):
+            step.run()
+        if step.wait is not None:
+            step.wait()
+
     def turn() -> float:
-        for _ in range(RUN_IN):
-            step()
+        run(RUN_IN)
         begin = time.perf_counter()
-        for _ in range(STEPS):
-            step()
-        return (time.perf_counter() - begin) / STEPS
+        run(step.count)
+        return (time.perf_counter() - begin) / step.count
 
     return turn
 
 
-def serve(build: Callable[..., Callable[[], Any]], *, packages: tuple[str, ...]) -> None:
+def serve(build: Callable[..., Step], *, packages: tuple[str, ...]) -> None:
     """Measures one turn for each line of the standard input.
 
     The command line is MODE (`train` or `infer`), BATCH, SIZE in pixels, MODEL, and options of the peer.
 
     Args:
-      build: (mode, batch, size, model, *options) -> function that runs one step and waits for it. It imports its
-        library itself.
+      build: (mode, batch, size, model, *options) -> step. It imports its library itself.
       packages: imported by `build`; their versions are reported.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -54,7 +76,9 @@ def serve(build: Callable[..., Callable[[], Any]], *, packages: tuple[str, ...])
     try:
         step = build(mode, int(batch), int(size), model, *options)
         for _ in range(WARM_UP):
-            step()
+            step.run()
+        if step.wait is not None:
+            step.wait()
     except ImportError as error:
         answer(not_installed=str(error))
         return
@@ -63,8 +87,13 @@ def serve(build: Callable[..., Callable[[], Any]], *, packages: tuple[str, ...])
     turn = make_turn(step)
     for _ in sys.stdin:
         seconds = turn()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answer(seconds=seconds, peak_memory_bytes=peak * (1 if sys.platform == "darwin" else 1024))
+        answer(seconds=seconds, peak_memory_bytes=(step.read_peak_memory or read_peak_memory)())
+
+
+def read_peak_memory() -> int:
+    """Returns the peak resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def count_cores() -> int:
