@@ -14,7 +14,7 @@ import pathlib
 
 from absl import flags
 
-from bt_jax.common import cli
+from bt_jax.common import cli, files
 from bt_jax.common.errors import UsageError
 
 _OUT = flags.DEFINE_string("out", "", "Folder for comparison.md, comparison.csv and curves.png.")
@@ -27,11 +27,13 @@ def main(directories: list[str]) -> None:
         raise UsageError("--out is missing: see --help")
     if not directories:
         raise UsageError("no run is given: name the workdirs of runs, such as runs/mlp runs/cnn")
+    out = files.expand(_OUT.value)
+    files.check_folder(out, flag="out")
     from bt_jax.experiments import comparison  # imported late, so that --help need not wait for JAX
 
     comparison.write_comparison(
         [pathlib.Path(directory) for directory in directories],
-        pathlib.Path(_OUT.value),
+        out,
         reference=_REFERENCE.value,
     )
 

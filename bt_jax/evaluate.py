@@ -7,12 +7,10 @@ Images with a near-duplicate in the model's training or validation images are le
 the clean ones, come first. This is a research tool, not a medical device.
 """
 
-import pathlib
-
 import numpy as np
 from absl import flags
 
-from bt_jax.common import cli
+from bt_jax.common import cli, files
 from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_string(
@@ -32,6 +30,8 @@ def main() -> None:
     for flag in (_MODEL, _DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
+    out = files.expand(_OUT.value)
+    files.check_folder(out, flag="out")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.data import dataset, leakage, patient_groups, sources
     from bt_jax.inference import trained_model
@@ -63,7 +63,6 @@ def main() -> None:
         outliers = (ood_scores > 1).sum()
         print(f"warning: {outliers} of {len(images)} images do not look like the training images")
     temperature = model.temperature
-    out = pathlib.Path(_OUT.value)
     result = split_report.write_split_report(
         out,
         split=_SPLIT.value.lower(),

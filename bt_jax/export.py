@@ -11,13 +11,12 @@ medical device.
 """
 
 import json
-import pathlib
 import typing
 
 import numpy as np
 from absl import flags
 
-from bt_jax.common import cli
+from bt_jax.common import cli, files
 from bt_jax.common.errors import UsageError
 
 if typing.TYPE_CHECKING:
@@ -37,13 +36,12 @@ def main() -> None:
     for flag in (_MODEL, _FORMAT, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
+    out = files.expand(_OUT.value)
+    files.check_output(out, flag="out")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.inference import convert, trained_model
 
     cli.prepare_to_compute()
-    out = pathlib.Path(_OUT.value)
-    if out.is_dir():
-        raise UsageError(f"--out={_OUT.value!r} is a folder: give a file name")
     model = trained_model.load(_MODEL.value, batch_size=_COMPARED)
     images, origin = _load_images(model)
     difference = convert.write(out, model, form=form, images=images)
@@ -53,7 +51,8 @@ def main() -> None:
     )
     if model.notice:
         print(f"warning: {model.notice}")
-    print(f"{form}: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    size = f" ({out.stat().st_size / 1e6:.1f} MB)" if out.is_file() else ""
+    print(f"{form}: {_OUT.value}{size}")
 
 
 def _load_images(model: "TrainedModel") -> tuple[np.ndarray, str]:

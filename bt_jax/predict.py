@@ -18,7 +18,7 @@ This is a research tool, not a medical device: nothing it says may guide a patie
 
 import contextlib
 import json
-import os
+import pathlib
 import sys
 from collections.abc import Iterator
 from typing import IO
@@ -56,6 +56,13 @@ def main(paths: list[str]) -> int:
         raise UsageError("there is nothing to predict: give images, folders, DICOM or NIfTI files (see --help)")
     if _METHOD.value and not _GRADCAM.value:
         raise UsageError("--method applies to heat maps only: give a folder for them with --gradcam")
+    out = files.expand(_OUT.value) if _OUT.value else None
+    if out:
+        files.check_output(out, flag="out")
+    elif sys.__stdout__ is None:
+        raise UsageError("the standard output is closed: name a file for the records with --out")
+    if _GRADCAM.value:
+        files.check_folder(files.expand(_GRADCAM.value), flag="gradcam")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.data.io import file_reader
     from bt_jax.data.io.slices import Limits
@@ -69,7 +76,9 @@ def main(paths: list[str]) -> int:
     predictor = Predictor.load(_MODEL.value, views=_VIEWS.value, batch_size=batch_size)
     heat_maps = None
     if _GRADCAM.value:
-        heat_maps = heat_map_files.HeatMapFiles(_GRADCAM.value, predictor, method=_METHOD.value or "gradcam")
+        heat_maps = heat_map_files.HeatMapFiles(
+            files.expand(_GRADCAM.value), predictor, method=_METHOD.value or "gradcam"
+        )
     records = stream.predict(
         inputs.expand(paths, left_out=lambda line: print(f"warning: {line}", file=sys.stderr)),
         predictor,
@@ -78,17 +87,17 @@ def main(paths: list[str]) -> int:
         listener=heat_maps.write if heat_maps else None,
     )
     count = failed = 0
-    with _open_output(_OUT.value) as out:
+    with _open_output(out) as file:
         if _FORMAT.value == "csv":
-            out.write(_encode(files.format_csv(stream.make_csv_header(predictor.class_names), [])))
+            file.write(_encode(files.format_csv(stream.make_csv_header(predictor.class_names), [])))
         for batch in records:
             if _FORMAT.value == "csv":
                 first, *others = (record.to_row(predictor.class_names) for record in batch)
-                out.write(_encode(files.format_csv(first, others)))
+                file.write(_encode(files.format_csv(first, others)))
             else:
                 lines = (json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) for record in batch)
-                out.write(_encode("".join(f"{line}\n" for line in lines)))
-            out.flush()
+                file.write(_encode("".join(f"{line}\n" for line in lines)))
+            file.flush()
             count += len(batch)
             failed += sum(record.failed for record in batch)
     if heat_maps:
@@ -99,18 +108,17 @@ def main(paths: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _open_output(path: str) -> Iterator[IO[bytes]]:
+def _open_output(path: pathlib.Path | None) -> Iterator[IO[bytes]]:
     """Opens a file that appears when it is complete, or the standard output."""
     if path:
-        with files.replace_atomically(path) as temporary, temporary.open("wb") as file:
+        with files.open_output(path) as file:
             yield file
         return
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        # The reader closed the pipe; Python's own flush at exit must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        cli.end_output()
 
 
 def _encode(text: str) -> bytes:

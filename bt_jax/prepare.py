@@ -10,11 +10,9 @@ trains. An interrupted conversion continues when it is started again. The folder
 TensorFlow is not needed.
 """
 
-import pathlib
-
 from absl import flags
 
-from bt_jax.common import cli
+from bt_jax.common import cli, files
 from bt_jax.common.errors import UsageError
 
 _DATA = flags.DEFINE_string("data", "", "Folder or zip with images in class folders, or phantoms.")
@@ -33,6 +31,7 @@ def main() -> None:
     for flag in (_DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
+    files.check_folder(files.expand(_OUT.value), flag="out")
     import tqdm  # after the flags, so that --help need not wait
 
     from bt_jax.data import array_record, sources
@@ -49,7 +48,7 @@ def main() -> None:
     with tqdm.tqdm(total=len(source.records), unit=" images", dynamic_ncols=True, mininterval=0.5) as bar:
         made = array_record.prepare(
             source,
-            pathlib.Path(_OUT.value),
+            files.expand(_OUT.value),
             max_unreadable=_MAX_UNREADABLE.value,
             warn=lambda line: bar.write(f"warning: {line}"),
             progress=lambda done, total: bar.update(done - bar.n),

@@ -14,13 +14,12 @@ schedule or augmentation share a compiled program. This is a research tool, not 
 """
 
 import functools
-import pathlib
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from bt_jax.common import cli
+from bt_jax.common import cli, files
 from bt_jax.common.errors import UsageError
 from bt_jax.experiments import grid
 
@@ -37,6 +36,8 @@ def main() -> int:
     for flag in (_CONFIG, _WORKDIR):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
+    workdir = files.expand(_WORKDIR.value)
+    files.check_folder(workdir, flag="workdir")
     base = _CONFIG.value
     if not isinstance(base, ml_collections.ConfigDict):  # ml_collections defers the error to the first use
         raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
@@ -55,7 +56,7 @@ def main() -> int:
     cli.prepare_to_compute()
     return runner.run_sweep(
         base,
-        pathlib.Path(_WORKDIR.value),
+        workdir,
         values=values,
         seeds=_SEEDS.value,
         train=train.train_and_evaluate,

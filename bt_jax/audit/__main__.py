@@ -14,7 +14,6 @@ brightness alone predict the class. Writes to the folder --out:
 The audit does not change the data. It exits with 0, whatever it finds.
 """
 
-import pathlib
 import sys
 import time
 import warnings
@@ -39,13 +38,11 @@ def main() -> None:
     from bt_jax.data import sources  # after the flags, so that --help need not wait
 
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # the report lists unusual files
-    out = pathlib.Path(_OUT.value).expanduser()
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out is {_OUT.value!r}, which is a file: give a folder")
+    out = files.expand(_OUT.value)
+    files.check_folder(out, flag="out")
     source = sources.open_path(_DATA.value, field="--data")
     for warning in source.warnings:
         print(f"warning: {warning}")
-    out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails before minutes of work
     started = time.monotonic()
     inspected = inspection.inspect(source, progress=_Line("images read"))
     if not inspected.records:

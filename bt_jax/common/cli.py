@@ -1,9 +1,12 @@
 """What every command shares: flags, logging, and one clear line for a mistake of the user."""
 
+import contextlib
 import ctypes
+import io
 import logging
 import mmap
 import os
+import pathlib
 import platform
 import re
 import sys
@@ -16,8 +19,8 @@ from typing import NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from bt_jax.common import files
-from bt_jax.common.errors import UsageError
+from bt_jax.common import caches
+from bt_jax.common.errors import UsageError, describe_os_error
 
 HUGE_PAGE = 2**21  # bytes
 BEGAN = time.monotonic()  # the start of the command, less the tenth of a second that Python takes to get here
@@ -33,13 +36,19 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
       takes_arguments: whether to pass `main` the list of positional arguments, which may be mixed with flags.
     """
     _quieten_libraries()
+    _prepare_streams()
     try:
         arguments = _parse(sys.argv, takes_arguments=takes_arguments)
         status = main(arguments) if takes_arguments else main()
     except UsageError as error:
         _fail(str(error))
+    except BrokenPipeError as error:
+        if error.filename is not None:  # not the standard output, but a pipe that a flag names
+            _fail(describe_os_error(error))
+        end_output()  # what reads the standard output, such as `head`, has enough
+        _exit(0)
     except OSError as error:  # a folder that cannot be written, a full disk
-        _fail(format_error(error))
+        _fail(describe_os_error(error))
     except KeyboardInterrupt:
         _fail("interrupted", status=130)
     _exit(status or 0)
@@ -53,8 +62,10 @@ def prepare_to_compute() -> None:
     import jax  # only where a command will compute
 
     keep_freed_memory()
-    jax.config.update("jax_compilation_cache_dir", str(files.get_cache_directory() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    folder = caches.get_cache_directory() / "xla"
+    if caches.can_write(folder):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def keep_freed_memory() -> None:
@@ -130,11 +141,38 @@ def _fail(message: str, *, status: int = 2) -> NoReturn:
 
 def _exit(status: int) -> NoReturn:
     """Exits without waiting for threads that cannot be stopped, such as the compiler, which may take a minute."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        end_output()
+    except OSError as error:  # a full disk
+        end_output()
+        status = status or 2
+        print(f"error: the standard output cannot be written: {describe_os_error(error)}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         os._exit(status)
     sys.exit(status)
+
+
+def _prepare_streams() -> None:
+    """Makes the standard streams safe to write to.
+
+    Closed ones lead nowhere: a file that takes their number would get what is printed. Characters that the encoding of
+    the terminal lacks, and bytes of file names that are no text, are shown as escapes.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Takes the lowest free number, which is that of the closed stream.
+            setattr(sys, name, pathlib.Path(os.devnull).open("w" if number else "r"))  # noqa: SIM115
+        elif number and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def end_output() -> None:
+    """Leads the standard output nowhere, so that Python's own flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _quieten_libraries() -> None:
@@ -142,6 +180,6 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.set_stderrthreshold("warning")
-    for name in ("orbax", "jax", "absl"):
+    for name in ("orbax", "jax", "absl", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="Sharding info not provided when restoring")

@@ -7,7 +7,6 @@ size and hashes. The folder also contains `index/` (the records without the imag
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax.common import files
+from bt_jax.common import files, locks
 from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels, fingerprints, kaggle_patients, splits
 from bt_jax.data.io.decode import ImageError, decode_image
@@ -202,11 +201,8 @@ def _hash_names(source: Source) -> str:
 @contextlib.contextmanager
 def _lock(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another process is preparing {folder}: wait for it, or choose another --out") from None
+    busy = f"another process is preparing {folder}: wait for it, or choose another --out"
+    with locks.lock(folder / "lock", busy=busy):
         yield
 
 

@@ -8,6 +8,7 @@ import pathlib
 import zipfile
 from collections.abc import Callable
 
+from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.data import array_record, class_labels, splits
 from bt_jax.data.io.zip_files import ZipReader
@@ -73,7 +74,7 @@ def check_source(source: str, *, directory: str | None) -> None:
     if source == "folder" and not directory:
         raise UsageError("config.data.source is folder: set config.data.dir to the folder or zip with the images")
     if directory:
-        _check_exists(pathlib.Path(directory).expanduser(), field="config.data.dir")
+        _check_exists(files.expand(directory), field="config.data.dir")
 
 
 def _check_exists(path: pathlib.Path, *, field: str) -> None:
@@ -83,7 +84,7 @@ def _check_exists(path: pathlib.Path, *, field: str) -> None:
 
 def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:
     """Downloads the data set through kagglehub; returns its path, or None and the reason."""
-    key = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", pathlib.Path.home() / ".kaggle")) / "kaggle.json"
+    key = files.expand(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle") / "kaggle.json"
     if not ({"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ) or "KAGGLE_API_TOKEN" in os.environ or key.exists()):
         return None, "no Kaggle key for a download"
     try:
@@ -105,7 +106,7 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
       class_names: classes of the model to be evaluated; every folder must be one of them, by name or alias. None takes
         the classes from the Training folders, which must then exist and not be empty.
     """
-    path = pathlib.Path(path).expanduser()
+    path = files.expand(path)
     if array_record.is_prepared(path):
         return _open_prepared(path, class_names=class_names)
     if path.is_dir():

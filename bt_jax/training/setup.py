@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 from jax.sharding import Mesh
 
-from bt_jax.common import files
+from bt_jax.common import caches
 from bt_jax.data import leakage, sources
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.partition import Partition, divide
@@ -255,7 +255,7 @@ def _create_inputs(
         views=config.train.cached_views,
         threads=config.data.threads,
         limit=round(config.train.cache_limit_gb * 1e9),
-        folder=files.get_cache_directory() / "features",
+        folder=caches.get_cache_directory() / "features",
         kinds=data.training_kinds,
     )
     return StageInputs(

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
+from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.data.augment.augment import to_float
 from bt_jax.data.partition import Partition
@@ -191,7 +191,7 @@ def calibrate_statistics(
 
 def is_run(path: str) -> bool:
     """Returns whether `path` is the workdir of a run."""
-    return (pathlib.Path(path).expanduser() / checkpoint.FOLDER).is_dir()
+    return (files.expand(path) / checkpoint.FOLDER).is_dir()
 
 
 def read_run_weights(path: str, *, model: str) -> Weights:
@@ -200,7 +200,7 @@ def read_run_weights(path: str, *, model: str) -> Weights:
     Raises:
       UsageError: the run has no checkpoint or is of another model.
     """
-    folder = pathlib.Path(path).expanduser()
+    folder = files.expand(path)
     step, metadata = checkpoint.read_best_metadata(folder)
     description = ModelDescription.from_dict(metadata["model"])
     if description.name != model:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from bt_jax.common import files
+from bt_jax.common import caches, waiting
 from bt_jax.common.errors import UsageError
 
 _POINTER = "bucket"  # a file in the copy that holds the address of the original
@@ -46,7 +46,7 @@ class Mirror:
 
     def __init__(self, url: str, *, process: int = 0):
         name = re.sub(r"[^\w.\-]+", "_", f"{url.rstrip('/')}_{process}")
-        self._remote, self.folder = epath.Path(url), files.get_cache_directory() / "buckets" / name
+        self._remote, self.folder = epath.Path(url), caches.get_cache_directory() / "buckets" / name
         self._there: dict[str, tuple[int, int]] = {}
 
     def pull(self) -> pathlib.Path:
@@ -57,7 +57,7 @@ class Mirror:
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        with self._report_errors_in_one_line("read"):
+        with self._report_errors_in_one_line("read"), waiting.report(f"copying {self._remote}"):
             if self._remote.exists():
                 self._pull(self._remote, self.folder)
         (self.folder / _POINTER).write_text(f"{self._remote}\n")
@@ -71,7 +71,7 @@ class Mirror:
           UsageError: the bucket cannot be written.
         """
         now = self._list_local()
-        with self._report_errors_in_one_line("written"):
+        with self._report_errors_in_one_line("written"), waiting.report(f"copying files to {self._remote}"):
             for name in sorted(now.keys() | self._there.keys()):
                 remote = self._remote / name
                 if name not in now:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import pathlib
@@ -16,7 +15,7 @@ from typing import Any
 
 import jax
 
-from bt_jax.common import files
+from bt_jax.common import files, locks
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import processes
 from bt_jax.workdir import remote
@@ -48,6 +47,7 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       UsageError: another process holds the lock, or this folder differs from that of the first process.
     """
+    files.check_folder(workdir, flag="workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     if not processes.is_first():
         processes.wait_for_all(f"the lock of {workdir.name}")
@@ -55,13 +55,8 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
             raise UsageError(f"{workdir} is not the same folder on all hosts: use one that they share, or a gs:// path")
         yield
         return
-    with (workdir / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another process is training in {workdir}: wait for it or use another --workdir"
-            ) from None
+    busy = f"another process is training in {workdir}: wait for it or use another --workdir"
+    with locks.lock(workdir / "lock", busy=busy):
         processes.wait_for_all(f"the lock of {workdir.name}")
         yield
 

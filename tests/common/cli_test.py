@@ -1,5 +1,7 @@
+import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 import types
@@ -238,3 +240,58 @@ print(faults[-1] - faults[0])
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100  # 262,144 pages
+
+
+SCRIPT = """
+import sys
+from bt_jax.common import cli
+
+def main():
+    {}
+
+cli.run(main)
+"""
+
+
+def run_script(line: str, shell: str = "{}", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs a command whose `main` is one line, in a shell; `{}` in the shell's line is the command."""
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(SCRIPT.format(line))}"
+    return subprocess.run(
+        ["bash", "-c", shell.format(command)],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_closed_streams_lead_nowhere(tmp_path):
+    """Without a number of their own, what is printed would go into the next file that the command opens."""
+    path = tmp_path / "file"
+    line = f"with open({str(path)!r}, 'w') as file: print('printed', flush=True); file.write('written')"
+    ended = run_script(line, "{} <&- >&- 2>&-")
+    assert ended.returncode == 0
+    assert path.read_text() == "written"
+
+
+def test_a_full_disk_behind_the_standard_output_is_one_line():
+    ended = run_script("print('printed')", "{} > /dev/full", PYTHONUNBUFFERED="")
+    advice = "no space left on device: free space on its disk, or choose another place"
+    assert (ended.returncode, ended.stderr.decode()) == (2, f"error: the standard output cannot be written: {advice}\n")
+    ended = run_script("print('printed', flush=True)", "{} > /dev/full")
+    assert (ended.returncode, ended.stderr.decode()) == (2, f"error: {advice}\n")
+
+
+@pytest.mark.parametrize("line", ["print('printed')", "print('printed', flush=True)"])
+def test_a_reader_that_has_enough_is_no_error(line):
+    ended = run_script(f"import time; time.sleep(0.5); {line}", "{} | true; exit ${{PIPESTATUS[0]}}")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_a_terminal_without_the_characters_has_escapes(environment):
+    ended = run_script(r"print('Gr\u00f6\u00dfe \u2192'); print('\u2192', file=sys.stderr)", **environment)
+    assert (ended.returncode, ended.stderr) == (0, b"\\u2192\n")
+    assert ended.stdout == b"Gr\\xf6\\xdfe \\u2192\n"
+
+
+def test_names_that_are_no_text_are_shown_with_escapes():
+    ended = run_script(r"print('a\udcff.png')", PYTHONIOENCODING="utf-8")
+    assert (ended.returncode, ended.stderr, ended.stdout) == (0, b"", b"a\\udcff.png\n")

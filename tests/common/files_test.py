@@ -1,5 +1,7 @@
 import csv
+import errno
 import json
+import os
 import pathlib
 
 import hypothesis
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bt_jax.common import files
+from bt_jax.common.errors import UsageError
 
 
 def names(folder: pathlib.Path) -> list[str]:
@@ -113,17 +116,66 @@ def test_csv_round_trip(tmp_path):
         assert list(csv.reader(file)) == [["one", "two", "three"], *[[str(value) for value in row] for row in rows]]
 
 
-def test_cache_directory(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("BT_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert files.get_cache_directory() == tmp_path / ".cache/bt_jax"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert files.get_cache_directory() == tmp_path / "xdg/bt_jax"
-    monkeypatch.setenv("BT_CACHE", "~/mine")
-    assert files.get_cache_directory() == tmp_path / "mine"
-
-
 def test_csv_is_read_back_as_it_was_written(tmp_path):
     files.write_csv(tmp_path / "t.csv", ["path", "n"], [["a,b.png", 1], ['quo"te', 2]])
     assert files.read_csv(tmp_path / "t.csv") == [{"path": "a,b.png", "n": "1"}, {"path": 'quo"te', "n": "2"}]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, error):
+    path = tmp_path / "metrics.json"
+    with pytest.raises(OSError) as caught, files.replace_atomically(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise OSError(error, os.strerror(error))
+    assert (caught.value.errno, caught.value.filename) == (error, str(path))
+    assert names(tmp_path) == []
+
+
+def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, files.replace_atomically(tmp_path / "model.bin"):
+        pass
+    assert caught.value.filename == str(tmp_path / "model.bin")
+
+
+def test_other_errors_keep_what_they_say(tmp_path):
+    with pytest.raises(OSError, match="the server has gone"), files.replace_atomically(tmp_path / "model.bin"):
+        raise OSError("the server has gone")
+
+
+def test_check_output(tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for good in ("file", "new", "a/b/new", "pipe"):
+        files.check_output(tmp_path / good, flag="out")
+    assert names(tmp_path) == ["file", "pipe"]  # it makes nothing
+    with pytest.raises(UsageError, match=r"^--json is '.*', which is a folder: give a file name$"):
+        files.check_output(tmp_path, flag="json")
+    with pytest.raises(UsageError, match=r"^--out is '.*/file/new', but '.*/file' is not a folder: choose another"):
+        files.check_output(tmp_path / "file/new", flag="out")
+
+
+def test_check_folder(tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for good in ("", "new", "a/b/new"):
+        files.check_folder(tmp_path / good, flag="out")
+    assert names(tmp_path) == ["file", "pipe"]
+    for bad, what in [("file", "a file"), ("pipe", "not a folder")]:
+        with pytest.raises(UsageError, match=rf"^--out is '.*/{bad}', which is {what}: give a folder$"):
+            files.check_folder(tmp_path / bad, flag="out")
+    with pytest.raises(UsageError, match=r"^--out is '.*/file/new', but '.*/file' is not a folder: choose another"):
+        files.check_folder(tmp_path / "file/new", flag="out")
+
+
+@pytest.mark.parametrize("check", [files.check_folder, files.check_output])
+def test_a_folder_without_write_permission(tmp_path, monkeypatch, check):
+    monkeypatch.setattr(files.os, "access", lambda place, mode: False)
+    with pytest.raises(UsageError, match=r"but this user may not write to the folder '.*': choose another place"):
+        check(tmp_path / "new", flag="out")
+
+
+def test_a_home_is_expanded_and_an_unknown_one_is_left(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.expand("~/out.csv") == pathlib.Path("/home/me/out.csv")
+    assert files.expand("~nobody-of-this-name/out.csv") == pathlib.Path("~nobody-of-this-name/out.csv")
+    assert files.expand("a~b") == pathlib.Path("a~b")

