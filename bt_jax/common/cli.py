@@ -180,6 +180,7 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.set_stderrthreshold("warning")
-    for name in ("orbax", "jax", "absl", "matplotlib"):
+    for name in ("orbax", "jax", "absl"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about a home that it cannot write to, and fonts
     warnings.filterwarnings("ignore", message="Sharding info not provided when restoring")
