@@ -6,7 +6,6 @@ and no message contains text of a file.
 
 import functools
 import io
-import itertools
 import logging
 import struct
 import warnings
@@ -15,12 +14,14 @@ from types import ModuleType
 from typing import Any
 
 from bt_jax.common.messages import Message
-from bt_jax.data.io import dicom_compression, dicom_display
-from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, inflate
+from bt_jax.data.io import dicom_compression, dicom_content, dicom_display
+from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, inflate, make_square
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
-    *_PIXELS, "Modality", "BodyPartExamined", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    *_PIXELS, "Modality", "BodyPartExamined", "SOPClassUID", "ImageType", "PixelSpacing", "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing", "PixelAspectRatio", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter",
     "WindowWidth", "VOILUTFunction", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
@@ -35,28 +36,10 @@ _PIXEL_TAG = b"\xe0\x7f\x10\x00"
 _SEQUENCES = (
     "ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 )  # fmt: skip
-_UNDEFINED = 2**32 - 1
 # Ten thousand frames with a hundred elements each are below both limits.
 _MOST_READS, _MOST_SEQUENCE_BYTES = 3_000_000, 2**25
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _ODD_DEFLATED = Message("dicom_deflated", "deflated DICOM files with an unusual header are not supported")
-
-_MODALITIES = {
-    "CT": Message("ct", "CT"),
-    "CR": Message("x_ray", "an X-ray"),
-    "DX": Message("x_ray", "an X-ray"),
-    "XA": Message("angiography", "an X-ray angiography"),
-    "RF": Message("fluoroscopy", "a fluoroscopy"),
-    "MG": Message("mammography", "a mammography"),
-    "US": Message("ultrasound", "an ultrasound"),
-    "NM": Message("scintigraphy", "a scintigraphy"),
-    "PT": Message("pet", "PET"),
-    "OP": Message("eye", "a photograph of the eye"),
-    "XC": Message("photograph", "a photograph"),
-    "SM": Message("microscopy", "microscopy"),
-    "ES": Message("endoscopy", "an endoscopy"),
-}
-_HEAD = ("BRAIN", "HEAD", "SKULL", "CRANI", "NEURO", "PITUIT", "SELLA", "CEREB")
 
 
 @functools.cache
@@ -102,7 +85,7 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
 
     The modality's rescaling or table turns stored values into measured values. The VOI table or the first window turns
     these into grey values 0..255 if it cuts anything off; otherwise `convert_to_grey` does. MONOCHROME1 is inverted, so
-    that larger values are brighter. Colours become grey as in other images.
+    that larger values are brighter. Colours become grey as in other images. Pixels that are not square become square.
 
     Raises:
       UnreadableError: the file is damaged, has no pixels, exceeds the limits, or needs another package.
@@ -116,12 +99,14 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
                 Message("dicom_no_end", "the DICOM file is truncated or damaged: its pixels have no end")
             )
         count = _check_header(library, dataset, limits=limits)
-        remarks = describe_unusual_content(str(dataset.get("Modality", "")), str(dataset.get("BodyPartExamined") or ""))
-        frames = library.pixels.iter_pixels(dataset)
+        remarks = _describe_content(dataset)
+        frames = dicom_compression.iterate_frames(library, dataset, count)
         done = 0
-        for done, pixels in enumerate(itertools.islice(frames, count), 1):
-            image, odd = dicom_display.render(library, pixels, dicom_display.FrameTags(dataset, done - 1))
-            yield Slice(image, done if count > 1 else None, (*remarks, *odd))
+        for done, pixels in enumerate(frames, 1):
+            frame = dicom_display.FrameTags(dataset, done - 1)
+            image, odd = dicom_display.render(library, pixels, frame)
+            image, stretched = make_square(image, aspect=dicom_display.get_aspect(frame), limits=limits)
+            yield Slice(image, done if count > 1 else None, (*remarks, *odd, *stretched))
     except UnreadableError:
         raise
     except Exception as error:
@@ -143,8 +128,8 @@ def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
     if is_deflated(content):
         content = _inflate_body(content, limits=limits)
     dataset = library.dcmread(_Bounded(content), force=True, specific_tags=list(_TAGS))
-    for name in _SEQUENCES:  # sequences of known length are parsed only on access
-        if name in dataset and (dataset.get_item(name).length or 0) % _UNDEFINED > _MOST_SEQUENCE_BYTES:
+    for name in _SEQUENCES:
+        if name in dataset and _count_unparsed_bytes(dataset.get_item(name)) > _MOST_SEQUENCE_BYTES:
             raise UnreadableError(Message("dicom_sequences", "the DICOM file has too much data about its frames"))
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
@@ -155,6 +140,18 @@ def _parse(library: ModuleType, content: bytes, *, limits: Limits) -> Any:
             else uid.ExplicitVRBigEndian
         )
     return dataset
+
+
+def _count_unparsed_bytes(element: Any) -> int:
+    """Counts the bytes of a sequence that pydicom parses only on access, and then without a limit.
+
+    Sequences of defined length are such. One of undefined length is parsed already, except what it contains.
+    """
+    if hasattr(element, "length"):  # a RawDataElement
+        return len(element.value or b"")
+    if element.VR != "SQ":
+        return 0
+    return sum(_count_unparsed_bytes(inner) for item in element.value for inner in item.values())
 
 
 class _Bounded(io.BytesIO):
@@ -179,6 +176,17 @@ def _inflate_body(content: bytes, *, limits: Limits) -> bytes:
     if _DEFLATED in body:
         raise UnreadableError(_ODD_DEFLATED)
     return content[:end].replace(_DEFLATED, plain) + body
+
+
+def _describe_content(dataset: Any) -> tuple[str, ...]:
+    """Returns remarks on what the file says it shows."""
+    image_type = dataset.get("ImageType") or ()
+    return dicom_content.describe_unusual_content(
+        str(dataset.get("Modality") or ""),
+        str(dataset.get("BodyPartExamined") or ""),
+        sop_class=str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""),
+        image_type=[image_type] if isinstance(image_type, str) else [str(value) for value in image_type],
+    )
 
 
 def _check_header(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
@@ -215,15 +223,3 @@ def _check_header(library: ModuleType, dataset: Any, *, limits: Limits) -> int:
         if there < needed and "422" not in str(dataset.get("PhotometricInterpretation")):
             raise UnreadableError(f"the DICOM file is truncated: it has {there:,} of {needed:,} bytes of pixels")
     return count
-
-
-def describe_unusual_content(modality: str, part: str) -> tuple[str, ...]:
-    """Returns remarks on the values of Modality and BodyPartExamined, which never contain their text."""
-    found: list[str] = []
-    kind = _MODALITIES.get(modality.strip().upper())
-    if kind:
-        text = "The file is marked as {modality}, not MRI: the model is trained on MRI only."
-        found.append(Message("other_modality", text, modality=kind))
-    if part.strip() and not any(name in part.upper() for name in _HEAD):
-        found.append(Message("other_part", "The file is marked as showing another body part than the head."))
-    return tuple(found)

@@ -5,6 +5,7 @@ photometric interpretation.
 """
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +28,7 @@ class FrameTags:
     def get(self, name: str, *, group: str) -> Any:
         """Returns the value of a tag, which enhanced files store in the sequence `group`."""
         for item in self.groups:
-            inner = item.get(group)
+            inner = item.get(group) if group else None
             if inner and inner[0].get(name) is not None:
                 return inner[0].get(name)
         return self.dataset.get(name)
@@ -35,6 +36,22 @@ class FrameTags:
     def get_number(self, name: str, *, group: str) -> float | None:
         """Returns the first value of a tag if it is a finite number."""
         return _parse_number(self.get(name, group=group))
+
+
+def get_aspect(frame: FrameTags) -> float | None:
+    """Returns the height of a pixel over its width, or None if the file does not say it."""
+    for name, group in (
+        ("PixelSpacing", "PixelMeasuresSequence"),
+        ("ImagerPixelSpacing", ""),
+        ("NominalScannedPixelSpacing", ""),
+        ("PixelAspectRatio", ""),
+    ):
+        value = frame.get(name, group=group)
+        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+            height, width = _parse_number(value[0]), _parse_number(value[1])
+            if height and width and height > 0 and width > 0:
+                return height / width
+    return None
 
 
 def render(library: ModuleType, pixels: np.ndarray, frame: FrameTags) -> tuple[np.ndarray, list[str]]:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from bt_jax.common.messages import Message
 from bt_jax.data.io import decode, dicom, nifti
+from bt_jax.data.io.other_kinds import find_other_kind
 from bt_jax.data.io.slices import Limits, Slice, UnreadableError, compact, inflate
 
 # Suffixes, in lower case, of the files that are read from a folder; the content decides the format.
@@ -16,34 +17,19 @@ START = 1024
 
 _GZIP = b"\x1f\x8b"
 _MORE_FRAMES = Message("more_frames", "The file has several frames, of which only the first was read.")
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"RIFF", b"P4", b"P5", b"P6")
-# Files that people mistake for images, and what to do about them.
-_OTHERS = (
-    (0, b"%PDF", Message("pdf", "not an image but a PDF document: export its pictures as PNG")),
-    (
-        0,
-        b"PK\x03\x04",
-        Message("zip", "not an image but a zip archive: unpack it"),
-    ),
-    (0, b"\x37\x7a\xbc\xaf\x27\x1c", Message("7z", "not an image but a 7z archive: unpack it")),
-    (0, b"Rar!", Message("rar", "not an image but a RAR archive: unpack it")),
-    (0, b"<", Message("markup", "not an image but text (HTML, XML or SVG): export the picture as PNG")),
-    (
-        0,
-        b"\x00\x00\x00\x0cjP  ",
-        Message("jpeg_2000", "a JPEG 2000 image outside of DICOM, which is not supported: convert it to PNG"),
-    ),
-    (
-        4,
-        b"ftyp",
-        Message(
-            "video_or_heic", "a video, or a HEIC or AVIF image, which are not supported: convert it to PNG or JPEG"
-        ),
-    ),
-    (0, b"\x93NUMPY", Message("numpy", "not an image but a NumPy array: save it as PNG or NIfTI")),
-    (0, b"\x89HDF", Message("hdf5", "not an image but an HDF5 or MATLAB file: save its images as PNG or NIfTI")),
-    (0, b"MATLAB", Message("matlab", "not an image but a MATLAB file: save its images as PNG or NIfTI")),
-    (0, b"8BPS", Message("photoshop", "not an image but a Photoshop document: export it as PNG")),
+_IMAGES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"BM",
+    b"II*\x00",
+    b"MM\x00*",
+    b"II+\x00",
+    b"MM\x00+",
+    b"RIFF",
+    b"P4",
+    b"P5",
+    b"P6",
 )
 
 
@@ -88,9 +74,12 @@ def read_slices(content: bytes, *, limits: Limits | None = None) -> Iterator[Sli
     start = content[:START]
     if content[:2] == _GZIP:
         content = inflate(content, window_bits=31, limits=limits)
-        if not nifti.is_nifti(content[:START]):
-            raise UnreadableError(Message("gzip", "compressed by gzip, but not a NIfTI volume: unpack it"))
-        return nifti.read(content, limits=limits)
+        start = content[:START]
+        if not nifti.is_nifti(start) and not dicom.is_dicom(start):
+            raise UnreadableError(
+                find_other_kind(content)
+                or Message("gzip", "compressed by gzip, but neither a NIfTI volume nor a DICOM file: unpack it")
+            )
     if nifti.is_nifti(start):
         return nifti.read(content, limits=limits)
     if dicom.is_dicom(start):
@@ -102,8 +91,5 @@ def _read_image(content: bytes, *, limits: Limits) -> Slice:
     try:
         image, more = decode.decode_first_frame(content, name="", max_pixels=limits.pixels)
     except decode.ImageError as error:
-        for place, magic, what in _OTHERS:
-            if content[place : place + len(magic)] == magic:
-                raise UnreadableError(what) from None
-        raise UnreadableError(error.reason) from None
+        raise UnreadableError(find_other_kind(content) or error.reason) from None
     return Slice(compact(image), None, (_MORE_FRAMES,) if more else ())

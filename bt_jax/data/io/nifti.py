@@ -10,11 +10,25 @@ from types import ModuleType
 import numpy as np
 
 from bt_jax.common.messages import Message
-from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, convert_to_grey
+from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, convert_to_grey, make_square
 
 # Spacing of an axis relative to the other axes, from which it counts as the slice axis.
 _THICK = 1.2
 _AXIAL = 2  # the axis from feet to head
+# NIfTI's codes of what the values are. Surfaces, matrices and connectivity (CIFTI) are no volumes of grey values.
+_NOT_VOLUMES = {
+    **dict.fromkeys((1004, 1005), Message("nifti_matrices", "matrices")),
+    **dict.fromkeys((1006, 1007, *range(2006, 2020)), Message("nifti_vectors", "vectors or deformations")),
+    **dict.fromkeys((1008, 1009, 1010, 2002, 2005), Message("nifti_surface", "a surface (GIFTI)")),
+    **dict.fromkeys((2001, 2003, 2004), Message("nifti_surface_values", "values on a surface (GIFTI)")),
+    **dict.fromkeys(range(3000, 3100), Message("nifti_cifti", "connectivity or values on a surface (CIFTI)")),
+}
+_CIFTI_EXTENSION = 32
+_DERIVED = {
+    **dict.fromkeys(range(2, 25), Message("statistic", "a statistical map")),
+    **dict.fromkeys((1001,), Message("statistic", "a statistical map")),
+    **dict.fromkeys((1002, 1003), Message("segmentation", "a segmentation")),
+}
 _FIRST_VOLUME = Message("first_volume", "The file has several volumes, of which only the first was read.")
 _NO_ORIENTATION = Message(
     "no_orientation", "The file does not define an orientation, so slices may be rotated or mirrored."
@@ -84,23 +98,39 @@ def _iterate_slices(library: ModuleType, content: bytes, *, limits: Limits) -> I
     shape = tuple(int(length) for length in volume.shape)
     _check(volume, shape, content, limits=limits)
     remarks = [_FIRST_VOLUME] if math.prod(shape[3:]) > 1 else []
+    derived = _DERIVED.get(int(volume.header["intent_code"]))
+    if derived:
+        text = "The file is marked as {modality}, not MRI: the model is trained on MRI only."
+        remarks.append(Message("other_modality", text, modality=derived))
     if len(shape) == 2:
-        yield Slice(_orient(np.asarray(volume.dataobj), (1, 1), swapped=False), None, tuple(remarks))
+        image = _orient(np.asarray(volume.dataobj), (1, 1), swapped=False)
+        image, stretched = make_square(image, aspect=_measure_aspect(volume, (0, 1)), limits=limits)
+        yield Slice(image, None, (*remarks, *stretched))
         return
     axis, order, directions, known = _find_orientation(library, volume)
     check_size(**_measure_frame(shape, axis), slices=shape[axis], limits=limits)
     if not known:
         remarks.append(_NO_ORIENTATION)
+    across, up = (number for number in range(3) if number != axis)
+    aspect = _measure_aspect(volume, (up, across) if order else (across, up))
     for index in range(shape[axis]):
         where = [slice(None)] * 3 + [0] * (len(shape) - 3)
         where[axis] = index  # type: ignore[call-overload]
         values = np.asarray(volume.dataobj[tuple(where)])
         number = index + 1 if shape[axis] > 1 else None
-        yield Slice(_orient(values, directions, swapped=order), number, tuple(remarks))
+        image, stretched = make_square(_orient(values, directions, swapped=order), aspect=aspect, limits=limits)
+        yield Slice(image, number, (*remarks, *stretched))
 
 
 def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Limits) -> None:
     """Raises `UnreadableError` for values that are not grey, and for a header that claims more than the file holds."""
+    header = volume.header  # type: ignore[attr-defined]
+    kind = _NOT_VOLUMES.get(int(header["intent_code"]))
+    if any(extension.get_code() == _CIFTI_EXTENSION for extension in header.extensions):
+        kind = _NOT_VOLUMES[3000]
+    if kind:
+        text = "the NIfTI file holds {kind}, not an image: convert it to a volume of grey values"
+        raise UnreadableError(Message("nifti_not_volume", text, kind=kind))
     dtype = np.dtype(volume.get_data_dtype())  # type: ignore[attr-defined]
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise UnreadableError(
@@ -154,6 +184,12 @@ def _find_orientation(library: ModuleType, volume: object) -> tuple[int, bool, t
     if swapped:
         first, second = second, first
     return axis, swapped, (int(axes[first, 1]), int(axes[second, 1])), known
+
+
+def _measure_aspect(volume: object, axes: tuple[int, int]) -> float | None:
+    """Returns the height of a pixel over its width, given the axes across and up; None if the file does not say it."""
+    across, up = (float(volume.header.get_zooms()[axis]) for axis in axes)  # type: ignore[attr-defined]
+    return up / across if 0 < across < math.inf and 0 < up < math.inf else None
 
 
 def _has_orientation(volume: object) -> bool:

@@ -4,12 +4,18 @@ import dataclasses
 import zlib
 
 import numpy as np
+from PIL import Image
 
 from bt_jax.common.messages import Message
 from bt_jax.data.io.decode import MAX_PIXELS, describe_too_many_pixels, scale_to_uint16
 
 # Larger values are not measurements, and their differences overflow.
 _LARGEST = 1e30
+_GZIP_BITS, _GZIP_MEMBER = 31, b"\x1f\x8b\x08"
+# Pixels whose sides differ by less than this count as square.
+_SAME_ASPECT = 0.01
+# A larger ratio of the sides of a pixel is a mistake.
+_LARGEST_ASPECT = 20.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,23 +80,59 @@ def check_size(*, width: int, height: int, slices: int, limits: Limits) -> None:
 
 
 def inflate(packed: bytes, *, window_bits: int, limits: Limits, start: int = 0) -> bytes:
-    """Decompresses a zlib stream, and never holds more than `unpacked_bytes` of the result."""
-    unpacker = zlib.decompressobj(window_bits)
-    try:
-        content = unpacker.decompress(memoryview(packed)[start:], limits.unpacked_bytes + 1)
-    except zlib.error:
-        raise UnreadableError(Message("packed_damaged", "the compressed content is damaged")) from None
-    if len(content) > limits.unpacked_bytes:
-        raise UnreadableError(
-            Message(
-                "unpacks_to_too_much",
-                "it decompresses to more than the limit of {limit} bytes",
-                limit=limits.unpacked_bytes,
+    """Decompresses zlib streams one after the other, and never holds more than `unpacked_bytes` of the result.
+
+    A gzip file may have several members (RFC 1952, 2.2). Whatever follows the last of them is ignored, as gzip does.
+    """
+    parts: list[bytes] = []
+    left = limits.unpacked_bytes + 1
+    rest = memoryview(packed)[start:]
+    while not parts or (window_bits == _GZIP_BITS and bytes(rest[:3]) == _GZIP_MEMBER):
+        unpacker = zlib.decompressobj(window_bits)
+        try:
+            parts.append(unpacker.decompress(rest, left))
+        except zlib.error:
+            raise UnreadableError(Message("packed_damaged", "the compressed content is damaged")) from None
+        left -= len(parts[-1])
+        if left <= 0:
+            raise UnreadableError(
+                Message(
+                    "unpacks_to_too_much",
+                    "it decompresses to more than the limit of {limit} bytes",
+                    limit=limits.unpacked_bytes,
+                )
             )
-        )
-    if not unpacker.eof:
-        raise UnreadableError(Message("packed_cut_off", "the compressed content is truncated"))
-    return content
+        if not unpacker.eof:
+            raise UnreadableError(Message("packed_cut_off", "the compressed content is truncated"))
+        rest = rest[len(rest) - len(unpacker.unused_data) :]
+    return b"".join(parts)
+
+
+def make_square(image: np.ndarray, *, aspect: float | None, limits: Limits) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Resamples an image with pixels that are not square, so that shapes look as they are.
+
+    Args:
+      image: [H, W] uint8 or uint16.
+      aspect: height of a pixel over its width; None if unknown.
+      limits: limits on pixels, which the result keeps.
+
+    Returns:
+      [H, W] of the same dtype, with interpolated values along the side with larger pixels; remarks.
+    """
+    # Scanners round the spacing, and a per cent cannot be seen.
+    if aspect is None or not abs(aspect - 1) >= _SAME_ASPECT:
+        return image, ()
+    if not 1 / _LARGEST_ASPECT <= aspect <= _LARGEST_ASPECT:
+        text = "The file claims implausibly elongated pixels, so its pixel spacing was ignored."
+        return image, (Message("odd_spacing", text),)
+    height, width = image.shape
+    stretched = max(1, aspect), max(1, 1 / aspect)
+    shrink = 1.0 if height * stretched[0] * width * stretched[1] <= limits.pixels else 1 / max(stretched)
+    size = max(1, round(width * stretched[1] * shrink)), max(1, round(height * stretched[0] * shrink))
+    if size == (width, height):
+        return image, ()
+    floats = Image.fromarray(image.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    return np.rint(np.asarray(floats)).astype(image.dtype), ()
 
 
 def convert_to_grey(values: np.ndarray) -> np.ndarray:

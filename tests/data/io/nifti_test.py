@@ -1,7 +1,10 @@
 """NIfTI volumes, slice by slice, as radiologists look at them."""
 
+import gzip
+import struct
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -88,13 +91,79 @@ def test_a_file_that_does_not_say_how_the_head_lies():
         ("two_files.nii", "in two files"),
         ("complex.nii", "complex"),
         ("cut_60_volume.nii.gz", "truncated"),
-        ("picture.nii.gz", "by gzip, but not a NIfTI volume"),
+        ("picture.nii.gz", "by gzip, but neither a NIfTI volume nor a DICOM file"),
         ("dimensions_of_200.nii", "damaged or unusual"),
     ],
 )
 def test_what_is_wrong_with_a_file(name, said):
     with pytest.raises(UnreadableError, match=said):
         list(file_reader.read_slices(hostile_inputs.corpus()[name]))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(1004, "matrices"), (1006, "vectors"), (1007, "vectors"), (2006, "vectors"), (1008, "a surface"),
+     (1009, "a surface"), (2001, "values on a surface"), (2005, "a surface"), (3001, "CIFTI"), (3012, "CIFTI")],
+)  # fmt: skip
+@pytest.mark.parametrize("version", [1, 2])
+def test_surfaces_and_connectivity_are_refused(code, kind, version):
+    with pytest.raises(UnreadableError, match=f"the NIfTI file holds .*{kind}.*, not an image"):
+        images(with_intent(code, version=version))
+
+
+def with_intent(code: int, *, version: int = 1) -> bytes:
+    """A volume whose header says what its values are."""
+    content = bytearray(nifti(VOLUME, AXIAL, version=version))
+    place, form = (68, "<h") if version == 1 else (504, "<i")
+    struct.pack_into(form, content, place, code)
+    return bytes(content)
+
+
+def test_connectivity_without_its_code_is_known_by_its_extension():
+    image = nibabel.Nifti2Image(np.zeros((1, 1, 1, 1, 8, 9), np.float32), np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(32, b"<CIFTI/>"))
+    with pytest.raises(UnreadableError, match="CIFTI"):
+        images(image.to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(3, "a statistical map"), (5, "a statistical map"), (1002, "a segmentation")]
+)
+def test_what_was_computed_from_images_is_remarked_on(code, kind):
+    for slice_ in file_reader.read_slices(with_intent(code)):
+        assert slice_.warnings == (f"The file is marked as {kind}, not MRI: the model is trained on MRI only.",)
+
+
+def test_voxels_that_are_not_square_become_square():
+    shapes = [
+        ([1, 2, 5], (12, 5)),  # axial: y is up
+        ([2, 1, 5], (6, 10)),
+        ([6, 1, 2], (8, 6)),  # sagittal: z is up
+        ([1, 6, 3], (12, 5)),  # coronal
+    ]
+    for spacing, shape in shapes:
+        found = images(nifti(VOLUME, np.diag([*spacing, 1.0])))
+        assert found[0].shape == shape
+    turned = nifti(
+        np.ascontiguousarray(VOLUME.transpose(1, 0, 2)),
+        np.array([[0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 5, 0], [0, 0, 0, 1.0]]),
+    )
+    np.testing.assert_array_equal(images(turned)[0], images(nifti(VOLUME, np.diag([1, 2, 5, 1.0])))[0])
+    flat = nibabel.Nifti1Image(VOLUME[:, :, 0], np.diag([1, 2, 1, 1.0]))
+    assert images(flat.to_bytes())[0].shape == (12, 5)
+
+
+def test_a_gzip_file_may_have_several_members():
+    content = nifti(VOLUME, AXIAL)
+    for cuts in ([100], [348, 400], range(10, len(content), 50)):
+        parts = [part.tobytes() for part in np.split(np.frombuffer(content, np.uint8), cuts)]
+        packed = b"".join(map(gzip.compress, parts))
+        for after in (b"", bytes(512), b"what gzip ignores"):
+            np.testing.assert_array_equal(images(packed + after)[3], axial(3))
+    with pytest.raises(UnreadableError, match="truncated"):
+        images(packed[:-9])
+    with pytest.raises(UnreadableError, match="more than the limit of 500 bytes"):
+        list(file_reader.read_slices(packed, limits=Limits(unpacked_bytes=500)))
 
 
 def test_limits():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bt_jax.data.io.slices import Limits, UnreadableError, check_size, compact, convert_to_grey, inflate
+from bt_jax.data.io.slices import Limits, UnreadableError, check_size, compact, convert_to_grey, inflate, make_square
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, max_side=6)
 
@@ -69,3 +69,29 @@ def test_no_more_is_unpacked_than_is_allowed():
         inflate(packed[:-3], window_bits=15, limits=Limits(), start=2)
     with pytest.raises(UnreadableError, match="damaged"):
         inflate(packed, window_bits=15, limits=Limits())
+
+
+def test_pixels_become_square_by_interpolation_along_the_longer_side():
+    image = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    tall, remarks = make_square(image, aspect=2.0, limits=Limits())
+    assert tall.shape == (6, 4) and tall.dtype == np.uint16 and remarks == ()
+    np.testing.assert_array_equal(tall[[0, -1]], image[[0, -1]])
+    assert (np.diff(tall.astype(int), axis=0) >= 0).all()
+    wide, _ = make_square(image, aspect=0.5, limits=Limits())
+    assert wide.shape == (3, 8)
+    constant = np.full((5, 7), 65535, np.uint16)
+    assert (make_square(constant, aspect=1.7, limits=Limits())[0] == 65535).all()
+
+
+@pytest.mark.parametrize("aspect", [None, 1.0, 0.995, 1.009, float("nan")])
+def test_square_pixels_are_left_as_they_are(aspect):
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert make_square(image, aspect=aspect, limits=Limits())[0] is image
+
+
+@given(st.floats(1e-3, 1e3), st.integers(1, 40), st.integers(1, 40))
+def test_square_pixels_keep_within_the_limits(aspect, height, width):
+    limits = Limits(pixels=height * width)
+    image, remarks = make_square(np.zeros((height, width), np.uint8), aspect=aspect, limits=limits)
+    assert image.size <= limits.pixels + height + width
+    assert [text.code for text in remarks] == (["odd_spacing"] if not 1 / 20 <= aspect <= 20 else [])
