@@ -8,6 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageOps
 
 from bt_jax.common.messages import Message
+from bt_jax.data.io import image_tags
 
 # Suffixes, in lower case, that count as images by name.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm"})
@@ -39,7 +40,8 @@ def decode_image(content: bytes, *, name: str) -> np.ndarray:
     """Decodes the first frame of an image file to grey, upright by its EXIF orientation.
 
     Colour becomes grey by ITU-R 601 (Pillow's L; the Y channel of a JPEG file). Transparency is composited over black.
-    32-bit integer and float images are scaled to uint16 by their own range.
+    32-bit integers, signed 16-bit integers and floats are scaled to uint16 by their own range. Signed 8-bit integers
+    are shifted.
 
     Args:
       content: the bytes of the file.
@@ -72,19 +74,29 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
             if image.format == "JPEG":
                 image.draft("L", None)  # type: ignore[arg-type]
             image.load()
-            array = np.ascontiguousarray(_convert_to_grey(_turn_upright(image)))
+            values = image_tags.correct_values(image, content)
+            shown = image if values is None else _replace_values(image, values)
+            array = np.ascontiguousarray(_convert_to_grey(_turn_upright(shown)))
             return array, _has_more_frames(image)
     except ImageError:
         raise
+    except image_tags.PixelsError as error:
+        raise ImageError(name, error.reason) from None
     except Image.UnidentifiedImageError:
-        raise ImageError(name, Message("unknown_format", "not an image in a known format")) from None
+        reason = image_tags.describe_rare_kind(content)
+        raise ImageError(name, reason or Message("unknown_format", "not an image in a known format")) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(
             name, Message("more_pixels", "the image has more pixels than the limit of {limit}", limit=limit)
         ) from None
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(name, Message("undecodable", "cannot be decoded: {reason}", reason=reason)) from error
+        # Pillow raises this for samples in planes of a kind that it has no way to unpack.
+        if content.startswith(b"\xff\xd8") or "unknown raw mode" in str(error):
+            rare = image_tags.describe_rare_kind(content)
+            if rare:
+                raise ImageError(name, rare) from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(name, Message("undecodable", "cannot be decoded: {reason}", reason=text)) from error
 
 
 def describe_too_many_pixels(width: int, height: int, limit: int) -> Message:
@@ -120,8 +132,21 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return image if orientation == 1 else ImageOps.exif_transpose(image)
 
 
+def _replace_values(image: Image.Image, values: np.ndarray) -> Image.Image:
+    """Makes a grey image of other values [H, W], with the orientation of the first."""
+    if values.dtype == np.int8:
+        values = (values.astype(np.int16) - min(int(values.min()), 0)).astype(np.uint8)
+    elif values.dtype != np.uint16:
+        values = scale_to_uint16(values.astype(np.float64))
+    made = Image.fromarray(np.ascontiguousarray(values))
+    made.info = {name: image.info[name] for name in ("exif",) if name in image.info}
+    return made
+
+
 def _convert_to_grey(image: Image.Image) -> np.ndarray:
     """Converts a loaded image in any mode to `[H, W]` uint8 or uint16."""
+    if image.mode == "La":  # premultiplied, which is the image over black
+        return np.asarray(image.getchannel("L"))
     if image.mode in ("I", "F"):
         return scale_to_uint16(np.asarray(image, np.float64))
     if image.mode.startswith("I;16"):
