@@ -43,7 +43,7 @@ ROOMS = {
 # The modules that know a library; no other imports it.
 OWNERS = {
     "clu": {"models.summary"},
-    "flask": {"serve.app", "serve.middleware"},
+    "flask": {"serve.app", "serve.forms", "serve.middleware"},
     "grain": {"data.pipeline"},
     "h5py": {"models.pretrained.keras_file"},
     "keras": {"benchmark.peers.keras_tensorflow"},
@@ -69,7 +69,7 @@ OWNERS = {
     "timm": {"benchmark.peers.onnx_runtime", "benchmark.peers.pytorch_timm"},
     "torch": {"benchmark.peers.onnx_runtime", "benchmark.peers.pytorch_timm"},
     "waitress": {"serve.server"},
-    "werkzeug": {"serve.middleware"},
+    "werkzeug": {"serve.forms", "serve.middleware"},
 }  # fmt: skip
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.

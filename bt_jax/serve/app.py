@@ -2,11 +2,10 @@
 
 import contextlib
 import functools
-import io
 import pathlib
 import threading
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import flask
 
@@ -18,6 +17,7 @@ from bt_jax.serve import i18n
 from bt_jax.serve.api import Api, RefusedError, RequestOptions, Upload
 from bt_jax.serve.counters import CONTENT_TYPE, Counters
 from bt_jax.serve.engine import Engine
+from bt_jax.serve.forms import FILE_FIELD, FormRequest
 from bt_jax.serve.middleware import CachedContent, PackageFile, add_error_handlers, add_request_checks, choose_language
 from bt_jax.serve.model_page import ModelPage
 from bt_jax.serve.settings import Settings
@@ -25,19 +25,6 @@ from bt_jax.serve.settings import Settings
 _FOLDER = pathlib.Path(__file__).parent
 _FIELDS = ("lang", "slice", "picture", "explain", "class")
 _LONGEST_NAME = 200  # characters of a file's name that are echoed
-
-
-class _Request(flask.Request):
-    """A request whose files stay in memory; werkzeug would write files above half a megabyte to disk."""
-
-    def _get_file_stream(
-        self,
-        total_content_length: int | None,
-        content_type: str | None,
-        filename: str | None = None,
-        content_length: int | None = None,
-    ) -> IO[bytes]:
-        return io.BytesIO()
 
 
 def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.Flask:
@@ -49,7 +36,7 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
       model_page: the facts and model cards to show.
     """
     app = flask.Flask(__name__, static_folder=None)
-    app.request_class = _Request
+    app.request_class = FormRequest
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config.update(
         MAX_CONTENT_LENGTH=settings.request_bytes,
@@ -104,7 +91,7 @@ def _take_place(places: threading.BoundedSemaphore, engine: Engine) -> Iterator[
 
 
 def _read_uploads(settings: Settings) -> list[Upload]:
-    found = flask.request.files.getlist("file")
+    found = flask.request.files.getlist(FILE_FIELD)
     if not found:
         raise RefusedError(400, Message("no_file", "send files in the field `file` of a form (multipart/form-data)"))
     if len(found) > settings.files:
@@ -120,7 +107,9 @@ def _read_options(engine: Engine) -> RequestOptions:
         if field not in _FIELDS:
             raise RefusedError(
                 400,
-                Message("unknown_field", "unknown field: the fields are {known}", known=", ".join(("file", *_FIELDS))),
+                Message(
+                    "unknown_field", "unknown field: the fields are {known}", known=", ".join((FILE_FIELD, *_FIELDS))
+                ),
             )
     explain = _read_choice("explain", attribution.METHODS)
     if explain and not engine.explains:

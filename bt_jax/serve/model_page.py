@@ -68,9 +68,7 @@ class ModelPage:
             number = self._add_picture(folder, str(token.attrGet("src") or ""))
             text = escape(token.content)
             return (
-                str(Markup('<img src="/model/{}.png" alt="{}" loading="lazy">').format(number, text))
-                if number
-                else text
+                str(Markup('<img src="model/{}.png" alt="{}" loading="lazy">').format(number, text)) if number else text
             )
 
         return render_image

@@ -33,7 +33,7 @@ function update() {
 }
 
 async function addSample() {
-  const content = await fetch("/sample.png").then((response) => response.blob(), () => ""); // the card then shows the error
+  const content = await fetch("sample.png").then((response) => response.blob(), () => ""); // the card then shows the error
   add([new File([content], "phantom.png", { type: "image/png" })], { sample: true });
 }
 

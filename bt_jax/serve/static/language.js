@@ -55,7 +55,7 @@ function relabel() {
   for (const button of document.querySelectorAll("[data-language]")) {
     button.setAttribute("aria-pressed", String(button.dataset.language === current));
   }
-  document.getElementById("about").href = `/model?lang=${current}`;
+  document.getElementById("about").href = `model?lang=${current}`;
 }
 
 for (const button of document.querySelectorAll("[data-language]")) {

@@ -17,7 +17,7 @@ export async function ask(file, fields, { busy = () => {}, begun = () => {} } = 
       for (const [name, value] of Object.entries(fields)) form.append(name, value);
       let response;
       try {
-        response = await fetch("/api/predict", { method: "POST", body: form });
+        response = await fetch("api/predict", { method: "POST", body: form });
       } catch {
         return { problem: "no_answer" };
       }
