@@ -42,11 +42,23 @@ def optimised_programs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A small run, never interrupted."""
+    """A run of `runs.small_config`, never interrupted."""
+    from bt_jax.training import train
+    from tests import runs
+
+    def make(folder: pathlib.Path) -> None:
+        assert train.train_and_evaluate(runs.small_config(), folder) == 0
+
+    return sharing.make_once(tmp_path_factory, "finished", make)
+
+
+@pytest.fixture(scope="session")
+def finished_efficientnet(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run of `runs.config`, never interrupted. It takes a minute to compile."""
     from bt_jax.training import train
     from tests import runs
 
     def make(folder: pathlib.Path) -> None:
         assert train.train_and_evaluate(runs.config(), folder) == 0
 
-    return sharing.make_once(tmp_path_factory, "finished", make)
+    return sharing.make_once(tmp_path_factory, "finished_efficientnet", make)

@@ -248,7 +248,7 @@ def workspace(request, archive, tmp_path) -> pathlib.Path:
     (tmp_path / "runs").mkdir()
     text = " ".join(request.getfixturevalue("block").commands)
     if "runs/first" in text and "--workdir=runs/first" not in text:
-        shutil.copytree(request.getfixturevalue("finished"), tmp_path / "runs" / "first")
+        shutil.copytree(request.getfixturevalue("finished_efficientnet"), tmp_path / "runs" / "first")
     return tmp_path
 
 

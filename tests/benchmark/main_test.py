@@ -63,6 +63,7 @@ def test_steps(tmp_path, mode):
     assert "ceiling" in printed and "bt_jax" in printed
 
 
+@pytest.mark.slow
 def test_stages(tmp_path):
     result, printed = measured(tmp_path, "stages", "--images=100")
     assert [stage["first_segment"] for stage in result["stages"]] == ["head", "top", "top"]

@@ -58,6 +58,7 @@ def test_a_forward_computes_what_evaluation_computes(monkeypatch):
     assert program.memory_bytes is not None and program.memory_bytes > 4 * parameters
 
 
+@pytest.mark.slow
 def test_programs_train_from_their_segment_up_on_one_state(monkeypatch):
     states = []
 

@@ -109,7 +109,11 @@ def supervisor(folder: pathlib.Path) -> "subprocess.Popen[bytes]":
 
 @pytest.mark.parametrize(
     ("sent", "received"),
-    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM)],
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        pytest.param(signal.SIGINT, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
 )
 def test_signals_are_passed_on(tmp_path: pathlib.Path, sent: signal.Signals, received: signal.Signals) -> None:
     started = supervisor(tmp_path)

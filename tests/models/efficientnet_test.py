@@ -24,6 +24,7 @@ def changed(before: Tree, after: Tree) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_prefix_and_suffix_compose_at_every_boundary(nano: Made) -> None:
     network, *trees = nano
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
@@ -42,6 +43,7 @@ def test_prefix_and_suffix_compose_at_every_boundary(nano: Made) -> None:
         np.testing.assert_allclose(suffix, whole, rtol=1e-4, atol=1e-5, err_msg=segment)
 
 
+@pytest.mark.slow
 def test_single_segments_compose() -> None:
     network, *trees = registry.create("efficientnet_lite1", classes=10)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
@@ -90,6 +92,7 @@ def test_each_segment_updates_its_own_statistics(nano: Made) -> None:
     assert after(tuple(jnp.asarray(flag) for flag in last)) == {"block_08", "top"}
 
 
+@pytest.mark.slow
 def test_traced_flags_equal_static_ones(nano: Made) -> None:
     network, params, batch_stats = nano
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
@@ -141,6 +144,7 @@ def test_unknown_model() -> None:
         registry.create("efficientnet_b9", classes=3)
 
 
+@pytest.mark.slow
 def test_without_batch_statistics_training_normalises_as_inference() -> None:
     network, params, stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), batch_statistics=False)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)

@@ -94,7 +94,7 @@ def views_of(view, records):
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize("segment", [HEAD, NAMES.index("block_02")])
+@pytest.mark.parametrize("segment", [pytest.param(HEAD, marks=pytest.mark.slow), NAMES.index("block_02")])
 def test_features_are_what_the_network_makes_of_the_views(tmp_path, segment):
     """Each row is the lower part's output for this view of this image; the upper part makes the same logits of it."""
     made, params, batch_stats = network()

@@ -29,7 +29,7 @@ def folder(finished, tmp_path):
 
 def test_training_leaves_the_report_to_what_follows(folder, finished):
     with run_folder.open_run(folder) as run:
-        setup = prepare(runs.config(), run)
+        setup = prepare(runs.small_config(), run)
         result = fit(setup, run)
         assert (result.status, result.progress.step) == (0, runs.STEPS)
         assert not [name for name in WRITTEN if (folder / name).exists()]
@@ -49,6 +49,6 @@ def test_temperature_and_ood_model_stand_before_the_report_is_written(folder, mo
 
     monkeypatch.setattr(module.run_report, "write", fail)
     with pytest.raises(OSError, match="the disk is full"), run_folder.open_run(folder) as run:
-        setup = prepare(runs.config(), run)
+        setup = prepare(runs.small_config(), run)
         finalise(setup, run, fit(setup, run))
     assert not (folder / "report").exists()

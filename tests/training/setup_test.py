@@ -17,7 +17,7 @@ def fresh(tmp_path_factory):
     """A fresh run that is prepared, and what the folder holds then."""
     folder = tmp_path_factory.mktemp("setup") / "run"
     with run_folder.open_run(folder) as run:
-        setup = prepare(runs.config(), run)
+        setup = prepare(runs.small_config(loss__label_smoothing=0.1), run)
         return setup, {path.name for path in folder.iterdir()}, run.checkpoints.latest_step
 
 
@@ -35,8 +35,8 @@ def test_fields_of_the_configuration_become_plain_values(fresh):
     assert len(setup.plan.stages) == 4
     assert setup.step.label_smoothing == 0.1 and setup.step.state_shardings is None
     assert setup.preprocessing.size == 32
-    assert setup.facts["title"] == "efficientnet_nano, fold 0 of 5"
-    assert setup.facts["model"] == "efficientnet_nano at 32x32 pixels"
+    assert setup.facts["title"] == "cnn, fold 0 of 5"
+    assert setup.facts["model"] == "cnn at 32x32 pixels"
     assert len(setup.facts["stages"]) == 4
     assert (len(setup.data.training), len(setup.data.validation), len(setup.data.testing)) == (80, 20, 16)
 
@@ -53,7 +53,7 @@ def test_a_run_with_a_checkpoint_goes_on_from_it(finished, fresh, tmp_path, caps
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     with run_folder.open_run(folder) as run:
-        setup = prepare(runs.config(), run)
+        setup = prepare(runs.small_config(), run)
     assert (setup.progress.step, setup.progress.stage, int(setup.state.step)) == (runs.STEPS, 4, runs.STEPS)
     assert f"resuming from step {runs.STEPS}, in stage 4" in capsys.readouterr().out
     assert setup.plan == fresh[0].plan and setup.description.class_names == fresh[0].description.class_names

@@ -102,6 +102,7 @@ def test_a_stage_moves_its_segments_and_nothing_else(first):
     assert np.isfinite(float(metrics["loss"]))
 
 
+@pytest.mark.slow
 def test_a_shared_program_equals_one_of_its_own():
     """Freezing at run time inside a deeper program is the same training as a program that ends at the stage's depth."""
     first, rate = DEEPEST + 1, 0.01
@@ -111,7 +112,7 @@ def test_a_shared_program_equals_one_of_its_own():
     # for the biases of a block's last BatchNorm when another BatchNorm follows.
     difference = jax.tree.map(lambda a, b: np.abs(a - b), shared.params, own.params)
     differences = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(difference)])
-    assert differences.max() < 0.1 * rate
+    assert np.quantile(differences, 0.999) < 1e-2 * rate
     assert differences.mean() < 1e-4 * rate
 
 
@@ -287,7 +288,9 @@ def test_one_device_and_four_train_alike(request):
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
 
 
-@pytest.mark.parametrize(("name", "options"), [("mlp", {}), ("cnn", {"filters": (2, 4)})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("mlp", {}), pytest.param("cnn", {"filters": (2, 4)}, marks=pytest.mark.slow)]
+)
 def test_networks_without_statistics_train_like_any_other(name, options):
     made, params, batch_stats = registry.create(
         name, classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.5, **options
