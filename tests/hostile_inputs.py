@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
 from tests import medical_files
+from tests.tiff_files import tiff
 
 
 def scan(height: int = 48, width: int = 64) -> np.ndarray:
@@ -90,6 +91,13 @@ def intact() -> dict[str, bytes]:
         exif[ExifTags.Base.Orientation] = orientation
         made[f"turned_{orientation}.jpg"] = image(grey, "JPEG", exif=exif)
     exif = Image.Exif()
+    made |= {
+        "inverted_deep.tif": tiff(deep, photometric=0),
+        "signed_bytes.tif": tiff(scan().view(np.int8)),
+        "big_endian_packed.tif": tiff(deep.astype(np.int32) - 9000, order=">", packed=True),
+        "planes.tif": tiff(np.asarray(colour), photometric=2, planes=True),
+        "deep.pgm": b"P5 64 48 65535\n" + deep.astype(">u2").tobytes(),
+    }
     exif[ExifTags.Base.Orientation] = 77
     made["turned_77.jpg"] = image(grey, "JPEG", exif=exif)
     return made | _intact_dicom(deep, np.asarray(colour)) | _intact_nifti()
@@ -143,6 +151,15 @@ def _intact_dicom(deep: np.ndarray, colour: np.ndarray) -> dict[str, bytes]:
         "no_extension": bare,
         "a_picture_by_its_name.jpg": bare,
     }
+    undefined = medical_files.dataset(grey, VOILUTSequence=[medical_files.table(np.arange(256), first=0, bits=8)])
+    undefined["VOILUTSequence"].is_undefined_length = True
+    made |= {
+        "sequences_of_undefined_length.dcm": medical_files.encoded(undefined),
+        "elongated.dcm": dicom(grey, PixelSpacing=[1, 2]),
+        "elongated_without_end.dcm": dicom(grey, PixelAspectRatio=[1, 2_000_000_000]),
+        "dose.dcm": dicom(grey, Modality="RTDOSE", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.2"),
+        "plain.dcm.gz": gzip.compress(bare, mtime=0),
+    }
     made["deflated.dcm"] = deflated(medical_files.dataset(grey, syntax="1.2.840.10008.1.2.1.99"))
     for name, syntax, content in (
         ("jpeg.dcm", "1.2.840.10008.1.2.4.50", image(kind="JPEG")),
@@ -158,6 +175,8 @@ def _intact_nifti() -> dict[str, bytes]:
     return {
         "volume.nii": nifti(volume, np.diag([1, 1, 5, 1.0])),
         "volume.nii.gz": nifti(volume, np.diag([1, 1, 5, 1.0]), packed=True),
+        "members.nii.gz": gzip.compress(nifti(volume)[:999], mtime=0) + gzip.compress(nifti(volume)[999:], mtime=0),
+        "elongated.nii": nifti(volume, np.diag([1, 3, 5, 1.0])),
         "volume_2.nii": nifti(volume, version=2),
         "floats.nii": nifti(volume.astype(np.float32) / 3),
         "doubles.nii": nifti(volume.astype(np.float64)),
@@ -238,6 +257,12 @@ def _mislabelled() -> dict[str, bytes]:
         "hdf5.png": b"\x89HDF\r\n\x1a\n" + bytes(200),
         "jpeg_2000.jpg": image(kind="JPEG2000"),
         "icon.png": b"\0\0\1\0\1\0\x10\x10" + bytes(300),
+        "volume.mgz": gzip.compress(struct.pack(">7i", 1, 4, 4, 4, 1, 3, 0) + bytes(512), mtime=0),
+        "volume.nrrd": b"NRRD0004\ntype: short\ndimension: 3\n",
+        "volume.mha": b"ObjectType = Image\nNDims = 3\n",
+        "surface.gii": b'<?xml version="1.0"?><GIFTI Version="1.0">',
+        "doubles.tif": tiff(scan().astype(np.float64)),
+        "12_bits.jpg": image(kind="JPEG").replace(b"\xff\xc0\x00\x0b\x08", b"\xff\xc1\x00\x0b\x0c"),
         "random.png": np.random.default_rng(5).bytes(5000),
         "magic_only.jpg": b"\xff\xd8\xff",
         "magic_only.tif": b"II*\0",
@@ -329,6 +354,7 @@ def _broken_nifti() -> dict[str, bytes]:
         "infinite_slope": (112, struct.pack("<ff", np.inf, 1)), "huge_slope": (112, struct.pack("<ff", 3e38, 3e38)),
         "affine_not_a_number": (280, struct.pack("<12f", *[np.nan] * 12)), "two_files": (344, b"ni1\0"),
         "other_order": (0, struct.pack(">i", 348)), "spacing_of_nothing": (76, bytes(32)),
+        "surface": (68, struct.pack("<h", 1009)), "connectivity": (68, struct.pack("<h", 3001)),
         "nowhere": (254, struct.pack("<h", 1) + bytes(72)),
     }  # fmt: skip
     made = {}

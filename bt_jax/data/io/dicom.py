@@ -21,15 +21,14 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
     *_PIXELS, "Modality", "BodyPartExamined", "SOPClassUID", "ImageType", "PixelSpacing", "ImagerPixelSpacing",
     "NominalScannedPixelSpacing", "PixelAspectRatio", "SamplesPerPixel", "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelPaddingValue", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter",
-    "WindowWidth", "VOILUTFunction", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "RedPaletteColorLookupTableDescriptor",
-    "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
-    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
-    "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
-    "SegmentedBluePaletteColorLookupTableData",
+    "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept",
+    "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
 )  # fmt: skip
 
 _PIXEL_TAG = b"\xe0\x7f\x10\x00"
@@ -69,9 +68,11 @@ def is_dicom(start: bytes) -> bool:
         return True
     # Without a preamble, the file starts with data elements of group 8, or of the file meta group 2.
     group, element, vr = start[0:2], start[2:4], start[4:6]
+    explicit = vr in (b"UL", b"UI", b"CS", b"OB", b"SH", b"DA")
+    if group == b"\x00\x08" and element[:1] == b"\x00":  # big-endian files are explicit
+        return explicit
     if group not in (b"\x08\x00", b"\x02\x00") or len(start) < 12 or element[1:] != b"\x00":
         return False
-    explicit = vr in (b"UL", b"UI", b"CS", b"OB", b"SH", b"DA")
     return explicit or struct.unpack("<I", start[4:8])[0] <= 256
 
 

@@ -10,10 +10,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bt_jax.common.messages import Message
-from bt_jax.data.io.slices import UnreadableError, convert_to_grey
+from bt_jax.data.io.slices import UnreadableError, convert_colour_to_grey, convert_to_grey
 
 
 class FrameTags:
@@ -61,7 +60,7 @@ def render(library: ModuleType, pixels: np.ndarray, frame: FrameTags) -> tuple[n
     if interpretation == "PALETTE COLOR":
         pixels = library.pixels.apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:
-        return _convert_colour(pixels), []
+        return convert_colour_to_grey(pixels), []
     values, about = _rescale(_replace_padding(dataset, pixels, inverted=interpretation == "MONOCHROME1"), frame)
     shown, odd = _apply_voi(values, frame)
     image = convert_to_grey(values) if shown is None else shown
@@ -73,18 +72,15 @@ def render(library: ModuleType, pixels: np.ndarray, frame: FrameTags) -> tuple[n
     return np.ascontiguousarray(image), [*about, *odd]
 
 
-def _convert_colour(pixels: np.ndarray) -> np.ndarray:
-    """Converts [H, W, 3] of unsigned integers to [H, W] by ITU-R 601, as for all other images."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
-    return convert_to_grey(np.rint(pixels.astype(np.float64) @ (0.299, 0.587, 0.114)))
-
-
 def _replace_padding(dataset: Any, pixels: np.ndarray, *, inverted: bool) -> np.ndarray:
-    """Replaces the padding in stored values [H, W] by the darkest stored value."""
+    """Replaces the padding, a value or a range of values, in stored values [H, W] by the darkest stored value."""
     value = _parse_number(dataset.get("PixelPaddingValue"))
-    padded = pixels == value
-    if value is None or not padded.any() or padded.all():
+    if value is None:
+        return pixels
+    limit = _parse_number(dataset.get("PixelPaddingRangeLimit"))
+    limit = value if limit is None else limit
+    padded = (pixels >= min(value, limit)) & (pixels <= max(value, limit))
+    if not padded.any() or padded.all():
         return pixels
     measured = pixels[~padded]
     return np.where(padded, measured.max() if inverted else measured.min(), pixels)

@@ -55,6 +55,8 @@ def correct_values(image: Image.Image, content: bytes) -> np.ndarray | None:
         return _correct_tiff(image)
     if image.format == "PNG":
         return _correct_png(image, depth=content[24])
+    if image.format == "PPM" and image.mode == "I":  # scaled to 16 bits
+        return np.asarray(image).astype(np.uint16)
     return None
 
 

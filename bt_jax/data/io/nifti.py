@@ -10,7 +10,15 @@ from types import ModuleType
 import numpy as np
 
 from bt_jax.common.messages import Message
-from bt_jax.data.io.slices import Limits, Slice, UnreadableError, check_size, convert_to_grey, make_square
+from bt_jax.data.io.slices import (
+    Limits,
+    Slice,
+    UnreadableError,
+    check_size,
+    convert_colour_to_grey,
+    convert_to_grey,
+    make_square,
+)
 
 # Spacing of an axis relative to the other axes, from which it counts as the slice axis.
 _THICK = 1.2
@@ -30,6 +38,9 @@ _DERIVED = {
     **dict.fromkeys((1002, 1003), Message("segmentation", "a segmentation")),
 }
 _FIRST_VOLUME = Message("first_volume", "The file has several volumes, of which only the first was read.")
+_COLOURS = Message(
+    "nifti_colours", "The volume has colours, as screenshots and computed maps have: the model is trained on MRI only."
+)
 _NO_ORIENTATION = Message(
     "no_orientation", "The file does not define an orientation, so slices may be rotated or mirrored."
 )
@@ -102,6 +113,8 @@ def _iterate_slices(library: ModuleType, content: bytes, *, limits: Limits) -> I
     if derived:
         text = "The file is marked as {modality}, not MRI: the model is trained on MRI only."
         remarks.append(Message("other_modality", text, modality=derived))
+    if _has_colours(np.dtype(volume.get_data_dtype())):
+        remarks.append(_COLOURS)
     if len(shape) == 2:
         image = _orient(np.asarray(volume.dataobj), (1, 1), swapped=False)
         image, stretched = make_square(image, aspect=_measure_aspect(volume, (0, 1)), limits=limits)
@@ -132,11 +145,9 @@ def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Li
         text = "the NIfTI file holds {kind}, not an image: convert it to a volume of grey values"
         raise UnreadableError(Message("nifti_not_volume", text, kind=kind))
     dtype = np.dtype(volume.get_data_dtype())  # type: ignore[attr-defined]
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+    if (dtype.kind not in "iuf" or dtype.itemsize > 8) and not _has_colours(dtype):
         raise UnreadableError(
-            Message(
-                "nifti_kind", "NIfTI volumes of colours, complex numbers or numbers above 64 bits are not supported"
-            )
+            Message("nifti_kind", "NIfTI volumes of complex numbers or numbers above 64 bits are not supported")
         )
     if not 2 <= len(shape) <= 7 or min(shape) <= 0:
         raise UnreadableError(Message("nifti_empty", "the NIfTI file has no slices"))
@@ -153,6 +164,11 @@ def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Li
         )
     if len(shape) == 2:
         check_size(width=shape[0], height=shape[1], slices=1, limits=limits)
+
+
+def _has_colours(dtype: np.dtype) -> bool:
+    """Returns whether values are colours of 8 bits, with or without transparency."""
+    return dtype.names is not None and dtype.names[:3] == ("R", "G", "B")
 
 
 def _measure_frame(shape: tuple[int, ...], axis: int) -> dict[str, int]:
@@ -202,5 +218,7 @@ def _orient(values: np.ndarray, directions: tuple[int, int], *, swapped: bool) -
     """Turns a slice [a, b] of the array upright: [H, W] uint8 or uint16."""
     if swapped:
         values = values.T
-    values = values[:: directions[0], :: directions[1]]  # to the right or front; to the front or head
-    return np.ascontiguousarray(convert_to_grey(np.flip(values).T))
+    values = np.flip(values[:: directions[0], :: directions[1]]).T  # to the right or front; to the front or head
+    if _has_colours(values.dtype):
+        return convert_colour_to_grey(np.stack([values["R"], values["G"], values["B"]], -1))
+    return np.ascontiguousarray(convert_to_grey(values))

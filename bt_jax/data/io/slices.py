@@ -157,6 +157,13 @@ def convert_to_grey(values: np.ndarray) -> np.ndarray:
     return compact((np.asarray(values, np.float64) - min(low, 0)).astype(np.uint16))
 
 
+def convert_colour_to_grey(values: np.ndarray) -> np.ndarray:
+    """Converts [H, W, 3] of unsigned integers to [H, W] uint8 or uint16 by ITU-R 601, as for all other images."""
+    if values.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(values)).convert("L"))
+    return convert_to_grey(np.rint(values.astype(np.float64) @ (0.299, 0.587, 0.114)))
+
+
 def compact(image: np.ndarray) -> np.ndarray:
     """Converts an image with at most 8 bits of information to uint8, and returns any other unchanged.
 

@@ -118,6 +118,14 @@ def test_places_without_a_measurement_are_dark():
     np.testing.assert_array_equal(image, np.where(empty, GREY[~empty].min(), GREY))
 
 
+@pytest.mark.parametrize(("value", "limit"), [(-2000, -1990), (-1990, -2000)])
+def test_padding_may_be_a_range(value, limit):
+    empty = GREY < 10
+    stored = np.where(empty, -2000 + GREY.astype(np.int16) % 7, GREY.astype(np.int16)).astype(np.int16)
+    image = one(dicom(stored, PixelPaddingValue=value, PixelPaddingRangeLimit=limit)).image
+    np.testing.assert_array_equal(image, np.where(empty, GREY[~empty].min(), GREY))
+
+
 @pytest.mark.parametrize("tags", [{}, {"PlanarConfiguration": 1}])
 def test_colours_become_grey_as_in_a_png(tags):
     colour = np.stack([GREY, GREY[::-1], 255 - GREY], -1)

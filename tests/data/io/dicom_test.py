@@ -1,5 +1,6 @@
 """DICOM files as a viewer shows them, and what never leaves them."""
 
+import gzip
 import io
 import subprocess
 import sys
@@ -71,6 +72,22 @@ def test_frames_are_slices():
                                   "tiff_in_the_preamble.dcm", "gif_and_dicom"])  # fmt: skip
 def test_however_the_file_is_written_the_pixels_are_the_same(name):
     np.testing.assert_array_equal(one(hostile_inputs.corpus()[name]).image, GREY)
+
+
+def test_big_endian_without_a_preamble():
+    made = medical_files.dataset(DEEP.byteswap(), syntax="1.2.840.10008.1.2.2")
+    content = medical_files.encoded(made, implicit_vr=False, little_endian=False)
+    np.testing.assert_array_equal(one(content).image, DEEP)
+    start = content.index(b"\x00\x08\x00")  # the first data element after the file meta information
+    np.testing.assert_array_equal(one(content[start:]).image, DEEP)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_file_compressed_by_gzip_is_read(members):
+    content = dicom(DEEP)
+    parts = np.array_split(np.frombuffer(content, np.uint8), members)
+    packed = b"".join(gzip.compress(part.tobytes()) for part in parts)
+    np.testing.assert_array_equal(one(packed).image, DEEP)
 
 
 def test_what_is_no_mri_of_a_head_is_said():

@@ -194,6 +194,13 @@ def test_rare_kinds_of_jpeg_are_not_called_damaged(marker, bits):
             reason(bytes(content), name="x")
 
 
+@pytest.mark.parametrize("highest", [1, 100, 255, 1023, 4095, 65535])
+def test_pgm_of_every_depth_keeps_its_black(highest):
+    values = np.rint((0.2 + 0.7 * RAMP) * highest).astype(">u2")
+    stored = values.tobytes() if highest > 255 else values.astype(np.uint8).tobytes()
+    check_share_of_white(b"P5 32 24 %d\n" % highest + stored, values / highest)
+
+
 def test_big_tiff_is_recognised():
     assert file_reader.is_recognised(b"II+\0\x08\0\0\0" + bytes(400))
     assert file_reader.is_recognised(b"MM\0+\0\x08\0\0" + bytes(400))

@@ -7,6 +7,7 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import Limits, UnreadableError
@@ -132,6 +133,18 @@ def test_connectivity_without_its_code_is_known_by_its_extension():
 def test_what_was_computed_from_images_is_remarked_on(code, kind):
     for slice_ in file_reader.read_slices(with_intent(code)):
         assert slice_.warnings == (f"The file is marked as {kind}, not MRI: the model is trained on MRI only.",)
+
+
+@pytest.mark.parametrize("channels", ["RGB", "RGBA"])
+def test_colours_become_grey_with_a_warning(channels):
+    kind = np.dtype([(name, "u1") for name in channels])
+    coloured = np.zeros(VOLUME.shape, kind)
+    coloured["R"], coloured["G"], coloured["B"] = VOLUME * 2, VOLUME, VOLUME // 2
+    found = list(file_reader.read_slices(nibabel.Nifti1Image(coloured, AXIAL).to_bytes()))
+    for z, slice_ in enumerate(found):
+        colour = np.stack([axial(z) * 2, axial(z), axial(z) // 2], -1).astype(np.uint8)
+        np.testing.assert_array_equal(slice_.image, np.asarray(Image.fromarray(colour).convert("L")))
+        assert [warning.code for warning in slice_.warnings] == ["nifti_colours"]
 
 
 def test_voxels_that_are_not_square_become_square():
