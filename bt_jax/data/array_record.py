@@ -22,13 +22,12 @@ import numpy as np
 
 from bt_jax.common import files, locks
 from bt_jax.common.errors import UsageError
-from bt_jax.data import class_labels, fingerprints, kaggle_patients, splits
+from bt_jax.data import class_labels, fingerprints, groups_table, kaggle_patients, splits
 from bt_jax.data.io.decode import ImageError, decode_image
 from bt_jax.data.records import Index, Records, Source, StringArray, factorize
 
 DESCRIPTION_FILE = "bt_jax.json"
 SCHEMA = 1
-GROUPS_FILE = "groups.csv"
 _BLOCK = 1024  # images whose facts are stored in one file; an interrupted conversion loses at most one block
 _NAME, _VERSION = "images", "1.0.0"
 
@@ -171,7 +170,7 @@ def prepare(
         groups, patients = source.groups, source.patients
         if groups or patients:
             rows = [(path, groups.get(path, ""), patients.get(path, "")) for path in sorted({**groups, **patients})]
-            files.write_csv(data / GROUPS_FILE, ("path", "group", "patient"), rows)
+            files.write_csv(data / groups_table.FILE, ("path", "group", "patient"), rows)
         content = {
             "schema": SCHEMA,
             "description": source.description,

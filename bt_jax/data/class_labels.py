@@ -33,12 +33,13 @@ def canonicalise(folder: str) -> str:
 def map_folders_to_classes(folders: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
     """Returns the class names of a set of class folders in label order, and the class number of each folder.
 
-    If all folders belong to the four brain tumour classes and at least one is a tumour, the class names are these four,
-    even if some are absent. Otherwise the class names are the folder names in alphabetical order. So common words among
-    the aliases (`none`, `normal`, `no`) are recognised only next to tumour classes.
+    If all folders belong to the four brain tumour classes and at least one is a tumour, the class names are those of
+    the four that are present, in their order. Otherwise the class names are the folder names in alphabetical order. So
+    common words among the aliases (`none`, `normal`, `no`) are recognised only next to tumour classes.
     """
     folders = sorted(set(folders))
     names = {canonicalise(folder) for folder in folders}
     if names <= set(BRAIN_TUMOR_CLASSES) and names != {"no_tumor"}:
-        return BRAIN_TUMOR_CLASSES, {folder: BRAIN_TUMOR_CLASSES.index(canonicalise(folder)) for folder in folders}
+        present = tuple(name for name in BRAIN_TUMOR_CLASSES if name in names)
+        return present, {folder: present.index(canonicalise(folder)) for folder in folders}
     return tuple(folders), {folder: i for i, folder in enumerate(folders)}

@@ -1,24 +1,24 @@
 """Sources of images: a folder, the Kaggle zip, a prepared data set, or phantoms, all as records of labelled files."""
 
-import csv
 import dataclasses
-import io
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
+
+import numpy as np
 
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
-from bt_jax.data import array_record, class_labels, splits
-from bt_jax.data.io.zip_files import ZipReader
+from bt_jax.data import array_record, class_labels, folder_layout, groups_table, splits
+from bt_jax.data.folder_layout import Layout
+from bt_jax.data.groups_table import GroupsTable
+from bt_jax.data.io.listing import Listing, list_folder, list_zip
 from bt_jax.data.phantom_source import open_phantoms
-from bt_jax.data.records import Record, Source
+from bt_jax.data.records import TESTING, TRAINING, Record, Source
 
-SPLITS = {"training": "Training", "train": "Training", "testing": "Testing", "test": "Testing"}
 DEFAULT_DIRECTORY = "data/brain_tumor_mri"
 KAGGLE_DATASET = "sartajbhuvaji/brain-tumor-classification-mri"
-GROUPS_FILE = array_record.GROUPS_FILE
 SOURCES = ("auto", "folder", "phantoms")
 
 
@@ -55,6 +55,17 @@ def open_source(
         f"images, or put them at {DEFAULT_DIRECTORY} ({reason})"
     )
     return dataclasses.replace(phantoms, warnings=(warning,))
+
+
+def use_classes(source: Source, class_names: tuple[str, ...]) -> Source:
+    """Returns the source with its labels as numbers of other classes, which include its own."""
+    number = np.array([class_names.index(name) for name in source.class_names], np.int32)
+    if source.index is not None:
+        records = dataclasses.replace(source.index.records, labels=number[source.index.records.labels])
+        index = dataclasses.replace(source.index, records=records)
+        return dataclasses.replace(source, class_names=class_names, records=records, index=index)
+    renumbered = tuple(Record(record.path, int(number[record.label]), record.split) for record in source.records)
+    return dataclasses.replace(source, class_names=class_names, records=renumbered)
 
 
 def check_source(source: str, *, directory: str | None) -> None:
@@ -110,18 +121,11 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
     if array_record.is_prepared(path):
         return _open_prepared(path, class_names=class_names)
     if path.is_dir():
-        names, folders = _list_contents(path)
-        layout = _Layout.read(names, folders, where=path)
-        return layout.to_source(lambda name: (path / name).read_bytes(), kind="folder", class_names=class_names)
+        return _open_listing(list_folder(path), class_names=class_names)
     _check_exists(path, field=field)
     if not zipfile.is_zipfile(path):
         raise UsageError(f"{field} is {str(path)!r}, which is neither a folder nor a zip")
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    names = [entry.filename for entry in entries if not entry.is_dir()]
-    folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
-    layout = _Layout.read(names, folders, where=path)
-    return layout.to_source(ZipReader(path), kind="zip", class_names=class_names)
+    return _open_listing(list_zip(path), class_names=class_names)
 
 
 def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -> Source:
@@ -129,19 +133,25 @@ def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -
     own = tuple(description["class_names"])
     if class_names is None and not index.records.training.any():
         raise UsageError(f"{path} has no images of Training: there is nothing to train on")
-    if class_names is not None:
-        number = array_record.map_classes(own, class_names, where=str(path))
-        records = dataclasses.replace(index.records, labels=number[index.records.labels])
-        index = dataclasses.replace(index, records=records)
-    table, name = b"path,group", path / GROUPS_FILE
+    present = np.unique(index.records.labels[index.records.training if class_names is None else slice(None)]).tolist()
+    wanted = class_names or tuple(own[label] for label in present)
+    if wanted != own:
+        number = np.full(len(own), -1, np.int32)
+        number[present] = array_record.map_classes([own[label] for label in present], wanted, where=str(path))
+        labels = number[index.records.labels]
+        if (labels < 0).any():
+            absent = own[int(index.records.labels[labels < 0][0])]
+            raise UsageError(f"{path}: {absent!r} in Testing is none of the classes {', '.join(wanted)} of Training")
+        index = dataclasses.replace(index, records=dataclasses.replace(index.records, labels=labels))
+    table, name = GroupsTable({}, {}), path / groups_table.FILE
     if name.exists() and len(index) <= splits.MAX_COMPARED:  # larger sets have this in the index
-        table = name.read_bytes()
+        table = groups_table.parse(name.read_bytes(), name=str(name))
     return Source(
         description=f"{description['description']}, prepared in {path}",
-        class_names=class_names or own,
+        class_names=wanted,
         records=index.records,
-        groups=parse_groups(table, name=str(name)),
-        patients=parse_patients(table, name=str(name)),
+        groups=table.groups,
+        patients=table.patients,
         read=reader,
         synthetic=description["synthetic"],
         divided=description["divided"],
@@ -149,143 +159,95 @@ def _open_prepared(path: pathlib.Path, *, class_names: tuple[str, ...] | None) -
     )
 
 
-def _list_contents(path: pathlib.Path) -> tuple[list[str], list[str]]:
-    """Lists files and folders below a folder, relative to it. Follows links to folders, which `rglob` does not."""
-    names: list[str] = []
-    folders: list[str] = []
-    for folder, below, inside in os.walk(path, followlinks=True):
-        here = pathlib.Path(folder).relative_to(path)
-        folders += [(here / name).as_posix() for name in below]
-        names += [(here / name).as_posix() for name in inside]
-    return names, folders
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """The files of a folder or zip, by their role."""
-
-    where: pathlib.Path
-    prefix: str  # folder that everything else is relative to, with a slash at the end, or empty
-    nested: bool  # class folders are inside Training and Testing, not at the top level
-    images: list[tuple[str, str, str]]  # split, class folder, path
-    empty: list[tuple[str, str, str]]  # the same for class folders without files
-    has_groups: bool
-    warnings: list[str]
-
-    @classmethod
-    def read(cls, names: list[str], folders: list[str], *, where: pathlib.Path) -> "_Layout":
-        """Locates every file; ignores hidden files and those of the operating system."""
-        files = [name for name in names if not _is_hidden(name)]
-        prefix = _find_prefix(files)
-        files = sorted(name.removeprefix(prefix) for name in files)
-        folders = sorted(folder.removeprefix(prefix) for folder in folders if not _is_hidden(folder))
-        nested = any(name.split("/")[0].lower() in SPLITS for name in files + folders)
-        images = [(*place, name) for name in files if (place := _locate(name, nested=nested))]
-        if not images:
-            raise UsageError(f"{where} holds no images in class folders: expected Training/<class>/<image>")
-        full = {(split, folder) for split, folder, _ in images}
-        empty = [
-            (*place, folder)
-            for folder in folders
-            if (place := _locate(f"{folder}/", nested=nested)) and place not in full
+def _open_listing(listing: Listing, *, class_names: tuple[str, ...] | None) -> Source:
+    """Opens a folder or zip of class folders."""
+    layout = folder_layout.find_layout(listing, class_names=class_names)
+    where = f"{listing.title}/{layout.root}".rstrip("/")
+    warnings = [*listing.warnings, *layout.warnings]
+    if class_names is None:
+        class_names, number = _list_training_classes(layout, where=where)
+        warnings += [
+            f"{where}/{folder.path} is empty: {folder.name} is not evaluated"
+            for folder in layout.empty
+            if folder.split == TESTING
         ]
-        elsewhere = sum("/" in name for name in files) - len(images)
-        warnings = [f"{elsewhere} files in {where} are outside of class folders: left out"] if elsewhere else []
-        return cls(where, prefix, nested, images, empty, GROUPS_FILE in files, warnings)
-
-    def to_source(self, read: Callable[[str], bytes], *, kind: str, class_names: tuple[str, ...] | None) -> Source:
-        warnings = list(self.warnings)
-        if class_names is None:
-            class_names, number = self._list_training_classes()
-            warnings += [f"{self.where / path} is empty: {folder} is not evaluated" for _, folder, path in self.empty]
-            if all(split == "Training" for split, _, _ in self.images):
-                warnings.append(f"{self.where} has no Testing folder: the report covers the validation images only")
-        else:
-            number = {name: i for i, name in enumerate(class_names)}
-        number = self._number_folders(number, class_names)
-        groups_path = self.prefix + GROUPS_FILE
-        table = read(groups_path) if self.has_groups else b"path,group"
-        name = str(self.where / groups_path)
-        return Source(
-            description=f"{kind} {self.where}",
-            class_names=class_names,
-            records=tuple(Record(path, number[folder], split) for split, folder, path in self.images),
-            groups=parse_groups(table, name=name),
-            patients=parse_patients(table, name=name),
-            read=lambda path: read(self.prefix + path),
-            warnings=tuple(warnings),
-            divided=self.nested,
+        missing = [name for name in class_labels.BRAIN_TUMOR_CLASSES if name not in class_names]
+        if set(class_names) < set(class_labels.BRAIN_TUMOR_CLASSES):
+            warnings.append(
+                f"{where} has no images of {', '.join(missing)}: the classes are {', '.join(class_names)} alone"
+            )
+        if all(folder.split == TRAINING for folder in layout.folders):
+            warnings.append(
+                f"{where} has no Testing folder with class folders: the report covers the validation images only"
+            )
+    else:
+        number = {name: i for i, name in enumerate(class_names)}
+    number = _number_folders(layout, number, class_names, where=where)
+    label = {file: (number[folder.name], folder.split) for folder in layout.folders for file in folder.files}
+    repeated = listing.find_repeated([layout.root + path for path in label])
+    if repeated:
+        warnings.append(
+            f"links in {listing.title} to images that are counted already ({len(repeated)}), such as {min(repeated)}: "
+            f"left out"
         )
-
-    def _list_training_classes(self) -> tuple[tuple[str, ...], dict[str, int]]:
-        for split, _, path in self.empty:
-            if split == "Training":
-                raise UsageError(f"{self.where / path} is an empty class folder: put images there or remove it")
-        training = {folder for split, folder, _ in self.images if split == "Training"}
-        if not training:
-            raise UsageError(f"{self.where} has no images in Training/<class>/: there is nothing to train on")
-        return class_labels.map_folders_to_classes(training)
-
-    def _number_folders(self, number: dict[str, int], class_names: tuple[str, ...]) -> dict[str, int]:
-        """Returns the class number of every folder; Testing folders may be aliases."""
-        known = {class_names[i]: i for i in sorted(number.values())}
-        number = dict(number)
-        for _, folder, path in self.images:
-            if folder not in number:
-                if class_labels.canonicalise(folder) not in known:
-                    raise UsageError(f"{self.where / path}: {folder!r} is none of the classes {', '.join(known)}")
-                number[folder] = known[class_labels.canonicalise(folder)]
-        return number
-
-
-def _locate(path: str, *, nested: bool) -> tuple[str, str] | None:
-    """Returns split and class folder of a file, or None if it is elsewhere. Top-level class folders are Training."""
-    parts = path.split("/")
-    if nested and len(parts) == 3 and parts[0].lower() in SPLITS:
-        return SPLITS[parts[0].lower()], parts[1]
-    return ("Training", parts[0]) if not nested and len(parts) == 2 else None
-
-
-def _is_hidden(name: str) -> bool:
-    parts = name.split("/")
-    return (
-        any(part.startswith(".") for part in parts)
-        or parts[0] == "__MACOSX"
-        or parts[-1].lower() in ("thumbs.db", "desktop.ini")
+    records = tuple(Record(path, *label[path]) for path in sorted(label) if layout.root + path not in repeated)
+    table = _read_groups(listing, layout, [record.path for record in records])
+    return Source(
+        description=f"{listing.kind} {listing.title}",
+        class_names=class_names,
+        records=records,
+        groups=table.groups,
+        patients=table.patients,
+        read=lambda path: listing.read(layout.root + path),
+        warnings=(*warnings, *table.warnings),
+        divided=layout.divided,
     )
 
 
-def _find_prefix(names: list[str]) -> str:
-    """Finds the folder, if any, that contains Training (else Testing); archives often wrap everything in one."""
-    for split in ("Training", "Testing"):
-        for name in names:
-            parts = name.split("/")
-            for depth, part in enumerate(parts[:-1]):
-                if SPLITS.get(part.lower()) == split:
-                    return "/".join(parts[:depth]) + "/" if depth else ""
-    return ""
+def _read_groups(listing: Listing, layout: Layout, paths: Sequence[str]) -> GroupsTable:
+    """Reads the `groups.csv` beside the class folders' root, or beside one of the folders around that."""
+    parts = layout.root.split("/")[:-1]
+    for depth in range(len(parts), -1, -1):
+        folder = "".join(f"{part}/" for part in parts[:depth])
+        path = folder + groups_table.FILE
+        if path in listing.names:
+            name, prefix = f"{listing.title}/{path}", layout.root.removeprefix(folder)
+            return groups_table.parse(listing.read(path), name=name, paths=paths, prefix=prefix)
+    elsewhere = sorted(path for path in listing.names if path.endswith(f"/{groups_table.FILE}"))
+    if not elsewhere:
+        return GroupsTable({}, {})
+    line = (
+        f"{listing.title}/{elsewhere[0]} is not used: move it to {listing.title}/{layout.root}, with paths relative to "
+        f"that folder"
+    )
+    return GroupsTable({}, {}, (line,))
 
 
-def parse_groups(content: bytes, *, name: str) -> dict[str, str]:
-    """Parses `groups.csv`, a table with the columns `path` and `group`, as path -> group."""
-    return {path: group for path, group in _parse_column(content, name=name, column="group").items() if group}
+def _list_training_classes(layout: Layout, *, where: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    for folder in layout.empty:
+        if folder.split == TRAINING and folder.below:
+            raise UsageError(
+                f"{where}/{folder.path} holds its images in folders of its own, such as {folder.below}: move them "
+                f"directly into {folder.path}"
+            )
+        if folder.split == TRAINING:
+            raise UsageError(f"{where}/{folder.path} is an empty class folder: put images there or remove it")
+    training = {folder.name for folder in layout.folders if folder.split == TRAINING}
+    if not training:
+        raise UsageError(f"{where} has no images in Training/<class>/: there is nothing to train on")
+    return class_labels.map_folders_to_classes(training)
 
 
-def parse_patients(content: bytes, *, name: str) -> dict[str, str]:
-    """Parses `groups.csv` as path -> patient key, empty if unknown; without a column `patient`, groups are the keys."""
-    patients = _parse_column(content, name=name, column="patient")
-    return patients if patients else parse_groups(content, name=name)
-
-
-def _parse_column(content: bytes, *, name: str, column: str) -> dict[str, str]:
-    """Parses a column of `groups.csv` by path; empty if there is no such column."""
-    try:
-        table = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
-        missing = {"path", "group"} - set(table.fieldnames or ())
-        if missing:
-            raise UsageError(f"{name} is not a table with the columns path and group: {min(missing)} is missing")
-        if column not in (table.fieldnames or ()):
-            return {}
-        return {row["path"]: row[column] or "" for row in table}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{name} is not a table with the columns path and group: {error}") from None
+def _number_folders(
+    layout: Layout, number: dict[str, int], class_names: tuple[str, ...], *, where: str
+) -> dict[str, int]:
+    """Returns the class number of every folder; Testing folders may be aliases."""
+    known = {class_names[i]: i for i in sorted(number.values())}
+    number = dict(number)
+    for folder in layout.folders:
+        if folder.name not in number:
+            name = class_labels.canonicalise(folder.name)
+            if name not in known:
+                raise UsageError(f"{where}/{folder.path}: {folder.name!r} is none of the classes {', '.join(known)}")
+            number[folder.name] = known[name]
+    return number

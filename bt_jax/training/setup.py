@@ -7,6 +7,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from bt_jax.common import caches
+from bt_jax.common.errors import UsageError
 from bt_jax.data import leakage, sources
 from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.partition import Partition, divide
@@ -160,6 +161,11 @@ def _load_data(config: ml_collections.ConfigDict, run: OpenRun, start: Start) ->
     )
     for warning in source.warnings:
         say(f"warning: {warning}")
+    if len(source.class_names) < 2:
+        raise UsageError(f"{source.description} has images of one class only, {source.class_names[0]}: add another one")
+    if start.class_names is not None and set(source.class_names) < set(start.class_names):
+        # Runs of earlier versions had all four classes of the brain tumour set, even without images of some.
+        source = sources.use_classes(source, start.class_names)
     if source.notice:
         say(f"warning: {source.notice}")
     data = divide(

@@ -42,10 +42,12 @@ class Start(Protocol):
     Attributes:
       is_resumed: whether the run has been trained before.
       preprocessing: of the images.
+      class_names: those that the run began with; None before it begins.
     """
 
     is_resumed: bool
     preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
 
     def create_model(self, data: Partition) -> StartingModel:
         """Creates the network and the parameters to start with."""
@@ -65,6 +67,7 @@ class FreshStart:
     """
 
     is_resumed = False
+    class_names: tuple[str, ...] | None = None
 
     def __init__(self, weights: Weights, *, options: Mapping[str, Any], preprocess: Mapping[str, Any], seed: int):
         self._weights, self._options, self._seed = weights, options, seed
@@ -113,6 +116,7 @@ class ResumedStart:
         self._description = ModelDescription.from_dict(metadata["model"])
         self._progress = Progress.from_dict(metadata["progress"])
         self.preprocessing = Preprocessing.from_dict(self._description.preprocessing)
+        self.class_names: tuple[str, ...] | None = self._description.class_names
 
     def create_model(self, data: Partition) -> StartingModel:
         """Creates the network with random weights, which `load_state` replaces."""
