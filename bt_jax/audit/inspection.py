@@ -46,14 +46,14 @@ _LARGEST_ASPECT = 2.0
 _GREY_TOLERANCE = 8  # grey levels between channels of a reduced image; JPEG compression of grey makes less
 _FLAT = 2.0  # standard deviation in grey levels
 _SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jpe"},
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp"},
     "PNG": {".png"},
-    "BMP": {".bmp"},
-    "DIB": {".bmp"},
+    "BMP": {".bmp", ".dib"},
+    "DIB": {".bmp", ".dib"},
     "TIFF": {".tif", ".tiff"},
     "WEBP": {".webp"},
     "GIF": {".gif"},
-    "PPM": {".pgm", ".ppm"},
+    "PPM": {".pgm", ".ppm", ".pnm", ".pbm"},
 }
 _LONGER_SIDE = 256  # pixels, of the copy in which the head is searched
 _IN_FLIGHT = 64  # files queued or being read; bounds the memory for any number of files

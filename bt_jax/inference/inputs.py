@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
-from bt_jax.data.io import file_reader
+from bt_jax.data.io import file_names, file_reader, listing
 from bt_jax.data.io.slices import UnreadableError
 
 _ZIP = b"PK\x03\x04"
@@ -37,8 +37,8 @@ def expand(paths: Iterable[str], *, left_out: Callable[[str], None]) -> Iterator
     """Yields the files that the paths stand for, in the order of the paths and, within a folder, of the names.
 
     Files that are named themselves are always read. In a folder or zip, a file is read if it has a suffix of an image,
-    DICOM or NIfTI file. A file without a suffix, or with a number for one, is read if its content is recognised. Hidden
-    files are skipped.
+    DICOM or NIfTI file. A file with another suffix, or none, is read if its content is recognised, unless the suffix
+    is that of a known other kind. Hidden files and those of the operating system are skipped.
 
     Args:
       paths: files, folders, zip archives, or patterns such as `scans/**/*.png` that the shell has not expanded.
@@ -84,7 +84,7 @@ def _expand_folder(path: str, *, left_out: Callable[[str], None]) -> Iterator[In
             below.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not file_names.is_hidden([name]))
         for name in sorted(inside):
             file = str(pathlib.Path(folder) / name)
             try:
@@ -119,11 +119,12 @@ def _expand_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input
             raise UnreadableError(f"it cannot be read from the zip archive ({type(error).__name__})") from None
 
     wanted = others = 0
-    for member in sorted(archive.infolist(), key=lambda member: member.filename):
-        parts = member.filename.split("/")
-        if member.is_dir() or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
+    members = {listing.get_member_path(member.filename): member for member in archive.infolist()}
+    for inside, member in sorted(members.items()):
+        parts = inside.split("/")
+        if inside.endswith("/") or file_names.is_hidden(parts):
             continue
-        name = f"{path}/{member.filename}"
+        name = f"{path}/{inside}"
         try:
             kind = _is_wanted(parts[-1], lambda member=member: read(member, file_reader.START))  # type: ignore[misc]
             if kind:
@@ -142,13 +143,13 @@ def _expand_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input
 
 def _is_wanted(name: str, start: Callable[[], bytes]) -> bool | None:
     """Returns whether to read a file of a folder; None for a file to skip without counting it."""
-    if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "dicomdir"):
+    if file_names.is_hidden([name]) or name.lower() == "dicomdir":
         return None
     suffix = pathlib.PurePath(name).suffix.lower()
     if suffix in file_reader.SUFFIXES or name.lower().endswith(".nii.gz"):
         return True
-    # DICOM files are often named by a number, such as IM000001 or 1.2.840.113619.2.1.
-    return (not suffix or suffix[1:].isdecimal()) and file_reader.is_recognised(start())
+    # DICOM files are often named by a number, such as IM000001 or 1.2.840.113619.2.1, and JPEG files end with .jfif.
+    return file_names.can_be_image(name) and file_reader.is_recognised(start())
 
 
 def _read_start(path: str, most: int) -> bytes:

@@ -45,6 +45,7 @@ TURNED[0x0112] = 6
         (encoded(Image.fromarray(picture().astype(np.uint16) * 257), "PNG"), "x.png", {"deep"}),
         (encoded(Image.merge("LA", (GREY, GREY)), "PNG"), "x.png", {"alpha"}),
         (encoded(GREY, "PNG"), "x.jpg", {"extension"}),
+        (encoded(GREY, "JPEG"), "x.jfif", set()),
         (encoded(GREY, "PNG"), "x", {"extension"}),
         (encoded(GREY, "GIF", save_all=True, append_images=[GREY.rotate(90)]), "x.gif", {"animated"}),
         (encoded(GREY, "JPEG", exif=TURNED), "x.jpg", {"turned"}),

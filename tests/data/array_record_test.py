@@ -20,7 +20,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data import array_record, dataset, partition, patient_groups, sources
+from bt_jax.data import array_record, class_labels, dataset, partition, patient_groups, sources
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.records import Source
 from tests import phantom_folder
@@ -287,3 +287,14 @@ def test_the_real_images(tmp_path: pathlib.Path) -> None:
     divided = [partition.divide(each, folds=5, fold=0, **settings) for each in (found, source)]
     assert divided[0].sha256 == divided[1].sha256
     np.testing.assert_array_equal(divided[0].training.images, divided[1].training.images)
+
+
+def test_classes_without_images_of_an_older_preparation_are_left_out(folder: Folder, tmp_path: pathlib.Path) -> None:
+    folder.add("Training/glioma").add("Training/notumor")
+    four = sources.use_classes(folder.open(), class_labels.BRAIN_TUMOR_CLASSES)
+    prepare(four, tmp_path / "out")
+    found = opened(tmp_path / "out")
+    assert found.class_names == folder.open().class_names == ("glioma_tumor", "no_tumor")
+    assert list(found.records) == list(folder.open().records)
+    again = sources.use_classes(found, class_labels.BRAIN_TUMOR_CLASSES)
+    assert list(again.records) == list(four.records) and again.index is not None

@@ -192,6 +192,45 @@ def test_known_class_in_testing_that_training_lacks_is_an_error_too(folder):
         folder.open()
 
 
+def test_a_model_has_the_classes_of_its_data(folder):
+    """Two of the four classes of the set are two classes; the absent ones are named."""
+    folder.add("Training/notumor").add("Training/glioma").add("Testing/no_tumor")
+    source = folder.open()
+    assert source.class_names == ("glioma_tumor", "no_tumor")
+    assert {record.path.split("/")[1]: record.label for record in source.records} == {
+        "glioma": 0, "no_tumor": 1, "notumor": 1
+    }  # fmt: skip
+    (warning,) = source.warnings
+    assert re.search(
+        "has no images of meningioma_tumor, pituitary_tumor: the classes are glioma_tumor, no_tumor", warning
+    )
+
+
+def test_a_run_that_began_with_more_classes_keeps_them(folder):
+    folder.add("Training/glioma").add("Training/notumor")
+    source = folder.open()
+    kept = sources.use_classes(source, class_labels.BRAIN_TUMOR_CLASSES)
+    assert kept.class_names == class_labels.BRAIN_TUMOR_CLASSES
+    assert [record.label for record in kept.records] == [0, 0, 2, 2]
+    assert [record.path for record in kept.records] == [record.path for record in source.records]
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+@pytest.mark.parametrize("prefix", ["", "archive/"])
+def test_groups_csv_beside_the_folder_around_training(folder, as_zip, prefix):
+    folder.add("archive/Training/a").add("archive/Training/b")
+    folder.write("groups.csv", f"path,group\n{prefix}Training/a/image (1).png,p1 \n")
+    source = sources.open_path(zipped(folder.path) if as_zip else folder.path, field="--data")
+    assert source.groups == {"Training/a/image (1).png": "p1"}
+
+
+def test_groups_csv_that_is_not_used_is_named(folder):
+    folder.add("Training/a").add("Training/b").write("Training/groups.csv", "path,group\na/image (1).png,p1\n")
+    assert any(
+        re.search(r"Training/groups\.csv is not used: move it to .*images/, with", w) for w in folder.open().warnings
+    )
+
+
 def test_no_training_images_is_an_error(folder):
     folder.add("Testing/glioma_tumor")
     with pytest.raises(UsageError, match="nothing to train on"):

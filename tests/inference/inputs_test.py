@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 import zipfile
 
 import pytest
@@ -128,3 +129,33 @@ def test_a_folder_is_not_listed_before_it_is_needed(tmp_path, said):
     next(found)
     write(tmp_path, "b/3.png")
     assert len(list(found)) == 2
+
+
+def test_names_that_say_nothing_are_looked_into_in_folders_and_zips(tmp_path, said):
+    """Windows saves JPEG files as .jfif (nomacs #627)."""
+    jpeg = b"\xff\xd8\xff\xe0" + bytes(20)
+    names_of_images = ("a.jfif", "b.JFIF", "c.jpg_large", "d.png")
+    write(tmp_path, *(f"x/{name}" for name in names_of_images), content=jpeg)
+    write(tmp_path, "x/sound.wav", content=b"RIFF" + bytes(20))
+    write(tmp_path, "x/note.txt", content=b"BM is short for bone marrow")
+    assert [pathlib.Path(name).name for name in names([tmp_path / "x"], said)] == list(names_of_images)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for file in sorted((tmp_path / "x").iterdir()):
+            archive.write(file, file.name)
+    assert [pathlib.Path(name).name for name in names([tmp_path / "x.zip"], said)] == list(names_of_images)
+    assert [line.startswith("skipped 2 files in ") for line in said] == [True, True]
+
+
+def test_files_of_the_operating_system_are_skipped(tmp_path, said):
+    write(tmp_path, "a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/a.png", "#recycle/b.png", "ehthumbs.db")
+    assert names([tmp_path], said) == [str(tmp_path / "a.png")]
+    assert said == []
+
+
+def test_backslashes_and_repeated_members_of_a_zip(tmp_path, said):
+    path = tmp_path / "windows.zip"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("scans\\", "scans\\1.png", "b.png", "b.png", "__MACOSX\\b.png"):
+            archive.writestr(zipfile.ZipInfo(name), name)
+    assert names([path], said) == [f"{path}/b.png", f"{path}/scans/1.png"]

@@ -140,9 +140,7 @@ def list_zip(where: pathlib.Path) -> Listing:
     names: dict[str, str] = {}
     folders: list[str] = []
     for entry in entries:
-        # With a slash in it, a backslash is an ordinary letter of a file name.
-        path = entry.filename if "/" in entry.filename else entry.filename.replace("\\", "/")
-        path = path.removeprefix("./").lstrip("/")
+        path = get_member_path(entry.filename)
         if not path or is_hidden(path.rstrip("/").split("/")):
             continue
         if path.endswith("/"):
@@ -159,6 +157,13 @@ def list_zip(where: pathlib.Path) -> Listing:
         warnings=(),
         read_name=ZipReader(where),
     )
+
+
+def get_member_path(name: str) -> str:
+    """Returns the relative path of a zip's member by its name, with forward slashes; that of a folder ends with one."""
+    # Beside a slash, a backslash is an ordinary letter of a file name.
+    path = name if "/" in name else name.replace("\\", "/")
+    return path.removeprefix("./").lstrip("/")
 
 
 def make_printable(path: str) -> str:
