@@ -41,6 +41,7 @@ _FIRST_VOLUME = Message("first_volume", "The file has several volumes, of which 
 _COLOURS = Message(
     "nifti_colours", "The volume has colours, as screenshots and computed maps have: the model is trained on MRI only."
 )
+_MAGNITUDE = Message("magnitude", "The volume has complex numbers, of which the magnitude was read.")
 _NO_ORIENTATION = Message(
     "no_orientation", "The file does not define an orientation, so slices may be rotated or mirrored."
 )
@@ -115,6 +116,8 @@ def _iterate_slices(library: ModuleType, content: bytes, *, limits: Limits) -> I
         remarks.append(Message("other_modality", text, modality=derived))
     if _has_colours(np.dtype(volume.get_data_dtype())):
         remarks.append(_COLOURS)
+    if np.dtype(volume.get_data_dtype()).kind == "c":
+        remarks.append(_MAGNITUDE)
     if len(shape) == 2:
         image = _orient(np.asarray(volume.dataobj), (1, 1), swapped=False)
         image, stretched = make_square(image, aspect=_measure_aspect(volume, (0, 1)), limits=limits)
@@ -145,10 +148,8 @@ def _check(volume: object, shape: tuple[int, ...], content: bytes, *, limits: Li
         text = "the NIfTI file holds {kind}, not an image: convert it to a volume of grey values"
         raise UnreadableError(Message("nifti_not_volume", text, kind=kind))
     dtype = np.dtype(volume.get_data_dtype())  # type: ignore[attr-defined]
-    if (dtype.kind not in "iuf" or dtype.itemsize > 8) and not _has_colours(dtype):
-        raise UnreadableError(
-            Message("nifti_kind", "NIfTI volumes of complex numbers or numbers above 64 bits are not supported")
-        )
+    if dtype.kind not in "iufc" and not _has_colours(dtype):
+        raise UnreadableError(Message("nifti_kind", "NIfTI volumes of this type of values are not supported"))
     if not 2 <= len(shape) <= 7 or min(shape) <= 0:
         raise UnreadableError(Message("nifti_empty", "the NIfTI file has no slices"))
     needed = math.prod(shape) * dtype.itemsize
@@ -221,4 +222,4 @@ def _orient(values: np.ndarray, directions: tuple[int, int], *, swapped: bool) -
     values = np.flip(values[:: directions[0], :: directions[1]]).T  # to the right or front; to the front or head
     if _has_colours(values.dtype):
         return convert_colour_to_grey(np.stack([values["R"], values["G"], values["B"]], -1))
-    return np.ascontiguousarray(convert_to_grey(values))
+    return np.ascontiguousarray(convert_to_grey(np.abs(values) if values.dtype.kind == "c" else values))

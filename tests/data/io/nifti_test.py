@@ -90,7 +90,7 @@ def test_a_file_that_does_not_say_how_the_head_lies():
         ("cut_60_volume.nii", "truncated: it has .* of 24,576 bytes"),
         ("huge.nii", "truncated: it has 240 of 70,362,301,923,326 bytes"),
         ("two_files.nii", "in two files"),
-        ("complex.nii", "complex"),
+        ("complex.nii", "truncated: it has 240 of 960 bytes"),
         ("cut_60_volume.nii.gz", "truncated"),
         ("picture.nii.gz", "by gzip, but neither a NIfTI volume nor a DICOM file"),
         ("dimensions_of_200.nii", "damaged or unusual"),
@@ -145,6 +145,15 @@ def test_colours_become_grey_with_a_warning(channels):
         colour = np.stack([axial(z) * 2, axial(z), axial(z) // 2], -1).astype(np.uint8)
         np.testing.assert_array_equal(slice_.image, np.asarray(Image.fromarray(colour).convert("L")))
         assert [warning.code for warning in slice_.warnings] == ["nifti_colours"]
+
+
+@pytest.mark.parametrize("kind", ["c8", "c16"])
+def test_complex_numbers_are_shown_by_their_magnitude(kind):
+    volume = (VOLUME * (0.6 + 0.8j)).astype(kind)
+    found = list(file_reader.read_slices(nifti(volume, AXIAL)))
+    assert [warning.code for warning in found[1].warnings] == ["magnitude"]
+    share = axial(1) - axial(1).min()
+    np.testing.assert_allclose(found[1].image / found[1].image.max(), share / share.max(), atol=0.02)
 
 
 def test_voxels_that_are_not_square_become_square():
