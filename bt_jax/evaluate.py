@@ -10,7 +10,7 @@ the clean ones, come first. This is a research tool, not a medical device.
 import numpy as np
 from absl import flags
 
-from bt_jax.common import cli, files
+from bt_jax.common import cli, files, waiting
 from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_string(
@@ -58,7 +58,8 @@ def main() -> None:
     for folder in model.folders:
         leaked |= leakage.has_near_duplicate(images, *leakage.read(folder))
     groups = patient_groups.group_by_patient(images, source.groups)
-    logits, ood_scores = model.predict(images.images)
+    with waiting.report(f"predicting {len(images):,} images"):
+        logits, ood_scores = model.predict(images.images)
     if ood_scores is not None and (ood_scores > 1).any():
         outliers = (ood_scores > 1).sum()
         print(f"warning: {outliers} of {len(images)} images do not look like the training images")

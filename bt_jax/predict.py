@@ -25,7 +25,7 @@ from typing import IO
 
 from absl import flags
 
-from bt_jax.common import cli, files
+from bt_jax.common import cli, files, waiting
 from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_multi_string(
@@ -87,7 +87,7 @@ def main(paths: list[str]) -> int:
         listener=heat_maps.write if heat_maps else None,
     )
     count = failed = 0
-    with _open_output(out) as file:
+    with waiting.report(lambda: f"{count:,} records written"), _open_output(out) as file:
         if _FORMAT.value == "csv":
             file.write(_encode(files.format_csv(stream.make_csv_header(predictor.class_names), [])))
         for batch in records:

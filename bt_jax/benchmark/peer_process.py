@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 
 PYTHON_VARIABLE = "BT_PEERS_PYTHON"
@@ -178,7 +179,10 @@ def start_peers(
                 missing[peer.name] = f"has no {model}"
             else:
                 try:
-                    ready[peer.name] = PeerProcess(peer, python=python, mode=mode, model=model, batch=batch, size=size)
+                    with waiting.report(f"starting {peer.name}, which builds, compiles and warms up"):
+                        ready[peer.name] = PeerProcess(
+                            peer, python=python, mode=mode, model=model, batch=batch, size=size
+                        )
                 except PeerError as error:
                     missing[peer.name] = str(error)
     except BaseException:
@@ -203,13 +207,16 @@ def measure_in_turns(
     """
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     failed: dict[str, str] = {}
-    for _ in range(repeats):
-        for name, turn in turns.items():
-            if name in failed:
-                continue
-            time.sleep(pause_s)
-            try:
-                seconds[name].append(turn())
-            except PeerError as error:
-                failed[name] = str(error)
+    measured = ""
+    with waiting.report(lambda: f"measuring {measured}"):
+        for number in range(1, repeats + 1):
+            for name, turn in turns.items():
+                if name in failed:
+                    continue
+                measured = f"{name}, turn {number} of {repeats}"
+                time.sleep(pause_s)
+                try:
+                    seconds[name].append(turn())
+                except PeerError as error:
+                    failed[name] = str(error)
     return {name: values for name, values in seconds.items() if name not in failed}, failed

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
 from bt_jax.inference.forward import make_forward
@@ -144,7 +145,8 @@ def compile_training_steps(workload: Workload, program_segments: Sequence[int]) 
 
 def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
     begin = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
+    with waiting.report("compiling"):
+        compiled = function.lower(*arguments).compile()
     return compiled, time.perf_counter() - begin
 
 

@@ -27,6 +27,7 @@ from jax.sharding import AxisType, Mesh
 from bt_jax.benchmark import hlo, step_throughput
 from bt_jax.benchmark.roofline import CHIPS, compute_roofline, estimate_scaling
 from bt_jax.benchmark.step_throughput import Workload
+from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed.sharding import DATA_AXIS
 from bt_jax.training.train_state import TrainState
@@ -236,7 +237,7 @@ def _compile_step(
     lowered = dataclasses.replace(step, mesh=mesh).lower(0, state, images)
     start = time.perf_counter()
     try:
-        with _disable_cache():
+        with _disable_cache(), waiting.report(f"compiling a step of {batch} images"):
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):

@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 
+from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.data import fingerprints, splits
 from bt_jax.data.io.decode import ImageError, decode_image
@@ -177,7 +178,8 @@ def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None
     hashes: list[str] = []
     kept: list[Record] = []
     unreadable: list[str] = []
-    with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    waiting_for = waiting.report(lambda: f"{len(kept) + len(unreadable):,} of {len(images):,} images read")
+    with waiting_for, concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for record, result in zip(source.records, pool.map(decode_one, source.records), strict=True):
             if isinstance(result, str):
                 unreadable.append(result)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.data import kaggle_patients
 from bt_jax.data.dedup import near_duplicates
@@ -47,7 +48,8 @@ def group_images(
     if similar is not None:
         pairs += [(i, j) for i, j in similar if known[i] is None or known[j] is None]
     elif unknown:
-        found = near_duplicates.find_near_duplicates(thumbnails[unknown], thumbnails)
+        with waiting.report(f"searching {len(thumbnails):,} images for near-duplicates"):
+            found = near_duplicates.find_near_duplicates(thumbnails[unknown], thumbnails)
         pairs += [(unknown[i], j) for i, j in zip(found.first.tolist(), found.second.tolist(), strict=True)]
     members = {group: i for i, group in reversed(list(enumerate(known))) if group is not None}
     pairs += [(members[group], i) for i, group in enumerate(known) if group is not None]

@@ -11,7 +11,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax.common import files
+from bt_jax.common import files, waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.data.augment.augment import to_float
 from bt_jax.inference import model_file, onnx_graph, trained_model
@@ -57,8 +57,10 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
     """
     if not model.networks:
         raise UsageError("a StableHLO file cannot be exported again: use the workdir or a safetensors file")
-    content = _CONVERTERS[form](model)
-    difference = compare(content, model, form=form, images=images)
+    with waiting.report(f"converting the model to {form}"):
+        content = _CONVERTERS[form](model)
+    with waiting.report(f"comparing the {form} file with the model"):
+        difference = compare(content, model, form=form, images=images)
     if not difference.small:
         raise UsageError(
             f"the outputs of the {form} file differ from the model's (probabilities by {difference.probabilities:.1e}, "

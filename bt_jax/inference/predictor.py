@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.common.messages import Message
 from bt_jax.data.augment.augment import Augmentation, augment, make_generator
@@ -93,7 +94,11 @@ class Predictor:
         Raises:
           UsageError: a path holds no model, or the models have different classes.
         """
-        return cls([trained_model.load(path, batch_size=batch_size) for path in paths], views=views)
+        models = []
+        for path in paths:
+            with waiting.report(f"loading {path}"):
+                models.append(trained_model.load(path, batch_size=batch_size))
+        return cls(models, views=views)
 
     def prepare(self, slice_: Slice) -> PreparedSlice:
         """Preprocesses a slice. Thread-safe."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bt_jax.common import waiting
 from bt_jax.data import shift_probe
 from bt_jax.data.partition import Partition
 from bt_jax.data.phantoms import ood_images
@@ -37,7 +38,10 @@ def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
     model = setup.forward.load_on_first_host(best)
     if not processes.is_first():
         return
-    with run.record.time_phase("report"):
+    with (
+        run.record.time_phase("report"),
+        waiting.report("scoring the images and writing the report", say=processes.say),
+    ):
         logits, features = _compute_outputs(model, setup.data)
         temperature = fit_temperature(setup.data, logits["validation"], step=best_step)
         calibration.write(run.folder, temperature)

@@ -7,6 +7,7 @@ import time
 import jax
 import numpy as np
 
+from bt_jax.common import waiting
 from bt_jax.common.signals import Interrupt, catch_signals
 from bt_jax.distributed import processes
 from bt_jax.training.precompile import Programs
@@ -148,7 +149,8 @@ class Loop:
     def _compile(self, stage: Stage) -> StepFunction | None:
         """Returns a stage's step, and starts to compile the next one; None when interrupted meanwhile."""
         begin = time.monotonic()
-        step = self._programs.get(stage, interrupted=self._is_interrupted)
+        with waiting.report(f"compiling the step of stage {stage.number}", say=processes.say):
+            step = self._programs.get(stage, interrupted=self._is_interrupted)
         self._run.record.add_seconds("waiting for the compiler", time.monotonic() - begin)
         following = self._plan.find_next_program(stage)
         if step is not None and following is not None:
@@ -191,7 +193,8 @@ class Loop:
     def _evaluate(self, stage: Stage, state: TrainState) -> None:
         progress = self._progress
         with self._run.record.time_phase("evaluation"):
-            values = self._setup.evaluator.score(stage, state)
+            with waiting.report("evaluating on the validation images", say=processes.say):
+                values = self._setup.evaluator.score(stage, state)
         progress.record_evaluation(values["val/loss"])
         self._log.write(stage, values)
         best = ", the best so far" if progress.best_step == progress.step else ""

@@ -3,12 +3,14 @@
 import ast
 import pathlib
 import sys
+import time
 
 import pytest
 
 from bt_jax.benchmark import peer_process
 from bt_jax.benchmark.peer_process import Peer, PeerError, PeerProcess
 from bt_jax.benchmark.peers import turns
+from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 
 # A peer as those in the package, without a library: its step fails at a given number.
@@ -160,3 +162,17 @@ def test_every_peer_has_its_script_and_the_same_models():
         assert each.script.is_file()
         assert {"efficientnet_b1", "vgg16"} <= each.models.keys()
     assert len({each.name for each in peer_process.PEERS}) == len(peer_process.PEERS)
+
+
+def test_slow_peers_and_turns_are_named_while_the_benchmark_waits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "_FIRST", 0.01)
+    monkeypatch.setattr(waiting, "_NEXT", 0.01)
+    ready, _ = peer_process.start_peers(
+        mode="infer", model="ours", batch=4, size=32, python=sys.executable, peers=(peer(tmp_path),)
+    )
+    assert capsys.readouterr().err.splitlines()[0].startswith("starting fake, which builds, compiles and warms up: ")
+    slow = {"ours": lambda: time.sleep(0.05) or 0.05, "fake": ready["fake"].turn}
+    peer_process.measure_in_turns(slow, repeats=2, pause_s=0.05)
+    ready["fake"].close()
+    lines = {line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()}
+    assert lines >= {f"measuring {name}, turn {number} of 2" for name in ("ours", "fake") for number in (1, 2)}
