@@ -178,8 +178,8 @@ def _decode(source: Source, *, preprocessing: Preprocessing, threads: int | None
     hashes: list[str] = []
     kept: list[Record] = []
     unreadable: list[str] = []
-    waiting_for = waiting.report(lambda: f"{len(kept) + len(unreadable):,} of {len(images):,} images read")
-    with waiting_for, concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    said = waiting.report(lambda: f"{len(kept) + len(unreadable):,} of {len(images):,} images read")
+    with said, concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for record, result in zip(source.records, pool.map(decode_one, source.records), strict=True):
             if isinstance(result, str):
                 unreadable.append(result)

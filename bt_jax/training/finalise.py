@@ -38,10 +38,8 @@ def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
     model = setup.forward.load_on_first_host(best)
     if not processes.is_first():
         return
-    with (
-        run.record.time_phase("report"),
-        waiting.report("scoring the images and writing the report", say=processes.say),
-    ):
+    said = waiting.report("scoring the images and writing the report", say=processes.say)
+    with run.record.time_phase("report"), said:
         logits, features = _compute_outputs(model, setup.data)
         temperature = fit_temperature(setup.data, logits["validation"], step=best_step)
         calibration.write(run.folder, temperature)

@@ -192,9 +192,9 @@ class Loop:
 
     def _evaluate(self, stage: Stage, state: TrainState) -> None:
         progress = self._progress
-        with self._run.record.time_phase("evaluation"):
-            with waiting.report("evaluating on the validation images", say=processes.say):
-                values = self._setup.evaluator.score(stage, state)
+        said = waiting.report("evaluating on the validation images", say=processes.say)
+        with self._run.record.time_phase("evaluation"), said:
+            values = self._setup.evaluator.score(stage, state)
         progress.record_evaluation(values["val/loss"])
         self._log.write(stage, values)
         best = ", the best so far" if progress.best_step == progress.step else ""
