@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from bt_jax.data.io import file_names, file_reader, listing
 from bt_jax.data.io.slices import UnreadableError
+from bt_jax.data.io.zip_files import ENCRYPTED, is_encrypted
 
 _ZIP = b"PK\x03\x04"
 _NOTHING = "it contains no images, DICOM files or NIfTI volumes"
@@ -109,9 +110,14 @@ def _expand_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise UnreadableError(f"the zip archive is damaged ({type(error).__name__})") from None
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    if members and all(is_encrypted(member) for member in members):
+        raise UnreadableError(f"the zip archive {ENCRYPTED}")
     lock = threading.Lock()  # readers share the archive's position in the file
 
     def read(member: zipfile.ZipInfo, most: int) -> bytes:
+        if is_encrypted(member):
+            raise UnreadableError("it is encrypted in the zip archive: unpack it with its password")
         try:
             with lock, archive.open(member) as file:
                 return file.read(most)

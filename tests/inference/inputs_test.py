@@ -9,7 +9,7 @@ import pytest
 
 from bt_jax.data.io.slices import UnreadableError
 from bt_jax.inference import inputs
-from tests import hostile_inputs, medical_files
+from tests import encrypted_zip, hostile_inputs, medical_files
 
 
 @pytest.fixture
@@ -121,6 +121,24 @@ def test_damaged_zips(tmp_path, said):
     assert failures([tmp_path / "cut.zip"], said) == {
         str(tmp_path / "cut.zip"): "the zip archive is damaged (BadZipFile)"
     }
+
+
+def test_an_encrypted_zip_is_one_sentence(tmp_path, said):
+    path = encrypted_zip.write(tmp_path / "all.zip", {"folder/": b"", "a.png": b"1", "b.png": b"2"})
+    assert failures([path], said) == {
+        str(path): "the zip archive is encrypted: unpack it with its password, and give the folder"
+    }
+
+
+def test_encrypted_files_beside_others_are_named(tmp_path, said):
+    path = encrypted_zip.write(
+        tmp_path / "some.zip", {"a.png": b"1", "b.png": b"2", "IM01": b"3"}, open_names=["b.png"]
+    )
+    found = {item.name: item for item in inputs.expand([str(path)], left_out=said.append)}
+    assert found[f"{path}/b.png"].read(3) == b"2"
+    for name in ("a.png", "IM01"):
+        with pytest.raises(UnreadableError, match="it is encrypted in the zip archive: unpack it with its password"):
+            found[f"{path}/{name}"].read(3)
 
 
 def test_a_folder_is_not_listed_before_it_is_needed(tmp_path, said):

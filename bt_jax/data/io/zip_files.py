@@ -6,6 +6,10 @@ import threading
 import zipfile
 import zlib
 
+from bt_jax.common.errors import UsageError
+
+ENCRYPTED = "is encrypted: unpack it with its password, and give the folder"
+
 
 class ZipReader:
     """Reads files of a zip by name.
@@ -28,7 +32,8 @@ class ZipReader:
         """Returns the content of a file.
 
         Raises:
-          OSError: the zip is missing, or the file is damaged, encrypted or compressed in an unsupported way.
+          OSError: the zip is missing, or the file is damaged or compressed in an unsupported way.
+          UsageError: files in the zip are encrypted.
         """
         try:
             with self._lock:
@@ -39,4 +44,11 @@ class ZipReader:
     def _open(self) -> zipfile.ZipFile:
         if self._archive is None or self._process != os.getpid():
             self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+            if any(is_encrypted(member) for member in self._archive.infolist()):
+                raise UsageError(f"{self.path} {ENCRYPTED}")
         return self._archive
+
+
+def is_encrypted(member: zipfile.ZipInfo) -> bool:
+    """Returns whether a file in a zip needs a password."""
+    return bool(member.flag_bits & 1)

@@ -8,9 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from bt_jax.common.errors import UsageError
 from bt_jax.data.io import zip_files
 from bt_jax.data.io.zip_files import ZipReader
-from tests import runs
+from tests import encrypted_zip, runs
 
 
 @pytest.fixture
@@ -74,3 +75,10 @@ def test_a_damaged_file_is_named(files):
     path.write_bytes(content)
     with pytest.raises(OSError, match="folder/0: cannot be read from the zip"):
         ZipReader(path)("folder/0")
+
+
+@pytest.mark.parametrize("open_names", [(), ("a/1.png",)])
+def test_an_encrypted_zip_is_one_sentence(tmp_path, open_names):
+    path = encrypted_zip.write(tmp_path / "some.zip", {"a/1.png": b"1", "a/2.png": b"2"}, open_names=open_names)
+    with pytest.raises(UsageError, match=r"\.zip is encrypted: unpack it with its password, and give the folder$"):
+        ZipReader(path)("a/1.png")
