@@ -221,3 +221,10 @@ def test_start_to_first_record_with_programs_cached(model, tmp_path):
         assert runs.run(command(f"--model={large}", tmp_path / "a.png"), fresh=True).returncode == 0
         seconds.append(time.monotonic() - begin)
     assert seconds[1] < 15, seconds
+
+
+def test_a_closed_standard_output_is_said_before_the_model_is_loaded():
+    line = f"{sys.executable} -m bt_jax.predict --model=absent absent.png >&-"
+    ended = subprocess.run(["bash", "-c", line], cwd=runs.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "error: the standard output is closed: name a file for the records with --out\n"

@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import sys
 import threading
 import time
@@ -45,8 +46,8 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
     except BrokenPipeError as error:
         if error.filename is not None:  # not the standard output, but a pipe that a flag names
             _fail(describe_os_error(error))
-        end_output()  # what reads the standard output, such as `head`, has enough
-        _exit(0)
+        end_output()  # what reads the standard output, such as `head`, has enough, and the work is not done
+        _exit(128 + signal.SIGPIPE)
     except OSError as error:  # a folder that cannot be written, a full disk
         _fail(describe_os_error(error))
     except KeyboardInterrupt:

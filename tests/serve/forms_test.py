@@ -1,7 +1,10 @@
 """Forms as programs send them: file names in any encoding or none, and what werkzeug refuses stays refused."""
 
+import io
+
 import pytest
 
+from bt_jax.serve import forms
 from tests import hostile_inputs, multipart
 
 SCAN = hostile_inputs.image()
@@ -80,3 +83,16 @@ def test_other_forms_are_refused_as_before(client, parts, status, code):
 def test_what_is_no_form_has_no_file(client, kind, body):
     response = client.post("/api/predict", data=body, content_type=kind)
     assert (response.status_code, response.get_json()["code"]) == (400, "no_file")
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\n\r", b"\r\n--", b"\r\n-----"])
+@pytest.mark.parametrize("size", [0, 65_300, *range(65_400, 65_540, 7), 131_000])
+def test_no_byte_is_lost_or_added_where_the_form_is_read_in_pieces(end, size):
+    """Parsers have dropped a carriage return at the end of a file, and put line ends before the next field."""
+    content = b"x" * size + end
+    body = multipart.encoded([("a.dcm", content), ("b.dcm", content)], {"lang": "es"})
+    parser = forms.FormRequest.form_data_parser_class(max_form_memory_size=2**18, max_form_parts=40)
+    options = {"boundary": multipart.BOUNDARY}
+    _, fields, files = parser.parse(io.BytesIO(body), "multipart/form-data", len(body), options)
+    assert [file.read() for file in files.getlist("file")] == [content, content]
+    assert fields.to_dict() == {"lang": "es"}
