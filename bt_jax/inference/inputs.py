@@ -110,8 +110,8 @@ def _expand_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise UnreadableError(f"the zip archive is damaged ({type(error).__name__})") from None
-    members = [member for member in archive.infolist() if not member.is_dir()]
-    if members and all(is_encrypted(member) for member in members):
+    held = [member for member in archive.infolist() if not member.is_dir()]
+    if held and all(is_encrypted(member) for member in held):
         raise UnreadableError(f"the zip archive {ENCRYPTED}")
     lock = threading.Lock()  # readers share the archive's position in the file
 
