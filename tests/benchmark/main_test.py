@@ -51,7 +51,8 @@ def measured(folder: pathlib.Path, mode: str, *flags: str, **environment: str):
     return result, ended.stdout
 
 
-@pytest.mark.parametrize("mode", [pytest.param("train", marks=pytest.mark.slow), "infer"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["train", "infer"])
 def test_steps(tmp_path, mode):
     result, printed = measured(tmp_path, mode)
     assert result["images_per_s"] == pytest.approx(4 / result["step_s"]["median"])

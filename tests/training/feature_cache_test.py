@@ -94,7 +94,8 @@ def views_of(view, records):
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize("segment", [pytest.param(HEAD, marks=pytest.mark.slow), NAMES.index("block_02")])
+@pytest.mark.slow
+@pytest.mark.parametrize("segment", [HEAD, NAMES.index("block_02")])
 def test_features_are_what_the_network_makes_of_the_views(tmp_path, segment):
     """Each row is the lower part's output for this view of this image; the upper part makes the same logits of it."""
     made, params, batch_stats = network()
@@ -186,6 +187,7 @@ def _scaled(tree, segment):
     return {**tree, segment: jax.tree.map(lambda leaf: leaf * 1.5, tree[segment])}
 
 
+@pytest.mark.slow
 def test_they_are_found_only_where_nothing_differs(tmp_path):
     _, params, batch_stats = network()
     assert find_or_compute(cache(tmp_path), views=(0,)) is not None

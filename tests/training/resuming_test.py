@@ -207,6 +207,7 @@ def test_a_run_that_dies_while_it_computes_features(finished_from_features, tmp_
     runs.assert_same_training(finished_from_features[0], folder)
 
 
+@pytest.mark.slow
 def test_a_wish_to_stop_while_features_are_computed(finished_from_features, tmp_path, monkeypatch):
     monkeypatch.setenv("BT_CACHE", str(tmp_path / "cache"))
     folder, compute = tmp_path / "run", FeatureCache._compute

@@ -102,7 +102,8 @@ def make_inputs(folder, *, lowest_segment="", weights=None):
     )
 
 
-@pytest.mark.parametrize(("stage", "lowest_segment"), [(0, ""), pytest.param(1, "top", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("stage", "lowest_segment"), [(0, ""), (1, "top")])
+@pytest.mark.slow
 def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_segment):
     """The same steps through the whole network and from the features: weights, statistics, moments and averages.
 

@@ -80,7 +80,7 @@ HEAD = len(NAMES) - 1
 DEEPEST = HEAD - 3
 
 
-@pytest.mark.parametrize("first", [HEAD, DEEPEST + 1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", [HEAD, *(pytest.param(first, marks=pytest.mark.slow) for first in (DEEPEST + 1, 2))])
 def test_a_stage_moves_its_segments_and_nothing_else(first):
     """Weights, running statistics and optimiser state of frozen segments stay to the bit, weight decay or not."""
     before = fresh_state()
@@ -116,6 +116,7 @@ def test_a_shared_program_equals_one_of_its_own():
     assert differences.mean() < 1e-4 * rate
 
 
+@pytest.mark.slow
 def test_the_first_step_of_a_segment_unfrozen_late_is_that_of_a_fresh_adam():
     """With a step count shared by all segments it would be about three times too long."""
     state = fresh_state()

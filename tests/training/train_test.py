@@ -261,7 +261,7 @@ def test_values_that_make_no_sense_are_named(tmp_path, field, value):
     shown = repr(value) if field == "model__name" else value
     named = rf"config\.{field.replace('__', '[.]')} is {shown}"
     with pytest.raises(UsageError, match=named):
-        train.train_and_evaluate(runs.config(**{field: value}), tmp_path / "run")
+        train.train_and_evaluate(runs.small_config(**{field: value}), tmp_path / "run")
 
 
 def test_one_process_at_a_time(tmp_path):
