@@ -78,6 +78,7 @@ def test_stages(tmp_path):
     assert "2-3" in printed and "share a program" in printed
 
 
+@pytest.mark.slow
 def test_input(tmp_path):
     result, printed = measured(tmp_path, "input")
     assert result["images"] == 16 and result["synthetic"] is True
@@ -90,6 +91,7 @@ def test_input(tmp_path):
     assert "phantoms" in printed and "rotation" in printed
 
 
+@pytest.mark.slow
 def test_peers_take_part(tmp_path):
     """A python that stands for one with all peers but ONNX Runtime: it takes any script of theirs for a quick one."""
     python = tmp_path / "python"
@@ -124,6 +126,7 @@ def test_peers_take_part(tmp_path):
     assert "ONNX Runtime: not installed (no onnx)" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_model_that_no_peer_has_is_measured_all_the_same(tmp_path):
     result, printed = measured(tmp_path, "infer", "--peers")
     assert result["peers"] == {}

@@ -43,6 +43,7 @@ def collectives(found: dict[str, Any]) -> dict[str, int]:
     return {kind: one["count"] for kind, one in found["collectives"].items() if one["count"]}
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_trains_alike(dense):
     for size in ("2", "8"):
         assert_alike(dense[size], of=dense["1"], rtol=2e-5)

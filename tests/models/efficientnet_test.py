@@ -75,6 +75,7 @@ def test_segments(nano: Made) -> None:
     assert network.size == 96
 
 
+@pytest.mark.slow
 def test_each_segment_updates_its_own_statistics(nano: Made) -> None:
     network, params, batch_stats = nano
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
@@ -108,6 +109,7 @@ def test_traced_flags_equal_static_ones(nano: Made) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_gives_float32_logits(nano: Made) -> None:
     network, params, batch_stats = nano
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)

@@ -79,6 +79,7 @@ def test_norm_activation_equals_the_definition(activation: str, by_batch: bool) 
     assert_close(ours, theirs, tolerance=1e-11)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     rows=st.integers(2, 12),

@@ -43,6 +43,7 @@ def assert_equals_native(shape: tuple[int, ...], *, size: int, stride: int, padd
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * max(1, np.abs(other).max(initial=0)))
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     batch=st.integers(1, 2),

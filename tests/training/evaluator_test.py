@@ -69,9 +69,8 @@ def make_evaluator(folder, *, lowest_segment="block_02", cached=True):
     return Evaluator(LABELS, class_names=CLASSES, forward=forward, inputs=inputs)
 
 
-@pytest.mark.parametrize(
-    "lowest_segment", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("", "block_02")), None]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("lowest_segment", ["", "block_02", None])
 def test_scores_are_those_of_the_whole_network(tmp_path, lowest_segment):
     """From the head's features, from a lower cut's, and where no stage has features at all."""
     evaluator = make_evaluator(tmp_path, lowest_segment=lowest_segment or "", cached=lowest_segment is not None)

@@ -27,6 +27,7 @@ def folder(finished, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_training_leaves_the_report_to_what_follows(folder, finished):
     with run_folder.open_run(folder) as run:
         setup = prepare(runs.small_config(), run)

@@ -75,6 +75,7 @@ def test_an_efficientnet_that_dies_goes_on_to_the_same_bits(finished_efficientne
     runs.assert_same_result(finished_efficientnet, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_whose_latest_checkpoint_is_damaged_goes_on_from_the_one_before(trained, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(_Killed):
         _killed_after(27, patch)
@@ -165,6 +166,7 @@ def finished_from_features(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path
     return folder, cache
 
 
+@pytest.mark.slow
 def test_features_train_as_the_images_do(finished_from_features, tmp_path):
     """The head's epochs on kept features are those through the whole network on the same views."""
     folder, _ = finished_from_features
@@ -186,6 +188,7 @@ def test_features_are_found_by_the_next_run(finished_from_features, tmp_path, mo
     runs.assert_same_training(folder, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_while_it_computes_features(finished_from_features, tmp_path, monkeypatch, capsys):
     """It dies after one of two files, and then in the second epoch: the same bits as ever."""
     monkeypatch.setenv("BT_CACHE", str(tmp_path / "cache"))
@@ -268,7 +271,8 @@ def test_killed_three_times_at_random_moments(trained, tmp_path):
     runs.assert_same_training(trained, folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first(trained, tmp_path, number):
     folder = tmp_path / "run"
     process = subprocess.Popen(

@@ -135,6 +135,7 @@ def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_weights_come_with_features_too(tmp_path):
     weights = np.linspace(0.5, 2, len(LABELS), dtype=np.float32)
     with contextlib.closing(make_inputs(tmp_path, weights=weights)) as fed:

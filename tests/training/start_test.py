@@ -84,6 +84,7 @@ def test_a_run_of_another_model_is_refused(run):
         start.read_run_weights(str(run[0]), model="cnn")
 
 
+@pytest.mark.slow
 def test_calibrated_statistics_are_those_of_the_images():
     forgetful, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)
     images = np.random.default_rng(0).random((16, 32, 32), np.float32)

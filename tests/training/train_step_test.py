@@ -190,6 +190,7 @@ def test_images_count_by_their_class_and_by_themselves():
     assert of(data | {"weight": own})[0] == pytest.approx((each * own).mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_mixed_images_have_the_loss_of_both_labels_in_their_shares():
     """Written out: each image with the one from the other end, each label with its class's and image's weight."""
     data, (of, losses) = batch(), dense_loss(BY_CLASS, mixup=0.4)
