@@ -27,7 +27,7 @@ def main(directories: list[str]) -> None:
         raise UsageError("--out is missing: see --help")
     if not directories:
         raise UsageError("no run is given: name the workdirs of runs, such as runs/mlp runs/cnn")
-    out = files.expand(_OUT.value)
+    out = pathlib.Path(_OUT.value)
     files.check_folder(out, flag="out")
     from bt_jax.experiments import comparison  # imported late, so that --help need not wait for JAX
 

@@ -7,6 +7,8 @@ Images with a near-duplicate in the model's training or validation images are le
 the clean ones, come first. This is a research tool, not a medical device.
 """
 
+import pathlib
+
 import numpy as np
 from absl import flags
 
@@ -30,7 +32,7 @@ def main() -> None:
     for flag in (_MODEL, _DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
-    out = files.expand(_OUT.value)
+    out = pathlib.Path(_OUT.value)
     files.check_folder(out, flag="out")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.data import dataset, leakage, patient_groups, sources

@@ -6,11 +6,12 @@
 
 stablehlo is a program for any CPU, GPU or TPU; safetensors holds the weights. Both include the preprocessing, class
 names and temperature, and other commands accept them as --model. onnx is for ONNX Runtime and similar runtimes, and
-needs `pip install -e '.[onnx]'`. The folds of a cross-validation become one file. This is a research tool, not a
+needs the packages onnx and onnxruntime. The folds of a cross-validation become one file. This is a research tool, not a
 medical device.
 """
 
 import json
+import pathlib
 import typing
 
 import numpy as np
@@ -36,7 +37,7 @@ def main() -> None:
     for flag in (_MODEL, _FORMAT, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
-    out = files.expand(_OUT.value)
+    out = pathlib.Path(_OUT.value)
     files.check_output(out, flag="out")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.inference import convert, trained_model
@@ -92,7 +93,7 @@ def _open_data_of_run(model: "TrainedModel") -> "Source":
 
     if not model.folders:
         raise UsageError("an exported file does not record the location of its training images")
-    config = json.loads((model.folders[0] / "config.json").read_text())["config"]
+    config = json.loads((model.folders[0] / "config.json").read_bytes())["config"]
     data = config["data"]
     return sources.open_source(
         data["source"],

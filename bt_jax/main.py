@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from bt_jax.common import cli, files
+from bt_jax.common import cli
 from bt_jax.common.errors import UsageError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -50,7 +50,7 @@ def main() -> int | None:
     if not isinstance(_CONFIG.value, ml_collections.ConfigDict):  # ml_collections defers the error to the first use
         raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
     if _SUMMARY.value is not None:
-        return _summarise(_CONFIG.value, files.expand(_SUMMARY.value))
+        return _summarise(_CONFIG.value, pathlib.Path(_SUMMARY.value))
     from bt_jax.distributed import processes  # after the flags: --help need not wait for JAX
 
     cli.prepare_to_compute()
@@ -70,7 +70,7 @@ def _train() -> int:
 
     workdir = _WORKDIR.value or _choose_workdir()
     if not remote.is_remote(workdir):
-        return train_and_evaluate(_CONFIG.value, files.expand(workdir), began=cli.BEGAN)
+        return train_and_evaluate(_CONFIG.value, pathlib.Path(workdir), began=cli.BEGAN)
     copy = remote.Mirror(workdir, process=processes.get_index())
     publish = copy.push if processes.is_first() else None
     return train_and_evaluate(_CONFIG.value, copy.pull(), began=cli.BEGAN, publish=publish)

@@ -56,13 +56,13 @@ def main(paths: list[str]) -> int:
         raise UsageError("there is nothing to predict: give images, folders, DICOM or NIfTI files (see --help)")
     if _METHOD.value and not _GRADCAM.value:
         raise UsageError("--method applies to heat maps only: give a folder for them with --gradcam")
-    out = files.expand(_OUT.value) if _OUT.value else None
+    out = pathlib.Path(_OUT.value) if _OUT.value else None
     if out:
         files.check_output(out, flag="out")
     elif sys.__stdout__ is None:
         raise UsageError("the standard output is closed: name a file for the records with --out")
     if _GRADCAM.value:
-        files.check_folder(files.expand(_GRADCAM.value), flag="gradcam")
+        files.check_folder(pathlib.Path(_GRADCAM.value), flag="gradcam")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.data.io import file_reader
     from bt_jax.data.io.slices import Limits
@@ -77,7 +77,7 @@ def main(paths: list[str]) -> int:
     heat_maps = None
     if _GRADCAM.value:
         heat_maps = heat_map_files.HeatMapFiles(
-            files.expand(_GRADCAM.value), predictor, method=_METHOD.value or "gradcam"
+            pathlib.Path(_GRADCAM.value), predictor, method=_METHOD.value or "gradcam"
         )
     records = stream.predict(
         inputs.expand(paths, left_out=lambda line: print(f"warning: {line}", file=sys.stderr)),

@@ -10,6 +10,8 @@ trains. An interrupted conversion continues when it is started again. The folder
 TensorFlow is not needed.
 """
 
+import pathlib
+
 from absl import flags
 
 from bt_jax.common import cli, files
@@ -31,7 +33,7 @@ def main() -> None:
     for flag in (_DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
-    files.check_folder(files.expand(_OUT.value), flag="out")
+    files.check_folder(pathlib.Path(_OUT.value), flag="out")
     import tqdm  # after the flags, so that --help need not wait
 
     from bt_jax.data import array_record, sources
@@ -48,7 +50,7 @@ def main() -> None:
     with tqdm.tqdm(total=len(source.records), unit=" images", dynamic_ncols=True, mininterval=0.5) as bar:
         made = array_record.prepare(
             source,
-            files.expand(_OUT.value),
+            pathlib.Path(_OUT.value),
             max_unreadable=_MAX_UNREADABLE.value,
             warn=lambda line: bar.write(f"warning: {line}"),
             progress=lambda done, total: bar.update(done - bar.n),

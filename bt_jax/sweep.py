@@ -14,6 +14,7 @@ schedule or augmentation share a compiled program. This is a research tool, not 
 """
 
 import functools
+import pathlib
 
 import ml_collections
 from absl import flags
@@ -36,7 +37,7 @@ def main() -> int:
     for flag in (_CONFIG, _WORKDIR):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
-    workdir = files.expand(_WORKDIR.value)
+    workdir = pathlib.Path(_WORKDIR.value)
     files.check_folder(workdir, flag="workdir")
     base = _CONFIG.value
     if not isinstance(base, ml_collections.ConfigDict):  # ml_collections defers the error to the first use

@@ -14,6 +14,7 @@ brightness alone predict the class. Writes to the folder --out:
 The audit does not change the data. It exits with 0, whatever it finds.
 """
 
+import pathlib
 import sys
 import time
 import warnings
@@ -38,7 +39,7 @@ def main() -> None:
     from bt_jax.data import sources  # after the flags, so that --help need not wait
 
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # the report lists unusual files
-    out = files.expand(_OUT.value)
+    out = pathlib.Path(_OUT.value)
     files.check_folder(out, flag="out")
     source = sources.open_path(_DATA.value, field="--data")
     for warning in source.warnings:

@@ -22,6 +22,7 @@ extra `peers`) run in the interpreter $BT_PEERS_PYTHON, by default this one. Pee
 
 import functools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ def main() -> None:
     if _TABLE.value is not None:
         from bt_jax.benchmark import tables
 
-        print(tables.format_markdown(files.expand(_TABLE.value)))
+        print(tables.format_markdown(pathlib.Path(_TABLE.value)))
         return
     if _CONFIG.value is None:
         raise UsageError("--config is missing: name a configuration, such as --config=configs/effnet.py")
@@ -66,7 +67,7 @@ def main() -> None:
     if _MODE.value is None:
         raise UsageError("--mode is missing: use train, infer, input or stages")
     if _JSON.value:
-        files.check_output(files.expand(_JSON.value), flag="json")
+        files.check_output(pathlib.Path(_JSON.value), flag="json")
     if _PEERS.value and _MODE.value not in ("train", "infer"):
         raise UsageError(f"--peers cannot be used with --mode={_MODE.value}: use --mode=train or --mode=infer")
     if _PEERS.value:  # on a GPU, JAX would reserve most of the memory that the peers need
@@ -140,7 +141,7 @@ def _report(config: str, mode: str, measured: dict[str, Any]) -> None:
     else:
         print(tables.format_result(result))
     if _JSON.value:
-        files.write_json(files.expand(_JSON.value), result)
+        files.write_json(pathlib.Path(_JSON.value), result)
         print(f"written: {_JSON.value}")
 
 

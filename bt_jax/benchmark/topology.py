@@ -41,7 +41,7 @@ def check_installed() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise UsageError(
             "--topology needs libtpu, the TPU's compiler, which is not installed: "
-            "install the extra with .venv/bin/pip install -e '.[tpu]'"
+            "python -m pip install 'jax[tpu]' libtpu"
         )
 
 

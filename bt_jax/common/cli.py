@@ -24,6 +24,7 @@ from bt_jax.common import caches
 from bt_jax.common.errors import UsageError, describe_os_error
 
 HUGE_PAGE = 2**21  # bytes
+_PACKAGE = pathlib.Path(__file__).parents[1]
 BEGAN = time.monotonic()  # the start of the command, less the tenth of a second that Python takes to get here
 
 
@@ -107,7 +108,7 @@ def _parse(argv: list[str], *, takes_arguments: bool) -> list[str]:
         sys.exit(0)
     flags.FLAGS.set_gnu_getopt(takes_arguments)
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([argv[0], *map(_find_path, argv[1:])])
     except (AttributeError, KeyError) as error:  # what ml_collections raises for an unknown field
         name = str(error).strip("\"'")
         hint = re.search(r'Did you mean "[^"]*" instead of "[^"]*"\?', name)
@@ -119,6 +120,16 @@ def _parse(argv: list[str], *, takes_arguments: bool) -> list[str]:
     if len(rest) > 1 and not takes_arguments:
         raise UsageError(f"unexpected argument {rest[1]!r}: flags are written as --name=value (see --help)")
     return rest[1:]
+
+
+def _find_path(argument: str) -> str:
+    """Expands `~`, which shells leave in `--flag=~/file` and patterns in quotes, and finds packaged configurations."""
+    flag, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    if value.startswith("~/"):
+        value = os.path.expanduser(value)  # noqa: PTH111
+    elif value.startswith("configs/") and not pathlib.Path("configs").exists():
+        value = str(_PACKAGE / value)
+    return f"{flag}{equals}{value}"
 
 
 def format_error(error: BaseException) -> str:

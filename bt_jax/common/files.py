@@ -82,9 +82,11 @@ def check_output(path: Path, *, flag: str) -> None:
     """Checks that a file can be written, before the work that fills it.
 
     Raises:
-      UsageError: it is a folder, or lies in a folder that cannot be made or written to.
+      UsageError: it is a folder or `-`, or lies in a folder that cannot be made or written to.
     """
     target = _follow_links(path)
+    if os.fspath(path) == "-":
+        raise UsageError(f"--{flag} is '-': give a file name; that of the standard output is /dev/stdout")
     if target.is_dir():
         raise UsageError(f"--{flag} is {os.fspath(path)!r}, which is a folder: give a file name")
     if not _must_write_in_place(target):
@@ -112,6 +114,18 @@ def _check_folder(folder: pathlib.Path, named: str) -> None:
         raise UsageError(f"{named}, but this user may not write to the folder {str(there)!r}: choose another place")
 
 
+def check_utf8(folder: Path) -> None:
+    """Checks the path of a folder that a library in C++ writes to or reads from: it takes UTF-8 alone.
+
+    Raises:
+      UsageError: the path has other bytes.
+    """
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the name of the folder {os.fspath(folder)!r} is not UTF-8: rename it") from None
+
+
 def find_existing(path: Path) -> pathlib.Path:
     """Returns the path, or the nearest of the folders above it that exists."""
     absolute = pathlib.Path(path).absolute()
@@ -119,7 +133,7 @@ def find_existing(path: Path) -> pathlib.Path:
 
 
 def expand(path: Path) -> pathlib.Path:
-    """Replaces `~` at the start of a path by the home folder: shells leave it in `--flag=~/file`."""
+    """Replaces `~` at the start of a path from a configuration or the environment by the home folder."""
     return pathlib.Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises RuntimeError for an unknown user
 
 
@@ -193,7 +207,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Reads a CSV table with a header: one dict of strings for each row."""
-    with pathlib.Path(path).open(newline="") as file:
+    with pathlib.Path(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

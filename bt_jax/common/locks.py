@@ -25,7 +25,7 @@ def lock(path: pathlib.Path, *, busy: str) -> Iterator[None]:
     Raises:
       UsageError: another process holds the lock.
     """
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for take in (fcntl.flock, fcntl.lockf):
             try:
                 take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -94,8 +94,9 @@ def open_folder(folder: pathlib.Path) -> tuple[dict[str, Any], Index, ArrayRecor
     Raises:
       UsageError: the folder is incomplete, or from another version.
     """
+    files.check_utf8(folder)
     try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text())
+        description = json.loads((folder / DESCRIPTION_FILE).read_bytes())
         if description.get("schema") != SCHEMA:
             raise UsageError(f"{folder} was prepared by another version of bt_jax: prepare it again")
         index = Index.load(folder / "index", grouping=description["grouping"])
@@ -110,10 +111,11 @@ def map_classes(names: Sequence[str], class_names: Sequence[str], *, where: str)
     Raises:
       UsageError: a class is not in `class_names`.
     """
-    for name in names:
-        if class_labels.canonicalise(name) not in class_names:
+    found = [name if name in class_names else class_labels.canonicalise(name) for name in names]
+    for name, known in zip(names, found, strict=True):
+        if known not in class_names:
             raise UsageError(f"{where}: {name!r} is none of the classes {', '.join(class_names)}")
-    return np.array([class_names.index(class_labels.canonicalise(name)) for name in names], np.int32)
+    return np.array([class_names.index(known) for known in found], np.int32)
 
 
 def prepare(
@@ -132,7 +134,7 @@ def prepare(
 
     Args:
       source: the images.
-      out: the folder; it must be absent, empty, or prepared from the same images.
+      out: the folder; it must be absent, empty, or prepared from the same images with the same classes.
       max_unreadable: number of unreadable files that may be left out.
       warn: called with one line for each file left out.
       progress: called with the number of images decoded, and the number of all.
@@ -144,12 +146,15 @@ def prepare(
     Raises:
       UsageError: `out` is something else, another process is preparing it, or too many files are unreadable.
     """
+    files.check_utf8(out)
     made_from = _hash_names(source)
     if is_prepared(out):
         found = open_folder(out)[0]
         if found["made_from"] == made_from:
             return found
-        raise UsageError(f"{out} is prepared from other images: remove it, or choose another --out")
+        before, now = (", ".join(names) for names in (found["class_names"], source.class_names))
+        other = "from other images" if before == now else f"with the classes {before}, and the images have {now}"
+        raise UsageError(f"{out} is prepared {other}: remove it, or choose another --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not a prepared data set: remove it, or choose another --out")
     making = out.with_name(f".{out.name}.preparing")

@@ -1,6 +1,7 @@
 """Class names: order, spelling, and aliases of folder names."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 # The four classes of the Kaggle set, in label order.
@@ -21,9 +22,15 @@ _ALIASES = {
 }
 
 
+def _clean(folder: str) -> str:
+    """Returns a name without spaces around it and with composed accents, which macOS writes as two characters."""
+    return unicodedata.normalize("NFC", folder).strip()
+
+
 def canonicalise(folder: str) -> str:
-    """Returns the class of a folder name, `glioma_tumor` for `Glioma` or `glioma-tumor`; unknown names are kept."""
-    key = re.sub(r"[\s_-]+", "", folder.lower())
+    """Returns the class of a folder name, `glioma_tumor` for `Glioma` or `glioma-tumor`; others are kept."""
+    folder = _clean(folder)
+    key = re.sub(r"[\s_-]+", "", folder.lower()).replace("tumour", "tumor")
     for name in BRAIN_TUMOR_CLASSES:
         if key == name.replace("_", ""):
             return name
@@ -42,4 +49,5 @@ def map_folders_to_classes(folders: Iterable[str]) -> tuple[tuple[str, ...], dic
     if names <= set(BRAIN_TUMOR_CLASSES) and names != {"no_tumor"}:
         present = tuple(name for name in BRAIN_TUMOR_CLASSES if name in names)
         return present, {folder: present.index(canonicalise(folder)) for folder in folders}
-    return tuple(folders), {folder: i for i, folder in enumerate(folders)}
+    own = tuple(sorted(set(map(_clean, folders))))
+    return own, {folder: own.index(_clean(folder)) for folder in folders}

@@ -143,7 +143,9 @@ class _Tree:
         if not flat:
             flat = [folder for folder in self.all if self.list_classes(folder)]
         if not flat:
-            raise UsageError(f"{self.title} holds no images in class folders: expected Training/<class>/<image>")
+            archive = next((file for files in self.files.values() for file in files if _is_archive(file)), None)
+            hint = f": unpack {archive}" if archive else ": expected Training/<class>/<image>"
+            raise UsageError(f"{self.title} holds no images in class folders{hint}")
         root = self.take_only(flat)
         for folder in _list_parents(root)[1:]:
             others = [below for below in self.folders[folder] if self.count[below] and not _is_below(root, below)]
@@ -301,6 +303,10 @@ def _simplify(name: str) -> str:
 
 def _get_class(folder: str) -> str:
     return class_labels.canonicalise(_get_name(folder))
+
+
+def _is_archive(path: str) -> bool:
+    return path.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz", ".rar", ".7z"))
 
 
 def _get_parent(path: str) -> str:

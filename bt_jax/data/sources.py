@@ -19,6 +19,7 @@ from bt_jax.data.records import TESTING, TRAINING, Record, Source
 
 DEFAULT_DIRECTORY = "data/brain_tumor_mri"
 KAGGLE_DATASET = "sartajbhuvaji/brain-tumor-classification-mri"
+_ZIP = b"PK\x03\x04"
 SOURCES = ("auto", "folder", "phantoms")
 
 
@@ -85,12 +86,28 @@ def check_source(source: str, *, directory: str | None) -> None:
     if source == "folder" and not directory:
         raise UsageError("config.data.source is folder: set config.data.dir to the folder or zip with the images")
     if directory:
-        _check_exists(files.expand(directory), field="config.data.dir")
+        _check_exists(directory, field="config.data.dir")
 
 
-def _check_exists(path: pathlib.Path, *, field: str) -> None:
+def _check_exists(path: str | os.PathLike[str], *, field: str) -> None:
+    if "://" in os.fspath(path):
+        raise UsageError(f"{field} is {os.fspath(path)!r}, an address: download it, and give the folder or zip")
+    path = files.expand(path)
     if not path.exists():
         raise UsageError(f"{field} is {str(path)!r}, which does not exist: give a folder or zip with Training/<class>/")
+
+
+def _check_zip(path: pathlib.Path, *, field: str) -> None:
+    if zipfile.is_zipfile(path):
+        return
+    with path.open("rb") as file:
+        damaged = file.read(len(_ZIP)) == _ZIP
+    if damaged:
+        raise UsageError(f"{field} is {str(path)!r}, a damaged zip: download or pack it again")
+    raise UsageError(
+        f"{field} is {str(path)!r}, which is neither a folder nor a zip: give a folder or zip with Training/<class>/; "
+        f"unpack other archives"
+    )
 
 
 def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:
@@ -101,7 +118,7 @@ def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:
     try:
         import kagglehub  # an extra that is only needed with a Kaggle key
     except ImportError:
-        return None, "there is a Kaggle key, but kagglehub is not installed: pip install kagglehub"
+        return None, "there is a Kaggle key, but kagglehub is not installed: python -m pip install kagglehub"
     try:
         return pathlib.Path(kagglehub.dataset_download(KAGGLE_DATASET)), ""
     except (OSError, ValueError, RuntimeError) as error:
@@ -117,14 +134,13 @@ def open_path(path: str | os.PathLike[str], *, field: str, class_names: tuple[st
       class_names: classes of the model to be evaluated; every folder must be one of them, by name or alias. None takes
         the classes from the Training folders, which must then exist and not be empty.
     """
+    _check_exists(path, field=field)
     path = files.expand(path)
     if array_record.is_prepared(path):
         return _open_prepared(path, class_names=class_names)
     if path.is_dir():
         return _open_listing(list_folder(path), class_names=class_names)
-    _check_exists(path, field=field)
-    if not zipfile.is_zipfile(path):
-        raise UsageError(f"{field} is {str(path)!r}, which is neither a folder nor a zip")
+    _check_zip(path, field=field)
     return _open_listing(list_zip(path), class_names=class_names)
 
 
@@ -206,21 +222,22 @@ def _open_listing(listing: Listing, *, class_names: tuple[str, ...] | None) -> S
 
 def _read_groups(listing: Listing, layout: Layout, paths: Sequence[str]) -> GroupsTable:
     """Reads the `groups.csv` beside the class folders' root, or beside one of the folders around that."""
+    tables = {path.lower(): path for path in listing.names if groups_table.is_name_of_table(path)}
     parts = layout.root.split("/")[:-1]
     for depth in range(len(parts), -1, -1):
         folder = "".join(f"{part}/" for part in parts[:depth])
-        path = folder + groups_table.FILE
-        if path in listing.names:
+        path = tables.get((folder + groups_table.FILE).lower())
+        if path:
             name, prefix = f"{listing.title}/{path}", layout.root.removeprefix(folder)
             return groups_table.parse(listing.read(path), name=name, paths=paths, prefix=prefix)
-    elsewhere = sorted(path for path in listing.names if path.endswith(f"/{groups_table.FILE}"))
-    if not elsewhere:
-        return GroupsTable({}, {})
-    line = (
-        f"{listing.title}/{elsewhere[0]} is not used: move it to {listing.title}/{layout.root}, with paths relative to "
-        f"that folder"
-    )
-    return GroupsTable({}, {}, (line,))
+    warnings = [
+        f"{listing.title}/{path} is not used: move it to {listing.title}/{layout.root}, with paths from there"
+        for path in sorted(tables.values())[:1]
+    ] or [
+        f"{listing.title}/{path} is not used: save it as {groups_table.FILE}, a table of text with commas"
+        for path in sorted(filter(groups_table.is_like_table, listing.names))[:1]
+    ]
+    return GroupsTable({}, {}, tuple(warnings))
 
 
 def _list_training_classes(layout: Layout, *, where: str) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -4,17 +4,19 @@ import dataclasses
 import glob
 import os
 import pathlib
+import re
 import stat
 import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
-from bt_jax.data.io import file_names, file_reader, listing
+from bt_jax.data.io import file_names, file_reader, listing, nifti
 from bt_jax.data.io.slices import UnreadableError
 from bt_jax.data.io.zip_files import ENCRYPTED, is_encrypted
 
 _ZIP = b"PK\x03\x04"
+_VALUES_OF_PAIR = re.compile(r"\.img(\.gz)?$", re.IGNORECASE)
 _NOTHING = "it contains no images, DICOM files or NIfTI volumes"
 _OTHERS = "skipped {} files in {} whose names are not those of images, DICOM or NIfTI files"
 
@@ -72,6 +74,9 @@ def _expand_path(path: str, *, left_out: Callable[[str], None]) -> Iterator[Inpu
 
 
 def _make_input(path: str) -> Input:
+    header = _VALUES_OF_PAIR.sub(r".hdr\1", path)
+    if header != path and pathlib.Path(header).is_file():
+        return _make_failing_input(path, nifti.PAIR)
     return Input(path, pathlib.Path(path).stat().st_size, lambda most: _read_start(path, most))
 
 
@@ -125,7 +130,7 @@ def _expand_zip(path: str, *, left_out: Callable[[str], None]) -> Iterator[Input
             raise UnreadableError(f"it cannot be read from the zip archive ({type(error).__name__})") from None
 
     wanted = others = 0
-    members = {listing.get_member_path(member.filename): member for member in archive.infolist()}
+    members = {listing.get_member_path(member): member for member in archive.infolist()}
     for inside, member in sorted(members.items()):
         parts = inside.split("/")
         if inside.endswith("/") or file_names.is_hidden(parts):
@@ -152,7 +157,7 @@ def _is_wanted(name: str, start: Callable[[], bytes]) -> bool | None:
     if file_names.is_hidden([name]) or name.lower() == "dicomdir":
         return None
     suffix = pathlib.PurePath(name).suffix.lower()
-    if suffix in file_reader.SUFFIXES or name.lower().endswith(".nii.gz"):
+    if suffix in file_reader.SUFFIXES or file_names.is_compressed_scan(name):
         return True
     # DICOM files are often named by a number, such as IM000001 or 1.2.840.113619.2.1, and JPEG files end with .jfif.
     return file_names.can_be_image(name) and file_reader.is_recognised(start())

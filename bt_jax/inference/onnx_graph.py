@@ -24,7 +24,7 @@ from bt_jax.ops.pooling import WINDOW
 
 OPSET = 17  # supported by ONNX Runtime 1.12 and newer; nothing here needs more
 _IR_VERSION = 8  # of ONNX 1.12, which these runtimes read
-_MISSING = "--format=onnx needs the packages onnx and onnxruntime: .venv/bin/pip install -e '.[onnx]'"
+_MISSING = "--format=onnx needs the packages onnx and onnxruntime: python -m pip install onnx onnxruntime"
 
 
 def build(networks: Sequence[TrainedNetwork], *, size: int, temperature: float, notes: Mapping[str, Any]) -> bytes:

@@ -186,7 +186,7 @@ def _draw_sample() -> bytes:
 def _measure_resident_bytes() -> int:
     """Measures the resident memory of the process in bytes; 0 if the system does not report it."""
     try:
-        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        pages = int(pathlib.Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     except (OSError, ValueError, IndexError):
         return 0
     import resource

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import processes
 from bt_jax.workdir import checksums, remote
@@ -190,7 +191,12 @@ def _seal(folder: epath.Path) -> None:
 
 
 def _get_folder(workdir: str | os.PathLike[str]) -> epath.Path:
-    """Returns the folder with the checkpoints of a workdir: in it, or in the bucket that it is a copy of."""
+    """Returns the folder with the checkpoints of a workdir: in it, or in the bucket that it is a copy of.
+
+    Raises:
+      UsageError: the path is not UTF-8, which Orbax cannot write to or read from.
+    """
+    files.check_utf8(workdir)
     return (remote.get_bucket(workdir) or epath.Path(workdir).absolute()) / FOLDER
 
 
@@ -230,7 +236,7 @@ def _find_read_error(path: epath.Path) -> str:
     """Returns why a checkpoint without checksums cannot be read; empty if it can."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices it was written from
     try:
-        dict(json.loads((path / _METADATA).read_text())["custom_metadata"])
+        dict(json.loads((path / _METADATA).read_bytes())["custom_metadata"])
         shapes = ocp.checkpointables_metadata(path).metadata
         wanted = {
             name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes[name])
@@ -294,7 +300,7 @@ def _read_metadata(folder: epath.Path) -> dict[str, Any]:
     """Reads the metadata saved with the checkpoint in a folder."""
     try:
         # The file is JSON. Orbax's own reader also describes every array, which takes half a second.
-        return dict(json.loads((folder / _METADATA).read_text())["custom_metadata"])
+        return dict(json.loads((folder / _METADATA).read_bytes())["custom_metadata"])
     except (OSError, ValueError, KeyError, TypeError):  # another version of Orbax
         return dict(ocp.checkpointables_metadata(folder).custom_metadata)
 

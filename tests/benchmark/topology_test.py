@@ -93,7 +93,7 @@ def test_nothing_is_written_to_the_cache_of_programs(tmp_path):
 
 def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"^--topology needs libtpu.*pip install -e '\.\[tpu\]'$"):
+    with pytest.raises(UsageError, match=r"^--topology needs libtpu.*pip install 'jax\[tpu\]' libtpu$"):
         topology.list_devices("v5e:2x4")
 
 
@@ -124,7 +124,7 @@ def test_figures_are_those_of_a_chip(topology_name, devices_per_chip):
         say=lambda _: None,
     )
     if not INSTALLED:  # the project works without the extra; then this is what a user sees
-        with pytest.raises(UsageError, match="install the extra"):
+        with pytest.raises(UsageError, match="pip install"):
             report(batch_per_chip=2048)
         return
     result = report(batch_per_chip=2048)
@@ -156,7 +156,7 @@ def benchmark(*flags):
         (["--mode=infer", "--topology=v5e:2x4"], "use it with --mode=train"),
         (["--mode=train", "--topology=v5e:2x4", "--peers"], "without --peers"),
         (["--mode=train", "--largest_batch"], "--largest_batch needs a TPU slice"),
-        (["--mode=train", "--topology=v5e"], "such as v5e:2x4" if INSTALLED else "install the extra"),
+        (["--mode=train", "--topology=v5e"], "such as v5e:2x4" if INSTALLED else "pip install"),
     ],
 )
 def test_wrong_flags(flags, said):
@@ -171,7 +171,7 @@ def test_the_step_compiles_for_a_slice_that_is_not_there(tmp_path):
     ended = benchmark("--mode=train", "--topology=v5e:2x4", "--batch=16", f"--json={path}")
     if not INSTALLED:
         assert (ended.returncode, path.exists()) == (2, False)
-        assert "install the extra" in ended.stderr
+        assert "pip install" in ended.stderr
         return
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "compiled for v5e:2x4 in" in ended.stdout and "images/s per chip, bound by" in ended.stdout
@@ -197,7 +197,7 @@ def test_the_step_compiles_for_a_slice_that_is_not_there(tmp_path):
 @pytest.mark.slow
 def test_names_of_topologies():
     if not INSTALLED:
-        with pytest.raises(UsageError, match="install the extra"):
+        with pytest.raises(UsageError, match="pip install"):
             topology.list_devices("v5e:2x4")
         return
     for name, devices in {"v5e:1x1": 1, "v5e:16x16": 256, "v6e:2x4": 8, "v5p:2x2x2": 8}.items():

@@ -57,6 +57,34 @@ def test_arguments_of_a_command_that_takes_some_stand_anywhere(command, monkeypa
     assert capsys.readouterr() == ("7 a b\n", "")
 
 
+def test_the_home_folder_is_expanded_where_shells_leave_it(command, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+
+    def main(given: list[str]) -> None:
+        print(flags.FLAGS.library_setting, *given)
+
+    arguments = ("--library_setting=~/a.py:demo", "~/scans/*.png", "a~/b", "~nobody/c")
+    assert run(monkeypatch, *arguments, main=main, takes_arguments=True) == 0
+    assert capsys.readouterr().out == "/home/me/a.py:demo /home/me/scans/*.png a~/b ~nobody/c\n"
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_configurations_of_the_package_are_used_where_no_folder_has_their_name(
+    command, monkeypatch, capsys, tmp_path, beside
+):
+    monkeypatch.chdir(tmp_path)
+    if beside:
+        (tmp_path / "configs").mkdir()
+
+    def main() -> None:
+        print(flags.FLAGS.library_setting)
+
+    assert run(monkeypatch, "--library_setting=configs/effnet.py:demo", main=main) == 0
+    found = capsys.readouterr().out.removesuffix(":demo\n")
+    assert found == ("configs/effnet.py" if beside else str(ROOT / "bt_jax/configs/effnet.py"))
+    assert beside or pathlib.Path(found).read_bytes() == (ROOT / "configs/effnet.py").read_bytes()
+
+
 def test_wrong_flags_among_arguments_are_refused(command, monkeypatch, capsys):
     assert run(monkeypatch, "a", "--nonsense=1", main=pytest.fail, takes_arguments=True) == 2
     assert "Unknown command line flag 'nonsense'" in capsys.readouterr().err

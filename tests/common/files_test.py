@@ -150,6 +150,8 @@ def test_check_output(tmp_path):
     assert names(tmp_path) == ["file", "pipe"]  # it makes nothing
     with pytest.raises(UsageError, match=r"^--json is '.*', which is a folder: give a file name$"):
         files.check_output(tmp_path, flag="json")
+    with pytest.raises(UsageError, match=r"^--out is '-': give a file name; that of the standard output is /dev/std"):
+        files.check_output("-", flag="out")
     with pytest.raises(UsageError, match=r"^--out is '.*/file/new', but '.*/file' is not a folder: choose another"):
         files.check_output(tmp_path / "file/new", flag="out")
 
@@ -165,6 +167,12 @@ def test_check_folder(tmp_path):
             files.check_folder(tmp_path / bad, flag="out")
     with pytest.raises(UsageError, match=r"^--out is '.*/file/new', but '.*/file' is not a folder: choose another"):
         files.check_folder(tmp_path / "file/new", flag="out")
+
+
+def test_a_folder_whose_name_is_not_utf8():
+    files.check_utf8("/a/ni\u00f1o")
+    with pytest.raises(UsageError, match=r"^the name of the folder '/a/ni\\udcf1o' is not UTF-8: rename it$"):
+        files.check_utf8(os.fsdecode(b"/a/ni\xf1o"))
 
 
 @pytest.mark.parametrize("check", [files.check_folder, files.check_output])

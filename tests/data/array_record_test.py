@@ -160,6 +160,25 @@ def test_a_second_start_changes_nothing(images: Folder, tmp_path: pathlib.Path) 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
+def test_the_same_images_with_other_classes_are_named_as_such(images: Folder, tmp_path: pathlib.Path) -> None:
+    """As earlier versions gave two class folders the four classes of the set."""
+    source = images.open()
+    names = source.class_names
+    prepare(sources.use_classes(source, (*names, "other")), tmp_path / "out")
+    with pytest.raises(UsageError, match=f"with the classes {', '.join(names)}, other, and the images have {names[0]}"):
+        prepare(source, tmp_path / "out")
+
+
+def test_a_folder_whose_name_is_not_utf8(images: Folder, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match="is not UTF-8: rename it"):
+        prepare(images.open(), tmp_path / os.fsdecode(b"a\xf1o"))
+
+
+def test_a_class_keeps_its_name_where_it_is_an_alias_too() -> None:
+    assert array_record.map_classes(["no", "yes"], ("no", "yes"), where="x").tolist() == [0, 1]
+    assert array_record.map_classes(["no"], ("glioma_tumor", "no_tumor"), where="x").tolist() == [1]
+
+
 def test_a_folder_of_something_else_is_left_alone(images: Folder, tmp_path: pathlib.Path) -> None:
     (tmp_path / "out").mkdir()
     prepare(images.open(), tmp_path / "out")  # empty: made for it

@@ -115,6 +115,14 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("name", ["archive.zip", "set/images.tar.gz", "a.RAR"])
+def test_a_folder_that_holds_an_archive_says_so(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match=rf"holds no images in class folders: unpack {name}$"):
+        sources.open_path(tmp_path, field="--data")
+
+
 def write(directory: pathlib.Path, folders: list[str], *, as_zip: bool) -> pathlib.Path:
     files = [f"{folder}/{number}.png" for folder in folders for number in range(2)]
     if as_zip:

@@ -231,6 +231,17 @@ def test_groups_csv_that_is_not_used_is_named(folder):
     )
 
 
+@pytest.mark.parametrize("name", ["groups.csv.txt", "Groups.xlsx"])
+def test_a_table_of_groups_in_another_form_is_named(folder, name):
+    folder.add("Training/a").add("Training/b").write(name, "x")
+    assert any(f"{name} is not used: save it as groups.csv" in line for line in folder.open().warnings)
+
+
+def test_the_table_of_groups_may_have_capital_letters(folder):
+    folder.add("Training/a").add("Training/b").write("Groups.CSV", "path,group\nTraining/a/image (1).png,p1\n")
+    assert folder.open().groups == {"Training/a/image (1).png": "p1"}
+
+
 def test_no_training_images_is_an_error(folder):
     folder.add("Testing/glioma_tumor")
     with pytest.raises(UsageError, match="nothing to train on"):
@@ -259,6 +270,14 @@ def test_path_that_is_not_there(tmp_path):
         sources.open_path(tmp_path / "nowhere", field="config.data.dir")
 
 
+@pytest.mark.parametrize("path", ["https://example.org/a.zip", "gs://bucket/a", "file:///a.zip"])
+def test_an_address_is_no_path(path):
+    with pytest.raises(UsageError, match=r"--data is '.*://.*', an address: download it"):
+        sources.open_path(path, field="--data")
+    with pytest.raises(UsageError, match=r"config\.data\.dir is '.*://.*', an address: download it"):
+        sources.open_source("auto", directory=path)
+
+
 def test_path_that_is_neither_folder_nor_zip(tmp_path):
     (tmp_path / "images.tar").write_bytes(b"not a zip")
     with pytest.raises(UsageError, match="neither a folder nor a zip"):
@@ -268,7 +287,7 @@ def test_path_that_is_neither_folder_nor_zip(tmp_path):
 def test_truncated_zip(kaggle):
     path = zipped(kaggle.path)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UsageError, match="neither a folder nor a zip"):
+    with pytest.raises(UsageError, match="a damaged zip: download or pack it again"):
         sources.open_path(path, field="config.data.dir")
 
 

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from bt_jax.data.io import nifti
 from bt_jax.data.io.slices import UnreadableError
 from bt_jax.inference import inputs
 from tests import encrypted_zip, hostile_inputs, medical_files
@@ -60,6 +61,24 @@ def test_a_file_that_is_named_is_read_whatever_it_is_called(tmp_path, said):
     found = list(inputs.expand([str(tmp_path / "notes.txt"), str(tmp_path / ".hidden")], left_out=said.append))
     assert [item.read(5) for item in found] == [b"12345", b"12345"]
     assert [item.size for item in found] == [14, 14]
+
+
+def test_files_packed_by_gzip_are_looked_for_in_folders_and_zips(tmp_path, said):
+    packed = ["a.dcm.gz", "b.NII.GZ", "c.IMA.gz"]
+    write(tmp_path, *packed, "table.csv.gz")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in packed:
+            archive.writestr(name, b"x")
+    assert [pathlib.Path(name).name for name in names([tmp_path], said)] == packed
+    assert [pathlib.Path(name).name for name in names([tmp_path / "x.zip"], said)] == packed
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_the_values_of_a_volume_in_two_files_are_named_as_such(tmp_path, said, suffix):
+    write(tmp_path, f"a.img{suffix}", f"a.hdr{suffix}", f"disk.img{suffix}", content=b"0123456789")
+    found = failures([tmp_path / f"a.img{suffix}", tmp_path / f"disk.img{suffix}"], said)
+    assert list(found.values()) == [nifti.PAIR]
+    assert found.keys() == {str(tmp_path / f"a.img{suffix}")}
 
 
 def test_patterns(tmp_path, said, monkeypatch):

@@ -1,3 +1,4 @@
+import os
 import pathlib
 import re
 import shutil
@@ -265,6 +266,13 @@ def test_best_metadata_of_a_folder_without_a_run(tmp_path, name):
     (tmp_path / "begun" / checkpoint.FOLDER).mkdir(parents=True)
     with pytest.raises(UsageError, match=rf"{name}' holds no checkpoint: give the workdir of a run"):
         checkpoint.read_best_metadata(tmp_path / name)
+
+
+def test_a_folder_whose_name_is_not_utf8_is_one_line(tmp_path):
+    folder = tmp_path / os.fsdecode(b"a\xf1o")
+    for open_folder in (checkpoint.Checkpoints, checkpoint.read_best_metadata):
+        with pytest.raises(UsageError, match="is not UTF-8"):
+            open_folder(folder)
 
 
 def test_a_half_written_checkpoint_is_ignored_and_cleared_away(copied):

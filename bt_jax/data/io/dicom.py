@@ -50,8 +50,8 @@ def _import_pydicom() -> ModuleType:
         raise UnreadableError(
             Message(
                 "dicom_extra",
-                "DICOM files need the extra `medical`: {command}",
-                command=".venv/bin/pip install -e '.[medical]'",
+                "DICOM files need further packages: {command}",
+                command="python -m pip install nibabel pydicom",
             )
         ) from None
     import pydicom.pixels

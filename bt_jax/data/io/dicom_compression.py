@@ -26,7 +26,7 @@ _COMPRESSIONS = {
     "1.2.840.10008.1.2.4.203": ("high-throughput JPEG 2000", _OPENJPEG),
     "1.2.840.10008.1.2.5": ("run lengths (RLE)", ""),
 }
-_INSTALL = ".venv/bin/pip install "
+_INSTALL = "python -m pip install "
 _JPEG_12_BITS = "1.2.840.10008.1.2.4.51"
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 

@@ -18,6 +18,7 @@ _OTHER_SUFFIXES = frozenset(
         ".tsv", ".txt", ".wav", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
     }
 )  # fmt: skip
+_COMPRESSED_SCANS = (".nii.gz", ".dcm.gz", ".dicom.gz", ".ima.gz")
 
 
 def is_hidden(parts: Sequence[str]) -> bool:
@@ -29,6 +30,11 @@ def is_hidden(parts: Sequence[str]) -> bool:
 
 
 def can_be_image(name: str) -> bool:
-    """Returns whether a file may be an image by its name; `.nii.gz` may."""
+    """Returns whether a file may be an image by its name; `.nii.gz` and `.dcm.gz` may."""
     suffix = pathlib.PurePosixPath(name).suffix.lower()
-    return suffix not in _OTHER_SUFFIXES or name.lower().endswith(".nii.gz")
+    return suffix not in _OTHER_SUFFIXES or is_compressed_scan(name)
+
+
+def is_compressed_scan(name: str) -> bool:
+    """Returns whether a file is a volume or DICOM file packed by gzip, by its name."""
+    return name.lower().endswith(_COMPRESSED_SCANS)

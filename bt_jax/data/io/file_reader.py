@@ -11,7 +11,7 @@ from bt_jax.data.io.other_kinds import find_other_kind
 from bt_jax.data.io.slices import Limits, Slice, UnreadableError, compact, inflate
 
 # Suffixes, in lower case, of the files that are read from a folder; the content decides the format.
-SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and .nii.gz
+SUFFIXES = decode.IMAGE_SUFFIXES | {".dcm", ".dicom", ".ima", ".nii"}  # and packed by gzip
 # Number of bytes that identify the format.
 START = 1024
 

