@@ -93,7 +93,9 @@ class Place:
 
     def read_log(self) -> str:
         """Returns the last output of the first process."""
-        return self.workdir.with_name(f"{self.workdir.name}_0.log").read_text(errors="replace")[-2000:]
+        return self.workdir.with_name(f"{self.workdir.name}_0.log").read_text(encoding="utf-8", errors="replace")[
+            -2000:
+        ]
 
     def list_checkpoints(self) -> list[int]:
         """Lists the steps of the complete checkpoints."""
@@ -103,7 +105,7 @@ class Place:
     def read_last_step(self) -> int:
         """Returns the last step in the log."""
         log = self.workdir / "metrics.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
         return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
@@ -147,7 +149,7 @@ def main() -> int:
     }
     print(json.dumps(result, indent=2))
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if findings.faults or findings.equal_runs < findings.runs else 0
 
 
@@ -271,7 +273,7 @@ def _read_state(process: pathlib.Path) -> str:
 
 def _read_status(process: pathlib.Path) -> list[str]:
     """Reads state and parent of a process."""
-    return (process / "stat").read_text().rpartition(")")[2].split()
+    return (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 def _list_shared_memory() -> set[str]:
@@ -303,13 +305,13 @@ def describe_difference(a: pathlib.Path, b: pathlib.Path) -> str:
 
 
 def _read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in row.items() if name != "train/images_per_s"} for row in rows]
 
 
 def _find_latest_and_best(workdir: pathlib.Path) -> tuple[int, int]:
     latest = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
-    metadata = json.loads((workdir / "checkpoints" / str(latest) / "_CHECKPOINT_METADATA").read_text())
+    metadata = json.loads((workdir / "checkpoints" / str(latest) / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
     return latest, int(metadata["custom_metadata"]["progress"]["best_step"])
 
 

@@ -67,7 +67,7 @@ def main() -> None:
         PHASES[options.phase].run(options)
         return
     deadline = time.monotonic() + options.seconds
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, encoding="utf-8")
     report: dict[str, Any] = {"commit": commit.stdout.strip() or None, "phases": {}}
     with tempfile.TemporaryDirectory() as cache:
         for phase in options.phases.split(","):
@@ -122,7 +122,7 @@ def write_facts(options: argparse.Namespace) -> None:
     query = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
     try:
         card = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv"], capture_output=True, text=True
+            ["nvidia-smi", f"--query-gpu={query}", "--format=csv"], capture_output=True, encoding="utf-8"
         ).stdout
     except FileNotFoundError:
         card = ""

@@ -59,12 +59,12 @@ def train(
     several = ["bt_jax.launch.multihost", str(processes)] if processes > 1 else ["bt_jax.main"]
     done = subprocess.run(
         [sys.executable, "-m", *several, f"--config={config}", f"--workdir={workdir}", *fields, *flags],
-        cwd=ROOT, capture_output=True, text=True,
+        cwd=ROOT, capture_output=True, encoding="utf-8",
         env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_ENABLE_X64": str(int(dtype == "float64"))},
     )  # fmt: skip
     if done.returncode:
         sys.exit(f"{devices} devices, {processes} processes: {done.stdout[-1000:]}\n{done.stderr[-3000:]}")
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     found = [row["train/loss"] for row in rows if "train/loss" in row]
     if len(found) != steps:
         sys.exit(f"{devices} devices, {processes} processes: {len(found)} losses of {steps} steps")

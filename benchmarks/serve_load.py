@@ -214,7 +214,7 @@ def main() -> None:
         "--port=0",
         f"--batch_size={batch_size}",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as server:
         try:
             assert server.stdout is not None
             found = re.search(r"http://127\.0\.0\.1:(\d+)/", server.stdout.readline())

@@ -78,7 +78,7 @@ def load_configurations() -> dict[str, types.ModuleType]:
 
 def write_page() -> str:
     """Returns the text of the page."""
-    comments = read_comments((ROOT / "bt_jax" / "defaults.py").read_text())
+    comments = read_comments((ROOT / "bt_jax" / "defaults.py").read_text(encoding="utf-8"))
     values = flatten(defaults.make_defaults().to_dict())
     standard = {field: values[field] for field in comments}  # in the order of the source
     parts = [HEAD]
@@ -97,7 +97,7 @@ def write_page() -> str:
 def _describe_configuration(name: str, module: types.ModuleType, standard: dict[str, Any]) -> str:
     """Returns the section of a file in `configs/`: what it is, the options of its model, and what each variant sets."""
     values = {variant: flatten(module.get_config(variant).to_dict()) for variant in module.VARIANTS}
-    comments = read_comments((ROOT / "configs" / f"{name}.py").read_text())
+    comments = read_comments((ROOT / "configs" / f"{name}.py").read_text(encoding="utf-8"))
     own = [field for field in comments if field not in standard]
     title = (module.__doc__ or "").partition("\n")[0]
     parts = [f"## `configs/{name}.py`\n", f"{title}\n"]
@@ -125,4 +125,4 @@ def _format_table(head: list[str], rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(write_page())
+    PAGE.write_text(write_page(), encoding="utf-8")

@@ -115,7 +115,7 @@ def read_imports(root: pathlib.Path) -> dict[str, set[str]]:
 
 def _imports_of(path: pathlib.Path, modules: Iterable[str]) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -179,6 +179,21 @@ def reached(imports: Imports, start: str) -> set[str]:
 @pytest.fixture(scope="module")
 def imports() -> dict[str, set[str]]:
     return read_imports(ROOT)
+
+
+def test_text_files_are_utf8_wherever_they_are_read():
+    """Else the locale decides. PLW1514 of ruff sees the calls whose object it knows."""
+    found = []
+    for folder in (PACKAGE, "benchmarks", "docs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_bytes())):
+                if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+                    continue
+                called = ast.unparse(node.func)
+                text = any(each.arg == "text" and ast.unparse(each.value) == "True" for each in node.keywords)
+                if text or (called.endswith((".read_text", ".write_text")) and called != "files.write_text"):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {called}")
+    assert found == []
 
 
 def test_every_module_has_its_room(imports: Imports) -> None:

@@ -42,9 +42,9 @@ def run(module: str, arguments: list[str], environment: dict[str, str], *, timeo
       subprocess.TimeoutExpired: after `timeout` seconds; the command is killed.
     """
     with (
-        tempfile.TemporaryFile("w+") as request,
-        tempfile.TemporaryFile("w+") as output,
-        tempfile.TemporaryFile("w+") as errors,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as request,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as output,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
     ):
         json.dump({"module": module, "arguments": arguments, "environment": environment}, request)
         request.flush()
@@ -107,13 +107,6 @@ def _serve(connection: socket.socket) -> None:
 
 def _import() -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # as cli.run sets it; read when JAX is imported
-    import bt_jax.audit.findings
-    import bt_jax.benchmark.measurements
-    import bt_jax.experiments.comparison
-    import bt_jax.experiments.runner
-    import bt_jax.inference.convert
-    import bt_jax.serve.app
-    import bt_jax.serve.server
     import bt_jax.training.train  # noqa: F401
 
     assert threading.active_count() == 1, threading.enumerate()

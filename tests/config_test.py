@@ -144,7 +144,7 @@ def test_the_description_shows_the_command_of_each_variant(path: pathlib.Path) -
 
 @pytest.mark.parametrize("path", CONFIGS, ids=named)
 def test_every_field_is_explained(path: pathlib.Path) -> None:
-    explained = make_configuration.read_comments(DEFAULTS.read_text() + path.read_text())
+    explained = make_configuration.read_comments(DEFAULTS.read_text() + path.read_text(encoding="utf-8"))
     silent = leaves(load(path).get_config()).keys() - explained.keys()
     assert not silent, f"write a comment at the end of the line that sets {sorted(silent)}"
 

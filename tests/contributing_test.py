@@ -30,9 +30,9 @@ def project(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def insert(path: pathlib.Path, text: str, *, after: str) -> None:
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     assert before.count(after) == 1, f"{path.name} has no single {after!r}"
-    path.write_text(before.replace(after, after + text))
+    path.write_text(before.replace(after, after + text), encoding="utf-8")
 
 
 def run(project: pathlib.Path, *arguments: str) -> str:

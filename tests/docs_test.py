@@ -81,7 +81,7 @@ class Block:
 
 def read_fences(page: pathlib.Path) -> list[tuple[str, str]]:
     """Language and content of each fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)
 
 
 def read_blocks(page: pathlib.Path) -> list[Block]:
@@ -126,7 +126,7 @@ def name_page(page: pathlib.Path) -> str:
 
 def make_anchors(page: pathlib.Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

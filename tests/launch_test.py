@@ -125,7 +125,7 @@ def test_demo_makes_installs_and_runs(machine: Machine) -> None:
 @pytest.mark.parametrize("arguments", [["demo"], ["test"], ["test", "tests"]])
 def test_programs_run_in_the_checkout(machine: Machine, arguments: list[str]) -> None:
     machine.launch(*arguments)
-    assert pathlib.Path(f"{machine.record}.folder").read_text() == f"{machine.root}\n"
+    assert pathlib.Path(f"{machine.record}.folder").read_text(encoding="utf-8") == f"{machine.root}\n"
 
 
 def test_another_pythons_home_is_left_out(machine: Machine) -> None:

@@ -10,7 +10,7 @@ def test_it_is_made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     def make(path: pathlib.Path) -> None:
         calls.append(path)
-        path.write_text("expensive")
+        path.write_text("expensive", encoding="utf-8")
 
     first, second = (sharing.make_once(tmp_path_factory, "sharing-test", make) for _ in range(2))
     assert first == second and first.read_text() == "expensive"

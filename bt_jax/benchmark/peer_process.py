@@ -89,7 +89,7 @@ class PeerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                text=True,
+                encoding="utf-8",
             )
             stack.callback(self._end)
             answer = self._answer()

@@ -41,7 +41,7 @@ def format_markdown(folder: pathlib.Path) -> str:
     results = []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_bytes())
         except ValueError as error:
             raise UsageError(f"{path} is not JSON: {error}") from error
         if isinstance(content, dict) and {"mode", "model", "images_per_s", "machine"} <= content.keys():

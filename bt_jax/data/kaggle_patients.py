@@ -35,7 +35,7 @@ def load_patients() -> dict[str, str]:
 
 @functools.cache
 def _load_column(name: str) -> dict[str, str]:
-    return {row["fingerprint"]: row[name] for row in csv.DictReader(io.StringIO(PATH.read_text()))}
+    return {row["fingerprint"]: row[name] for row in csv.DictReader(io.StringIO(PATH.read_text(encoding="utf-8")))}
 
 
 def build(directory: pathlib.Path) -> list[tuple[str, str, str]]:

@@ -167,7 +167,7 @@ def _convert_errors(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _read_json(path: pathlib.Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _make_natural_key(path: pathlib.Path) -> list[tuple[str, int]]:

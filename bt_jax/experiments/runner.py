@@ -131,7 +131,7 @@ def _open_runs(
     path = folder / STATE_FILE
     runs: list[SweepRun] = []
     if path.exists():
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
         runs = [SweepRun(**one) for one in content["runs"]]
         if different := run_folder.describe_differences(
             content["base"], _select_result_fields(base), free={"seed", *values, *content["grid"]}

@@ -108,7 +108,7 @@ class Shell:
 
 def _run(command: Sequence[str], *, stdin: str | None, capture: bool) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=capture, text=True, check=False)
+        return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=capture, encoding="utf-8", check=False)
     except FileNotFoundError:
         raise UsageError(f"{command[0]} is not installed, or not on the PATH: install it first") from None
 

@@ -122,7 +122,7 @@ def read(folder: files.Path, *, step: int | None = None) -> Temperature | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
         found = Temperature(
             value=float(content["temperature"]),
             fitted_on=str(content["fitted_on"]),

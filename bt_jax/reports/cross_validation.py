@@ -74,7 +74,7 @@ def write(
       say: called with one line for each result and each file worth opening.
     """
     workdirs = list_workdirs(folder, folds)
-    record = json.loads((workdirs[0] / "run.json").read_text())
+    record = json.loads((workdirs[0] / "run.json").read_bytes())
     synthetic = bool(record["data"]["synthetic"])
     notice = SYNTHETIC_NOTICE if synthetic else None
     temperatures = np.array(
@@ -177,7 +177,7 @@ def _read_probe_recalls(workdirs: list[pathlib.Path]) -> list[float]:
     """Reads the recall of each fold's network on the shift probe, on the clean images if there are any."""
     found = []
     for workdir_ in workdirs:
-        result = json.loads((workdir_ / "report" / shift_probe.SPLIT / "metrics.json").read_text())
+        result = json.loads((workdir_ / "report" / shift_probe.SPLIT / "metrics.json").read_bytes())
         shown = result["subsets"]["clean"] if result["subsets"]["clean"]["n"] else result
         found += [float(row["recall"]) for row in shown["per_class"].values() if row["support"]]
     return found
@@ -223,7 +223,7 @@ def _collect_facts(
     _, metadata = checkpoint.read_best_metadata(workdirs[0])
     model = metadata["model"]
     records = [
-        run_folder.RunRecord(path / "run.json", json.loads((path / "run.json").read_text())) for path in workdirs
+        run_folder.RunRecord(path / "run.json", json.loads((path / "run.json").read_bytes())) for path in workdirs
     ]
     return {
         "title": f"{model['name']}, cross-validation over {len(workdirs)} folds",

@@ -80,7 +80,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._least / 4)):
             if line := self.describe_overdue():
-                with (self._folder / FILE).open("w") as file:
+                with (self._folder / FILE).open("w", encoding="utf-8") as file:
                     file.write(f"{line}\n\n{_format_stacks()}")
                 self._warn(line)
 

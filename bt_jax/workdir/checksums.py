@@ -16,7 +16,7 @@ def seal(folder: epath.Path) -> None:
     names = [name for name in _list_files(folder) if name != FILE]
     content = {"schema": 1, "files": {name: _compute_checksum(folder / name) for name in sorted(names)}}
     beside = folder.parent / f".{folder.name}.{FILE}"
-    beside.write_text(json.dumps(content))
+    beside.write_text(json.dumps(content), encoding="utf-8")
     beside.replace(folder / FILE)
 
 
@@ -33,7 +33,7 @@ def find_flaw(folder: epath.Path, *, parts: Collection[str] = ()) -> str | None:
       parts: first parts of the paths to check; empty: all.
     """
     try:
-        listed: dict[str, Any] = json.loads((folder / FILE).read_text())["files"]
+        listed: dict[str, Any] = json.loads((folder / FILE).read_bytes())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{FILE} cannot be read"
     for name, expected in listed.items():

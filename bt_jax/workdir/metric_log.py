@@ -18,7 +18,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Reads the rows of `metrics.jsonl`, without a last line that is incomplete after a kill."""
     path = workdir / METRICS_FILE
     rows = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
         if line.endswith("\n"):
             rows.append(json.loads(line))
     return rows
@@ -36,7 +36,7 @@ class MetricsWriter:
         self._events = tensorboardX.SummaryWriter(str(workdir / TENSORBOARD_FOLDER))
         for row in rows:
             self._add_events(row)
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, *, step: int, epoch: float, stage: int, **scalars: float) -> None:
         """Appends a row. Non-finite values become null. Names such as `train/loss` are passed as keywords."""

@@ -32,7 +32,7 @@ def get_bucket(folder: str | os.PathLike[str]) -> epath.Path | None:
     path = pathlib.Path(folder)
     for above, below in ((path, ""), (path.parent, path.name)):  # the folder of a run, or of a fold of it
         if (above / _POINTER).is_file():
-            return epath.Path((above / _POINTER).read_text().strip()) / below
+            return epath.Path((above / _POINTER).read_text(encoding="utf-8").strip()) / below
     return None
 
 
@@ -60,7 +60,7 @@ class Mirror:
         with self._report_errors_in_one_line("read"), waiting.report(f"copying {self._remote}"):
             if self._remote.exists():
                 self._pull(self._remote, self.folder)
-        (self.folder / _POINTER).write_text(f"{self._remote}\n")
+        (self.folder / _POINTER).write_text(f"{self._remote}\n", encoding="utf-8")
         self._there = self._list_local()
         return self.folder
 

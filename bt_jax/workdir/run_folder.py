@@ -94,7 +94,7 @@ def write_config(
     path = workdir / "config.json"
     if resuming and path.exists():
         before, now = (
-            flatten(defaults) | flatten(fields) for fields in (json.loads(path.read_text())["config"], config)
+            flatten(defaults) | flatten(fields) for fields in (json.loads(path.read_bytes())["config"], config)
         )
         if different := describe_differences(before, now, free=FREE_FIELDS):
             raise UsageError(
@@ -145,7 +145,7 @@ class RunRecord:
         """Opens the record in the folder, or creates one."""
         path = workdir / "run.json"
         content = (
-            json.loads(path.read_text())
+            json.loads(path.read_bytes())
             if path.exists()
             else {"schema": SCHEMA, "starts": [], "seconds": {}, "seconds_by_stage": {}}
         )
@@ -275,7 +275,7 @@ def _describe_commit() -> str | None:
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=folder, capture_output=True, text=True, timeout=10, check=True,
+            cwd=folder, capture_output=True, encoding="utf-8", timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None

@@ -53,7 +53,7 @@ def numbers(folder: pathlib.Path, kind: str = "pid") -> list[int]:
 
 def alive(number: int) -> bool:
     try:
-        return pathlib.Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return pathlib.Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

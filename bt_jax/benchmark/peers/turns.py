@@ -65,7 +65,7 @@ def serve(build: Callable[..., Step], *, packages: tuple[str, ...]) -> None:
       build: (mode, batch, size, model, *options) -> step. It imports its library itself.
       packages: imported by `build`; their versions are reported.
     """
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # output of libraries must not mix with the answers
 
     def answer(**values: Any) -> None:
