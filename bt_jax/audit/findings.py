@@ -9,6 +9,7 @@ import numpy as np
 
 from bt_jax.audit.inspection import ODDITIES, Inspection
 from bt_jax.audit.shortcuts import Shortcuts, find_shortcuts
+from bt_jax.common import waiting
 from bt_jax.data import splits
 from bt_jax.data.dedup import near_duplicates
 from bt_jax.data.dedup.near_duplicates import UNALIGNED_CORRELATION, Pairs
@@ -124,6 +125,13 @@ def examine(
     )
     training = [row for row, split in enumerate(split_of) if split == "Training"]
     labels = np.array([record.label for record in inspection.records], np.int64)
+    with waiting.report("looking for shortcuts"):
+        shortcuts = find_shortcuts(
+            inspection.cues[training],
+            labels=labels[training],
+            groups=[groups[row] for row in training],
+            class_names=source.class_names,
+        )
     return Findings(
         source=source,
         inspection=inspection,
@@ -133,12 +141,7 @@ def examine(
         close_calls=tuple(listing.list_close_calls(labels)),
         groups=tuple(groups),
         grouping=grouping,
-        shortcuts=find_shortcuts(
-            inspection.cues[training],
-            labels=labels[training],
-            groups=[groups[row] for row in training],
-            class_names=source.class_names,
-        ),
+        shortcuts=shortcuts,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bt_jax.common import files
+from bt_jax.common import files, waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.data import array_record, class_labels, folder_layout, groups_table, splits
 from bt_jax.data.folder_layout import Layout
@@ -120,7 +120,8 @@ def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:
     except ImportError:
         return None, "there is a Kaggle key, but kagglehub is not installed: python -m pip install kagglehub"
     try:
-        return pathlib.Path(kagglehub.dataset_download(KAGGLE_DATASET)), ""
+        with waiting.report(f"downloading {KAGGLE_DATASET} from Kaggle"):
+            return pathlib.Path(kagglehub.dataset_download(KAGGLE_DATASET)), ""
     except (OSError, ValueError, RuntimeError) as error:
         return None, f"the Kaggle download failed: {' '.join(str(error).split())}"
 

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from bt_jax.common import files
+from bt_jax.common import files, waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import processes
 from bt_jax.workdir import checksums, remote
@@ -59,9 +59,10 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike[str], *, warn: Callable[[str], None] = print):
         self._folder = _get_folder(workdir)
-        self.damaged = tuple(
-            step for step in _list_steps(self._folder) if _set_aside_if_damaged(self._folder, step, warn)
-        )
+        with waiting.report("comparing the checkpoints with their checksums", say=processes.say):
+            self.damaged = tuple(
+                step for step in _list_steps(self._folder) if _set_aside_if_damaged(self._folder, step, warn)
+            )
         self._kept = _Kept({step: _read_best_step(self._folder / str(step)) for step in _list_steps(self._folder)})
         self._saving: int | None = None
         self._response: Any = None
@@ -123,9 +124,9 @@ class Checkpoints:
     def restore(self, step: int, *, evaluation: Any, training: Any) -> tuple[Any, Any]:
         """Reads a step into arrays with the shapes, dtypes and shardings of the given (abstract) trees."""
         self._wait()
-        restored = self._checkpointer.load_checkpointables(
-            step, {EVALUATION: evaluation, TRAINING: _flatten_by_path(training)}
-        )
+        content = {EVALUATION: evaluation, TRAINING: _flatten_by_path(training)}
+        with waiting.report(f"restoring the checkpoint of step {step}", say=processes.say):
+            restored = self._checkpointer.load_checkpointables(step, content)
         return restored[EVALUATION], jax.tree.unflatten(jax.tree.structure(training), restored[TRAINING].values())
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Sequence
 
 import hypothesis
@@ -13,6 +14,7 @@ from PIL import Image
 from bt_jax.audit import findings
 from bt_jax.audit.findings import DuplicatePair, Findings
 from bt_jax.audit.inspection import inspect
+from bt_jax.common import waiting
 from bt_jax.data.dedup import near_duplicates
 from bt_jax.data.dedup.near_duplicates import Pairs
 from bt_jax.data.io import decode
@@ -199,3 +201,10 @@ def test_many_copies_are_not_listed_each_with_each():
     }
     assert reached == set(range(400))
     assert len(made.list_clusters()) == 1 and len(made.list_clusters()[0]) == 400
+
+
+def test_a_long_search_for_shortcuts_says_that_it_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "_FIRST", 0.01)
+    monkeypatch.setattr(findings, "find_shortcuts", lambda *arguments, **options: time.sleep(0.1))
+    examine(source_of({f"Training/{name}/{number}.png": slice_of(number) for number, name in enumerate(NAMES)}))
+    assert "looking for shortcuts: 0 s so far" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.workdir import checkpoint, checksums
 from bt_jax.workdir.checkpoint import Checkpoints
@@ -102,6 +103,18 @@ def test_round_trip(run):
         "progress": {"step": 40, "best_step": 20, "unlogged": [{"loss": 0.5}]},
         "model": {"name": "cnn"},
     }
+
+
+def test_checking_and_restoring_for_long_say_so(run, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "_FIRST", 0.0)
+    monkeypatch.setattr(waiting, "_NEXT", 1e6)
+    checkpoints = Checkpoints(run)
+    evaluation, training = map(checkpoint.make_abstract, trees(0))
+    checkpoints.restore(40, evaluation=evaluation, training=training)
+    checkpoints.close()
+    said = capsys.readouterr().out
+    assert "comparing the checkpoints with their checksums: 0 s so far" in said
+    assert "restoring the checkpoint of step 40: 0 s so far" in said
 
 
 def test_restored_arrays_have_the_sharding_that_was_asked_for(run):
