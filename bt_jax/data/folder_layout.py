@@ -6,24 +6,25 @@ alone, either of them inside other folders, or beside a copy of themselves.
 
 import collections
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels, groups_table
+from bt_jax.data.folder_names import (
+    VALIDATION,
+    find_split,
+    get_class,
+    get_depth,
+    get_name,
+    get_parent,
+    is_archive,
+    is_below,
+    is_beside_classes,
+    list_parents,
+)
 from bt_jax.data.io.file_names import can_be_image
 from bt_jax.data.io.listing import Listing
 from bt_jax.data.records import TESTING, TRAINING
-
-VALIDATION = "Validation"
-_SPLITS = {
-    "training": TRAINING, "train": TRAINING, "testing": TESTING, "test": TESTING, "validation": VALIDATION,
-    "valid": VALIDATION, "validate": VALIDATION, "val": VALIDATION,
-}  # fmt: skip
-# What people add to the name of a split, as in `train_set` and `Testing Data`.
-_ENDINGS = re.compile(r"(dataset|data|set|images|folder)$")
-# Folders for images without a class, which lie beside class folders.
-_UNLABELLED = frozenset({"pred", "preds", "predict", "prediction", "predictions", "nolabel", "unlabeled", "unlabelled"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,6 @@ class Layout:
     folders: tuple[ClassFolder, ...]
     empty: tuple[ClassFolder, ...]
     warnings: tuple[str, ...]
-
-
-def find_split(name: str) -> str | None:
-    """Returns the split that a folder's name stands for, `Training` for `train`, `TRAIN_SET` or `Training Data`."""
-    key = _simplify(name)
-    return _SPLITS.get(key) or _SPLITS.get(_ENDINGS.sub("", key))
 
 
 def find_layout(listing: Listing, *, class_names: Sequence[str] | None = None) -> Layout:
@@ -114,18 +109,18 @@ class _Tree:
         self.folders = collections.defaultdict[str, list[str]](list)  # by folder: sorted paths of the folders in it
         self.count = collections.Counter[str]()  # by folder: files in it and below that may be images
         for file in sorted(listing.names):
-            self.files[_get_parent(file)].append(file)
+            self.files[get_parent(file)].append(file)
         known = {""}
         for folder in sorted({*listing.folders, *self.files}):
             while folder not in known:
                 known.add(folder)
-                self.folders[_get_parent(folder)].append(folder)
-                folder = _get_parent(folder)
+                self.folders[get_parent(folder)].append(folder)
+                folder = get_parent(folder)
         for below in self.folders.values():
             below.sort()
         for folder, files in self.files.items():
             number = sum(map(can_be_image, files))
-            for above in _list_parents(folder):
+            for above in list_parents(folder):
                 self.count[above] += number
         self.all = sorted(known, key=lambda folder: (folder.count("/") + bool(folder), folder))  # the top first
 
@@ -136,26 +131,26 @@ class _Tree:
             return self.take_only(training)
         testing = [folder for folder in self.all if self.list_splits(folder, TESTING)]
         flat = [folder for folder in self.all if len(self.list_classes(folder)) > 1]
-        if testing and not (flat and _get_depth(flat[0]) < _get_depth(testing[0])):
+        if testing and not (flat and get_depth(flat[0]) < get_depth(testing[0])):
             return self.take_only(testing)
         if not flat:  # folders inside of the class folders hold the images
             flat = [folder for folder in self.all if len(self.list_wrapped(folder)) > 1]
         if not flat:
             flat = [folder for folder in self.all if self.list_classes(folder)]
         if not flat:
-            archive = next((file for files in self.files.values() for file in files if _is_archive(file)), None)
+            archive = next((file for files in self.files.values() for file in files if is_archive(file)), None)
             hint = f": unpack {archive}" if archive else ": expected Training/<class>/<image>"
             raise UsageError(f"{self.title} holds no images in class folders{hint}")
         root = self.take_only(flat)
-        for folder in _list_parents(root)[1:]:
-            others = [below for below in self.folders[folder] if self.count[below] and not _is_below(root, below)]
+        for folder in list_parents(root)[1:]:
+            others = [below for below in self.folders[folder] if self.count[below] and not is_below(root, below)]
             if others:  # perhaps `root` is a class with a folder for each patient
                 raise self.refuse([others[0], root])
         return root
 
     def take_only(self, folders: Sequence[str]) -> str:
         """Returns the first folder, unless there are others as deep."""
-        same = [folder for folder in folders if _get_depth(folder) == _get_depth(folders[0])]
+        same = [folder for folder in folders if get_depth(folder) == get_depth(folders[0])]
         if len(same) > 1:
             raise self.refuse(same)
         return same[0]
@@ -169,7 +164,7 @@ class _Tree:
 
     def list_splits(self, folder: str, *splits: str) -> list[tuple[str, str]]:
         """Lists the Training or Testing folders directly in a folder that have class folders: split and path."""
-        found = ((find_split(_get_name(below)) or "", below) for below in self.folders.get(folder, ()))
+        found = ((find_split(get_name(below)) or "", below) for below in self.folders.get(folder, ()))
         return [(split, below) for split, below in found if split in splits and self.has_classes(below)]
 
     def has_classes(self, folder: str) -> bool:
@@ -199,17 +194,17 @@ class _Tree:
         full = [
             below
             for below in self.list_full(folder)
-            if self.is_class(below) or find_split(_get_name(below)) not in (TRAINING, TESTING)
+            if self.is_class(below) or find_split(get_name(below)) not in (TRAINING, TESTING)
         ]
-        certain = [below for below in full if self.is_class(below) or not _is_beside_classes(below)]
+        certain = [below for below in full if self.is_class(below) or not is_beside_classes(below)]
         return certain if len(certain) > 1 else full  # without other classes, `valid` and `invalid` are two
 
     def is_class(self, folder: str) -> bool:
-        return _get_class(folder) in self.class_names
+        return get_class(folder) in self.class_names
 
     def list_wrapped(self, folder: str) -> list[str]:
         """Lists class folders whose images are one folder further down, as in `glioma/glioma/<image>`."""
-        below = [below for below in self.folders.get(folder, ()) if find_split(_get_name(below)) is None]
+        below = [below for below in self.folders.get(folder, ()) if find_split(get_name(below)) is None]
         return [each for each in below if self.find_images(each) != each]
 
     def find_images(self, folder: str) -> str:
@@ -225,15 +220,15 @@ class _Tree:
         for split, folder in splits or [(TRAINING, root)]:
             parent = self.unwrap(folder) if splits else root
             classes = self.list_full(parent) if splits else self.list_classes(parent)
-            names = {_get_class(each) for each in classes}
+            names = {get_class(each) for each in classes}
             for each in self.folders.get(parent, ()):
                 images = self.find_images(each)
                 if each in classes:
-                    yield ClassFolder(split, _get_name(each), each, tuple(self.files[each]))
+                    yield ClassFolder(split, get_name(each), each, tuple(self.files[each]))
                 elif not self.files.get(each) and self.may_be_class(each, names, divided=bool(splits)):
                     below = next((inside for inside in self.folders.get(each, ()) if self.count[inside]), "")
                     files = tuple(self.files[images]) if images != each else ()
-                    yield ClassFolder(split, _get_name(each), each, files, below)
+                    yield ClassFolder(split, get_name(each), each, files, below)
 
     def may_be_class(self, folder: str, names: set[str], *, divided: bool) -> bool:
         """Returns whether a folder without files directly in it is meant as a class folder, and is no copy of others.
@@ -243,9 +238,9 @@ class _Tree:
           names: of the classes beside it.
           divided: whether it is inside of Training or Testing, where nothing but classes is expected.
         """
-        name = _get_class(folder)
-        inside = {_get_class(below) for below in self.folders.get(folder, ())}
-        if _is_beside_classes(folder) or find_split(_get_name(folder)) or inside & (names - {name}):
+        name = get_class(folder)
+        inside = {get_class(below) for below in self.folders.get(folder, ())}
+        if is_beside_classes(folder) or find_split(get_name(folder)) or inside & (names - {name}):
             return False
         expected = divided or not names or not self.count[folder]
         return expected or name in class_labels.BRAIN_TUMOR_CLASSES or name in self.class_names
@@ -253,8 +248,8 @@ class _Tree:
     def describe_left_out(self, root: str, used: set[str]) -> list[str]:
         """Returns a line for each kind of file that is left out. Files at the top are not: nobody expects images."""
         prefix = f"{root}/" if root else ""
-        on_way = {above for folder in {_get_parent(file) for file in used} for above in _list_parents(folder)}
-        used_folders = {_get_parent(file) for file in used}
+        on_way = {above for folder in {get_parent(file) for file in used} for above in list_parents(folder)}
+        used_folders = {get_parent(file) for file in used}
         reasons = {
             folder: "is not used ({} files): validation images are a fold of Training, chosen by patient "
             "(config.data.folds)"
@@ -262,22 +257,22 @@ class _Tree:
         }
         above_all = f"{self.title}/{root}".rstrip("/")
         for folder in self.all:
-            above = _list_parents(folder)
+            above = list_parents(folder)
             if folder in on_way or any(each in reasons or each in used_folders for each in above):
                 continue
             if self.list_splits(folder, TRAINING, TESTING) or len(self.list_classes(folder)) > 1:
                 reasons[folder] = f"holds class folders of its own ({{}} files): left out, since {above_all} is used"
-            elif _get_parent(folder) == root and _is_beside_classes(folder) and self.has_images(folder):
+            elif get_parent(folder) == root and is_beside_classes(folder) and self.has_images(folder):
                 reasons[folder] = "holds {} files without class folders: left out"
         counts = collections.Counter[str]()
         rest = list[str]()
         for folder, files in self.files.items():
-            reason = next((each for each in _list_parents(folder) if each in reasons), None)
+            reason = next((each for each in list_parents(folder) if each in reasons), None)
             left = [file for file in files if file not in used and "/" in file.removeprefix(prefix)]
             if reason is not None:
                 counts[reason] += len(left)
             else:
-                rest += [file for file in left if _get_name(file) != groups_table.FILE]
+                rest += [file for file in left if get_name(file) != groups_table.FILE]
         lines = [f"{self.title}/{folder} {reason.format(counts[folder])}" for folder, reason in reasons.items()]
         if rest:
             lines.append(
@@ -285,50 +280,7 @@ class _Tree:
             )
         by_split = self.list_splits(root, TRAINING, TESTING)
         for split in (TRAINING, TESTING):
-            same = [_get_name(folder) for each, folder in by_split if each == split]
+            same = [get_name(folder) for each, folder in by_split if each == split]
             if len(same) > 1:
                 lines.append(f"{self.title} has several folders that all count as {split}: {', '.join(same)}")
         return lines
-
-
-def _is_beside_classes(folder: str) -> bool:
-    """Returns whether the name of a folder says that it is no class, but lies beside some."""
-    return find_split(_get_name(folder)) is not None or _simplify(_get_name(folder)) in _UNLABELLED
-
-
-def _simplify(name: str) -> str:
-    """Returns a name in lower case, without spaces, hyphens and underscores."""
-    return re.sub(r"[\s_-]+", "", name.lower())
-
-
-def _get_class(folder: str) -> str:
-    return class_labels.canonicalise(_get_name(folder))
-
-
-def _is_archive(path: str) -> bool:
-    return path.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz", ".rar", ".7z"))
-
-
-def _get_parent(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def _get_name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def _get_depth(folder: str) -> int:
-    return folder.count("/") + bool(folder)
-
-
-def _list_parents(folder: str) -> list[str]:
-    """Lists a folder and all above it, up to the top."""
-    found = [folder]
-    while folder:
-        folder = _get_parent(folder)
-        found.append(folder)
-    return found
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return not folder or path == folder or path.startswith(f"{folder}/")

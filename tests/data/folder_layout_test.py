@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data import folder_layout, sources
+from bt_jax.data import sources
 
 # Name: (folders with two images each, {class folder as found: (class, split)}, patterns of warnings in their order).
 # The warnings about absent classes and an absent Testing folder are tested elsewhere.
@@ -185,15 +185,3 @@ def test_two_spellings_of_a_split_are_named(tmp_path):
     source = sources.open_path(write(tmp_path, ["Training/a", "train/b"], as_zip=True), field="--data")
     assert len(source.records) == 4
     assert any(re.search("several folders that all count as Training: Training, train", w) for w in source.warnings)
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("Training", "Training"), ("train", "Training"), ("TRAIN_SET", "Training"), ("training-data", "Training"),
-        ("Test Images", "Testing"), ("testing", "Testing"), ("val", "Validation"), ("Valid", "Validation"),
-        ("validation_dataset", "Validation"), ("trainer", None), ("invalid", None), ("glioma", None), ("set", None),
-    ],
-)  # fmt: skip
-def test_spellings_of_splits(name, split):
-    assert folder_layout.find_split(name) == split
