@@ -16,7 +16,7 @@ from bt_jax.data.io.decode import encode_png
 from bt_jax.data.phantoms import phantom
 
 ROOT = pathlib.Path(__file__).parents[1]
-SHORT = ["--config.stages.count=1", "--config.stages.epochs=1", "--config.data.phantoms_per_class=(8,2)"]
+SHORT = ["--config.stages.count=1", "--config.stages.epochs=1", "--config.data.phantoms_per_class=(24,4)"]
 
 
 @pytest.fixture(scope="module")
@@ -74,4 +74,5 @@ def test_train_predict_and_serve_in_an_empty_folder(start):
                     assert answer.status == 200 and answer.read()
         finally:
             server.terminate()
-    assert server.returncode == 0
+            said, _ = server.communicate()
+    assert (server.returncode, said) == (0, "stopped\n")
