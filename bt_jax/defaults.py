@@ -119,6 +119,7 @@ def make_defaults() -> ml_collections.ConfigDict:
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every_epochs = 1.0  # epochs between evaluations on the validation fold; the end always has one
     evaluation.batch_size = 64  # images in an evaluation step
+    evaluation.examples = 0  # images of each class that the report shows with heat maps; 0 is off
 
     config.early_stopping = early_stopping = ml_collections.ConfigDict()
     early_stopping.patience = 10  # evaluations without a lower val/loss after which a stage ends; 0 is off
@@ -130,11 +131,13 @@ def make_defaults() -> ml_collections.ConfigDict:
 
 
 def use_phantoms(config: ml_collections.ConfigDict) -> None:
-    """Sets the data of a demo: phantoms, with mild augmentation, since they do not vary as scanners do."""
+    """Sets the data of a demo: phantoms, with mild augmentation, since they do not vary as scanners do. Its report
+    shows examples."""
     config.data.source, config.data.phantoms_per_class = "phantoms", (160, 40)
     augment = config.augment
     augment.rotation, augment.zoom, augment.brightness, augment.border = 0.03, 0.1, 0.1, 0.0
     augment.gamma, augment.noise, augment.blur = 0.0, 0.0, 0.0
+    config.eval.examples = 2
 
 
 def suit_small_networks(config: ml_collections.ConfigDict) -> None:

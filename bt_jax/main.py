@@ -65,12 +65,17 @@ def main() -> int | None:
 
 def _train() -> int:
     from bt_jax.distributed import processes
+    from bt_jax.training import examples
     from bt_jax.training.train import train_and_evaluate  # after the flags: grain defines flags of its own
     from bt_jax.workdir import remote
 
     workdir = _WORKDIR.value or _choose_workdir()
     if not remote.is_remote(workdir):
-        return train_and_evaluate(_CONFIG.value, pathlib.Path(workdir), began=cli.BEGAN)
+        folder = pathlib.Path(workdir)
+        status = train_and_evaluate(_CONFIG.value, folder, began=cli.BEGAN)
+        if not status and (folder / examples.FOLDER).is_dir():
+            processes.say(f"\n{examples.format_next_commands(folder)}")
+        return status
     copy = remote.Mirror(workdir, process=processes.get_index())
     publish = copy.push if processes.is_first() else None
     return train_and_evaluate(_CONFIG.value, copy.pull(), began=cli.BEGAN, publish=publish)

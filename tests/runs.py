@@ -41,6 +41,7 @@ FIELDS: dict[str, Any] = {
     "train.log_every": 3,
     "eval.batch_size": 8,
     "eval.every_epochs": 0.7,
+    "eval.examples": 0,
     "checkpoint.every_steps": 8,
     "early_stopping.patience": 3,
 }

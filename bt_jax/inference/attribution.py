@@ -25,7 +25,7 @@ import numpy as np
 
 from bt_jax.common.errors import UsageError
 from bt_jax.inference.forward import compute_outputs
-from bt_jax.inference.trained_model import TrainedModel
+from bt_jax.inference.trained_model import TrainedModel, TrainedNetwork
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 from bt_jax.models.segments import Grid
@@ -81,8 +81,7 @@ def explain(
             "heat maps are not available for a StableHLO file: use the workdir or a safetensors file of the model"
         )
     size = model.preprocessing.size
-    if not all(find_cuts(member.network) for member in model.networks):
-        method = "integrated_gradients"
+    method = choose_method([member.network for member in model.networks], method)
     if not len(images):
         return Explanation(np.zeros((0, size, size), np.float32), np.zeros(0, np.int64), method)
     chosen = model.predict_probabilities(images).argmax(axis=1) if classes is None else np.asarray(classes, np.int64)
@@ -90,9 +89,13 @@ def explain(
         raise ValueError(f"classes must be {len(images)} integers from 0 to {len(model.class_names) - 1}, got {chosen}")
     heat = np.zeros((len(images), size, size), np.float32)
     for member in model.networks:
-        program = make_heat_function(member.network, member.normalisation, method)
-        heat += _compute_heat(program, member.params, member.batch_stats, images, chosen, batch_size)
+        heat += compute_network_heat(member, images, classes=chosen, method=method, batch_size=batch_size)
     return Explanation(scale_to_one(heat), chosen, method)
+
+
+def choose_method(networks: Sequence[Network], method: str) -> str:
+    """Returns the method itself, or integrated gradients if one of the networks has no feature maps."""
+    return method if all(find_cuts(network) for network in networks) else "integrated_gradients"
 
 
 @functools.lru_cache(maxsize=16)
@@ -241,16 +244,25 @@ def scale_to_one(heat: _Array) -> _Array:
     return heat / (largest + (largest <= 0))
 
 
-def _compute_heat(
-    program: _Heat, params: Tree, batch_stats: Tree, images: np.ndarray, classes: np.ndarray, batch_size: int
+def compute_network_heat(
+    member: TrainedNetwork, images: np.ndarray, *, classes: np.ndarray, method: str, batch_size: int = 8
 ) -> np.ndarray:
-    """Computes the heat maps of all images, [N, S, S] float32, padding the last batch."""
+    """Computes the heat maps of one network, [N, S, S] float32.
+
+    Args:
+      member: the network with its weights.
+      images: [N, S, S] uint8, preprocessed.
+      classes: [N], the classes to explain.
+      method: one that `choose_method` returns for this network.
+      batch_size: images per step; the last batch is padded.
+    """
+    program = make_heat_function(member.network, member.normalisation, method)
     remaining = iter(range(0, len(images), batch_size))
 
     def forward(part: np.ndarray) -> tuple[jax.Array, ...]:
         start = next(remaining)
         part_classes = np.zeros(batch_size, np.int32)
         part_classes[: len(classes[start : start + batch_size])] = classes[start : start + batch_size]
-        return program(params, batch_stats, part, part_classes)
+        return program(member.params, member.batch_stats, part, part_classes)
 
     return compute_outputs(forward, images=images, batch_size=batch_size)[0]

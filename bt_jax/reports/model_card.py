@@ -10,6 +10,8 @@ from bt_jax.data import class_labels
 from bt_jax.reports import limits, score_sections, score_text
 from bt_jax.reports.score_sections import Results, escape_link
 
+HEAT_MAPS, _CURVES = "heat_maps.png", "training_curves.png"  # pictures beside the card
+
 
 class ModelFacts(TypedDict, total=False):
     """What a model card says besides the scores. Every key may be absent; then the card leaves it out.
@@ -91,6 +93,7 @@ def write_model_card(path: files.Path, *, facts: ModelFacts, metrics: Results, n
         score_sections.format_calibration(metrics, remark=facts.get("calibration")),
         _format_ood_detection(facts),
         *(score_sections.format_class_scores(name, result, path.parent) for name, result in metrics.items()),
+        _format_heat_maps(path.parent),
         _format_training(facts, path.parent),
         _format_files(metrics, path.parent),
     ]
@@ -145,6 +148,17 @@ def _format_ood_detection(facts: ModelFacts) -> str:
     )
 
 
+def _format_heat_maps(folder: pathlib.Path) -> str:
+    if not (folder / HEAT_MAPS).is_file():
+        return ""
+    return format_markdown_section(
+        "Heat maps",
+        "The colours show what spoke for the predicted class. The images are chosen by their position in the split, "
+        "whatever their scores. A heat map does not outline a tumour.",
+        f"![images with heat maps]({HEAT_MAPS})",
+    )
+
+
 def _format_training(facts: ModelFacts, folder: pathlib.Path) -> str:
     sentences = [
         f"{facts['epochs']:g} epochs." if "epochs" in facts else "",
@@ -159,14 +173,19 @@ def _format_training(facts: ModelFacts, folder: pathlib.Path) -> str:
         f"Augmentation: {facts['augmentation']}" if "augmentation" in facts else "",
         "\n".join(f"{number}. {stage}" for number, stage in enumerate(facts.get("stages", ()), start=1)),
         f"Versions: {versions}." if versions else "",
-        "![training curves](training_curves.png)" if (folder / "training_curves.png").is_file() else "",
+        f"![training curves]({_CURVES})" if (folder / _CURVES).is_file() else "",
     )
 
 
 def _format_files(metrics: Mapping[str, Any], folder: pathlib.Path) -> str:
-    rows = []
-    if (folder / "training_curves.png").is_file():
-        rows.append("- [training_curves.png](training_curves.png): losses, scores and learning rate of the run")
+    rows = [
+        f"- [{file}]({file}): {meaning}"
+        for file, meaning in (
+            (_CURVES, "losses, scores and learning rate of the run"),
+            (HEAT_MAPS, "a few images with heat maps"),
+        )
+        if (folder / file).is_file()
+    ]
     for name in metrics:
         for file, meaning in (
             ("metrics.json", "all scores, in machine-readable form"),

@@ -1,5 +1,6 @@
-"""Draws the pictures of a scored split: confusion matrix, ROC curves, calibration."""
+"""Draws the pictures of a scored split: confusion matrix, ROC curves, calibration, examples with heat maps."""
 
+import dataclasses
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from bt_jax.reports.figure_style import (
 )
 from bt_jax.reports.score_text import format_image_count
 
+_PAIRS = 2  # examples in a row of their picture
 _LETTER = 0.09  # inches: a little more than the mean width of a letter of label size
 
 
@@ -176,6 +178,56 @@ def draw_calibration(
         figure_style.style_axes(upper)
         figure_style.style_axes(lower, xlabel="confidence (largest probability)")
     figure_style.add_legend(panels[0, -1], keys)
+    figure_style.save(figure, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image that a picture shows beside its heat map.
+
+    Attributes:
+      image: [H, W] uint8.
+      overlay: [H, W, 3] uint8, the image under the colours of its heat map.
+      label: name of the true class.
+      predicted: name of the predicted class.
+      probability: of the predicted class.
+    """
+
+    image: np.ndarray
+    overlay: np.ndarray
+    label: str
+    predicted: str
+    probability: float
+
+
+def draw_examples(path: files.Path, examples: Sequence[Example], *, title: str, notice: str | None = None) -> None:
+    """Draws each image beside its heat map, and says which class was predicted, in red where it is wrong.
+
+    Args:
+      path: of the PNG file.
+      examples: the images, drawn in their order.
+      title: printed on top.
+      notice: printed in a coloured band above the title.
+    """
+    rows = -(-len(examples) // _PAIRS)
+    figure = figure_style.make_figure(4.2 * _PAIRS, 2.2 * rows, title=title, notice=notice)
+    panels = figure.subplots(rows, 2 * _PAIRS, squeeze=False)
+    for axes in panels.flat:
+        axes.set(xticks=(), yticks=())
+        axes.axis("off")
+    for number, example in enumerate(examples):
+        row, column = number // _PAIRS, 2 * (number % _PAIRS)
+        left, right = panels[row, column : column + 2]
+        left.imshow(example.image, cmap="gray", vmin=0, vmax=255)
+        right.imshow(example.overlay)
+        left.set_title(_format_class_name(example.label), fontsize=SMALL_SIZE)
+        wrong = example.predicted != example.label
+        right.set_title(
+            f"{_format_class_name(example.predicted)}, {example.probability:.2f}",
+            fontsize=SMALL_SIZE,
+            color=VERMILLION if wrong else BLACK,
+            weight="bold" if wrong else "normal",
+        )
     figure_style.save(figure, path)
 
 

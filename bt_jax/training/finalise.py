@@ -12,10 +12,12 @@ from bt_jax.data.phantoms import ood_images
 from bt_jax.distributed import processes
 from bt_jax.inference import ood
 from bt_jax.inference.ood import OodModel
+from bt_jax.inference.trained_model import TrainedNetwork
 from bt_jax.metrics import calibration
 from bt_jax.metrics.calibration import Temperature
-from bt_jax.reports import cross_validation, run_report
+from bt_jax.reports import cross_validation, model_card, run_report
 from bt_jax.reports.model_card import ModelFacts
+from bt_jax.training import examples
 from bt_jax.training.loop import TrainingResult
 from bt_jax.training.setup import Setup
 from bt_jax.training.sharded_forward import LoadedForward
@@ -28,7 +30,7 @@ _IMAGES_OF_A_KIND = 4
 
 
 def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
-    """Writes `calibration.json`, `doubt.npz` and the report of the best checkpoint.
+    """Writes `calibration.json`, `doubt.npz` and the report of the best checkpoint, and for a demo its examples.
 
     All processes call it alike; the first one writes.
     """
@@ -55,6 +57,8 @@ def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
         if ood_model is not None:
             ood.write(run.folder, ood_model)
             facts["doubt"] = _describe_ood_scores(ood_model, features, _compute_other_features(model, setup))
+        if setup.examples:
+            _write_examples(setup, run, model, logits, temperature)
         card = run_report.write(
             run.folder, data=setup.data, logits=logits, temperature=temperature, facts=facts, say=processes.say
         )
@@ -92,6 +96,27 @@ def fit_ood_model(model: LoadedForward, data: Partition, validation: np.ndarray,
     rows = ood.choose_rows(len(data.training))
     _, training = model.compute(data.training.images[rows])
     return ood.fit(training, validation, fitted_on=f"the {len(data.validation)} validation images", step=step)
+
+
+def _write_examples(
+    setup: Setup, run: OpenRun, model: LoadedForward, logits: Mapping[str, np.ndarray], temperature: Temperature
+) -> None:
+    """Draws heat maps of a few testing images, or validation images, into the report; phantoms become files too."""
+    data = setup.data
+    split, dataset = ("testing", data.testing) if "testing" in logits else ("validation", data.validation)
+    rows = examples.choose_rows(dataset.labels, each=setup.examples)
+    examples.draw_heat_maps(
+        run.folder / "report" / model_card.HEAT_MAPS,
+        TrainedNetwork(setup.step.network, **model.weights, normalisation=setup.description.create_normalisation()),
+        dataset,
+        rows,
+        probabilities=calibration.softmax(logits[split], temperature.value),
+        class_names=data.source.class_names,
+        title=f"{split} images, and heat maps of what spoke for the predicted class (red: wrong)",
+        notice=data.source.notice,
+    )
+    if data.source.synthetic:
+        examples.write_files(run.folder / examples.FOLDER, data.source, dataset, rows)
 
 
 def _compute_outputs(model: LoadedForward, data: Partition) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

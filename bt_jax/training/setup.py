@@ -55,6 +55,7 @@ class Setup:
       progress: where the run stands; training moves it.
       profile: steps to trace, see `profiler.parse`.
       slow_step: as many usual steps a step may take before it is reported, see `Watchdog`.
+      examples: images of each class that the report shows with heat maps.
       facts: what the report says about the configuration.
     """
 
@@ -72,6 +73,7 @@ class Setup:
     progress: Progress
     profile: str
     slow_step: float
+    examples: int
     facts: ModelFacts
 
 
@@ -133,6 +135,7 @@ def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
         progress=progress,
         profile=config.profile,
         slow_step=config.train.slow_step,
+        examples=config.eval.examples,
         facts=_collect_facts(config, model, start.preprocessing, plan),
     )
 

@@ -180,3 +180,11 @@ def test_provenance_is_told(tmp_path: pathlib.Path) -> None:
     text = card(tmp_path, {}, {"provenance": {"weights, SHA-256": "77cc", "commit": "abc+"}})
     assert "| **Weights, SHA-256** | `77cc` |" in text
     assert "| **Commit** | `abc+` |" in text
+
+
+def test_card_shows_heat_maps_that_lie_beside_it(tmp_path: pathlib.Path) -> None:
+    assert "heat map" not in card(tmp_path, {}).lower()
+    (tmp_path / model_card.HEAT_MAPS).write_bytes(b"")
+    text = card(tmp_path, {})
+    assert "![images with heat maps](heat_maps.png)" in section(text, "Heat maps")
+    assert "- [heat_maps.png](heat_maps.png): " in section(text, "Files")

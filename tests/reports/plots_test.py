@@ -7,7 +7,7 @@ import pytest
 
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.metrics import classification
-from bt_jax.reports import plots
+from bt_jax.reports import figure_style, plots
 from tests import drawings
 from tests.drawings import Drawn
 
@@ -152,3 +152,31 @@ def test_calibration_gaps_reach_from_accuracy_to_confidence(tmp_path: pathlib.Pa
     gaps = [bar for bar in drawn.figure.axes[0].patches if bar.get_hatch()]
     spans = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in gaps]  # type: ignore[attr-defined]
     assert spans == [pytest.approx((0.5, 0.95)), pytest.approx((0.6, 1.0))]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_examples_stand_beside_their_heat_maps_and_mistakes_stand_out(
+    tmp_path: pathlib.Path, drawn: Drawn, count: int
+) -> None:
+    rng = np.random.default_rng(0)
+    examples = [
+        plots.Example(
+            image=rng.integers(0, 256, (24, 24)).astype(np.uint8),
+            overlay=rng.integers(0, 256, (24, 24, 3)).astype(np.uint8),
+            label=BRAIN_TUMOR_CLASSES[number % 4],
+            predicted="meningioma_tumor",
+            probability=0.25 + number / 100,
+        )
+        for number in range(count)
+    ]
+    plots.draw_examples(tmp_path / "e.png", examples, title="Testing images", notice=NOTICE)
+    drawn.assert_readable()
+    filled = [axes for axes in drawn.figure.axes if axes.get_images()]
+    shown = [np.asarray(axes.get_images()[0].get_array()) for axes in filled]
+    for example, left, right in zip(examples, shown[::2], shown[1::2], strict=True):
+        np.testing.assert_array_equal(left, example.image)
+        np.testing.assert_array_equal(right, example.overlay)
+    assert [axes.get_title() for axes in filled[::2]] == [example.label.replace("_", " ") for example in examples]
+    for example, axes in zip(examples, filled[1::2], strict=True):
+        assert axes.get_title() == f"meningioma tumor, {example.probability:.2f}"
+        assert (axes.title.get_color() == figure_style.VERMILLION) == (example.label != example.predicted)
