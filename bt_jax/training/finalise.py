@@ -112,7 +112,7 @@ def _write_examples(
         rows,
         probabilities=calibration.softmax(logits[split], temperature.value),
         class_names=data.source.class_names,
-        title=f"{split} images, and heat maps of what spoke for the predicted class (red: wrong)",
+        title=f"{split.capitalize()} images with heat maps of the predicted class (red: wrong)",
         notice=data.source.notice,
     )
     if data.source.synthetic:
