@@ -1,11 +1,12 @@
 """Measures whether heat maps point at the lesion, on phantoms, where the position of the lesion is known.
 
     python -m bt_jax.main --config=configs/effnet.py:demo --workdir=runs/phantoms --config.preprocess.size=240 \\
-        '--config.model.hidden=()' --config.stages.epochs=4.0 --config.stages.learning_rate=5e-4 \\
-        --config.stages.final_learning_rate=2e-4
+        '--config.data.phantoms_per_class=(160,40)' --config.model.dropout=0.5 --config.stages.head_epochs=4.0 \\
+        --config.stages.epochs=4.0 --config.stages.lowest_segment=block_10 --config.train.cached_segment= \\
+        --config.stages.learning_rate=5e-4 --config.stages.final_learning_rate=2e-4
     python benchmarks/pointing.py --model=runs/phantoms --methods=gradcam,layercam --json=benchmarks/pointing.json
 
-The model must have been trained on phantoms, with larger images than the demo, whose Grad-CAM has only 3x3 cells. The
+The model must have been trained on phantoms, with larger images than the demo, whose Grad-CAM has only 5x5 cells. The
 script draws other phantoms (`--seed`), each with a lesion, and explains their true class. It counts those that the
 model classifies correctly, and ignores heat outside the head. A hit has its hottest pixel in the lesion. A near hit has
 it within a tenth of the head's height of the lesion. Chance is the hit rate of a random point on the head.

@@ -38,6 +38,7 @@ FIELDS: dict[str, Any] = {
     "stages.epochs": 1.0,
     "stages.lowest_segment": "block_07",  # deeper programs take much longer to compile
     "train.batch_size": 8,
+    "train.cached_segment": "",
     "train.log_every": 3,
     "eval.batch_size": 8,
     "eval.every_epochs": 0.7,
