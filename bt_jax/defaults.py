@@ -112,8 +112,9 @@ def make_defaults() -> ml_collections.ConfigDict:
     train.cache_limit_gb = 2.0  # largest size in GB of cached features on disk; if exceeded, each epoch computes them
 
     config.mesh = mesh = ml_collections.ConfigDict()
-    mesh.sharded = ""  # regular expression: parameters whose path it matches are divided among the devices, with their
-    # moments and averages ("." is all, "block_1|top" some), which saves memory and costs communication; empty: none
+    mesh.sharded = ""  # regular expression: the parameters of segments whose name it matches are divided among the
+    # devices, with their moments and averages ("." is all, "block_1|top" some), which saves memory and costs
+    # communication; empty: none
     mesh.sharded_from = 16384  # smallest number of values of an array that is divided
 
     config.eval = evaluation = ml_collections.ConfigDict()

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bt_jax.common.errors import UsageError
 from bt_jax.inference import inputs, stream
 from bt_jax.inference.predictor import Predictor
 from bt_jax.serve import app
 from bt_jax.serve.engine import Engine
 from bt_jax.serve.model_page import ModelPage
 from bt_jax.serve.settings import Settings
+from bt_jax.training import start
+from bt_jax.workdir.checkpoint import Checkpoints
 from tests import multipart, runs
 
 ARCHIVE = runs.ROOT / "tests" / "golden" / "workdirs_286e963.zip"
@@ -90,3 +93,12 @@ def test_evaluate_scores_as_it_did(
             assert found[field] == pytest.approx(value, abs=1e-5), field
         else:
             assert found[field] == value, field
+
+
+def test_its_training_is_not_resumed(folder: pathlib.Path) -> None:
+    """Its optimiser had another form. The sentence says what can be done instead."""
+    checkpoints = Checkpoints(folder / "mlp")
+    assert checkpoints.latest_step is not None
+    with pytest.raises(UsageError, match=r"mlp began with a version .* another --workdir, .*config\.model\.weights"):
+        start.ResumedStart(checkpoints, checkpoints.latest_step)
+    checkpoints.close()

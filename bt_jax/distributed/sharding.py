@@ -65,14 +65,14 @@ def _make_gather(mesh: Mesh) -> Callable[[Any], Any]:
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-    """Rules for the parameters that are divided among the devices, each with its moments and its average.
+    """Rules for the parameters that are divided among the devices, with their moments and their averages.
 
     A divided array takes a share of each device's memory and is gathered in every step. It is divided along the longest
     axis whose length is a multiple of the number of devices; without such an axis it is replicated.
 
     Attributes:
-      pattern: regular expression, searched in a parameter's path, such as `block_12/project/conv/kernel`; empty: all
-        are replicated.
+      pattern: regular expression, searched in the path of an array, such as `block_12/kernel`; empty: all are
+        replicated.
       least: size from which an array is divided: many small messages cost more time than they save memory.
     """
 
@@ -100,9 +100,9 @@ class ShardingRules:
 
 
 def get_path(path: tuple[Any, ...]) -> str:
-    """Returns the path of the parameter that an array of a state belongs to, such as `stem/conv/kernel`.
+    """Returns the path of the parameters that an array of a state belongs to, such as `stem/kernel`.
 
-    A parameter, its moments and its average have the same path. Arrays that belong to no parameter have an empty path.
+    Parameters, their moments and their averages have the same path. Arrays of no parameters have an empty path.
     """
     names: list[str] = []
     for key in reversed(path):

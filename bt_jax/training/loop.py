@@ -16,7 +16,7 @@ from bt_jax.training.progress import Progress
 from bt_jax.training.setup import Setup
 from bt_jax.training.stages import Stage
 from bt_jax.training.step_log import StepLog
-from bt_jax.training.train_state import TrainState, restore_state
+from bt_jax.training.train_state import STATE_FORMAT, TrainState, restore_state
 from bt_jax.training.train_step import Metrics, StepFunction
 from bt_jax.training.watchdog import Watchdog
 from bt_jax.workdir.metric_log import MetricsWriter, NullMetricsWriter
@@ -215,6 +215,7 @@ class Loop:
                 metadata={
                     "progress": dataclasses.asdict(self._progress),
                     "model": dataclasses.asdict(self._setup.description),
+                    "state_format": STATE_FORMAT,
                 },
                 best_step=self._progress.best_step,
             )

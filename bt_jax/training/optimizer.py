@@ -22,6 +22,8 @@ def make_optimizer(
     moments over the stages and has the same shape in all of them, so every checkpoint restores in every stage. A frozen
     segment gets no update and no decay, and its state does not change.
 
+    Trees of any form are taken; a training step gives vectors, see `flat_layout`.
+
     The updates are for a learning rate of 1. `update` takes `trained={segment: bool}`.
 
     Args:
@@ -52,14 +54,16 @@ def make_optimizer(
 
 
 def _freeze_unless_trained(segment: str, direction: optax.GradientTransformation) -> Optimizer:
-    awake = optax.conditionally_mask(direction, lambda _, *, trained: trained[segment], forward_extra_args=True)
+    """Computes the update in any case and selects: a branch would be a round trip to the host on a GPU."""
 
     def update(updates: Tree, state: Any, params: Tree | None = None, **arguments: Any) -> tuple[Tree, Any]:
-        if arguments["trained"][segment] is False:  # known before compilation, which is much shorter without it
-            return optax.tree.zeros_like(updates), state
-        return awake.update(updates, state, params, **arguments)
+        trained, zeros = arguments["trained"][segment], optax.tree.zeros_like(updates)
+        if trained is False:  # known before compilation, which is shorter without it
+            return zeros, state
+        moved: tuple[Tree, Any] = optax.tree.where(trained, direction.update(updates, state, params), (zeros, state))
+        return moved
 
-    return Optimizer(awake.init, update)
+    return Optimizer(direction.init, update)
 
 
 def is_kernel(tree: Tree) -> Tree:

@@ -149,7 +149,7 @@ class StageInputs:
             views = list(dict.fromkeys(epoch % self._cache.views for epoch in epochs))
             with self._record.time_phase("features"):
                 features = self._cache.get_features(
-                    cut, state.params, state.batch_stats, views=views, interrupted=interrupted
+                    cut, state.get_params(), state.batch_stats, views=views, interrupted=interrupted
                 )
             if features is None:
                 return False
@@ -185,7 +185,7 @@ class StageInputs:
             return None, self._validation_images
         if self._held is None or self._held[0] != cut:
             found = self._validation_cache.get_features(
-                cut, state.params, state.batch_stats, views=(_PLAIN,), interrupted=lambda: False
+                cut, state.get_params(), state.batch_stats, views=(_PLAIN,), interrupted=lambda: False
             )
             assert found is not None  # not interrupted
             self._held = cut, np.concatenate(found.blocks[_PLAIN])

@@ -22,7 +22,7 @@ from bt_jax.models.pretrained import sources
 from bt_jax.models.pretrained.sources import Weights
 from bt_jax.models.registry import Network, Tree
 from bt_jax.training.progress import Progress
-from bt_jax.training.train_state import TrainState, restore_state
+from bt_jax.training.train_state import STATE_FORMAT, TrainState, restore_state
 from bt_jax.workdir import checkpoint
 from bt_jax.workdir.checkpoint import Checkpoints
 
@@ -113,6 +113,12 @@ class ResumedStart:
     def __init__(self, checkpoints: Checkpoints, step: int):
         self._checkpoints, self._step = checkpoints, step
         metadata = checkpoints.read_metadata(step)
+        if metadata.get("state_format") != STATE_FORMAT:
+            raise UsageError(
+                f"the run in {checkpoints.workdir} began with a version of bt_jax that kept its optimiser in another "
+                "form, so it cannot be resumed: train in another --workdir, from the weights of this one with "
+                "--config.model.weights if you like; predict, evaluate, serve and export read it as before"
+            )
         self._description = ModelDescription.from_dict(metadata["model"])
         self._progress = Progress.from_dict(metadata["progress"])
         self.preprocessing = Preprocessing.from_dict(self._description.preprocessing)

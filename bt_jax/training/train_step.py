@@ -109,24 +109,32 @@ class _Program:
     ) -> tuple[TrainState, Metrics]:
         """Runs one step, see `TrainStep.jit`."""
         key = jax.random.fold_in(jax.random.key(self._settings.seed), state.step)
+        vectors = state.params
+        if self._settings.state_shardings is not None:
+            # Gathered once: left to itself, the compiler would rather move the images.
+            everywhere = sharding.get_replicated_sharding(self._settings.mesh)
+            vectors = jax.lax.with_sharding_constraint(vectors, everywhere)
+        tree = state.layout.unflatten(vectors)
         (loss, (batch_stats, accuracy)), gradients = self._compute_gradients(
-            state.params, state.batch_stats, batch, key, first_segment
+            tree, state.batch_stats, batch, key, first_segment
         )
         # Layers that compute in float64 may give gradients in it; parameters and moments stay as they are.
-        gradients = jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), gradients, state.params)
-        trained = dict(zip(self._names, self._flag_trained(first_segment), strict=True))
-        updates, opt_state = self._settings.optimizer.update(gradients, state.opt_state, state.params, trained=trained)
+        gradients = jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), gradients, tree)
         # What is frozen here was never trained before, so it is its own average, and need not be touched.
         moving = self._names[self._program_segment :]
+        slopes = state.layout.flatten(_select(gradients, moving))
+        trained = dict(zip(self._names, self._flag_trained(first_segment), strict=True))
+        updates, opt_state = self._settings.optimizer.update(
+            optax.tree.zeros_like(state.params) | slopes, state.opt_state, state.params, trained=trained
+        )
         updates = optax.tree.scale(learning_rate, _select(updates, moving))
         params = state.params | optax.apply_updates(_select(state.params, moving), updates)
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "gradient_norm": optax.tree.norm(_select(gradients, moving)),
-        }
-        average = self._update_average(state, {"params": params, "batch_stats": batch_stats})
-        return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+        metrics = {"loss": loss, "accuracy": accuracy, "gradient_norm": optax.tree.norm(slopes)}
+        average = self._update_average(state, params, batch_stats)
+        moved = dataclasses.replace(
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
+        )
+        return moved, metrics
 
     def _compute_gradients(
         self, params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
@@ -143,9 +151,6 @@ class _Program:
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         """Returns (loss, (batch_stats, accuracy))."""
         settings = self._settings
-        if settings.state_shardings is not None:
-            # Gathered once: left to itself, the compiler would rather move the images.
-            params = jax.lax.with_sharding_constraint(params, sharding.get_replicated_sharding(settings.mesh))
         flags = self._flag_trained(first_segment)
         params = {
             name: jax.tree.map(lambda leaf, flag=flag: _freeze_unless(flag, leaf), params[name])
@@ -183,14 +188,18 @@ class _Program:
         """Returns for each segment whether it trains; False if that is known at compile time."""
         return tuple(i >= first_segment if i >= self._program_segment else False for i in range(len(self._names)))
 
-    def _update_average(self, state: TrainState, now: Tree) -> Tree | None:
-        """Returns the moving averages after a step that led to the weights `now`; None where they are off."""
+    def _update_average(self, state: TrainState, params: Tree, batch_stats: Tree) -> Tree | None:
+        """Returns the moving averages after a step that led to these weights; None where they are off."""
         if state.average is None:
             return None
         moving = self._names[self._program_segment :]
+        now = {
+            "params": _select(params, moving),
+            "batch_stats": state.stats_layout.flatten(_select(batch_stats, moving)),
+        }
         decay = jnp.minimum(self._settings.average_decay, (1 + state.step) / (10 + state.step))
         return {
-            kind: old | optax.incremental_update(_select(now[kind], moving), _select(old, moving), 1 - decay)
+            kind: old | optax.incremental_update(now[kind], _select(old, moving), 1 - decay)
             for kind, old in state.average.items()
         }
 

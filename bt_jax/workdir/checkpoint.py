@@ -58,6 +58,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, warn: Callable[[str], None] = print):
+        self.workdir = str(workdir)
         self._folder = _get_folder(workdir)
         with waiting.report("comparing the checkpoints with their checksums", say=processes.say):
             self.damaged = tuple(

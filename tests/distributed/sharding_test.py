@@ -105,18 +105,19 @@ class EightDevices:
 def test_rules_follow_a_parameter_through_the_state(monkeypatch):
     state = state_of("efficientnet_nano", hidden=(8,))
     monkeypatch.setattr(sharding, "NamedSharding", lambda mesh, spec: spec)
-    specs = sharding.ShardingRules(pattern="head|^top/conv", least=8).make_shardings(state, EightDevices())
+    specs = sharding.ShardingRules(pattern="head|^top/kernel", least=8).make_shardings(state, EightDevices())
     by_path = {jax.tree_util.keystr(path): spec for path, spec in jax.tree_util.tree_leaves_with_path(
         specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))}  # fmt: skip
     divided = {path for path, spec in by_path.items() if spec != PartitionSpec()}
-    kernel = "['head']['dense_1']['kernel']"
+    kernel = "['head']['kernel']"
     assert {f".params{kernel}", f".average['params']{kernel}"} <= divided
     assert sum(path.endswith(kernel) for path in divided) == 4  # it, its average and two moments
-    assert any(path.endswith("['top']['conv']['kernel']") for path in divided)
-    assert not any("['stem']" in path or "['top']['norm']" in path for path in divided)
+    assert any(path.endswith("['top']['kernel']") for path in divided)
+    assert not any("['stem']" in path or "['top']['others']" in path for path in divided)
     assert by_path[f".params{kernel}"] == PartitionSpec("data")
     assert by_path[".step"] == PartitionSpec()
-    assert by_path[".params['head']['output']['bias']"] == PartitionSpec()  # four values
+    few = sharding.ShardingRules(pattern="head", least=10**6).make_shardings(state, EightDevices())
+    assert few.params["head"]["kernel"] == PartitionSpec()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_whole_network(tmp_path, lowest_segment):
     state = state_after(change=2.0)
     made = network()[0]
     x = normalise.LITE(jnp.asarray(augment.to_float(IMAGES)))
-    logits, _ = jax.jit(made.apply)(state.params, state.batch_stats, x)
+    logits, _ = jax.jit(made.apply)(state.get_params(), state.batch_stats, x)
     expected = classification.score(
         split="validation", labels=LABELS, probabilities=softmax(np.asarray(logits)), class_names=CLASSES
     )

@@ -13,11 +13,15 @@ import pytest
 
 from bt_jax.common.errors import UsageError
 from bt_jax.common.signals import Interrupt
+from bt_jax.training.flat_layout import FlatLayout
 from bt_jax.training.loop import Loop, fit
 from bt_jax.training.progress import Cadence, Progress
 from bt_jax.training.stages import Plan, Schedule, Stage
 from bt_jax.training.train_state import TrainState
 from bt_jax.workdir.run_folder import OpenRun, RunRecord
+
+PARAMS = {"head": {"bias": np.zeros(2, np.float32)}}
+LAYOUT = FlatLayout.of(PARAMS)
 
 # Stage 1 has steps 1 to 4 of a program, stage 2 has steps 5 to 8 of another.
 PLAN = Plan(
@@ -101,7 +105,13 @@ class Fakes:
 def make_setup(fakes, *, progress=None, evaluate_every=100, checkpoint_every=0, patience=0, log_every=2):
     progress = progress or Progress()
     state = TrainState(
-        step=jnp.int32(progress.step), params={"head": jnp.zeros(2)}, batch_stats={}, opt_state=(), average=None
+        step=jnp.int32(progress.step),
+        params=LAYOUT.flatten(PARAMS),
+        batch_stats={},
+        opt_state=(),
+        average=None,
+        layout=LAYOUT,
+        stats_layout=FlatLayout.of({}),
     )
     return types.SimpleNamespace(
         plan=PLAN,
@@ -214,7 +224,7 @@ def test_a_stage_without_gain_ends_early_with_the_best_weights(tmp_path, capsys)
         "open 0 to 4", "step 1", "step 2", "restore 1", "open 2 to 6", "step 3", "step 4", "step 5", "step 6",
     ]  # fmt: skip
     assert (progress.step, progress.best_step) == (6, 6)
-    np.testing.assert_array_equal(state.params["head"], np.full(2, 5.0))  # of step 1, and four steps more
+    np.testing.assert_array_equal(state.get_params()["head"]["bias"], np.full(2, 5.0))  # of step 1, and four steps more
     assert "early stopping: back to the best weights, of step 1" in capsys.readouterr().out
 
 

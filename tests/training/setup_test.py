@@ -58,5 +58,5 @@ def test_a_run_with_a_checkpoint_goes_on_from_it(finished, fresh, tmp_path, caps
     assert f"resuming from step {runs.STEPS}, in stage 4" in capsys.readouterr().out
     assert setup.plan == fresh[0].plan and setup.description.class_names == fresh[0].description.class_names
     assert jax.tree.structure(setup.state) == jax.tree.structure(fresh[0].state)
-    kernels = [setup.state.params["head"]["output"]["kernel"] for setup in (setup, fresh[0])]
+    kernels = [setup.state.get_params()["head"]["output"]["kernel"] for setup in (setup, fresh[0])]
     assert np.abs(np.asarray(kernels[0]) - np.asarray(kernels[1])).max() > 1e-3

@@ -130,7 +130,7 @@ def test_training_on_features_is_training_on_the_images(tmp_path, stage, lowest_
         # Adam divides by the length of the gradient: where that is next to nothing, rounding shows.
         np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-4, err_msg=jax.tree_util.keystr(path))
     for name in NAMES[: stage.program_segment]:
-        for a, b in zip(jax.tree.leaves((state.params[name], state.batch_stats[name])),
+        for a, b in zip(jax.tree.leaves((state.get_params()[name], state.batch_stats[name])),
                         jax.tree.leaves((network()[1][name], network()[2][name])), strict=True):  # fmt: skip
             np.testing.assert_array_equal(a, b)
 
