@@ -60,14 +60,9 @@ def make_defaults() -> ml_collections.ConfigDict:
     augment.crop = 0.0  # largest fraction of the side that is cut away; the rest, at a random place, fills the frame
     augment.aspect = 0.0  # multiply width over height by a factor in 1 / (1 + aspect) .. 1 + aspect
     augment.elastic = 0.0  # largest displacement of the points of a coarse grid, as a fraction of the side
-    augment.fourier = 0.0  # largest share of low-frequency amplitudes from another image; every second image
-    augment.histogram = 0.0  # largest share of the histogram of another image; every second image
-    augment.network = 0.0  # largest share of the output of a small random network; every second image
-    augment.convolution = 0.0  # largest share of the output of a small random kernel; every second image
     augment.bias_field = 0.0  # smooth field of brightness within 1 / (1 + bias_field) .. 1 + bias_field
     augment.sharpness = 0.0  # largest strength of an unsharp mask
     augment.resolution = 0.0  # largest share of the pixels along a side that is lost
-    augment.jpeg = 0.0  # JPEG compression down to a quality of 95 - 90 jpeg; every second image
     augment.curve = 0.0  # largest share of a random monotonic curve of intensities
     augment.cutout = 0.0  # largest sides of a grey rectangle, as fractions of the image's side; every second image
 

@@ -8,7 +8,7 @@
 
 train   a full fine-tuning step as in training, on random images that are already on the device
 infer   the forward pass of evaluation and prediction, on the same images
-input   reading and preprocessing of the configured data, and transfer of augmented batches to the device
+input   reading and preprocessing of the configured data, and transfer of batches to the device
 stages  a step of every program of the training plan, and from these the duration of the plan
 
 --topology compiles the training step ahead of time for a TPU slice, without TPU hardware (v5e:16x16 has 256 chips). It

@@ -1,4 +1,4 @@
-"""Measures the input pipeline: reading and preprocessing of files, augmented batches, and each augmentation."""
+"""Measures the input pipeline: reading and preprocessing of files, batches, and each augmentation."""
 
 import contextlib
 import dataclasses
@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from bt_jax.data import dataset, pipeline
-from bt_jax.data.augment.augment import Augmentation
-from bt_jax.data.augment.views import Views
+from bt_jax.data.augment.augment import compute_views
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.dataset import Dataset
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.sampler import Sampler
@@ -39,16 +39,15 @@ def measure_decoding(
 
 @contextlib.contextmanager
 def start_batches(
-    images: Dataset, *, batch: int, augmentation: Augmentation, workers: int, threads: int, sharding: Any
+    images: Dataset, *, batch: int, workers: int, threads: int, sharding: Any
 ) -> Generator[Callable[[], float]]:
-    """Yields a function that returns the seconds until `BATCHES_PER_TURN` augmented batches are on the devices."""
+    """Yields a function that returns the seconds until `BATCHES_PER_TURN` batches are on the devices."""
     sampler = Sampler(records=len(images), batch_size=batch, seed=0)
     batches = pipeline.prefetch(
         pipeline.load_training_batches(
             images.images,
             images.labels,
             sampler=sampler,
-            settings=augmentation,
             views=0,
             start_step=0,
             stop_step=_ENDLESS,
@@ -73,11 +72,10 @@ def start_batches(
 
 
 def make_augmentation_turns(images: np.ndarray, augmentation: Augmentation) -> dict[str, Callable[[], float]]:
-    """Returns, for each augmentation alone, a function that measures its seconds per image on one thread.
+    """Returns, for each augmentation alone, a function that measures its seconds per image on the first device.
 
-    Adds `none` and `all`. `none` has the random draws and the conversion to float32, which every other number
-    includes. All geometric operations together are one warp, so the sum of the parts exceeds `all`. An operation that
-    is applied to half of the images costs twice its number on these.
+    Adds `none` and `all`. `none` has the conversion to float32, which every other number includes. All geometric
+    operations together are one warp, so the sum of the parts exceeds `all`.
 
     Args:
       images: [N, S, S] uint8.
@@ -89,13 +87,15 @@ def make_augmentation_turns(images: np.ndarray, augmentation: Augmentation) -> d
         **{name: Augmentation(**{name: value}) for name, value in values.items()},
         "all": augmentation,
     }
-    sample = images[:_SAMPLE]
+    sample = np.resize(images[:_SAMPLE], (_SAMPLE, *images.shape[1:]))
+    numbers = np.arange(_SAMPLE, dtype=np.uint32)
 
     def turn(setting: Augmentation) -> float:
-        views = Views(images=sample, settings=setting, seed=0)
+        compute = functools.partial(compute_views, *placed, seed=0, settings=setting)
+        jax.block_until_ready(compute())  # compiles, in the first turn
         begin = time.perf_counter()
-        for record in range(len(sample)):
-            views(view=0, record=record)
-        return (time.perf_counter() - begin) / len(sample)
+        jax.block_until_ready(compute())
+        return (time.perf_counter() - begin) / _SAMPLE
 
+    placed = jax.device_put((sample, np.zeros_like(numbers), numbers), jax.devices()[0])
     return {name: functools.partial(turn, setting) for name, setting in settings.items()}

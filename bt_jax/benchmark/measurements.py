@@ -15,7 +15,7 @@ from bt_jax.benchmark.step_throughput import CompiledProgram, Workload
 from bt_jax.common.errors import UsageError
 from bt_jax.common.spread import Spread
 from bt_jax.data import sources
-from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
@@ -194,7 +194,6 @@ def measure_input(
     for warning in source.warnings:
         say(f"warning: {warning}")
     preprocessing = Preprocessing(**{**preprocess, "size": workload.size})
-    augmentation = Augmentation(**augment)
     images, decode_images_per_s = input_throughput.measure_decoding(
         source,
         preprocessing=preprocessing,
@@ -206,7 +205,6 @@ def measure_input(
     with input_throughput.start_batches(
         images,
         batch=workload.batch,
-        augmentation=augmentation,
         sharding=sharding.get_batch_sharding(sharding.make_mesh()),
         **settings,
     ) as turn:
@@ -214,7 +212,7 @@ def measure_input(
         flow, _ = peer_process.measure_in_turns({OURS: turn}, repeats=repeats)
     peak = machine.read_peak_memory()
     operations, ceiling, _ = _measure_with_ceilings(
-        input_throughput.make_augmentation_turns(images.images, augmentation), workload, repeats=repeats
+        input_throughput.make_augmentation_turns(images.images, Augmentation(**augment)), workload, repeats=repeats
     )
     batch_s = [seconds / input_throughput.BATCHES_PER_TURN for seconds in flow[OURS]]
     return {

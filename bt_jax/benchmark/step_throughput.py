@@ -62,8 +62,8 @@ class Workload:
         return registry.create(self.model, classes=CLASSES, size=self.size, **self.options)
 
     def make_images(self) -> np.ndarray:
-        """Makes random images [B, S, S] float32 in [0, 1]."""
-        return np.random.default_rng(0).random((self.batch, self.size, self.size), np.float32)
+        """Makes random images [B, S, S] uint8."""
+        return np.random.default_rng(0).integers(0, 256, (self.batch, self.size, self.size), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def compile_forward(workload: Workload) -> CompiledProgram:
 
 
 def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
-    """Returns the training step on all devices, and a state for it."""
+    """Returns the training step on all devices, without augmentation, and a state for it."""
     network, params, batch_stats = workload.create_network()
     transform = optimizer.make_optimizer(network.segment_names, **workload.optimizer)
     step = TrainStep(

@@ -168,7 +168,7 @@ def _format_costs(result: Mapping[str, Any]) -> list[str]:
         lines += [
             f"{result['images']} images of {result['data']}, {'drawn' if result['synthetic'] else 'decoded'} "
             f"and preprocessed: {_format_rate_value(result['decode_images_per_s'])} images/s",
-            "augmentation, ms per image on one thread, each operation alone:",
+            "augmentation, ms per image on the device, each operation alone:",
             *(f"  {name:<12} {value:>6.2f}" for name, value in result["augmentation_ms"].items()),
         ]
     else:

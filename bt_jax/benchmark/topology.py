@@ -231,7 +231,7 @@ def _compile_step(
     """Compiles a step; returns None if it does not fit into the memory."""
     mesh = Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
     images = {
-        "image": jax.ShapeDtypeStruct((batch, size, size), np.float32),
+        "image": jax.ShapeDtypeStruct((batch, size, size), np.uint8),
         "label": jax.ShapeDtypeStruct((batch,), np.int32),
     }
     lowered = dataclasses.replace(step, mesh=mesh).lower(0, state, images)

@@ -46,11 +46,6 @@ class Partition:
         """Returns the patient or other group of each image of a part; empty for Testing images."""
         return self.table.look_up_groups(part.paths)
 
-    @property
-    def training_kinds(self) -> np.ndarray:
-        """[N] integers of the training images: their sources if there are several, otherwise their classes."""
-        return self.training_sources if len(np.unique(self.training_sources)) > 1 else self.training.labels
-
     def compute_training_weights(self, balance: str) -> np.ndarray | None:
         """Computes weights of the training images in the loss, [N] float32; None if all weights are 1.
 

@@ -1,4 +1,4 @@
-"""Loading of augmented training batches. The only module that imports grain."""
+"""Loading of training batches. The only module that imports grain."""
 
 import collections
 import contextlib
@@ -18,12 +18,10 @@ import grain
 import numpy as np
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment import augment
-from bt_jax.data.augment.views import Views
 from bt_jax.data.sampler import Sampler
 
 Batch = dict[str, np.ndarray]
-_FAILED = "cannot augment "
+_FAILED = "cannot read "
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 
@@ -36,28 +34,42 @@ _reported: set[tuple[str, float]] = set()
 
 
 @dataclasses.dataclass(frozen=True)
-class _LoadExample:
-    """Loads the example at a position: augmented pixels, label, and weight if images have weights."""
+class _LoadBatch:
+    """Loads the rows of a step's batch that this host holds."""
 
-    view: Views
+    images: Any  # [N, S, S] uint8, in memory or read on access
     labels: np.ndarray  # [N] int32
     weights: np.ndarray | None  # [N] float32
     sampler: Sampler
     views: int
+    rows: np.ndarray  # [R]
     names: Sequence[str] | None  # [N]
 
-    def __call__(self, position: int) -> dict[str, Any]:
-        example = self.sampler(position)
-        view = example.epoch % self.views if self.views else example.epoch
-        weight = {} if self.weights is None else {"weight": self.weights[example.record]}
-        name = f"image {example.record}" if self.names is None else self.names[example.record]
-        with track_loading(f"{name}, for step {position // self.sampler.batch_size + 1}"):
+    def __call__(self, step: int) -> Batch:
+        examples = [self.sampler(step * self.sampler.batch_size + int(row)) for row in self.rows]
+        records = np.array([example.record for example in examples], np.uint32)
+        pixels = np.empty((len(records), *self.images.shape[1:]), np.uint8)
+        for place, record in enumerate(records.tolist()):
+            pixels[place] = self._load_image(record, step)
+        epochs = [example.epoch % self.views if self.views else example.epoch for example in examples]
+        weight = {} if self.weights is None else {"weight": self.weights[records]}
+        return {
+            "image": pixels,
+            "view": np.array(epochs, np.uint32),
+            "record": records,
+            "label": self.labels[records],
+            **weight,
+        }
+
+    def _load_image(self, record: int, step: int) -> np.ndarray:
+        name = f"image {record}" if self.names is None else self.names[record]
+        with track_loading(f"{name}, for step {step + 1}"):
             try:
-                image = self.view(view=view, record=example.record)
+                image: np.ndarray = self.images[record]
             except Exception as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                raise UsageError(f"{_FAILED}{name}, view {view}: {reason}") from error
-        return {"image": image, "label": self.labels[example.record], **weight}
+                raise UsageError(f"{_FAILED}{name}: {reason}") from error
+        return image
 
 
 def load_training_batches(
@@ -65,11 +77,9 @@ def load_training_batches(
     labels: np.ndarray,
     *,
     sampler: Sampler,
-    settings: augment.Augmentation,
     views: int,
     start_step: int,
     stop_step: int,
-    kinds: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     workers: int = 0,
     threads: int = 2,
@@ -77,17 +87,17 @@ def load_training_batches(
     rows: Sequence[int] | np.ndarray | None = None,
     names: Sequence[str] | None = None,
 ) -> Generator[Batch]:
-    """Loads augmented batches of the steps `start_step` to `stop_step`, the same for any number of workers and threads.
+    """Loads the batches of the steps `start_step` to `stop_step`, the same for any number of workers and threads.
+
+    A batch names the view of each image, which `augment.augment` computes from the pixels on the device.
 
     Args:
       images: [N, S, S] uint8, preprocessed.
       labels: [N] int.
       sampler: order of the records; holds the batch size (over all hosts) and the seed.
-      settings: strength of each operation.
       views: number of different augmentations of a record; 0 draws a new one in each epoch.
       start_step: step of the first batch.
       stop_step: step after the last batch.
-      kinds: [N] integers, see `views.Views`.
       weights: [N] float32, weights of the images in the loss; None: all 1.
       workers: number of loading processes; 0 loads in threads of this process, which is faster on few cores.
       threads: number of threads per process.
@@ -96,22 +106,19 @@ def load_training_batches(
       names: [N] names of the images, for messages about failing or slow ones; None: their numbers.
 
     Yields:
-      `image` [R, S, S] float32 in [0, 1], `label` [R] int32 and, if images have weights, `weight` [R] float32.
+      `image` [R, S, S] uint8, `view` and `record` [R] uint32, `label` [R] int32 and, if images have weights, `weight`
+      [R] float32.
 
     Raises:
-      UsageError: at the first batch, a negative number; later, an image that cannot be augmented, with its name.
+      UsageError: at the first batch, a negative number; later, an image that cannot be read, with its name.
     """
     for name, value in (("views", views), ("workers", workers), ("threads", threads)):
         if value < 0:
             raise UsageError(f"config.data.{name} is {value}: use 0 or more")
     held = np.arange(sampler.batch_size) if rows is None else np.asarray(rows)
-    count = len(held)
-    view = Views(images=images, settings=settings, seed=sampler.seed, kinds=kinds)
-    load = _LoadExample(view, labels, weights, sampler, views, names)
     dataset = (
-        grain.MapDataset.range(start_step * count, stop_step * count)
-        .map(lambda i: load((i // count) * sampler.batch_size + int(held[i % count])))
-        .batch(count, drop_remainder=True)
+        grain.MapDataset.range(start_step, stop_step)
+        .map(_LoadBatch(images, labels, weights, sampler, views, held, names))
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered))
     )
     if workers:

@@ -13,7 +13,6 @@ import numpy as np
 
 from bt_jax.common import files, waiting
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment.augment import to_float
 from bt_jax.inference import model_file, onnx_graph, trained_model
 from bt_jax.inference.forward import make_forward
 from bt_jax.inference.trained_model import TrainedModel
@@ -74,7 +73,10 @@ def compare(content: bytes, model: TrainedModel, *, form: str, images: np.ndarra
     """Compares the outputs of a file's content with a model's, in batches of one image and of several."""
     expected = model.predict_logits(images)
     ours = model.compute_probabilities(expected)
-    logits, probabilities = onnx_graph.run(content, to_float(images)) if form == "onnx" else _run_file(content, images)
+    if form == "onnx":
+        logits, probabilities = onnx_graph.run(content, np.divide(images, np.float32(255), dtype=np.float32))
+    else:
+        logits, probabilities = _run_file(content, images)
     return Difference(
         images=len(images),
         probabilities=float(np.abs(probabilities - ours).max()),

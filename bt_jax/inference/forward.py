@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax.data.augment.augment import to_float
-from bt_jax.models.normalise import Normalisation
+from bt_jax.models.normalise import Normalisation, to_float
 from bt_jax.models.registry import Network, Tree
 
 Forward = Callable[[Tree, Tree, jax.Array | np.ndarray], tuple[jax.Array, ...]]
@@ -19,8 +18,8 @@ def make_forward(
 ) -> Forward:
     """Makes the jitted function (params, batch_stats, images) -> (logits, features).
 
-    Images are [B, S, S] float32 in [0, 1]. Logits [B, classes] and features [B, D], the pooled inputs of the last
-    segment, are float32.
+    Images are [B, S, S], uint8 or float32 in [0, 1]. Logits [B, classes] and features [B, D], the pooled inputs of the
+    last segment, are float32.
 
     Args:
       network: the network to apply.
@@ -35,7 +34,7 @@ def make_forward(
         logits, _ = network.apply(params, batch_stats, x, start=last)
         if len(network.segment_names) == 1:  # without hidden layers, the features are some of the pixels
             stride = max(1, network.size // 32)
-            return logits, images[:, ::stride, ::stride].reshape(images.shape[0], -1)
+            return logits, to_float(images)[:, ::stride, ::stride].reshape(images.shape[0], -1)
         return logits, (x.mean((1, 2)) if x.ndim == 4 else x).astype(jnp.float32)
 
     return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
@@ -62,7 +61,7 @@ def compute_outputs(
     """Applies a forward function in batches: preprocessed images [N, S, S] uint8 -> float32 arrays with N rows.
 
     Args:
-      forward: (*arguments, images [B, S, S] float32 in [0, 1]) -> arrays with B rows.
+      forward: (*arguments, images [B, S, S] uint8) -> arrays with B rows.
       *arguments: such as parameters and running statistics.
       images: N > 0 images, or features [N, ...] float32 for a forward of `make_upper_forward`.
       batch_size: B; the last batch is padded.
@@ -70,8 +69,8 @@ def compute_outputs(
     parts = []
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
-        padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
-        padded[: len(part)] = to_float(part) if part.dtype == np.uint8 else part
+        padded = np.zeros((batch_size, *images.shape[1:]), images.dtype)
+        padded[: len(part)] = part
         parts.append((forward(*arguments, padded), len(part)))
     return tuple(
         np.concatenate([np.asarray(array)[:valid] for array, (_, valid) in zip(arrays, parts, strict=True)])

@@ -8,7 +8,7 @@ import numpy as np
 from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.common.messages import Message
-from bt_jax.data.augment.augment import Augmentation, augment, make_generator
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.data.io.slices import Slice
 from bt_jax.data.preprocess import Preprocessing
@@ -140,13 +140,14 @@ class Predictor:
         scores: list[np.ndarray] = []  # of the first view only
         for number, preprocessing in enumerate(self._preprocessings):
             batch = np.zeros((rows, preprocessing.size, preprocessing.size), np.uint8)
+            for row, prepared in enumerate(slices):
+                batch[row] = prepared.images[number]
             for view in range(self.views):
-                for row, prepared in enumerate(slices):
-                    batch[row] = _make_view(prepared.images[number], view)
+                seen = _compute_view(batch, view)
                 for model in self.models:
                     if model.preprocessing != preprocessing:
                         continue
-                    outputs = model.predict(batch)
+                    outputs = model.predict(seen)
                     total += model.compute_probabilities(outputs.logits)
                     if outputs.ood_scores is not None and not view:
                         scores.append(outputs.ood_scores)
@@ -155,12 +156,14 @@ class Predictor:
         return total[:count] / (len(self.models) * self.views), ood_scores
 
 
-def _make_view(image: np.ndarray, view: int) -> np.ndarray:
-    """Makes a view [S, S] uint8 of a preprocessed image: 0 is the image, the others are augmented deterministically."""
+def _compute_view(images: np.ndarray, view: int) -> np.ndarray:
+    """Computes a view of preprocessed images [N, S, S] uint8: 0 is the image, the others move all images alike."""
     if not view:
-        return image
-    seen = augment(image, generator=make_generator(seed=0, view=view, record=0), settings=VIEWS)
-    return np.rint(seen * 255).astype(np.uint8)
+        return images
+    from bt_jax.data.augment.augment import compute_views  # most predictions need no view but the first
+
+    numbers = np.full(len(images), view, np.uint32), np.zeros(len(images), np.uint32)
+    return np.rint(255 * np.asarray(compute_views(images, *numbers, seed=0, settings=VIEWS))).astype(np.uint8)
 
 
 def _warn_about_models(models: Sequence[trained_model.TrainedModel]) -> tuple[str, ...]:

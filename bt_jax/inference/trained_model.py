@@ -256,7 +256,7 @@ def _wrap_program(program: model_file.Program, batch_size: int) -> Compute:
     """Makes `TrainedModel.compute` of an exported program."""
 
     def forward(part: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        outputs = program(part)
+        outputs = program(np.divide(part, np.float32(255), dtype=np.float32))
         return outputs["logits"], outputs["features"]
 
     def compute(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,10 +14,15 @@ class Normalisation:
     std: tuple[float, float, float]
 
     def __call__(self, grey: jax.Array, *, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        """Normalises [B, H, W] float32 in [0, 1] to [B, H, W, 3] in `dtype`."""
+        """Normalises [B, H, W], float32 in [0, 1] or uint8, to [B, H, W, 3] in `dtype`."""
         factor = 1 / jnp.asarray(self.std, jnp.float32)
         shift = -jnp.asarray(self.mean, jnp.float32) * factor
-        return (grey[..., None] * factor + shift).astype(dtype)
+        return (to_float(grey)[..., None] * factor + shift).astype(dtype)
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """Converts uint8 to float32 in [0, 1]; float32 stays as it is."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 # (x - 127) / 128 for 8-bit values x: the EfficientNet-Lite models, and networks that start from random weights.

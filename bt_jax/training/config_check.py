@@ -18,7 +18,7 @@ import ml_collections
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels, partition, sources
-from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.shift_probe import Probe
 from bt_jax.defaults import get_model_options

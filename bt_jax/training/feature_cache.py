@@ -7,7 +7,6 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -17,15 +16,15 @@ import tqdm
 from jax.sharding import Mesh
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment.augment import Augmentation
-from bt_jax.data.augment.views import Views
+from bt_jax.data.augment.augment import augment
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import processes, sharding
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 from bt_jax.training.feature_store import FeatureStore
 from bt_jax.training.stages import Stage
 
-_FORMAT = 1  # of the files
+_FORMAT = 2  # of the files
 _BATCH = 32  # images in a forward, on each device
 _BLOCK = 256  # images in a file, about: what a run that is killed computes again
 
@@ -41,9 +40,10 @@ class Cut:
       segment: number of the first segment of the upper part.
       name: of that segment.
       shape: of the features of an image.
-      program: jitted, (params, batch_stats, images [B, S, S] float32) -> features [B, *shape] float32.
-      below: a lower cut that later stages start from; the program then takes its features instead of images, so that
-        no layer is computed twice.
+      program: jitted, (params, batch_stats, images [B, S, S] uint8, view [B] uint32, record [B] uint32) -> features
+        [B, *shape] float32.
+      below: a lower cut that later stages start from; the program then takes its features [B, ...] float32 instead of
+        the images and their numbers, so that no layer is computed twice.
     """
 
     segment: int
@@ -70,8 +70,8 @@ class Features:
 class FeatureCache:
     """Reads features from disk or computes them.
 
-    An entry is a folder, named by a hash of everything that the features depend on. The lowered program and a few
-    augmented images are part of it, so that changed code makes another entry. Each file holds a block of images in one
+    An entry is a folder, named by a hash of everything that the features depend on. The lowered program, which augments
+    too, is part of it, so that changed code makes another entry. Each file holds a block of images in one
     view, bare float32 values in row order; its name ends with their checksum.
 
     Attributes:
@@ -80,13 +80,11 @@ class FeatureCache:
       dtype: of the computation.
       mesh: the devices that compute.
       images: [N, S, S] uint8, preprocessed.
-      settings: of the augmentation.
+      augmentation: of the images; None: their only view is as they are.
       seed: of the augmentation.
       views: different augmentations of an image.
-      threads: that augment.
       limit: bytes for one cut, and for all entries together; the least recently used ones make room.
       folder: of the entries.
-      kinds: [N] integers, see `views.Views`; None: all images are of one kind.
     """
 
     network: Network
@@ -94,17 +92,15 @@ class FeatureCache:
     dtype: jnp.dtype
     mesh: Mesh
     images: np.ndarray
-    settings: Augmentation
+    augmentation: Augmentation | None
     seed: int
     views: int
-    threads: int
     limit: int
     folder: pathlib.Path
-    kinds: np.ndarray | None = None
 
     def copy_for_plain(self, images: np.ndarray) -> "FeatureCache":
         """Returns the same cache for other images [N, S, S] uint8 in one view: without augmentation."""
-        return dataclasses.replace(self, images=images, settings=Augmentation(), views=1, kinds=None)
+        return dataclasses.replace(self, images=images, augmentation=None, views=1)
 
     def choose_cuts(
         self, plan: Sequence[Stage], params: Tree, batch_stats: Tree, *, lowest_segment: str, steps_per_epoch: int
@@ -130,7 +126,7 @@ class FeatureCache:
             if not self.views or length <= steps_per_epoch:
                 continue
             program = self._create_program(segment, below)
-            shape = jax.eval_shape(program, params, batch_stats, self._describe_inputs(below)).shape[1:]
+            shape = jax.eval_shape(program, params, batch_stats, *self._describe_inputs(below)).shape[1:]
             cut = Cut(segment, names[segment], shape, program, below)
             size = self._count_bytes(cut, views=self.views)
             if size <= self.limit:
@@ -163,7 +159,7 @@ class FeatureCache:
         if missing:
             if interrupted():
                 return None
-            read = self._augment
+            read = self._read_images
             if cut.below:
                 needed = list(dict.fromkeys(view for view, _ in missing))
                 features_below = self.get_features(
@@ -171,10 +167,10 @@ class FeatureCache:
                 )
                 if features_below is None:
                     return None
-                read = features_below.get_rows
+                read = functools.partial(_read_features, features_below)
             begin = time.monotonic()
             self._make_room(store, self._count_bytes(cut, views=len(views)))
-            program = cut.program.lower(params, batch_stats, self._describe_inputs(cut.below)).compile()
+            program = cut.program.lower(params, batch_stats, *self._describe_inputs(cut.below)).compile()
             compute = functools.partial(self._compute, program, params, batch_stats, read)
             if not self._compute_blocks(compute, store, missing, found, total=len(views), interrupted=interrupted):
                 return None
@@ -239,9 +235,12 @@ class FeatureCache:
         """Returns the numbers of the images in a block."""
         return range(block * self._block, min((block + 1) * self._block, len(self.images)))
 
-    def _describe_inputs(self, below: Cut | None) -> jax.ShapeDtypeStruct:
-        shape = below.shape if below else self.images.shape[1:]
-        return jax.ShapeDtypeStruct((_BATCH * self.mesh.size, *shape), np.float32)
+    def _describe_inputs(self, below: Cut | None) -> tuple[jax.ShapeDtypeStruct, ...]:
+        size = _BATCH * self.mesh.size
+        if below:
+            return (jax.ShapeDtypeStruct((size, *below.shape), np.float32),)
+        number = jax.ShapeDtypeStruct((size,), np.uint32)
+        return jax.ShapeDtypeStruct((size, *self.images.shape[1:]), np.uint8), number, number
 
     @property
     def _block(self) -> int:
@@ -255,7 +254,9 @@ class FeatureCache:
     def _create_program(self, segment: int, below: Cut | None) -> Any:
         names = self.network.segment_names
 
-        def outputs(params: Tree, batch_stats: Tree, x: jax.Array) -> jax.Array:
+        def outputs(params: Tree, batch_stats: Tree, x: jax.Array, *numbers: jax.Array) -> jax.Array:
+            if not below and self.augmentation is not None:
+                x = augment(x, *numbers, seed=self.seed, settings=self.augmentation)
             x = x.astype(self.dtype) if below else self.normalisation(x, dtype=self.dtype)
             x, _ = self.network.apply(params, batch_stats, x, start=below.name if below else None, stop=names[segment])
             if segment == len(names) - 1 and self.network.pooled_head:
@@ -264,10 +265,11 @@ class FeatureCache:
             return x.astype(jnp.float32)
 
         everywhere, by_row = sharding.get_replicated_sharding(self.mesh), sharding.get_batch_sharding(self.mesh)
-        return jax.jit(outputs, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
+        inputs = [by_row] * len(self._describe_inputs(below))
+        return jax.jit(outputs, in_shardings=(everywhere, everywhere, *inputs), out_shardings=everywhere)
 
     def _compute_key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
-        program = cut.program.lower(params, batch_stats, self._describe_inputs(cut.below)).as_text()
+        program = cut.program.lower(params, batch_stats, *self._describe_inputs(cut.below)).as_text()
         weights = {name: (params[name], batch_stats.get(name)) for name in self.network.segment_names[: cut.segment]}
         facts = {
             "format": _FORMAT,
@@ -276,10 +278,6 @@ class FeatureCache:
             "program": _hash(program.encode()),
             "weights": _hash(*(np.asarray(leaf) for leaf in jax.tree.leaves(weights))),
             "images": _hash(getattr(self.images, "identity", self.images)),  # lazy ones know without being read
-            "settings": dataclasses.asdict(self.settings),
-            "seed": self.seed,
-            "kinds": None if self.kinds is None else self.kinds.tolist(),
-            "views": _hash(*(self._augment_one(0, record) for record in range(min(8, len(self.images))))),
             "block": self._block,
             "below": self._compute_key(cut.below, params, batch_stats) if cut.below else None,
         }
@@ -290,7 +288,7 @@ class FeatureCache:
         program: Any,
         params: Tree,
         batch_stats: Tree,
-        read: Callable[[int, Sequence[int]], np.ndarray],
+        read: Callable[[int, Sequence[int]], tuple[np.ndarray, ...]],
         view: int,
         records: range,
     ) -> np.ndarray:
@@ -298,24 +296,26 @@ class FeatureCache:
         outputs = []
         size = _BATCH * self.mesh.size
         for start in range(0, len(records), size):
-            part = read(view, records[start : start + size])
-            inputs = np.zeros((size, *part.shape[1:]), np.float32)
-            inputs[: len(part)] = part
-            # Not waited for: the next ones are read meanwhile.
-            outputs.append(program(params, batch_stats, jax.device_put(inputs, sharding.get_batch_sharding(self.mesh))))
+            inputs = [_pad(part, size) for part in read(view, records[start : start + size])]
+            placed = jax.device_put(inputs, sharding.get_batch_sharding(self.mesh))
+            outputs.append(program(params, batch_stats, *placed))  # not waited for: the next ones are read meanwhile
         return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
 
-    def _augment(self, view: int, records: Sequence[int]) -> np.ndarray:
-        """Returns a view of some images, [len(records), S, S] float32."""
-        with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            return np.stack(list(pool.map(functools.partial(self._augment_one, view), records)))
+    def _read_images(self, view: int, records: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """Returns images [len(records), S, S] uint8, and the numbers of their view and of themselves."""
+        numbers = np.array(records, np.uint32)
+        return self.images[np.array(records)], np.full_like(numbers, view), numbers
 
-    def _augment_one(self, view: int, record: int) -> np.ndarray:
-        return self._random_views(view=view, record=record)
 
-    @functools.cached_property
-    def _random_views(self) -> Views:
-        return Views(images=self.images, settings=self.settings, seed=self.seed, kinds=self.kinds)
+def _read_features(features: Features, view: int, records: Sequence[int]) -> tuple[np.ndarray, ...]:
+    return (features.get_rows(view, records),)
+
+
+def _pad(rows: np.ndarray, size: int) -> np.ndarray:
+    """Adds zeros up to `size` rows."""
+    padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded
 
 
 def find_lowest_cut(segment: str, segment_names: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from bt_jax.common import caches
 from bt_jax.common.errors import UsageError
 from bt_jax.data import leakage, sources
-from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.partition import Partition, divide
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.sampler import Sampler
@@ -236,6 +236,7 @@ def _create_step(
         average_decay=config.train.average_decay,
         dtype=train_step.resolve_dtype(config.train.dtype),
         seed=config.seed,
+        augmentation=Augmentation(**config.augment),
         mixup=config.train.mixup,
         accumulate=config.train.accumulate,
         state_shardings=shardings if config.mesh.sharded else None,
@@ -252,30 +253,25 @@ def _create_inputs(
     step: TrainStep,
     run: OpenRun,
 ) -> StageInputs:
-    augmentation = Augmentation(**config.augment)
     cache = FeatureCache(
         network=model.network,
         normalisation=step.normalisation,
         dtype=step.dtype,
         mesh=step.mesh,
         images=data.training.images,
-        settings=augmentation,
+        augmentation=step.augmentation,
         seed=config.seed,
         views=config.train.cached_views,
-        threads=config.data.threads,
         limit=round(config.train.cache_limit_gb * 1e9),
         folder=caches.get_cache_directory() / "features",
-        kinds=data.training_kinds,
     )
     return StageInputs(
         images=TrainingImages(
             images=data.training.images,
             labels=data.training.labels,
             sampler=sampler,
-            settings=augmentation,
             views=config.data.views,
-            kinds=data.training_kinds,
-            weights=data.compute_training_weights(config.data.balance),
+                weights=data.compute_training_weights(config.data.balance),
             workers=config.data.workers,
             threads=config.data.threads,
             rows=sharding.get_host_rows(step.mesh, config.train.batch_size),

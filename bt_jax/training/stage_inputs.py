@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bt_jax.data import pipeline
-from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.pipeline import Batch
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
@@ -30,9 +29,7 @@ class TrainingImages:
       images: [N, S, S] uint8, preprocessed.
       labels: [N] int32.
       sampler: which record stands where.
-      settings: of the augmentation.
       views: different augmentations of an image; 0 draws a new one in every epoch.
-      kinds: [N] integers, see `views.Views`; None: all images are of one kind.
       weights: [N] float32 of the images in the loss; None: all alike.
       workers: processes that load.
       threads: threads per process.
@@ -43,9 +40,7 @@ class TrainingImages:
     images: np.ndarray
     labels: np.ndarray
     sampler: Sampler
-    settings: Augmentation
     views: int
-    kinds: np.ndarray | None = None
     weights: np.ndarray | None = None
     workers: int = 0
     threads: int = 2
@@ -53,16 +48,14 @@ class TrainingImages:
     names: Sequence[str] | None = None
 
     def open_batches(self, *, start_step: int, stop_step: int) -> Generator[Batch]:
-        """Opens the batches of augmented images of the steps `start_step` to `stop_step`."""
+        """Opens the batches of images of the steps `start_step` to `stop_step`."""
         return pipeline.load_training_batches(
             self.images,
             self.labels,
             sampler=self.sampler,
-            settings=self.settings,
             views=self.views,
             start_step=start_step,
             stop_step=stop_step,
-            kinds=self.kinds,
             weights=self.weights,
             workers=self.workers,
             threads=self.threads,
@@ -123,11 +116,13 @@ class StageInputs:
     def describe_batch(self, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a stage's batches, over all hosts."""
         size, cut = self._images.sampler.batch_size, self._cuts.get(stage.program_segment)
-        name, shape = ("features", cut.shape) if cut else ("image", self._images.images.shape[1:])
-        batch = {
-            name: jax.ShapeDtypeStruct((size, *shape), np.float32),
-            "label": jax.ShapeDtypeStruct((size,), np.int32),
-        }
+        if cut:
+            batch = {"features": jax.ShapeDtypeStruct((size, *cut.shape), np.float32)}
+        else:
+            number = jax.ShapeDtypeStruct((size,), np.uint32)
+            pixels = jax.ShapeDtypeStruct((size, *self._images.images.shape[1:]), np.uint8)
+            batch = {"image": pixels, "view": number, "record": number}
+        batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
         if self._images.weights is not None:
             batch["weight"] = jax.ShapeDtypeStruct((size,), np.float32)
         return batch
@@ -162,7 +157,8 @@ class StageInputs:
     def __next__(self) -> Any:
         """Returns the device batch of the next step.
 
-        It has `label` [B], `image` [B, S, S] or `features` [B, ...], and `weight` [B] where images have weights.
+        It has `label` [B], either `image` [B, S, S], `view` [B] and `record` [B] or `features` [B, ...], and `weight`
+        [B] where images have weights.
         """
         assert self._batches is not None  # opened before
         return next(self._batches)

@@ -10,7 +10,6 @@ import numpy as np
 
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment.augment import to_float
 from bt_jax.data.partition import Partition
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.distributed.processes import say
@@ -170,7 +169,7 @@ def _measure_statistics(
             "config.model.batch_statistics=True suits a network without pretrained weights"
         )
     forgetful = dataclasses.replace(description, options={**description.options, "momentum": 0.0, **by_batch})
-    images = to_float(data.training.images[:: math.ceil(len(data.training) / 64)])
+    images = data.training.images[:: math.ceil(len(data.training) / 64)]
     return calibrate_statistics(
         forgetful.create_network()[0], params, batch_stats, images=images, normalisation=normalisation
     )
@@ -187,7 +186,7 @@ def calibrate_statistics(
       network: built with a BatchNorm momentum of 0, so that a single batch replaces the statistics.
       params: of the network.
       batch_stats: of the network.
-      images: [B, S, S] float32 in [0, 1].
+      images: [B, S, S], uint8 or float32 in [0, 1].
       normalisation: from grey pixels to what the network expects.
     """
 

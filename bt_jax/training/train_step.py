@@ -12,8 +12,10 @@ import optax
 from jax.sharding import Mesh
 
 from bt_jax.common.errors import UsageError
+from bt_jax.data.augment.augment import augment
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import sharding
-from bt_jax.models.normalise import Normalisation
+from bt_jax.models.normalise import Normalisation, to_float
 from bt_jax.models.registry import Network, Tree
 from bt_jax.training import accumulation
 from bt_jax.training.accumulation import Gradients
@@ -46,7 +48,8 @@ class TrainStep:
       label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
       average_decay: of the moving average; at the start it is at most (1 + step) / (10 + step).
       dtype: of the computation; parameters, statistics and loss stay float32.
-      seed: of dropout and stochastic depth.
+      seed: of augmentation, dropout and stochastic depth.
+      augmentation: of the images of a batch; None: they are taken as they are.
       mixup: parameter of the Beta distribution of the shares in which images (or features) of a batch are mixed in
         pairs (arXiv:1710.09412); the accuracy counts the label of the image with the larger share. 0 is off.
       accumulate: number of parts of the batch that are processed one after the other within a step, see
@@ -63,6 +66,7 @@ class TrainStep:
     average_decay: float
     dtype: jnp.dtype
     seed: int
+    augmentation: Augmentation | None = None
     mixup: float = 0.0
     accumulate: int = 1
     state_shardings: Any = None
@@ -82,9 +86,10 @@ class TrainStep:
         """Returns the jitted step of a program.
 
         It maps (state, batch, learning_rate, first_segment) to (state, metrics) and donates the state. `batch` has
-        `label` [B] int32, and either `image` [B, S, S] float32 in [0, 1] or `features` [B, ...] float32, the outputs of
-        the segments below `program_segment`. It may have `weight` [B] float32, which multiplies the weight of the
-        image's class. Metrics are the scalars `loss`, `accuracy` and `gradient_norm`.
+        `label` [B] int32, and either `image` [B, S, S] uint8 with the numbers `view` and `record` [B] uint32 of the
+        random view to take, or `features` [B, ...] float32, the outputs of the segments below `program_segment`. It
+        may have `weight` [B] float32, which multiplies the weight of the image's class. Metrics are the scalars `loss`,
+        `accuracy` and `gradient_norm`.
         """
         everywhere = sharding.get_replicated_sharding(self.mesh)
         state_shardings = everywhere if self.state_shardings is None else self.state_shardings
@@ -109,12 +114,8 @@ class _Program:
     ) -> tuple[TrainState, Metrics]:
         """Runs one step, see `TrainStep.jit`."""
         key = jax.random.fold_in(jax.random.key(self._settings.seed), state.step)
-        vectors = state.params
-        if self._settings.state_shardings is not None:
-            # Gathered once: left to itself, the compiler would rather move the images.
-            everywhere = sharding.get_replicated_sharding(self._settings.mesh)
-            vectors = jax.lax.with_sharding_constraint(vectors, everywhere)
-        tree = state.layout.unflatten(vectors)
+        # Gathered once: left to itself, the compiler would rather move the images.
+        tree = state.layout.unflatten(self._gather(state.params))
         (loss, (batch_stats, accuracy)), gradients = self._compute_gradients(
             tree, state.batch_stats, batch, key, first_segment
         )
@@ -122,7 +123,7 @@ class _Program:
         gradients = jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), gradients, tree)
         # What is frozen here was never trained before, so it is its own average, and need not be touched.
         moving = self._names[self._program_segment :]
-        slopes = state.layout.flatten(_select(gradients, moving))
+        slopes = self._gather(state.layout.flatten(_select(gradients, moving)))
         trained = dict(zip(self._names, self._flag_trained(first_segment), strict=True))
         updates, opt_state = self._settings.optimizer.update(
             optax.tree.zeros_like(state.params) | slopes, state.opt_state, state.params, trained=trained
@@ -135,6 +136,14 @@ class _Program:
             state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
         )
         return moved, metrics
+
+    def _gather(self, vectors: Tree) -> Tree:
+        """Keeps vectors whole on every device where the state is divided."""
+        if self._settings.state_shardings is None:
+            return vectors
+        everywhere = sharding.get_replicated_sharding(self._settings.mesh)
+        gathered: Tree = jax.lax.with_sharding_constraint(vectors, everywhere)
+        return gathered
 
     def _compute_gradients(
         self, params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
@@ -159,7 +168,7 @@ class _Program:
         if "features" in batch:
             x, start = batch["features"].astype(settings.dtype), self._names[self._program_segment]
         else:
-            x, start = settings.normalisation(batch["image"], dtype=settings.dtype), None
+            x, start = settings.normalisation(self._augment(batch), dtype=settings.dtype), None
         share = None
         if settings.mixup:
             share = _draw_shares(key, len(x), parameter=settings.mixup)
@@ -170,6 +179,14 @@ class _Program:
         )
         accuracy = (logits.argmax(-1) == batch["label"]).mean()
         return self._compute_losses(logits, batch, share).mean(), (batch_stats, accuracy)
+
+    def _augment(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Returns the views of a batch's images, [B, S, S] float32 in [0, 1]."""
+        settings = self._settings
+        if settings.augmentation is None:
+            return to_float(batch["image"])
+        views = batch["view"], batch["record"]
+        return augment(batch["image"], *views, seed=settings.seed, settings=settings.augmentation)
 
     def _compute_losses(self, logits: jax.Array, batch: dict[str, jax.Array], share: jax.Array | None) -> jax.Array:
         """Returns the weighted cross-entropy of each row, [B] float32."""

@@ -7,7 +7,7 @@ import pytest
 
 from bt_jax.benchmark import input_throughput
 from bt_jax.data import pipeline, sources
-from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.distributed import sharding
 
@@ -43,7 +43,6 @@ def test_a_turn_takes_its_batches_after_the_waiting_ones(images, monkeypatch):
     with input_throughput.start_batches(
         images,
         batch=4,
-        augmentation=SETTINGS,
         workers=0,
         threads=1,
         sharding=sharding.get_batch_sharding(sharding.make_mesh()),
@@ -58,22 +57,19 @@ def test_a_turn_takes_its_batches_after_the_waiting_ones(images, monkeypatch):
 
 def test_every_operation_that_is_on_is_timed_alone(images, monkeypatch):
     used = []
+    original = input_throughput.compute_views
 
-    class Noted(input_throughput.Views):
-        def __call__(self, **options):
-            used.append(self.settings)
-            return super().__call__(**options)
+    def noted(pixels, *numbers, seed, settings):
+        used.append(settings)
+        assert pixels.shape == (32, 32, 32), "as many images as are timed, repeated if there are fewer"
+        return original(pixels, *numbers, seed=seed, settings=settings)
 
-    monkeypatch.setattr(input_throughput, "Views", Noted)
-    settings = dataclasses.replace(SETTINGS, fourier=0.5, jpeg=0.5)
-    turns = input_throughput.make_augmentation_turns(images.images, settings)
-    assert list(turns) == ["none", "flip", "rotation", "noise", "fourier", "jpeg", "all"]
+    monkeypatch.setattr(input_throughput, "compute_views", noted)
+    turns = input_throughput.make_augmentation_turns(images.images, SETTINGS)
+    assert list(turns) == ["none", "flip", "rotation", "noise", "all"]
     for name, turn in turns.items():
         used.clear()
         assert turn() > 0
-        assert len(used) == len(images)
-        expected = {"none": Augmentation(), "all": settings, "flip": Augmentation(flip=True),
-                    "rotation": Augmentation(rotation=0.1), "noise": Augmentation(noise=0.05),
-                    "fourier": Augmentation(fourier=0.5), "jpeg": Augmentation(jpeg=0.5)}  # fmt: skip
-        assert set(used) == {expected[name]}
-    assert np.unique(images.images).size > 2  # there was something to augment
+        expected = {"none": Augmentation(), "all": SETTINGS, "flip": Augmentation(flip=True),
+                    "rotation": Augmentation(rotation=0.1), "noise": Augmentation(noise=0.05)}  # fmt: skip
+        assert used == [expected[name]] * 2

@@ -12,16 +12,13 @@ from absl import flags
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data import pipeline
-from bt_jax.data.augment import augment
-from bt_jax.data.augment.augment import Augmentation
-from bt_jax.data.augment.views import Views
 from bt_jax.data.sampler import Sampler
 
 RECORDS, SIZE, BATCH = 22, 24, 6
 STEPS_PER_EPOCH = RECORDS // BATCH
 IMAGES = np.random.default_rng(0).integers(0, 256, (RECORDS, SIZE, SIZE), dtype=np.uint8)
 LABELS = np.arange(RECORDS, dtype=np.int32)  # the record's number, to recognise it by
-SETTINGS = Augmentation(flip=True, rotation=0.1, zoom=0.2, noise=0.05)
+KEYS = {"image", "view", "record", "label"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,7 +29,7 @@ def parsed_flags() -> None:
 
 
 def batches(start: int, stop: int, *, seed: int = 5, **options: Any) -> list[pipeline.Batch]:
-    options = {"settings": SETTINGS, "views": 0} | options
+    options = {"views": 0} | options
     sampler = Sampler(records=RECORDS, batch_size=BATCH, seed=seed)
     return list(
         pipeline.load_training_batches(IMAGES, LABELS, sampler=sampler, start_step=start, stop_step=stop, **options)
@@ -42,58 +39,38 @@ def batches(start: int, stop: int, *, seed: int = 5, **options: Any) -> list[pip
 def assert_same(a: list[pipeline.Batch], b: list[pipeline.Batch]) -> None:
     assert len(a) == len(b)
     for left, right in zip(a, b, strict=True):
-        assert left.keys() == right.keys() == {"image", "label"}
+        assert left.keys() == right.keys() == KEYS
         for key in left:
             np.testing.assert_array_equal(left[key], right[key])
 
 
-def by_record(found: list[pipeline.Batch]) -> dict[int, list[np.ndarray]]:
-    views: dict[int, list[np.ndarray]] = {}
+def list_views(found: list[pipeline.Batch]) -> dict[int, list[int]]:
+    """The numbers of the views of each record, in order."""
+    views: dict[int, list[int]] = {}
     for batch in found:
-        for label, image in zip(batch["label"].tolist(), batch["image"], strict=True):
-            views.setdefault(label, []).append(image)
+        for record, view in zip(batch["record"].tolist(), batch["view"].tolist(), strict=True):
+            views.setdefault(record, []).append(view)
     return views
 
 
-def test_batches_are_what_order_and_augmentation_say():
+def test_batches_are_what_the_order_says():
     sampler = Sampler(records=RECORDS, batch_size=BATCH, seed=5)
     found = batches(2, 7)
     assert len(found) == 5
     for step, batch in enumerate(found, 2):
-        assert batch["image"].shape == (BATCH, SIZE, SIZE) and batch["image"].dtype == np.float32
+        assert batch["image"].shape == (BATCH, SIZE, SIZE) and batch["image"].dtype == np.uint8
         assert batch["label"].shape == (BATCH,) and batch["label"].dtype == np.int32
-        assert batch["image"].min() >= 0 and batch["image"].max() <= 1
-        for row in range(BATCH):
-            example = sampler(step * BATCH + row)
-            assert batch["label"][row] == example.record
-            generator = augment.make_generator(seed=5, view=example.epoch, record=example.record)
-            np.testing.assert_array_equal(
-                batch["image"][row], augment.augment(IMAGES[example.record], generator=generator, settings=SETTINGS)
-            )
-
-
-def test_without_augmentation_the_pixels_arrive_as_they_are():
-    for label, views in by_record(batches(0, STEPS_PER_EPOCH, settings=Augmentation())).items():
-        np.testing.assert_allclose(views[0] * 255, IMAGES[label], atol=1e-4)
-
-
-STYLED = Augmentation(rotation=0.1, fourier=1.0, histogram=1.0, jpeg=1.0, curve=1.0)
-KINDS = np.arange(RECORDS) % 3
-
-
-def test_partners_come_with_the_views_whatever_loads_them():
-    found = batches(2, 9, settings=STYLED, kinds=KINDS)
-    assert_same(found, batches(2, 9, settings=STYLED, kinds=KINDS, threads=0))
-    assert_same(found[3:], batches(5, 9, settings=STYLED, kinds=KINDS))
-    views = Views(images=IMAGES, settings=STYLED, seed=5, kinds=KINDS)
-    example = Sampler(records=RECORDS, batch_size=BATCH, seed=5)(4 * BATCH + 1)
-    np.testing.assert_array_equal(found[2]["image"][1], views(view=example.epoch, record=example.record))
+        assert batch["view"].dtype == batch["record"].dtype == np.uint32
+        examples = [sampler(step * BATCH + row) for row in range(BATCH)]
+        assert batch["record"].tolist() == batch["label"].tolist() == [example.record for example in examples]
+        assert batch["view"].tolist() == [example.epoch for example in examples]
+        np.testing.assert_array_equal(batch["image"], IMAGES[batch["record"]])
 
 
 def test_weights_come_with_their_images():
     weights = np.linspace(0.5, 2, RECORDS, dtype=np.float32)
     for batch in batches(0, 4, weights=weights):
-        assert batch.keys() == {"image", "label", "weight"} and batch["weight"].dtype == np.float32
+        assert batch.keys() == KEYS | {"weight"} and batch["weight"].dtype == np.float32
         np.testing.assert_array_equal(batch["weight"], weights[batch["label"]])
 
 
@@ -131,22 +108,11 @@ def test_rows_of_a_host_need_not_stand_together():
 
 def test_bounded_views_repeat_and_unbounded_ones_do_not():
     epochs = 6
-    for label, views in by_record(batches(0, epochs * STEPS_PER_EPOCH, views=2)).items():
-        assert len({view.tobytes() for view in views}) <= 2, label
-    several = by_record(batches(0, epochs * STEPS_PER_EPOCH, views=0))
-    assert sum(len(views) for views in several.values()) == epochs * STEPS_PER_EPOCH * BATCH
-    for label, views in several.items():
-        assert len({view.tobytes() for view in views}) == len(views), label
-
-
-def test_a_view_depends_on_seed_view_and_record_alone():
-    first, again = by_record(batches(0, STEPS_PER_EPOCH, views=1)), by_record(batches(30, 33, views=1))
-    shared = first.keys() & again.keys()
-    assert len(shared) > RECORDS // 2
-    for label in shared:
-        np.testing.assert_array_equal(first[label][0], again[label][0])
-    other = by_record(batches(0, STEPS_PER_EPOCH, views=1, seed=6))
-    assert all((first[label][0] != other[label][0]).any() for label in first.keys() & other.keys())
+    for views in list_views(batches(0, epochs * STEPS_PER_EPOCH, views=2)).values():
+        assert set(views) <= {0, 1}
+    several = list_views(batches(0, epochs * STEPS_PER_EPOCH, views=0))
+    assert sum(map(len, several.values())) == epochs * STEPS_PER_EPOCH * BATCH
+    assert all(len(set(views)) == len(views) for views in several.values())
 
 
 def test_no_steps_left_is_no_batch():
@@ -165,7 +131,6 @@ import sys
 import numpy as np
 from absl import flags
 from bt_jax.data import pipeline
-from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.sampler import Sampler
 
 if __name__ == "__main__":
@@ -173,7 +138,7 @@ if __name__ == "__main__":
     content = np.load(sys.argv[1])
     found = list(pipeline.load_training_batches(
         content["images"], content["labels"], sampler=Sampler(records=22, batch_size=6, seed=5),
-        settings=Augmentation(flip=True, rotation=0.1, zoom=0.2, noise=0.05), views=0, start_step=2, stop_step=9,
+        views=0, start_step=2, stop_step=9,
         workers=int(sys.argv[3]), threads=1,
     ))
     np.savez(sys.argv[2], **{key: np.stack([batch[key] for batch in found]) for key in found[0]})
@@ -190,7 +155,7 @@ def test_worker_processes_change_nothing(tmp_path, workers):
         cwd=tmp_path, check=True, timeout=120, env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
     with np.load(tmp_path / "out.npz") as content:
-        found = [{key: content[key][i] for key in ("image", "label")} for i in range(len(content["label"]))]
+        found = [{key: content[key][i] for key in KEYS} for i in range(len(content["label"]))]
     assert_same(found, batches(2, 9))
 
 
@@ -231,47 +196,47 @@ def test_ahead_closes_its_items_when_it_is_closed():
     assert closed == [True]
 
 
-def test_leaving_early_stops_the_loading(monkeypatch):
-    loaded = 0
-    original = augment.augment
+class Watched:
+    """Images that note which of them were read, and one of which cannot be."""
 
-    def counted(*args: Any, **options: Any) -> np.ndarray:
-        nonlocal loaded
-        loaded += 1
-        return original(*args, **options)
+    shape = IMAGES.shape
 
-    monkeypatch.setattr(pipeline.augment, "augment", counted)
+    def __init__(self, broken: int = -1):
+        self.read: list[int] = []
+        self._broken = broken
+
+    def __getitem__(self, record: int) -> np.ndarray:
+        if record == self._broken:
+            raise BrokenError("no such file")
+        self.read.append(record)
+        return IMAGES[record]
+
+
+class BrokenError(RuntimeError):
+    """What reading may raise."""
+
+
+def test_leaving_early_stops_the_loading():
+    images = Watched()
     stream = pipeline.load_training_batches(
-        IMAGES, LABELS, sampler=Sampler(records=RECORDS, batch_size=BATCH, seed=5), settings=SETTINGS, views=0,
+        images, LABELS, sampler=Sampler(records=RECORDS, batch_size=BATCH, seed=5), views=0,
         start_step=0, stop_step=10_000,
     )  # fmt: skip
     next(stream)
     stream.close()
     time.sleep(0.1)
-    after = loaded
+    after = len(images.read)
     time.sleep(0.1)
-    assert BATCH <= loaded == after < 20 * BATCH
-
-
-class BrokenError(RuntimeError):
-    """What an augmentation may raise."""
+    assert BATCH <= len(images.read) == after < 20 * BATCH
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_an_image_that_cannot_be_augmented_is_named(monkeypatch, threads):
-    original = Views.__call__
-
-    def failing(self, *, view, record):
-        if record == 7:
-            raise BrokenError("too dark")
-        return original(self, view=view, record=record)
-
-    monkeypatch.setattr(Views, "__call__", failing)
+def test_an_image_that_cannot_be_read_is_named(threads):
     names = [f"Training/image_{record}.png" for record in range(RECORDS)]
-    with pytest.raises(UsageError, match=r"^cannot augment Training/image_7\.png, view 0: BrokenError: too dark$"):
-        batches(0, 3, names=names, threads=threads)
-    with pytest.raises(UsageError, match=r"^cannot augment image 7, view 0"):
-        batches(0, 3, threads=threads)
+    options = {"sampler": Sampler(records=RECORDS, batch_size=BATCH, seed=5), "start_step": 0, "stop_step": 3}
+    for given, name in ((names, r"Training/image_7\.png"), (None, "image 7")):
+        with pytest.raises(UsageError, match=rf"^cannot read {name}: BrokenError: no such file$"):
+            list(pipeline.load_training_batches(Watched(7), LABELS, views=0, threads=threads, names=given, **options))
 
 
 # The worker process imports the module anew, so the failure is in what it loads: an image too small for its labels.

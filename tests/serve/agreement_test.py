@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax.data.augment.augment import to_float
 from bt_jax.data.io.decode import decode_image, encode_png
 from bt_jax.data.phantoms import phantom
 from bt_jax.inference import convert, trained_model
@@ -72,7 +71,7 @@ def by_onnx(path: pathlib.Path, model: TrainedModel) -> dict[str, list[float]]:
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     pictures = {name: decode_image(one, name=name) for name, one in images().items() if not name.endswith(".dcm")}
     batch = np.stack([model.preprocessing(one) for one in pictures.values()])
-    (found,) = session.run(["probabilities"], {"images": to_float(batch)})
+    (found,) = session.run(["probabilities"], {"images": (batch / 255).astype("f4")})
     return dict(zip(pictures, found.tolist(), strict=True))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment import augment
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.metrics import classification
@@ -31,7 +30,7 @@ FLOAT32 = jnp.dtype("float32")
 def network():
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)
     return made, params, start.calibrate_statistics(
-        made, params, batch_stats, images=augment.to_float(IMAGES), normalisation=normalise.LITE
+        made, params, batch_stats, images=IMAGES, normalisation=normalise.LITE
     )  # fmt: skip
 
 
@@ -54,7 +53,7 @@ def make_evaluator(folder, *, lowest_segment="block_02", cached=True):
     made, params, batch_stats = network()
     images = TrainingImages(
         images=np.zeros((5, 32, 32), np.uint8), labels=np.zeros(5, np.int32),
-        sampler=Sampler(records=5, batch_size=1, seed=1), settings=augment.Augmentation(rotation=0.5), views=0,
+        sampler=Sampler(records=5, batch_size=1, seed=1), views=0,
     )  # fmt: skip
     cache = feature_cache.FeatureCache(
         network=made, normalisation=normalise.LITE, dtype=FLOAT32, mesh=sharding.make_mesh(), images=images.images,
@@ -77,7 +76,7 @@ def test_scores_are_those_of_the_whole_network(tmp_path, lowest_segment):
     stage = PLAN[0] if lowest_segment == "" else PLAN[1]
     state = state_after(change=2.0)
     made = network()[0]
-    x = normalise.LITE(jnp.asarray(augment.to_float(IMAGES)))
+    x = normalise.LITE(jnp.asarray(IMAGES))
     logits, _ = jax.jit(made.apply)(state.get_params(), state.batch_stats, x)
     expected = classification.score(
         split="validation", labels=LABELS, probabilities=softmax(np.asarray(logits)), class_names=CLASSES

@@ -11,13 +11,15 @@ import pytest
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.augment import augment
+from bt_jax.data.augment.augment import compute_views
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
 from bt_jax.training import feature_cache, stages, start
 
 COUNT, VIEWS = 50, 2
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32), np.uint8)
-SETTINGS = augment.Augmentation(flip=True, rotation=0.1, noise=0.05)
+SETTINGS = Augmentation(flip=True, rotation=0.1, noise=0.05)
 
 
 @functools.cache
@@ -25,7 +27,7 @@ def network():
     """With statistics of images: those it is built with would make next to nothing of any image."""
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)
     batch_stats = start.calibrate_statistics(
-        made, params, batch_stats, images=augment.to_float(IMAGES), normalisation=normalise.LITE
+        made, params, batch_stats, images=IMAGES, normalisation=normalise.LITE
     )
     return made, *jax.device_put((params, batch_stats), sharding.get_replicated_sharding(sharding.make_mesh()))
 
@@ -47,10 +49,9 @@ def cache(folder, **changes):
         dtype=jnp.dtype("float32"),
         mesh=sharding.make_mesh(),
         images=IMAGES,
-        settings=SETTINGS,
+        augmentation=SETTINGS,
         seed=3,
         views=VIEWS,
-        threads=2,
         limit=10**9,
         folder=folder / "features",
     )
@@ -88,10 +89,8 @@ def is_found(made, **options):
 
 
 def views_of(view, records):
-    return np.stack([
-        augment.augment(IMAGES[i], generator=augment.make_generator(seed=3, view=view, record=i), settings=SETTINGS)
-        for i in records
-    ])  # fmt: skip
+    numbers = np.full(len(records), view, np.uint32), np.array(records, np.uint32)
+    return np.asarray(compute_views(IMAGES[records], *numbers, seed=3, settings=SETTINGS))
 
 
 @pytest.mark.slow
@@ -140,37 +139,26 @@ def test_features_of_two_cuts_come_from_one_forward(tmp_path, monkeypatch, capsy
                      steps_per_epoch=10)  # fmt: skip
     lower, upper = both[NAMES.index("block_02")], both[HEAD]
     assert upper.below == lower and lower.below is None
-    augmented = []
-    of_view = feature_cache.FeatureCache._augment_one
+    read = []
+    read_images = feature_cache.FeatureCache._read_images
     found = functools.partial(made.get_features, views=(1,), interrupted=lambda: False)
     expected = find_or_compute(cache(tmp_path / "alone"), views=(1,))
     capsys.readouterr()
     monkeypatch.setattr(
         feature_cache.FeatureCache,
-        "_augment_one",
-        lambda self, view, record: (augmented.append(view), of_view(self, view, record))[1],
+        "_read_images",
+        lambda self, view, records: (read.extend(records), read_images(self, view, records))[1],
     )
     of_head = found(upper, *network()[1:])
     lines = capsys.readouterr().out.splitlines()
     assert ["before block_02" in lines[0], "before head" in lines[1], len(lines)] == [True, True, 2]
-    assert augmented.count(1) == COUNT
+    assert sorted(read) == list(range(COUNT))
     np.testing.assert_allclose(
         of_head.get_rows(1, range(COUNT)), expected.get_rows(1, range(COUNT)), rtol=1e-4, atol=1e-5
     )
     found(lower, *network()[1:])
-    assert augmented.count(1) == COUNT and capsys.readouterr().out.strip().endswith(", found")
+    assert len(read) == COUNT and capsys.readouterr().out.strip().endswith(", found")
     assert made.get_features(upper, *network()[1:], views=(0,), interrupted=lambda: True) is None
-
-
-def test_partners_of_other_kinds_are_other_features(tmp_path):
-    styled = augment.Augmentation(histogram=1.0)
-    kinds = np.arange(COUNT) % 2
-    by_kind = cache(tmp_path, settings=styled, kinds=kinds)
-    found = find_or_compute(by_kind)
-    assert is_found(by_kind) and not is_found(cache(tmp_path, settings=styled))
-    assert not is_found(cache(tmp_path, settings=styled, kinds=1 - kinds % 3))
-    of_all = find_or_compute(cache(tmp_path, settings=styled))
-    assert np.abs(found.get_rows(0, range(COUNT)) - of_all.get_rows(0, range(COUNT))).max() > 1e-3
 
 
 def test_they_are_found_again(tmp_path, capsys):
@@ -191,7 +179,7 @@ def _scaled(tree, segment):
 def test_they_are_found_only_where_nothing_differs(tmp_path):
     _, params, batch_stats = network()
     assert find_or_compute(cache(tmp_path), views=(0,)) is not None
-    assert is_found(cache(tmp_path, views=5, threads=1), views=(0,)), "the number of views does not change a view"
+    assert is_found(cache(tmp_path, views=5), views=(0,)), "the number of views does not change a view"
     assert is_found(cache(tmp_path), views=(0,), weights=(_scaled(params, "head"), batch_stats)), (
         "the head is not in it"
     )
@@ -200,7 +188,7 @@ def test_they_are_found_only_where_nothing_differs(tmp_path):
     other_network = registry.create("efficientnet_nano", classes=4, hidden=(8,), epsilon=0.01, seed=1)[0]
     for change in (
         {"seed": 4},
-        {"settings": dataclasses.replace(SETTINGS, flip=False)},
+        {"augmentation": dataclasses.replace(SETTINGS, flip=False)},
         {"images": pixel},
         {"normalisation": normalise.IMAGENET},
         {"dtype": jnp.dtype("bfloat16")},
@@ -215,8 +203,8 @@ def test_they_are_found_only_where_nothing_differs(tmp_path):
 
 def test_other_code_of_the_augmentation_is_noticed(tmp_path, monkeypatch):
     find_or_compute(cache(tmp_path), views=(0,))
-    original = augment.augment
-    monkeypatch.setattr(augment, "augment", lambda *a, **k: original(*a, **k) * np.float32(0.5))
+    darken = {"noise": (9, lambda image, **_: image / 2)}
+    monkeypatch.setattr(augment, "_LAST", darken)
     assert not is_found(cache(tmp_path), views=(0,))
 
 

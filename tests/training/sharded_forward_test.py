@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bt_jax.data.augment import augment
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
 from bt_jax.training.sharded_forward import ShardedForward
@@ -34,7 +33,7 @@ def forward():
 
 def expected(factor=1.0):
     made = network()[0]
-    x = normalise.LITE(jnp.asarray(augment.to_float(IMAGES)))
+    x = normalise.LITE(jnp.asarray(IMAGES))
     features = made.apply(weights(factor)["params"], {}, x, stop="head")[0]
     return made.apply(weights(factor)["params"], {}, x)[0], features
 
@@ -48,7 +47,7 @@ def test_every_image_has_its_outputs_though_the_last_batch_is_padded(forward):
 
 @pytest.mark.parametrize("segment", ["dense_2", "head"])
 def test_the_upper_segments_make_the_same_logits_of_features(forward, segment):
-    x = normalise.LITE(jnp.asarray(augment.to_float(IMAGES)))
+    x = normalise.LITE(jnp.asarray(IMAGES))
     features = np.asarray(network()[0].apply(weights()["params"], {}, x, stop=segment)[0])
     np.testing.assert_allclose(forward.compute_from(segment, weights(), features), expected()[0], rtol=1e-5, atol=1e-6)
 

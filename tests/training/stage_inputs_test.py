@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bt_jax.data import pipeline
-from bt_jax.data.augment import augment
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
@@ -24,16 +24,15 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (35, 32, 32), np.uint8)
 VALIDATION = np.random.default_rng(2).integers(0, 256, (9, 32, 32), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 4, 35).astype(np.int32)
 ORDER = Sampler(records=35, batch_size=8, seed=5)  # four steps an epoch
-SETTINGS = augment.Augmentation(flip=True, rotation=0.1)
+SETTINGS = Augmentation(flip=True, rotation=0.1)
 
 
 @functools.cache
 def network():
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), dropout_rate=0.5, seed=1)
     forgetful = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)[0]
-    images = augment.to_float(IMAGES)
     return made, params, start.calibrate_statistics(
-        forgetful, params, batch_stats, images=images, normalisation=normalise.LITE
+        forgetful, params, batch_stats, images=IMAGES, normalisation=normalise.LITE
     )  # fmt: skip
 
 
@@ -63,7 +62,7 @@ def step_of(program_segment, fed):
     step = TrainStep(
         network=network()[0], optimizer=transform(), mesh=sharding.make_mesh(), normalisation=normalise.LITE,
         class_weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
-        dtype=jnp.dtype("float32"), seed=0,
+        dtype=jnp.dtype("float32"), seed=ORDER.seed, augmentation=SETTINGS,
     )  # fmt: skip
     batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in fed}
     return step.lower(program_segment, jax.eval_shape(fresh_state), batch).compile()
@@ -76,7 +75,7 @@ def run_step(program_segment, state, batch, *arguments):
 
 def open_images(*, start_step):
     return pipeline.load_training_batches(
-        IMAGES, LABELS, sampler=ORDER, settings=SETTINGS, views=VIEWS, start_step=start_step,
+        IMAGES, LABELS, sampler=ORDER, views=VIEWS, start_step=start_step,
         stop_step=PLAN[-1].last_step,
     )  # fmt: skip
 
@@ -84,12 +83,12 @@ def open_images(*, start_step):
 def make_inputs(folder, *, lowest_segment="", weights=None):
     cache = FeatureCache(
         network=network()[0], normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mesh=sharding.make_mesh(),
-        images=IMAGES, settings=SETTINGS, seed=ORDER.seed, views=VIEWS, threads=1, limit=10**9,
+        images=IMAGES, augmentation=SETTINGS, seed=ORDER.seed, views=VIEWS, limit=10**9,
         folder=folder / "features",
     )  # fmt: skip
     return StageInputs(
         images=TrainingImages(
-            images=IMAGES, labels=LABELS, sampler=ORDER, settings=SETTINGS, views=VIEWS, weights=weights
+            images=IMAGES, labels=LABELS, sampler=ORDER, views=VIEWS, weights=weights
         ),
         validation_images=VALIDATION,
         cache=cache,
@@ -174,9 +173,9 @@ def test_batches_are_as_described(tmp_path):
     """What the step is compiled for is what the stage gets: features or images, with weights where images have them."""
     weights = np.ones(len(LABELS), np.float32)
     with contextlib.closing(make_inputs(tmp_path, weights=weights)) as inputs:
-        for stage, name in ((PLAN[0], "features"), (PLAN[1], "image")):
+        for stage, names in ((PLAN[0], {"features"}), (PLAN[1], {"image", "view", "record"})):
             described = inputs.describe_batch(stage)
-            assert set(described) == {name, "label", "weight"}
+            assert set(described) == names | {"label", "weight"}
             assert inputs.open(stage, fresh_state(), start=0, stop=1, interrupted=lambda: False)
             batch = next(inputs)
             assert {key: (leaf.shape, leaf.dtype) for key, leaf in batch.items()} == {

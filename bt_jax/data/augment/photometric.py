@@ -1,192 +1,148 @@
 """Photometric augmentation: random changes of appearance, as between scanners, archives and web pages.
 
-Each function maps `[S, S]` uint8 to `[S, S]` uint8, with the configured strength and a generator of its own. They
-follow BigAug (arXiv:1906.03347) and, for random convolutions, arXiv:2007.13003. Operations that leave visible artefacts
-are applied to half of the images, at random.
+Each function maps an image [S, S] float32 in [0, 1] to another one, with the configured strength and a key of its own.
+They follow BigAug (arXiv:1906.03347).
 """
 
-import io
+import jax
+import jax.numpy as jnp
 
-import numpy as np
-from PIL import Image, ImageFilter
+from bt_jax.data.augment import filters
+from bt_jax.data.augment.filters import filter_by, make_resampling
 
-from bt_jax.data.augment.geometry import smooth
-
-_ENLARGING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
-_REDUCING = (*_ENLARGING, Image.Resampling.BOX, Image.Resampling.HAMMING, Image.Resampling.NEAREST)
-_BEST_QUALITY, _WORST_QUALITY = 95, 5  # of JPEG
-_KERNELS = (1, 3, 5)  # sides
-_DARKEST = 8 / 255  # darker pixels count as background
-_CHANNELS, _SLOPE = (2, 2, 2, 1), np.float32(0.01)  # of the layers of a random network; of what is below 0 between them
+_LEVELS = 256  # of the table of a curve of intensities
 
 
-def apply_bias_field(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Applies a smooth random bias field, like that of a receiver coil.
+def apply_bias_field(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Applies a smooth random field of brightness, like that of a receiver coil.
 
     Args:
-      image: [S, S] uint8.
+      image: [S, S] float32.
       strength: the field lies in 1 / (1 + strength) .. 1 + strength.
-      generator: random number generator.
+      key: random key.
     """
-    largest = strength * generator.random()
-    field = smooth(generator.uniform(-1, 1, (4, 4)), size=image.shape[0])
-    field = field / max(float(np.abs(field).max()), 1e-6)
-    return to_bytes(image * np.exp(np.float32(np.log1p(largest)) * field))
+    largest = strength * _draw(key, 0)
+    coarse = jax.random.uniform(jax.random.fold_in(key, 1), (4, 4), jnp.float32, -1, 1)
+    field = filter_by(make_resampling(4, len(image), length=len(image), kernel=2), coarse)
+    field /= jnp.maximum(jnp.abs(field).max(), 1e-6)
+    return jnp.clip(image * jnp.exp(jnp.log1p(largest) * field), 0, 1)
 
 
-def reduce_resolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Reduces and enlarges the image by randomly drawn resampling filters.
+def sharpen(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Sharpens by an unsharp mask, as scanners and viewers do.
 
     Args:
-      image: [S, S] uint8.
+      image: [S, S] float32.
+      strength: largest amount of the mask; 1 adds the difference to the blurred image once.
+      key: random key.
+    """
+    amount, radius = strength * _draw(key, 0), 0.5 + 2 * _draw(key, 1)
+    blurred = filters.blur(image, radius, largest=2.5)
+    return jnp.clip(image + amount * (image - blurred), 0, 1)
+
+
+def reduce_resolution(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Reduces and enlarges an image with random kernels.
+
+    Args:
+      image: [S, S] float32.
       strength: the side is reduced to at least 1 - strength of itself.
-      generator: random number generator.
+      key: random key.
     """
-    side = image.shape[0]
-    small = max(1, round(side * (1 - strength * generator.random())))
-    down, up = generator.integers(len(_REDUCING)), generator.integers(len(_ENLARGING))
-    picture = Image.fromarray(image).resize((small, small), _REDUCING[down])
-    return np.asarray(picture.resize((side, side), _ENLARGING[up]))
+    size = len(image)
+    length = jnp.maximum(1, jnp.round(size * (1 - strength * _draw(key, 0)))).astype(jnp.int32)
+    down = jax.random.choice(jax.random.fold_in(key, 1), jnp.array(filters.REDUCING))
+    up = jax.random.choice(jax.random.fold_in(key, 2), jnp.array(filters.ENLARGING))
+    matrix = filters.reduce_and_enlarge(size, length, reducing=down, enlarging=up)
+    return jnp.clip(filter_by(matrix, image), 0, 1)
 
 
-def sharpen(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Sharpens the image by an unsharp mask, as scanners and viewers do.
+def blur(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Blurs by a Gaussian with a standard deviation in 0 .. `strength`, in pixels."""
+    return filters.blur(image, strength * _draw(key, 0), largest=strength)
+
+
+def apply_curve(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Maps intensities by a random nondecreasing curve from black to white.
+
+    It is a cubic Bezier curve with two random inner points, as in Models Genesis (arXiv:2004.07882) without its
+    inverted curves, mixed with the identity.
 
     Args:
-      image: [S, S] uint8.
-      strength: largest amount of the unsharp mask; 1 adds the difference to the blurred image once.
-      generator: random number generator.
-    """
-    amount, radius = strength * generator.random(), generator.uniform(0.5, 2.5)
-    mask = ImageFilter.UnsharpMask(radius=radius, percent=round(100 * amount), threshold=0)
-    return np.asarray(Image.fromarray(image).filter(mask))
-
-
-def compress_jpeg(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Compresses half of the images as JPEG.
-
-    Args:
-      image: [S, S] uint8.
-      strength: at 1 the quality goes down to 5 of 100; at small values it stays near 95.
-      generator: random number generator.
-    """
-    if generator.random() < 0.5:
-        return image
-    quality = round(_BEST_QUALITY - (_BEST_QUALITY - _WORST_QUALITY) * strength * generator.random())
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, "JPEG", quality=quality)
-    return np.asarray(Image.open(content))
-
-
-def apply_random_convolution(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Mixes half of the images with a random convolution, which keeps shapes and changes texture.
-
-    The kernel sums to 1, unlike that of arXiv:2007.13003, so that constant areas such as the black background keep
-    their grey value, and bright areas stay bright.
-
-    Args:
-      image: [S, S] uint8.
-      strength: largest share of the result in the mixture.
-      generator: random number generator.
-    """
-    if generator.random() < 0.5:
-        return image
-    share, side = np.float32(strength * generator.random()), _KERNELS[generator.integers(len(_KERNELS))]
-    kernel = generator.standard_normal((side, side), np.float32) / side
-    kernel += (1 - kernel.sum()) / kernel.size
-    kernel *= share
-    kernel[side // 2, side // 2] += 1 - share
-    return to_bytes(_filter(image.astype(np.float32)[None], kernel[None, None])[0])
-
-
-def apply_random_network(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Mixes half of the images with the output of a shallow random network (arXiv:2111.12525).
-
-    Its intensity curves are not monotonic, like the differences between MRI sequences: a structure that is brighter
-    than its surroundings may become darker. Unlike in the paper, black stays black, and the head as a whole stays
-    bright.
-
-    Args:
-      image: [S, S] uint8.
-      strength: largest share of the result in the mixture.
-      generator: random number generator.
-    """
-    if generator.random() < 0.5:
-        return image
-    share = np.float32(strength * generator.random())
-    given = image.astype(np.float32) / 255
-    inside = given[given > _DARKEST]
-    if not inside.size or not inside.std() > 0:
-        return image
-    # Standardised by the greys of the head, so that the bends of the intensity curves fall among them.
-    centre, spread = np.float32(inside.mean()), np.float32(inside.std())
-    x = (given[None] - centre) / spread  # [channels, S, S]
-    black = -centre / spread * np.ones(1, np.float32)  # output of the layers for a black area
-    for channels in _CHANNELS:
-        side = _KERNELS[generator.integers(2)]
-        kernel = generator.standard_normal((channels, len(x), side, side), np.float32)
-        shift = generator.standard_normal(channels, np.float32)
-        x = _filter(x, kernel) + shift[:, None, None]
-        black = kernel.sum((2, 3)) @ black + shift
-        if channels > 1:
-            x, black = (np.where(values > 0, values, _SLOPE * values) for values in (x, black))
-    made = x[0] - black[0]
-    if made.sum() < 0:
-        made = -made
-    # Scaled by a quantile, not by the norm as in the paper: a few bright edges would darken everything else.
-    own, brightest = (float(np.quantile(values[::3, ::3], 0.99)) for values in (given, made))
-    if not brightest > 0:
-        return image
-    return to_bytes(255 * ((1 - share) * given + share * np.float32(own / brightest) * made))
-
-
-def _filter(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Convolves [I, S, S] with a kernel [O, I, side, side], with edge padding: [O, S, S] float32."""
-    side, size = kernel.shape[-1], image.shape[-1]
-    around = np.pad(image, ((0, 0), (side // 2,) * 2, (side // 2,) * 2), mode="edge")
-    result = np.zeros((len(kernel), size, size), np.float32)
-    for (outward, inward, row, column), weight in np.ndenumerate(kernel):
-        result[outward] += weight * around[inward, row : row + size, column : column + size]
-    return result
-
-
-def draw_curve(*, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Draws a random nondecreasing lookup table of the 256 intensities: [256] float32 in [0, 1].
-
-    It is a cubic Bezier curve from black to white with two random inner points, as in Models Genesis (arXiv:2004.07882)
-    without its inverted curves, mixed with the identity.
-
-    Args:
+      image: [S, S] float32.
       strength: largest share of the curve in the mixture.
-      generator: random number generator.
+      key: random key.
     """
-    share = np.float32(strength * generator.random())
-    x1, y1, x2, y2 = generator.random(4)
-    t = np.linspace(0, 1, 128)
+    share = strength * _draw(key, 0)
+    x1, y1, x2, y2 = jax.random.uniform(jax.random.fold_in(key, 1), (4,), jnp.float32)
+    t = jnp.linspace(0, 1, 128, dtype=jnp.float32)
     first, second, third = 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
-    unit = np.linspace(0, 1, 256, dtype=np.float32)
-    curve = np.interp(unit, first * x1 + second * x2 + third, first * y1 + second * y2 + third)
-    return (1 - share) * unit + share * curve.astype(np.float32)
+    levels = jnp.linspace(0, 1, _LEVELS, dtype=jnp.float32)
+    table = jnp.interp(levels, first * x1 + second * x2 + third, first * y1 + second * y2 + third)
+    place = image * (_LEVELS - 1)
+    below = jnp.clip(jnp.floor(place), 0, _LEVELS - 2).astype(jnp.int32)
+    low, high = (table.at[below + i].get(mode="promise_in_bounds") for i in range(2))
+    return (1 - share) * image + share * (low + (place - below) * (high - low))
 
 
-def cut_out(image: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
+def change_gamma(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Raises intensities to an exponent in 1 / (1 + strength) .. 1 + strength, log-uniform."""
+    # Not by `**`, which takes twice the time on a CPU. The logarithm of black is -inf, and black stays black.
+    return jnp.exp((1 + strength) ** _draw_symmetric(key) * jnp.log(image))
+
+
+def change_contrast(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Multiplies distances from the mean by a factor in 1 - strength .. 1 + strength. Not clipped."""
+    mean = image.mean()
+    return (image - mean) * (1 + strength * _draw_symmetric(key)) + mean
+
+
+def change_brightness(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Adds a number in -strength .. strength. Not clipped."""
+    return image + strength * _draw_symmetric(key)
+
+
+def add_noise(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
+    """Adds noise with a standard deviation in 0 .. `strength`.
+
+    Each value is the sum of four uniform numbers of 16 levels, which is nearly Gaussian: most of the time is that of
+    the random bits, of which normal numbers need twice as many.
+    """
+    size = len(image)
+    bits = jax.random.bits(jax.random.fold_in(key, 1), ((size + 1) // 2, size), jnp.uint32)  # for two rows each
+    total = jnp.concatenate([_add_nibbles(bits), _add_nibbles(bits >> 16)])[:size]
+    mean, deviation = 4 * 7.5, (4 * (16**2 - 1) / 12) ** 0.5
+    return jnp.clip(image + strength * _draw(key, 0) / deviation * (total - mean), 0, 1)
+
+
+def _add_nibbles(bits: jax.Array) -> jax.Array:
+    """Returns the sum of the four lowest groups of four bits of each value."""
+    total: jax.Array = sum((bits >> shift & 15).astype(jnp.float32) for shift in (0, 4, 8, 12))
+    return total
+
+
+def cut_out(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
     """Fills a random rectangle with a random grey in half of the images (random erasing, arXiv:1708.04896).
 
     Args:
-      image: [S, S] float32 in [0, 1], as the result.
-      strength: largest sides of the rectangle as fractions of the image's side.
-      generator: random number generator.
+      image: [S, S] float32.
+      strength: largest sides of the rectangle, as fractions of the image's side.
+      key: random key.
     """
-    if generator.random() < 0.5:
-        return image
-    size = image.shape[0]
-    height, width = np.ceil(strength * generator.random(2) * size).astype(int)
-    top, left = (int(generator.integers(size - side + 1)) for side in (height, width))
-    result = image.copy()
-    result[top : top + height, left : left + width] = generator.random()
-    return result
+    size = len(image)
+    chance, height, width, top, left, grey = jax.random.uniform(key, (6,), jnp.float32)
+    height, width = jnp.ceil(strength * height * size), jnp.ceil(strength * width * size)
+    top, left = jnp.floor(top * (size - height + 1)), jnp.floor(left * (size - width + 1))
+    places = jnp.arange(size)
+    inside = ((places >= top) & (places < top + height))[:, None] & (places >= left) & (places < left + width)
+    return jnp.where(inside & (chance >= 0.5), grey, image)
 
 
-def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Rounds, and clips to 0..255: uint8."""
-    return np.clip(values + np.float32(0.5), 0, 255).astype(np.uint8)
+def _draw(key: jax.Array, number: int) -> jax.Array:
+    """Draws a number in [0, 1), [] float32."""
+    return jax.random.uniform(jax.random.fold_in(key, number), (), jnp.float32)
+
+
+def _draw_symmetric(key: jax.Array) -> jax.Array:
+    """Draws a number in [-1, 1), [] float32."""
+    return jax.random.uniform(key, (), jnp.float32, -1, 1)

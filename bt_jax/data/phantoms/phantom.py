@@ -10,13 +10,12 @@ import math
 import numpy as np
 from PIL import Image
 
-from bt_jax.data.augment.augment import make_generator
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.phantoms import anatomy, shapes
 
 SLICES_PER_PATIENT = 4
 
-# Random streams that differ from those of augmentation, whose views count from 0.
+# Random streams: of a patient's slices together, and of each slice.
 _PATIENT_STREAM, _SLICE_STREAM = 1 << 40, 1 << 41
 
 
@@ -49,8 +48,8 @@ def render(index: int, *, label: str, seed: int) -> Phantom:
         raise ValueError(f"index is {index}: use 0 or more")
     kind = BRAIN_TUMOR_CLASSES.index(label)
     patient, position = divmod(index, SLICES_PER_PATIENT)
-    shared = make_generator(seed=seed, view=_PATIENT_STREAM + kind, record=patient)
-    own = make_generator(seed=seed, view=_SLICE_STREAM + kind, record=index)
+    shared = _make_generator(seed, _PATIENT_STREAM + kind, patient)
+    own = _make_generator(seed, _SLICE_STREAM + kind, index)
     # From the middle of the lesion outwards; at 0 the first slices of all patients would have the same depth.
     depth = (position + float(shared.uniform(0.1, 0.9))) / SLICES_PER_PATIENT  # 0..1
 
@@ -59,6 +58,16 @@ def render(index: int, *, label: str, seed: int) -> Phantom:
     slice_ = anatomy.draw(shared, plane=plane, label=label, depth=depth)
     image, lesion = frame.expose(slice_.intensity, slice_.lesion, own)
     return Phantom(image=image, lesion=lesion, plane=plane, patient=name_patient(label, index))
+
+
+def _make_generator(seed: int, stream: int, number: int) -> np.random.Generator:
+    """Makes the generator of these arguments in 0 .. 2**64 - 1 alone.
+
+    The counter-based Philox separates their streams by construction (Salmon et al. 2011, "Parallel random numbers: as
+    easy as 1, 2, 3"). Hashing the three into one seed could cause collisions.
+    """
+    key, counter = np.array([seed, stream], np.uint64), np.array([0, 0, 0, number], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 @dataclasses.dataclass(frozen=True)
