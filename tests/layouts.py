@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh
 from bt_jax.benchmark import hlo
 from bt_jax.common import cli
 from bt_jax.data import pipeline
-from bt_jax.data.augment.augment import Augmentation
+from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry, summary
@@ -30,6 +30,7 @@ from bt_jax.training.sharded_forward import ShardedForward
 from bt_jax.training.train_step import TrainStep
 
 CLASSES, SIZE, BATCH, RECORDS = 4, 32, 16, 40
+AUGMENTATION = Augmentation(flip=True, rotation=0.1, noise=0.05)
 OPTIONS: dict[str, dict[str, Any]] = {
     "efficientnet_nano": {"hidden": (8,), "dropout_rate": 0.3},
     "mlp": {"hidden": (64, 32), "dropout_rate": 0.3},
@@ -60,14 +61,14 @@ def train(
     step = TrainStep(
         network=network, optimizer=transform, mesh=mesh, normalisation=normalise.LITE,
         class_weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
-        dtype=jnp.dtype("float32"), seed=0, mixup=mixup, accumulate=accumulate,
+        dtype=jnp.dtype("float32"), seed=0, augmentation=AUGMENTATION, mixup=mixup, accumulate=accumulate,
         state_shardings=shardings if sharded else None,
     )  # fmt: skip
     pixels, labels = images()
     batches = pipeline.prefetch(
         pipeline.load_training_batches(
             pixels, labels, sampler=Sampler(records=RECORDS, batch_size=BATCH, seed=3),
-            settings=Augmentation(flip=True, rotation=0.1, noise=0.05), views=0, start_step=0, stop_step=count,
+            views=0, start_step=0, stop_step=count,
             rows=sharding.get_host_rows(mesh, BATCH),
         ),
         sharding.make_transfer(mesh),

@@ -271,7 +271,7 @@ def _create_inputs(
             labels=data.training.labels,
             sampler=sampler,
             views=config.data.views,
-                weights=data.compute_training_weights(config.data.balance),
+            weights=data.compute_training_weights(config.data.balance),
             workers=config.data.workers,
             threads=config.data.threads,
             rows=sharding.get_host_rows(step.mesh, config.train.batch_size),

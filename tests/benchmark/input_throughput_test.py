@@ -1,8 +1,5 @@
 """The speed of the input pipeline: that it measures what training reads."""
 
-import dataclasses
-
-import numpy as np
 import pytest
 
 from bt_jax.benchmark import input_throughput

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bt_jax.data import array_record, dataset, leakage, partition, patient_groups, pipeline, sources
-from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.lazy_images import LazyImages
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.records import Source
@@ -85,8 +84,6 @@ def test_a_run_has_the_same_images_split_and_batches(source: Source, fold: int, 
                 part.training.images,
                 part.training.labels,
                 sampler=Sampler(records=len(part.training), batch_size=3, seed=1),
-                settings=Augmentation(rotation=0.1, histogram=0.5),
-                kinds=part.training_kinds,
                 views=0,
                 start_step=2,
                 stop_step=6,

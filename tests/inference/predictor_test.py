@@ -91,7 +91,7 @@ def test_views_are_averaged_and_the_first_is_the_slice_itself(runs):
     np.testing.assert_allclose(again, eight, atol=1e-6)  # whatever stands beside a slice
     of = Predictor.load(runs[:1], views=8)
     image = of.prepare(slices()[0]).images[0]
-    views = np.stack([predictor._make_view(image, view) for view in range(8)]).astype(float)
+    views = np.stack([predictor._compute_view(image[None], view)[0] for view in range(8)]).astype(float)
     assert views[0].tolist() == image.tolist()
     for view in views[1:]:  # nearly the same picture, perhaps mirrored
         assert min(abs(view - image).mean(), abs(view - image[:, ::-1]).mean()) < 30

@@ -57,7 +57,7 @@ def make_evaluator(folder, *, lowest_segment="block_02", cached=True):
     )  # fmt: skip
     cache = feature_cache.FeatureCache(
         network=made, normalisation=normalise.LITE, dtype=FLOAT32, mesh=sharding.make_mesh(), images=images.images,
-        settings=images.settings, seed=1, views=3, threads=1, limit=10**9, folder=folder / "features",
+        augmentation=None, seed=1, views=3, limit=10**9, folder=folder / "features",
     )  # fmt: skip
     cuts = cache.choose_cuts(PLAN, params, batch_stats, lowest_segment=lowest_segment, steps_per_epoch=4)
     inputs = StageInputs(

@@ -26,9 +26,7 @@ SETTINGS = Augmentation(flip=True, rotation=0.1, noise=0.05)
 def network():
     """With statistics of images: those it is built with would make next to nothing of any image."""
     made, params, batch_stats = registry.create("efficientnet_nano", classes=4, hidden=(8,), momentum=0.0, seed=1)
-    batch_stats = start.calibrate_statistics(
-        made, params, batch_stats, images=IMAGES, normalisation=normalise.LITE
-    )
+    batch_stats = start.calibrate_statistics(made, params, batch_stats, images=IMAGES, normalisation=normalise.LITE)
     return made, *jax.device_put((params, batch_stats), sharding.get_replicated_sharding(sharding.make_mesh()))
 
 

@@ -104,7 +104,7 @@ def test_a_run_whose_best_checkpoint_is_lost_chooses_anew(finished, tmp_path, ca
     assert json.loads((tmp_path / "run" / "calibration.json").read_text())["step"] == latest
 
 
-# Every operation on, styles of other sources, mixed images, sources that count alike, cached features, a probe.
+# Every operation on, mixed images, sources that count alike, cached features, a probe.
 ROBUST: dict[str, Any] = {
     "data__probe": "meningioma:patient=*-000[1-3]",
     "data__balance": "source",
@@ -116,8 +116,8 @@ ROBUST: dict[str, Any] = {
     **{
         f"augment__{name}": strength
         for name, strength in {
-            "crop": 0.2, "aspect": 0.2, "elastic": 0.02, "fourier": 1.0, "histogram": 1.0, "convolution": 0.5,
-            "bias_field": 0.5, "sharpness": 1.0, "resolution": 0.5, "jpeg": 0.5, "curve": 0.5, "cutout": 0.2,
+            "crop": 0.2, "aspect": 0.2, "elastic": 0.02, "bias_field": 0.5, "sharpness": 1.0, "resolution": 0.5,
+            "curve": 0.5, "cutout": 0.2,
         }.items()
     },
 }  # fmt: skip

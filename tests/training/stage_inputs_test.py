@@ -87,9 +87,7 @@ def make_inputs(folder, *, lowest_segment="", weights=None):
         folder=folder / "features",
     )  # fmt: skip
     return StageInputs(
-        images=TrainingImages(
-            images=IMAGES, labels=LABELS, sampler=ORDER, views=VIEWS, weights=weights
-        ),
+        images=TrainingImages(images=IMAGES, labels=LABELS, sampler=ORDER, views=VIEWS, weights=weights),
         validation_images=VALIDATION,
         cache=cache,
         cuts=cache.choose_cuts(

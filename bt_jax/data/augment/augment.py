@@ -32,9 +32,7 @@ _LAST = {"noise": (9, photometric.add_noise), "cutout": (10, photometric.cut_out
 _GEOMETRY = 0
 
 
-def augment(
-    images: jax.Array, view: jax.Array, record: jax.Array, *, seed: int, settings: Augmentation
-) -> jax.Array:
+def augment(images: jax.Array, view: jax.Array, record: jax.Array, *, seed: int, settings: Augmentation) -> jax.Array:
     """Computes a random view of each image: [B, S, S] float32 in [0, 1]. For use in a jitted function.
 
     All geometry is one bilinear warp with black outside. Changes of appearance, blur, intensities (curve, gamma,
