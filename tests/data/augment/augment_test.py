@@ -34,6 +34,11 @@ def plain(image: np.ndarray) -> np.ndarray:
     return (image / np.float32(255)).astype(np.float32)
 
 
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Up to rounding: the compiler divides by multiplying."""
+    return bool(np.abs(one - other).max() < 1e-6)
+
+
 def centroid(image: np.ndarray) -> np.ndarray:
     down, across = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
     return np.array([(image * across).sum(), (image * down).sum()]) / image.sum()
@@ -43,7 +48,7 @@ def test_nothing_on_gives_the_image_itself():
     image = np.arange(4096, dtype=np.int64).reshape(64, 64).astype(np.uint8)
     (result,) = views(image, 1)
     assert result.dtype == np.float32
-    np.testing.assert_array_equal(result, plain(image))
+    assert same(result, plain(image))
 
 
 @settings(deadline=None, max_examples=5)
@@ -59,7 +64,7 @@ def test_shape_dtype_range_and_determinism(size, on):
 @pytest.mark.parametrize("name", sorted(STRONG))
 def test_each_operation_does_something_by_itself(name):
     noisy = np.maximum(disc(), np.random.default_rng(0).integers(0, 40, (64, 64), np.uint8))
-    changed = [not np.array_equal(result, plain(noisy)) for result in views(noisy, 16, **{name: STRONG[name]})]
+    changed = [not same(result, plain(noisy)) for result in views(noisy, 16, **{name: STRONG[name]})]
     assert 2 <= sum(changed) <= 14 if name in SECOND else sum(changed) >= 15
 
 
@@ -98,10 +103,7 @@ def test_switching_one_off_leaves_the_others_draws():
 
 def test_the_streams_stay_the_same_across_versions():
     found = views(np.full((2, 2), 128, np.uint8), 3, brightness=0.2)[:, 0, 0] - 128 / 255
-    np.testing.assert_allclose(found, STREAM, atol=1e-6)
-
-
-STREAM = [0.0, 0.0, 0.0]
+    np.testing.assert_allclose(found, [-0.076343, 0.173161, 0.002799], atol=1e-6)
 
 
 def test_each_device_computes_the_views_of_its_rows():
@@ -138,8 +140,8 @@ def test_aspect_multiplies_width_over_height_and_keeps_the_area():
 def test_flip_mirrors_left_and_right_half_of_the_time():
     mirrored = 0
     for result in views(disc(), 200, flip=True):
-        if not np.array_equal(result, plain(disc())):
-            np.testing.assert_array_equal(result, plain(disc())[:, ::-1])
+        if not same(result, plain(disc())):
+            assert same(result, plain(disc())[:, ::-1])
             mirrored += 1
     assert 70 < mirrored < 130
 
