@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
 from bt_jax.models import registry
-from bt_jax.training import optimizer, train_state
+from bt_jax.training import flat_layout, optimizer, train_state
 from tests import runs
 
 MESH = sharding.make_mesh()
@@ -63,9 +63,10 @@ def test_a_divided_state_trains_alike_in_a_share_of_the_memory(dense):
     assert_alike(found, of=dense["1"], rtol=2e-5)
     assert found["held"] < dense["1"]["held"] / 7
     assert collectives(found).keys() <= {"all-reduce", "all-gather", "reduce-scatter"}
-    # Every divided parameter is gathered once: no image and no activation moves.
-    assert found["collectives"]["all-gather"]["bytes"] <= 4 * found["parameters"]
-    assert found["collectives"]["all-reduce"]["bytes"] <= 4 * found["parameters"] + 100
+    # Every divided parameter is gathered once, with what rounds the vectors up: no image and no activation moves.
+    most = 4 * (found["parameters"] + 6 * flat_layout.MULTIPLE)
+    assert found["collectives"]["all-gather"]["bytes"] <= most
+    assert found["collectives"]["all-reduce"]["bytes"] <= most + 100
 
 
 @pytest.mark.slow

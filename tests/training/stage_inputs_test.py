@@ -179,7 +179,7 @@ def test_batches_are_as_described(tmp_path):
             assert {key: (leaf.shape, leaf.dtype) for key, leaf in batch.items()} == {
                 key: (leaf.shape, leaf.dtype) for key, leaf in described.items()
             }
-    assert set(make_inputs(tmp_path).describe_batch(PLAN[1])) == {"image", "label"}
+    assert set(make_inputs(tmp_path).describe_batch(PLAN[1])) == {"image", "view", "record", "label"}
 
 
 def test_validation_starts_where_training_does(tmp_path):
