@@ -9,8 +9,8 @@ dropout=0.3_epochs=5/seed_0. sweep.json has the state of the sweep, and comparis
 bt_jax.compare. Finished runs are skipped, and an interrupted run resumes. Other values or more seeds add runs. If a run
 fails, the sweep continues, reports it at the end, and exits with status 1.
 
-All runs share one process. Images are decoded once for each preprocessing, and runs that differ only in rates, epochs,
-schedule or augmentation share a compiled program. This is a research tool, not a medical device.
+All runs share one process. Images are decoded once for each preprocessing, and runs that differ only in rates, epochs
+or schedule share a compiled program. This is a research tool, not a medical device.
 """
 
 import functools

@@ -131,14 +131,6 @@ def test_a_probe_that_leaves_nothing_of_its_class(source):
         probed(source, f"no_tumor:patient!={patient}", fold=0)
 
 
-def test_the_kinds_of_training_images_are_sources_where_there_are_several_else_classes(source):
-    """The letters that a phantom's patient begins with are those of its class."""
-    data = divide(source)
-    np.testing.assert_array_equal(data.training_kinds, data.training_sources)
-    alone = dataclasses.replace(source, patients=dict.fromkeys(source.patients, "7"))
-    np.testing.assert_array_equal(divide(alone).training_kinds, divide(alone).training.labels)
-
-
 def test_sources_count_alike_only_where_asked(source):
     mixed = {path: "a" if path.endswith(("1.png", "2.png")) else "b" for path in source.patients}
     data = divide(dataclasses.replace(source, patients=mixed))

@@ -19,15 +19,19 @@ def blur(image: jax.Array, deviation: jax.Array, *, largest: float) -> jax.Array
       deviation: standard deviation in pixels, [] float32.
       largest: of all deviations, which fixes the size of the kernel.
     """
-    size, reach = len(image), math.ceil(3 * largest)
+    reach = math.ceil(3 * largest)
     distance = jnp.arange(-reach, reach + 1, dtype=jnp.float32)
     weights = jnp.exp(-0.5 * jnp.square(distance / jnp.maximum(deviation, _SHARPEST)))
     weights /= weights.sum()
-    # Each pass reads its input from memory: fused, it would compute it anew for each of its terms.
+    return _convolve_columns(_convolve_columns(image, weights).T, weights).T
+
+
+def _convolve_columns(image: jax.Array, weights: jax.Array) -> jax.Array:
+    reach = len(weights) // 2
+    # Reads its input from memory: fused with what makes it, it would compute that anew for each of its terms.
     around = jnp.pad(jax.lax.optimization_barrier(image), ((reach, reach), (0, 0)), mode="edge")
-    image = sum(weights[i] * around[i : i + size] for i in range(2 * reach + 1))
-    around = jnp.pad(jax.lax.optimization_barrier(image), ((0, 0), (reach, reach)), mode="edge")
-    return jax.lax.optimization_barrier(sum(weights[i] * around[:, i : i + size] for i in range(2 * reach + 1)))
+    terms = (weight * around[start : start + len(image)] for start, weight in enumerate(weights))
+    return jax.lax.optimization_barrier(sum(terms, start=jnp.zeros_like(image)))
 
 
 def filter_by(matrix: jax.Array, image: jax.Array) -> jax.Array:

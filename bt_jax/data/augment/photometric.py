@@ -117,8 +117,7 @@ def add_noise(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array
 
 def _add_nibbles(bits: jax.Array) -> jax.Array:
     """Returns the sum of the four lowest groups of four bits of each value."""
-    total: jax.Array = sum((bits >> shift & 15).astype(jnp.float32) for shift in (0, 4, 8, 12))
-    return total
+    return sum(((bits >> shift & 15).astype(jnp.float32) for shift in (0, 4, 8, 12)), start=jnp.zeros(bits.shape))
 
 
 def cut_out(image: jax.Array, *, strength: float, key: jax.Array) -> jax.Array:
