@@ -1,6 +1,7 @@
 """What the launchers share: options, commands that are printed as they run, and one clear line for a mistake.
 
-The launchers need only Python's standard library, so they start from a fresh checkout.
+The launchers need only Python's standard library, so they start from a fresh checkout. From an installed package, only
+what needs no checkout runs, in the current folder.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 from bt_jax.common.errors import UsageError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent  # of the checkout
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent  # of the checkout, or the folder of installed packages
 # Options with these names are flags of bt_jax.main.
 _OF_MAIN = ("--config", "--workdir")
 
@@ -23,7 +24,7 @@ class Options(argparse.ArgumentParser):
 
     def __init__(self, description: str, *, command: str):
         super().__init__(
-            prog=f"./launch.sh {command}",
+            prog=name_program(command),
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -70,6 +71,36 @@ def require_config(flags: Sequence[str]) -> None:
         raise UsageError("--config is missing: name a configuration, such as --config=configs/effnet.py")
 
 
+def is_checkout() -> bool:
+    """Returns whether this package lies in a checkout, and not in a folder of installed packages."""
+    return (ROOT / "launch.sh").is_file()
+
+
+def name_program(command: str) -> str:
+    """Returns how a launcher is called."""
+    return f"./launch.sh {command}" if is_checkout() else f"python -m bt_jax.launch.{command}"
+
+
+def require_checkout(what: str) -> None:
+    """Checks that there is a checkout to build, copy or share.
+
+    Args:
+      what: needs it; the beginning of the error's sentence.
+
+    Raises:
+      UsageError: this package is installed.
+    """
+    if not is_checkout():
+        raise UsageError(
+            f"{what} needs a clone of the repository, but bt_jax is installed in {ROOT}: run it in a clone"
+        )
+
+
+def get_folder() -> pathlib.Path:
+    """Returns the folder in which commands run: the root of the checkout; for an installed package, the current one."""
+    return ROOT if is_checkout() else pathlib.Path.cwd()
+
+
 class Shell:
     """A runner that prints every command before it runs it; a dry run only prints."""
 
@@ -108,7 +139,9 @@ class Shell:
 
 def _run(command: Sequence[str], *, stdin: str | None, capture: bool) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=capture, encoding="utf-8", check=False)
+        return subprocess.run(
+            command, cwd=get_folder(), input=stdin, capture_output=capture, encoding="utf-8", check=False
+        )
     except FileNotFoundError:
         raise UsageError(f"{command[0]} is not installed, or not on the PATH: install it first") from None
 

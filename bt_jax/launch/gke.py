@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     elif options.action == "delete":
         shell.run("kubectl", "delete", "jobset", options.name, *where)
     else:
+        if options.build:
+            commands.require_checkout("--build")
         text = format_yaml(_check_and_make_manifest(options, flags))
         if options.build:
             shell.run("docker", "build", "-f", "bt_jax/launch/Dockerfile", "-t", options.image, ".")
@@ -82,7 +84,7 @@ def _check_and_make_manifest(options: argparse.Namespace, flags: list[str]) -> d
     commands.require_config(flags)
     for name in ("image", "type", "topology"):
         if not getattr(options, name):
-            raise UsageError(f"--{name} is missing (see ./launch.sh gke --help)")
+            raise UsageError(f"--{name} is missing (see {commands.name_program('gke')} --help)")
     workdir = commands.get_value(flags, "--workdir") or ""
     if not workdir.startswith("gs://"):
         raise UsageError(f"--workdir is {workdir!r}, which is lost with the pods: use --workdir=gs://BUCKET/FOLDER")

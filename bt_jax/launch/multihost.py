@@ -167,7 +167,7 @@ def _start(line: Sequence[str], *, environment: Mapping[str, str], piped: bool) 
     output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if piped else {}
     return subprocess.Popen(
         [sys.executable, "-c", _BOUND, str(os.getpid()), *line],
-        cwd=commands.ROOT,
+        cwd=commands.get_folder(),
         env={**environment},
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches it once, from here, and its own children can be ended with it

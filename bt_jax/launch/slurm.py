@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         help="another option of sbatch, such as --sbatch=--account=A",
     )
     options = parser.parse_args(own)
+    commands.require_checkout("slurm")
     commands.require_config(flags)
     if not commands.get_value(flags, "--workdir"):
         raise UsageError("--workdir is missing: give a folder that all nodes can access")

@@ -84,13 +84,14 @@ def _make_parser() -> commands.Options:
 
 
 def _run(slice_: "TpuSlice", options: argparse.Namespace, flags: list[str]) -> int:
+    commands.require_checkout("tpu run")
     commands.require_config(flags)
     workdir = _get_workdir(flags)
     if options.spot and not workdir.startswith("gs://"):
         raise UsageError(f"--workdir is {workdir!r}, which is lost with a spot slice: use --workdir=gs://BUCKET/FOLDER")
     if not workdir.startswith("gs://") and pathlib.PurePosixPath(workdir).is_absolute():
         raise UsageError(f"--workdir is {workdir!r}: use gs://BUCKET/FOLDER or a path in the checkout")
-    if options.data and not options.data.startswith("gs://") and not (commands.ROOT / options.data).exists():
+    if options.data and not options.data.startswith("gs://") and not (commands.get_folder() / options.data).exists():
         raise UsageError(
             f"--data is {options.data!r}, which does not exist: give a folder, a zip file or gs://BUCKET/FOLDER"
         )
@@ -171,8 +172,9 @@ class TpuSlice:
                 return
             queued = None if self._options.direct else self._get_queued_state()
             if queued in ("FAILED", "SUSPENDED"):
+                program = commands.name_program("tpu")
                 raise UsageError(
-                    f"the queue did not provide {self._name} ({queued}): ./launch.sh tpu delete {self._name} "
+                    f"the queue did not provide {self._name} ({queued}): {program} delete {self._name} "
                     f"{shlex.join(self._where)}, then run the command again, perhaps in another zone"
                 )
             now = state or queued or "gone"

@@ -270,13 +270,21 @@ def get_versions() -> dict[str, str]:
 
 
 def _describe_commit() -> str | None:
-    """Returns the commit of this checkout, with `+` if files differ from it; None outside of git."""
-    folder = pathlib.Path(__file__).parent
+    """Returns the commit of this checkout, with `+` if files differ from it; None outside of git.
+
+    A package that is installed into a folder of another repository is not in git: that commit is not its own.
+    """
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=folder, capture_output=True, encoding="utf-8", timeout=10, check=True,
-        )  # fmt: skip
+        _ask_git("ls-files", "--error-unmatch", pathlib.Path(__file__).name)
+        return _ask_git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip()
+
+
+def _ask_git(*arguments: str) -> str:
+    """Returns what git says about the folder of this file."""
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=pathlib.Path(__file__).parent, capture_output=True, encoding="utf-8", timeout=10, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()

@@ -12,7 +12,15 @@ from tests.launch.clouds import Cloud
 def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A small checkout in the place of this one."""
     root = tmp_path / "a checkout"
-    for name in ("bt_jax/data/sources.py", "configs/effnet.py", "data/image.png", "runs/old/run.json", ".git/HEAD"):
+    names = (
+        "launch.sh",
+        "bt_jax/data/sources.py",
+        "configs/effnet.py",
+        "data/image.png",
+        "runs/old/run.json",
+        ".git/HEAD",
+    )
+    for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
     monkeypatch.setattr(commands, "ROOT", root)
@@ -25,3 +33,14 @@ def cloud(tmp_path: pathlib.Path, checkout: pathlib.Path, monkeypatch: pytest.Mo
     found = Cloud(tmp_path / "cloud")
     monkeypatch.setenv("PATH", f"{found.programs}:/usr/bin:/bin")
     return found
+
+
+@pytest.fixture
+def site_packages(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder of installed packages in the place of the checkout; the current folder is another."""
+    root, here = tmp_path / "site-packages", tmp_path / "here"
+    (root / "bt_jax").mkdir(parents=True)
+    here.mkdir()
+    monkeypatch.setattr(commands, "ROOT", root)
+    monkeypatch.chdir(here)
+    return root

@@ -160,7 +160,7 @@ def test_the_copy_holds_the_checkout_and_not_what_was_made_in_it(cloud: Cloud, c
     (checkout / "bt_jax" / "__pycache__").mkdir()
     assert tpu.main(RUN) == 0
     found = {str(path.relative_to(worker / "bt_jax")) for path in (worker / "bt_jax").rglob("*") if path.is_file()}
-    assert found == {"bt_jax/data/sources.py", "configs/effnet.py", "bt_jax/launch/worker.sh"}
+    assert found == {"launch.sh", "bt_jax/data/sources.py", "configs/effnet.py", "bt_jax/launch/worker.sh"}
 
 
 @pytest.mark.parametrize(

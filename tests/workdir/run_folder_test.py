@@ -1,5 +1,6 @@
 import copy
 import json
+import subprocess
 import time
 
 import hypothesis
@@ -188,6 +189,21 @@ def test_commit_outside_of_git_is_none(tmp_path, monkeypatch):
     assert run_folder._describe_commit() is None
     monkeypatch.setenv("PATH", "")
     assert run_folder._describe_commit() is None
+
+
+def test_commit_is_that_of_the_repository_which_holds_the_package(tmp_path, monkeypatch):
+    package = tmp_path / ".venv"
+    package.mkdir()
+    (package / "run_folder.py").write_text("")
+    monkeypatch.setattr(run_folder, "__file__", str(package / "run_folder.py"))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    assert run_folder._describe_commit() is None  # it is installed in a folder of another repository
+    for command in (["add", ".venv"], ["commit", "-q", "-m", "second"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert head.startswith(run_folder._describe_commit())
 
 
 def test_files_of_a_run_never_hold_nan(tmp_path):
