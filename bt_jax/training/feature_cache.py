@@ -40,16 +40,13 @@ class Cut:
       segment: number of the first segment of the upper part.
       name: of that segment.
       shape: of the features of an image.
-      program: jitted, (params, batch_stats, images [B, S, S] uint8, view [B] uint32, record [B] uint32) -> features
-        [B, *shape] float32.
-      below: a lower cut that later stages start from; the program then takes its features [B, ...] float32 instead of
-        the images and their numbers, so that no layer is computed twice.
+      below: a lower cut that later stages start from; the features are then computed from its features instead of the
+        images, so that no layer is computed twice.
     """
 
     segment: int
     name: str
     shape: tuple[int, ...]
-    program: Any
     below: "Cut | None" = None
 
 
@@ -97,6 +94,8 @@ class FeatureCache:
     views: int
     limit: int
     folder: pathlib.Path
+    # By the segments of a cut and of that below. They augment, so the cache of the validation images has others.
+    _programs: dict[tuple[int, int | None], Any] = dataclasses.field(default_factory=dict, init=False)
 
     def copy_for_plain(self, images: np.ndarray) -> "FeatureCache":
         """Returns the same cache for other images [N, S, S] uint8 in one view: without augmentation."""
@@ -125,9 +124,9 @@ class FeatureCache:
             length = sum(stage.steps for stage in plan if stage.program_segment == segment)
             if not self.views or length <= steps_per_epoch:
                 continue
-            program = self._create_program(segment, below)
+            program = self._get_program(segment, below)
             shape = jax.eval_shape(program, params, batch_stats, *self._describe_inputs(below)).shape[1:]
-            cut = Cut(segment, names[segment], shape, program, below)
+            cut = Cut(segment, names[segment], shape, below)
             size = self._count_bytes(cut, views=self.views)
             if size <= self.limit:
                 found[segment] = below = cut
@@ -170,7 +169,7 @@ class FeatureCache:
                 read = functools.partial(_read_features, features_below)
             begin = time.monotonic()
             self._make_room(store, self._count_bytes(cut, views=len(views)))
-            program = cut.program.lower(params, batch_stats, *self._describe_inputs(cut.below)).compile()
+            program = self._lower(cut, params, batch_stats).compile()
             compute = functools.partial(self._compute, program, params, batch_stats, read)
             if not self._compute_blocks(compute, store, missing, found, total=len(views), interrupted=interrupted):
                 return None
@@ -251,6 +250,21 @@ class FeatureCache:
     def _count_bytes(self, cut: Cut, *, views: int) -> int:
         return views * len(self.images) * int(np.prod(cut.shape)) * 4
 
+    def _get_program(self, segment: int, below: Cut | None) -> Any:
+        """Returns the jitted program of a cut.
+
+        It maps (params, batch_stats, images [B, S, S] uint8, view [B] uint32, record [B] uint32), or (params,
+        batch_stats, features of the cut below [B, ...] float32), to features [B, ...] float32.
+        """
+        key = segment, below and below.segment
+        if key not in self._programs:
+            self._programs[key] = self._create_program(segment, below)
+        return self._programs[key]
+
+    def _lower(self, cut: Cut, params: Tree, batch_stats: Tree) -> Any:
+        program = self._get_program(cut.segment, cut.below)
+        return program.lower(params, batch_stats, *self._describe_inputs(cut.below))
+
     def _create_program(self, segment: int, below: Cut | None) -> Any:
         names = self.network.segment_names
 
@@ -269,7 +283,7 @@ class FeatureCache:
         return jax.jit(outputs, in_shardings=(everywhere, everywhere, *inputs), out_shardings=everywhere)
 
     def _compute_key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
-        program = cut.program.lower(params, batch_stats, *self._describe_inputs(cut.below)).as_text()
+        program = self._lower(cut, params, batch_stats).as_text()
         weights = {name: (params[name], batch_stats.get(name)) for name in self.network.segment_names[: cut.segment]}
         facts = {
             "format": _FORMAT,

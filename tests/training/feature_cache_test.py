@@ -104,8 +104,8 @@ def test_features_are_what_the_network_makes_of_the_views(tmp_path, segment):
         outputs = np.asarray(lower(views_of(view, records)))  # [5, H, W, C]
         rows = found.get_rows(view, records)
         expected = outputs.mean((1, 2), keepdims=True) if segment == HEAD else outputs
-        np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(upper(rows), upper(outputs), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=3e-5)
+        np.testing.assert_allclose(upper(rows), upper(outputs), rtol=1e-3, atol=3e-5)
     assert np.abs(found.get_rows(0, records) - found.get_rows(1, records)).max() > 0.1
 
 
