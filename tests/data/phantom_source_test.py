@@ -12,10 +12,10 @@ from bt_jax.data.preprocess import Preprocessing
 
 
 def test_the_reader_draws_the_phantom_that_a_path_names():
-    source = phantom_source.open_phantoms(per_class=(6, 2), seed=7)
-    assert source.read == phantom_source.PhantomReader(training_per_class=6, seed=7)
-    # 6 Training slices begin 2 patients, so Testing starts with index 8.
-    for path, index in (("Training/no_tumor/phantom_0003.png", 2), ("Testing/no_tumor/phantom_0002.png", 9)):
+    source = phantom_source.open_phantoms(per_class=(5, 2), seed=7)
+    assert source.read == phantom_source.PhantomReader(training_per_class=5, seed=7)
+    # 5 Training slices begin 3 patients, so Testing starts with index 6.
+    for path, index in (("Training/no_tumor/phantom_0003.png", 2), ("Testing/no_tumor/phantom_0002.png", 7)):
         drawn = phantom.render(index, label="no_tumor", seed=7).image
         np.testing.assert_array_equal(decode_image(source.read(path), name=path), drawn)
 

@@ -13,7 +13,8 @@ from PIL import Image
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.phantoms import anatomy, shapes
 
-SLICES_PER_PATIENT = 4
+SLICES_PER_PATIENT = 2
+_SPACING = 0.25  # depth between two slices of a patient
 
 # Random streams: of a patient's slices together, and of each slice.
 _PATIENT_STREAM, _SLICE_STREAM = 1 << 40, 1 << 41
@@ -51,7 +52,7 @@ def render(index: int, *, label: str, seed: int) -> Phantom:
     shared = _make_generator(seed, _PATIENT_STREAM + kind, patient)
     own = _make_generator(seed, _SLICE_STREAM + kind, index)
     # From the middle of the lesion outwards; at 0 the first slices of all patients would have the same depth.
-    depth = (position + float(shared.uniform(0.1, 0.9))) / SLICES_PER_PATIENT  # 0..1
+    depth = (position + float(shared.uniform(0.1, 0.9))) * _SPACING  # 0..1
 
     plane = shapes.PLANES[int(shared.integers(len(shapes.PLANES)))]
     frame = _Exposure.draw(shared)
