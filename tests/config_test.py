@@ -98,7 +98,7 @@ def test_the_page_of_all_fields_is_up_to_date() -> None:
     assert page == make_configuration.PAGE.read_text(), "run python -m docs.make_configuration"
     for expected in (
         "| `optimizer.clip_norm` | `1.0` | largest global norm of the gradient; 0 is off |",
-        '| `stages.lowest_segment` | `""` |  | `"block_13"` | `"block_03"` |',
+        '| `stages.lowest_segment` | `""` |  | `"block_14"` | `"block_03"` |',
         "| `model.filters` |  | `(16, 32, 64, 128)` | `(8, 16, 32)` |",
     ):
         assert expected in page.splitlines()
