@@ -26,7 +26,7 @@ import numpy as np
 from bt_jax.common.errors import UsageError
 from bt_jax.inference.forward import compute_outputs
 from bt_jax.inference.trained_model import TrainedModel, TrainedNetwork
-from bt_jax.models.normalise import Normalisation
+from bt_jax.models.normalise import Normalisation, to_float
 from bt_jax.models.registry import Network, Tree
 from bt_jax.models.segments import Grid
 
@@ -102,8 +102,8 @@ def choose_method(networks: Sequence[Network], method: str) -> str:
 def make_heat_function(network: Network, normalisation: Normalisation, method: str) -> _Heat:
     """Makes the jitted function (params, batch_stats, images, classes) -> (heat,).
 
-    Images are [B, S, S] float32 in [0, 1], classes [B] and heat [B, S, S]. Each heat map has a maximum of 1, or is 0
-    everywhere.
+    Images are [B, S, S], uint8 or float32 in [0, 1], classes [B] and heat [B, S, S]. Each heat map has a maximum of 1, or
+    is 0 everywhere.
 
     Args:
       network: the network to explain.
@@ -129,7 +129,7 @@ def make_heat_function(network: Network, normalisation: Normalisation, method: s
             return _upsample(compute_layer_cam(maps[0], gradients[0]), grids[used[0]], network.size) * coarse
 
     def compute(params: Tree, batch_stats: Tree, images: jax.Array, classes: jax.Array) -> tuple[jax.Array]:
-        return (scale_to_one(compute_heat(params, batch_stats, images, classes)),)
+        return (scale_to_one(compute_heat(params, batch_stats, to_float(images), classes)),)
 
     return jax.jit(compute)
 
