@@ -3,8 +3,8 @@
     python -m bt_jax.main --config=configs/mlp.py
     python -m bt_jax.main --config=configs/mlp.py:demo              # phantoms, a smaller network, 2 stages
 
-The demo shows the stages of such a network, not a good classifier: weights that belong to single pixels do not recognise
-a shape at another place, which is what distinguishes the phantoms' classes.
+The demo shows the stages of such a network, not a good classifier: weights that belong to single pixels do not
+recognise a shape at another place, which is what distinguishes the phantoms' classes.
 
 Any field can be set on the command line: --config.model.hidden="(512,128)". The other fields are in bt_jax/defaults.py.
 """

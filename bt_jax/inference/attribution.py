@@ -102,8 +102,8 @@ def choose_method(networks: Sequence[Network], method: str) -> str:
 def make_heat_function(network: Network, normalisation: Normalisation, method: str) -> _Heat:
     """Makes the jitted function (params, batch_stats, images, classes) -> (heat,).
 
-    Images are [B, S, S], uint8 or float32 in [0, 1], classes [B] and heat [B, S, S]. Each heat map has a maximum of 1, or
-    is 0 everywhere.
+    Images are [B, S, S], uint8 or float32 in [0, 1], classes [B] and heat [B, S, S]. Each heat map has a maximum
+    of 1, or is 0 everywhere.
 
     Args:
       network: the network to explain.
