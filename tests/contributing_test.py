@@ -19,7 +19,7 @@ def project(tmp_path: pathlib.Path) -> pathlib.Path:
     """A copy of the project with the model of the section in it."""
     module, line, configuration, row = re.findall(r"```python\n(.*?)```", SECTION, re.S)
     for name in ("bt_jax", "configs", "docs", "tests"):
-        shutil.copytree(runs.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(runs.ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(runs.ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "bt_jax/models/linear.py").write_text(module)
     (tmp_path / "configs/linear.py").write_text(configuration)
