@@ -256,7 +256,7 @@ class FeatureCache:
         It maps (params, batch_stats, images [B, S, S] uint8, view [B] uint32, record [B] uint32), or (params,
         batch_stats, features of the cut below [B, ...] float32), to features [B, ...] float32.
         """
-        key = segment, below and below.segment
+        key = segment, None if below is None else below.segment
         if key not in self._programs:
             self._programs[key] = self._create_program(segment, below)
         return self._programs[key]
