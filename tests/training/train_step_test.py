@@ -102,6 +102,11 @@ def test_a_stage_moves_its_segments_and_nothing_else(first):
     assert np.isfinite(float(metrics["loss"]))
 
 
+def test_the_step_has_no_branch():
+    """On a GPU each would be a round trip to the host, and on any device it keeps operations apart."""
+    assert " conditional(" not in step_of(HEAD).as_text()
+
+
 @pytest.mark.slow
 def test_a_shared_program_equals_one_of_its_own():
     """Freezing at run time inside a deeper program is the same training as a program that ends at the stage's depth."""
