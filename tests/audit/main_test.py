@@ -33,12 +33,12 @@ def read(out: pathlib.Path) -> tuple[dict, list[dict[str, str]], str]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Phantoms, without their patients; what has no tumour is 20 pixels wider; and some faults."""
+    """Phantoms, without their patients; what has no tumour is 60 pixels wider; and some faults."""
     folder = tmp_path_factory.mktemp("audit") / "images"
     phantom_folder.write(folder, training_per_class=12, testing_per_class=3, seed=0)
     (folder / "groups.csv").unlink()
     for file in sorted(folder.glob("*/no_tumor/*")):
-        Image.fromarray(np.pad(np.asarray(Image.open(file)), ((0, 0), (10, 10)))).save(file)
+        Image.fromarray(np.pad(np.asarray(Image.open(file)), ((0, 0), (30, 30)))).save(file)
     training = sorted((folder / "Training" / "glioma_tumor").iterdir())
     copied = Image.open(training[0])
     copied.save(folder / "Testing" / "glioma_tumor" / "copy.bmp")

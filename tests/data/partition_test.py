@@ -13,7 +13,7 @@ FOLDS = 3
 
 @pytest.fixture(scope="module")
 def source() -> sources.Source:
-    """Three patients of each class, four slices each; drawn once."""
+    """Six patients of each class, two slices each; drawn once."""
     phantoms = sources.open_phantoms(per_class=(12, 2), seed=0)
     return dataclasses.replace(phantoms, read=functools.cache(phantoms.read))
 

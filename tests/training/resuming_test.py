@@ -106,7 +106,7 @@ def test_a_run_whose_best_checkpoint_is_lost_chooses_anew(finished, tmp_path, ca
 
 # Every operation on, mixed images, sources that count alike, cached features, a probe.
 ROBUST: dict[str, Any] = {
-    "data__probe": "meningioma:patient=*-000[1-3]",
+    "data__probe": "meningioma:patient=*-000[1-6]",
     "data__balance": "source",
     "train__mixup": 0.4,
     "train__cached_views": 2,
