@@ -40,6 +40,7 @@ FIELDS = {
     "stages.learning_rate": "3e-5",
     "stages.lowest_segment": "",
     "train.batch_size": "16",
+    "train.cached_segment": "",
     "train.cached_views": "0",
     "train.log_every": "1",
     "eval.batch_size": "16",

@@ -2,7 +2,7 @@
 
     python benchmarks/million_records.py --json=benchmarks/million_records.json
 
-Runs the start-up steps of a training run up to the first augmented batch. The source is phantoms, which are drawn when
+Runs the start-up steps of a training run up to the first batch. The source is phantoms, which are drawn when
 they are read. Then draws batches and records the memory. Then reopens the stream in the middle of an epoch and compares
 the batches. Times are counted from the start of Python.
 """
@@ -22,7 +22,6 @@ import numpy as np
 from bt_jax.benchmark import machine
 from bt_jax.common import files
 from bt_jax.data import leakage, partition, pipeline, sources
-from bt_jax.data.augment.augment import Augmentation
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.data.sampler import Sampler
 from bt_jax.workdir import run_folder
@@ -81,7 +80,6 @@ def main() -> None:
             data.training.images,
             data.training.labels,
             sampler=sampler,
-            settings=Augmentation(flip=True, rotation=0.1, noise=0.02),
             views=0,
             start_step=start,
             stop_step=10**9,

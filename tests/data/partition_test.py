@@ -13,8 +13,8 @@ FOLDS = 3
 
 @pytest.fixture(scope="module")
 def source() -> sources.Source:
-    """Six patients of each class, two slices each; drawn once."""
-    phantoms = sources.open_phantoms(per_class=(12, 2), seed=0)
+    """Three patients of each class, two slices each; drawn once."""
+    phantoms = sources.open_phantoms(per_class=(6, 2), seed=0)
     return dataclasses.replace(phantoms, read=functools.cache(phantoms.read))
 
 
@@ -30,7 +30,7 @@ def test_training_and_validation_are_all_of_training_by_patient(source):
         training, validation = set(data.training.paths), set(data.validation.paths)
         assert training | validation == {record.path for record in source.select_split("Training").records}
         assert not {source.groups[path] for path in training} & {source.groups[path] for path in validation}
-        assert np.bincount(data.validation.labels).tolist() == [4, 4, 4, 4]
+        assert np.bincount(data.validation.labels).tolist() == [2, 2, 2, 2]
         assert set(data.testing.paths) == {record.path for record in source.select_split("Testing").records}
         validated += data.validation.paths
     assert sorted(validated) == [record.path for record in source.select_split("Training").records]
@@ -38,7 +38,7 @@ def test_training_and_validation_are_all_of_training_by_patient(source):
 
 def test_the_table_says_what_each_image_is_for(source):
     data = divide(source, fold=1)
-    assert data.grouping == "48 images by groups.csv"
+    assert data.grouping == "24 images by groups.csv"
     parts = {"training": data.training, "validation": data.validation, "testing": data.testing}
     assert len(data.table) == len(source.records)
     for role, part in parts.items():
@@ -96,7 +96,7 @@ def probed(source, probe: str, **options) -> partition.Partition:
 @pytest.fixture(scope="module")
 def larger() -> sources.Source:
     """Six patients of each class."""
-    phantoms = sources.open_phantoms(per_class=(24, 0), seed=0)
+    phantoms = sources.open_phantoms(per_class=(12, 0), seed=0)
     return dataclasses.replace(phantoms, read=functools.cache(phantoms.read))
 
 
@@ -105,17 +105,17 @@ def test_a_probe_is_kept_from_training_and_validation_and_moves_nothing_else(lar
     source = larger
     plain = divide(source, fold=fold, folds=2)
     # One slice of two patients, whose other slices are set aside.
-    paths = [f"Training/meningioma_tumor/phantom_{number:04d}.png" for number in range(1, 25)]
-    patients = dataclasses.replace(source, patients=source.patients | {paths[0]: "x1", paths[4]: "x2"})
+    paths = [f"Training/meningioma_tumor/phantom_{number:04d}.png" for number in range(1, 13)]
+    patients = dataclasses.replace(source, patients=source.patients | {paths[0]: "x1", paths[2]: "x2"})
     data = probed(patients, "meningioma:patient=x*", fold=fold, folds=2)
     role = {row[0]: row[4] for row in data.table}
-    assert data.shifted.paths == [paths[0], paths[4]] and data.probe is not None
-    assert [path for path in paths if role[path] == "set aside"] == [*paths[1:4], *paths[5:8]]
-    gone = set(paths[:8])
+    assert data.shifted.paths == [paths[0], paths[2]] and data.probe is not None
+    assert [path for path in paths if role[path] == "set aside"] == [paths[1], paths[3]]
+    gone = set(paths[:4])
     assert data.training.paths == [path for path in plain.training.paths if path not in gone]
     assert data.validation.paths == [path for path in plain.validation.paths if path not in gone]
     assert [row[:4] for row in data.table] == [row[:4] for row in plain.table]
-    assert data.look_up_groups(data.shifted) == [source.groups[paths[0]], source.groups[paths[4]]]
+    assert data.look_up_groups(data.shifted) == [source.groups[paths[0]], source.groups[paths[2]]]
     assert data.facts["probe"] == "meningioma_tumor whose patient's key is x*"
     assert data.sha256 != plain.sha256
 
@@ -132,7 +132,7 @@ def test_a_probe_that_leaves_nothing_of_its_class(source):
 
 
 def test_sources_count_alike_only_where_asked(source):
-    mixed = {path: "a" if path.endswith(("1.png", "2.png")) else "b" for path in source.patients}
+    mixed = {path: "a" if not path.endswith("6.png") else "b" for path in source.patients}
     data = divide(dataclasses.replace(source, patients=mixed))
     assert data.compute_training_weights("none") is None
     weights = data.compute_training_weights("source")

@@ -103,7 +103,7 @@ def test_configurations_are_accepted(name: str, variant: str) -> None:
         ("data.source", "kaggle", "config.data.source is 'kaggle': use auto, folder or phantoms"),
         ("data.source", "folder", "config.data.source is folder: set config.data.dir to the folder or zip with the "),
         ("data.folds", 1, "config.data.folds is 1: use a whole number of 2 or more"),
-        ("data.fold", 8, "config.data.fold is 8: use 0 to 7, or -1 for all"),
+        ("data.fold", 10, "config.data.fold is 10: use 0 to 9, or -1 for all"),
         ("data.probe", "no:shape=1x1", "config.data.probe is 'no:shape=1x1': use CLASS:CUE=PATTERN or "),
         ("data.probe", "cyst:web", "config.data.probe is 'cyst:web': 'cyst' is none of the classes glioma_tumor, "),
         ("data.balance", "patient", "config.data.balance is 'patient': use one of none, source"),

@@ -12,7 +12,7 @@ from bt_jax.data.phantoms import phantom
 def heads() -> np.ndarray:
     """Slices of 8 patients, 64x64 as thumbnails are: [8, 64, 64] uint8."""
     slices = [
-        phantom.render(4 * i, label=label, seed=0).image for label in ("glioma_tumor", "no_tumor") for i in range(4)
+        phantom.render(2 * i, label=label, seed=0).image for label in ("glioma_tumor", "no_tumor") for i in range(4)
     ]
     return np.stack([np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BOX)) for image in slices])
 
