@@ -260,6 +260,9 @@ def run_command(command: str, folder: pathlib.Path) -> None:
         target = folder / words.pop()
         words.remove(">")
     short = next((flags for beginning, flags in SHORT.items() if command.startswith(beginning)), [])
+    # A pair that is given twice would have four numbers.
+    names = {flag.partition("=")[0] for flag in short}
+    words = [word for word in words if "=" not in word or word.partition("=")[0] not in names]
     if words[0] == "python":
         words[0], place = sys.executable, folder
     else:
