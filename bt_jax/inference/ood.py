@@ -31,7 +31,7 @@ COMPONENTS = 32  # detection rates are the same from 16 to 128
 SHRINKAGE = 0.1  # fraction of the mean variance that is added to all; detection rates are the same from .01 to 1
 PERCENTILE = 99.0
 # Training images to fit on; more take time at the end of a run and hardly change the distances.
-MOST_IMAGES = 400
+MOST_IMAGES = 1000
 
 
 @dataclasses.dataclass(frozen=True)

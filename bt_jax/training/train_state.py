@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -121,5 +121,10 @@ def _unflatten(vectors: Tree, layout: FlatLayout) -> Tree:
     everywhere = None
     if placed and isinstance(placed[0], NamedSharding):
         everywhere = NamedSharding(placed[0].mesh, PartitionSpec())
-    tree: Tree = jax.jit(layout.unflatten, out_shardings=everywhere)(vectors)
+    tree: Tree = _make_unflatten(layout, everywhere)(vectors)
     return tree
+
+
+@functools.lru_cache(maxsize=8)  # every evaluation asks for it, and a new jitted function would compile anew
+def _make_unflatten(layout: FlatLayout, everywhere: NamedSharding | None) -> Callable[[Tree], Tree]:
+    return jax.jit(layout.unflatten, out_shardings=everywhere)

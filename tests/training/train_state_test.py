@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bt_jax.training import optimizer, train_state
+from bt_jax.training.flat_layout import FlatLayout
 from bt_jax.workdir.checkpoint import Checkpoints
 
 PARAMS = {"dense_1": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "head": {"bias": jnp.ones(3)}}
@@ -57,3 +58,15 @@ def test_a_saved_state_is_restored(tmp_path, averaging):
     )
     assert_same(train_state.restore_state(checkpoints, 7, like=make_state(averaging=averaging)), saved)
     checkpoints.close()
+
+
+def test_weights_are_laid_out_by_a_program_that_is_compiled_once(monkeypatch):
+    """Every evaluation and every checkpoint asks for them."""
+    state = make_state(averaging=True)
+    traced = []
+    original = FlatLayout.unflatten
+    monkeypatch.setattr(FlatLayout, "unflatten", lambda self, vectors: (traced.append(1), original(self, vectors))[1])
+    train_state._make_unflatten.cache_clear()
+    for _ in range(3):
+        state.get_evaluation_weights()
+    assert len(traced) == 2  # of parameters and of statistics
