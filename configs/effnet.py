@@ -2,7 +2,7 @@
 
     python -m bt_jax.main --config=configs/effnet.py                # GPU or TPU
     python -m bt_jax.main --config=configs/effnet.py:cpu            # two CPU cores, a quarter of an hour a fold
-    python -m bt_jax.main --config=configs/effnet.py:demo           # phantoms, small images, 5 stages: 3 minutes
+    python -m bt_jax.main --config=configs/effnet.py:demo           # phantoms, small images, 5 stages: 4 minutes
 
 Any field can be set on the command line: --config.train.batch_size=16. The other fields are in bt_jax/defaults.py.
 """
