@@ -16,7 +16,7 @@ Usage: ./launch.sh COMMAND [ARGUMENTS]
                     FLAGS go to bt_jax.main; a finished demo is only reported again
   test [all]        check style and types and run the tests; with all, also those that take long
   test ARGUMENTS    run only pytest, with these arguments
-  install [EXTRA]   only make .venv, with an extra such as cuda or tpu
+  install [EXTRA]   only make .venv, with an extra such as cuda12, cuda13 or tpu
 
 bt_jax.main on many hosts; each command has --help, and --dry-run prints the commands that it would run:
 
@@ -79,18 +79,24 @@ make_venv() {
   fi
 }
 
+# Prints the file of exact versions for the Python of .venv. A Python that is newer than all files takes the last one.
+find_constraints() {
+  "$python" -c 'import sys; print(f"constraints/python3.{min(sys.version_info[1], 13)}.txt")'
+}
+
 # Changes with all that decides what an installation with the given extra holds; it links to the folder of this script.
 fingerprint() {
-  { cat "$root/pyproject.toml" "$root/constraints.txt" && echo "$root $1"; } | cksum
+  { cat "$root/pyproject.toml" "$root/$constraints" && echo "$root $1"; } | cksum
 }
 
 # Installs bt_jax with an extra ('' or one of pyproject.toml), unless that, or more, was done and nothing changed since.
 install() {
-  local extra="$1" installed='' more enough
+  local extra="$1" installed='' constraints more enough
   make_venv
+  constraints="$(find_constraints)"
   [[ -f $stamp ]] && installed="$(<"$stamp")"
   enough=("$extra")
-  [[ -n $extra ]] || enough+=(test cuda tpu)
+  [[ -n $extra ]] || enough+=(test cuda12 cuda13 tpu)
   for more in "${enough[@]}"; do
     [[ $installed != "$(fingerprint "$more")" ]] || return 0
   done
@@ -99,7 +105,7 @@ install() {
   # An interrupted installation leaves an environment without pip.
   "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
   (cd -- "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
-    -c constraints.txt -e ".${extra:+[$extra]}")
+    -c "$constraints" -e ".${extra:+[$extra]}")
   fingerprint "$extra" >"$stamp"
 }
 

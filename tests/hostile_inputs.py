@@ -139,7 +139,7 @@ def _intact_dicom(deep: np.ndarray, colour: np.ndarray) -> dict[str, bytes]:
         ),
         "colour.dcm": dicom(colour),
         "planes.dcm": dicom(colour, PlanarConfiguration=1),
-        "padded.dcm": dicom(np.where(deep < 999, -2000, deep).astype(np.int16), PixelPaddingValue=-2000),
+        "padded.dcm": dicom(np.where(deep < 999, -2000, deep.astype(np.int16)), PixelPaddingValue=-2000),
         "chest.dcm": dicom(grey, Modality="CT", BodyPartExamined="CHEST"),
         "implicit.dcm": dicom(grey, syntax="1.2.840.10008.1.2"),
         "voi_table.dcm": dicom(grey, VOILUTSequence=[medical_files.table(np.arange(256) ** 2, first=0, bits=16)]),

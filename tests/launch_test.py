@@ -4,9 +4,13 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import textwrap
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -15,6 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FAKE_PYTHON = """\
 #!/bin/sh
 case "$1 $2" in
+  *constraints/*) exec "$REAL_PYTHON" -c "import sys; sys.version_info = (3, ${MINOR:-11}); $2" ;;
   *version_info*) exit "${TOO_OLD:-0}" ;;
   *ensurepip,*) exit "${WITHOUT_VENV:-0}" ;;
 esac
@@ -28,7 +33,7 @@ if [ "$1 $2 $3" = "-m venv --clear" ]; then
   cp -- "$0" "$4/bin/python"
 fi
 case "$line" in
-  *"|-c|constraints.txt"*) [ -f constraints.txt ] || exit 1 ;;
+  *"|-c|"*) file="${line#*|-c|}"; [ -f "${file%%|*}" ] || exit 1 ;;
 esac
 case "$line" in
   *"${FAILING:-nothing fails}"*) exit 1 ;;
@@ -42,8 +47,9 @@ class Machine:
     def __init__(self, folder: pathlib.Path) -> None:
         self.root = folder / "a checkout with spaces"
         self.root.mkdir(parents=True)
-        for name in ("launch.sh", "pyproject.toml", "constraints.txt"):
+        for name in ("launch.sh", "pyproject.toml"):
             shutil.copy(ROOT / name, self.root / name)
+        shutil.copytree(ROOT / "constraints", self.root / "constraints")
         self.elsewhere = folder / "elsewhere"
         self.elsewhere.mkdir()
         self.programs = folder / "programs"
@@ -55,7 +61,7 @@ class Machine:
         self.record = folder / "record"
 
     def add_python(self, name: str = "python3", **answers: str) -> None:
-        """Puts a Python on the PATH; answers: TOO_OLD=1, WITHOUT_VENV=1."""
+        """Puts a Python 3.11 on the PATH; answers: TOO_OLD=1, WITHOUT_VENV=1, MINOR=13."""
         settings = "".join(f"{key}={value}\n" for key, value in answers.items())
         path = self.programs / name
         path.write_text(FAKE_PYTHON.replace("#!/bin/sh\n", f"#!/bin/sh\n{settings}"))
@@ -66,7 +72,7 @@ class Machine:
         return subprocess.run(
             ["bash", str(self.root / "launch.sh"), *arguments],
             cwd=self.elsewhere,
-            env={"PATH": str(self.programs), "RECORD": str(self.record), **environment},
+            env={"PATH": str(self.programs), "RECORD": str(self.record), "REAL_PYTHON": sys.executable, **environment},
             capture_output=True,
             text=True,
             timeout=60,
@@ -116,7 +122,7 @@ def test_demo_makes_installs_and_runs(machine: Machine) -> None:
     assert machine.calls() == [
         f"python3|-m|venv|--clear|{venv}",
         "python|-m|pip|--version",
-        "python|-m|pip|install|--quiet|--disable-pip-version-check|-c|constraints.txt|-e|.",
+        "python|-m|pip|install|--quiet|--disable-pip-version-check|-c|constraints/python3.11.txt|-e|.",
         "python|-m|bt_jax.main|--config=configs/effnet.py:demo|--workdir=runs/demo|--config.seed=1|--workdir=my runs",
     ]
     assert [line[:4] for line in done.stdout.splitlines()] == ["==> "] * 3
@@ -141,7 +147,9 @@ def test_test_checks_and_runs_the_tests(machine: Machine, arguments: tuple[str, 
     done = machine.launch("test", *arguments)
     assert done.returncode == 0, done.stderr
     calls = machine.calls()
-    assert calls[2] == "python|-m|pip|install|--quiet|--disable-pip-version-check|-c|constraints.txt|-e|.[test]"
+    assert (
+        calls[2] == "python|-m|pip|install|--quiet|--disable-pip-version-check|-c|constraints/python3.11.txt|-e|.[test]"
+    )
     # Types are checked beside the others.
     assert sorted(calls[3:]) == sorted(
         ["python|-m|ruff|check", "python|-m|ruff|format|--check", "python|-m|mypy", f"{PYTEST}{selection}"]
@@ -189,7 +197,7 @@ def test_the_tests_installation_serves_the_demo_but_not_the_other_way_round(mach
     assert machine.installations() == []
 
 
-@pytest.mark.parametrize("extra", ["cuda", "tpu"])
+@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "tpu"])
 def test_an_extra_is_installed_once_and_serves_the_demo(machine: Machine, extra: str) -> None:
     machine.launch("install", extra)
     assert machine.installations()[0].endswith(f"|-e|.[{extra}]")
@@ -227,7 +235,26 @@ def test_what_runs_elsewhere_or_not_at_all_installs_nothing(machine: Machine, ar
     assert machine.calls()[-1].startswith("python|-m|bt_jax.launch")
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize(("minor", "file"), [("11", "11"), ("12", "12"), ("13", "13"), ("14", "13")])
+def test_each_python_gets_its_exact_versions(machine: Machine, minor: str, file: str) -> None:
+    machine.add_python(MINOR=minor)
+    assert machine.launch("demo").returncode == 0
+    (call,) = machine.installations()
+    assert f"|-c|constraints/python3.{file}.txt|" in call
+
+
+@pytest.mark.parametrize("minor", ["11", "12", "13"])
+def test_exact_versions_lie_in_the_ranges(minor: str) -> None:
+    lines = (ROOT / "constraints" / f"python3.{minor}.txt").read_text().splitlines()
+    exact = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in project["dependencies"] + project["optional-dependencies"]["test"]:
+        needed = Requirement(text)
+        if needed.name != "bt-jax":
+            assert needed.specifier.contains(exact[canonicalize_name(needed.name)]), text
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints/python3.11.txt"])
 def test_a_change_of_what_is_needed_installs_again(machine: Machine, name: str) -> None:
     machine.launch("demo")
     path = machine.root / name
@@ -247,10 +274,10 @@ def test_a_moved_checkout_installs_again(machine: Machine) -> None:
 
 def test_a_failed_installation_is_not_taken_for_done(machine: Machine) -> None:
     machine.launch("demo")
-    (machine.root / "constraints.txt").write_text("changed\n")
+    (machine.root / "constraints" / "python3.11.txt").write_text("changed\n")
     assert machine.launch("demo", FAILING="|install|").returncode == 1
     assert machine.calls()[-1].startswith("python|-m|pip|install|")
-    (machine.root / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
+    (machine.root / "constraints" / "python3.11.txt").write_text((ROOT / "constraints" / "python3.11.txt").read_text())
     machine.launch("demo")
     assert len(machine.installations()) == 1
 

@@ -71,7 +71,7 @@ def test_it_is_a_notebook_without_outputs_that_says_what_it_is_not():
     [
         (True, None, []),
         (False, None, ['install --quiet "bt-jax @ git+https://github.com/OWNER/bt_jax"']),
-        (False, "/usr/bin/nvidia-smi", ['install --quiet "bt-jax[cuda] @ git+https://github.com/OWNER/bt_jax"']),
+        (False, "/usr/bin/nvidia-smi", ['install --quiet "bt-jax[cuda12] @ git+https://github.com/OWNER/bt_jax"']),
     ],
 )
 def test_it_installs_only_what_is_missing(monkeypatch, installed, graphics, installs):

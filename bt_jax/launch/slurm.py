@@ -21,6 +21,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = commands.Options(__doc__ or "", command="slurm")
     parser.add_argument("--nodes", type=int, default=1, help="number of nodes (default: 1)")
     parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs of each node (default: 0, on CPUs)")
+    parser.add_argument(
+        "--cuda",
+        type=int,
+        default=12,
+        choices=(12, 13),
+        help="CUDA of the GPUs: 12, or 13 for drivers from 580 on (default: 12)",
+    )
     parser.add_argument("--time", default="24:00:00", help="time limit of each start (default: 24:00:00)")
     parser.add_argument("--name", default="bt_jax", help="name of the job (default: bt_jax)")
     parser.add_argument(
@@ -58,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         others=options.sbatch,
     )
     shell = commands.Shell(dry_run=options.dry_run)
-    shell.run("./launch.sh", "install", *(["cuda"] if options.gpus_per_node else []))
+    shell.run("./launch.sh", "install", *([f"cuda{options.cuda}"] if options.gpus_per_node else []))
     shell.say(text)
     shell.run("sbatch", stdin=text)  # without a file, sbatch reads the script from standard input
     return 0

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Normalisation:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def __call__(self, grey: jax.Array, *, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def __call__(self, grey: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Normalises [B, H, W], float32 in [0, 1] or uint8, to [B, H, W, 3] in `dtype`."""
         factor = 1 / jnp.asarray(self.std, jnp.float32)
         shift = -jnp.asarray(self.mean, jnp.float32) * factor

@@ -43,7 +43,12 @@ def test_a_job_on_gpus(cloud: Cloud, checkout: pathlib.Path) -> None:
         "--partition": "gpu",
         "--account": "us",
     }
-    assert (checkout / "installed").read_text() == "install cuda\n"
+    assert (checkout / "installed").read_text() == "install cuda12\n"
+
+
+def test_the_newer_cuda(cloud: Cloud, checkout: pathlib.Path) -> None:
+    assert slurm.main(["--gpus-per-node=1", "--cuda=13", *FLAGS]) == 0
+    assert (checkout / "installed").read_text() == "install cuda13\n"
 
 
 def test_a_job_on_cpus(cloud: Cloud, checkout: pathlib.Path) -> None:

@@ -214,6 +214,7 @@ PYTHON = """\
 case "$*" in
   *"-m venv"*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
   *"-m pip install"*) echo "$*" > "$HOME/installed" ;;
+  *constraints/*) echo constraints/python3.12.txt ;;
   *"-m bt_jax.main"*)
     trap 'echo saved; exit 143' TERM
     echo "training with $3 in $(basename "$PWD")"
@@ -231,7 +232,7 @@ def worker(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     python.write_text(PYTHON)
     python.chmod(0o755)
     (home / "exit").write_text("0")
-    for name in ("launch.sh", "pyproject.toml", "constraints.txt", "bt_jax/launch/worker.sh"):
+    for name in ("launch.sh", "pyproject.toml", "constraints/python3.12.txt", "bt_jax/launch/worker.sh"):
         path = commands.ROOT / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, path)
@@ -243,7 +244,7 @@ def test_a_worker_installs_runs_and_is_followed(
     cloud: Cloud, worker: pathlib.Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert tpu.main(RUN) == 0
-    assert (worker / "installed").read_text().rstrip().endswith("-c constraints.txt -e .[tpu]")
+    assert (worker / "installed").read_text().rstrip().endswith("-c constraints/python3.12.txt -e .[tpu]")
     assert "training with --config=configs/effnet.py in bt_jax" in capfd.readouterr().out
     assert tpu.main(["follow", "mine", *WHERE]) == 0
     assert "training with" in capfd.readouterr().out
