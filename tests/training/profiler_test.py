@@ -12,6 +12,9 @@ from bt_jax.training import config_check, profiler
 from bt_jax.workdir import run_folder
 from tests import runs
 
+# The type is one of jaxlib, whose reader of traces aborts where this warning of Python 3.12 and newer is an error.
+pytestmark = pytest.mark.filterwarnings("ignore:builtin type event_stats has no __module__:DeprecationWarning")
+
 
 def steps_of(folder: pathlib.Path) -> list[int]:
     """The numbers of the traced steps, as XProf finds them."""
