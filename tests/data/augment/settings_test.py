@@ -1,6 +1,7 @@
 """What is refused, and that every operation is documented and off by default."""
 
 import dataclasses
+import inspect
 
 import pytest
 
@@ -24,5 +25,5 @@ def test_flip_must_be_a_boolean():
 
 def test_every_field_is_documented_and_off_by_default():
     for field in dataclasses.fields(Augmentation):
-        assert f"      {field.name}: " in (Augmentation.__doc__ or "")
+        assert f"\n  {field.name}: " in inspect.cleandoc(Augmentation.__doc__ or "")
         assert not field.default
