@@ -129,7 +129,7 @@ def make_defaults() -> ml_collections.ConfigDict:
 def use_phantoms(config: ml_collections.ConfigDict) -> None:
     """Sets the data of a demo: phantoms, with mild augmentation, since they do not vary as scanners do. Its report
     shows examples."""
-    config.data.source, config.data.phantoms_per_class = "phantoms", (160, 40)
+    config.data.source, config.data.phantoms_per_class, config.data.folds = "phantoms", (280, 40), 10
     augment = config.augment
     augment.rotation, augment.zoom, augment.brightness, augment.border = 0.03, 0.1, 0.1, 0.0
     augment.gamma, augment.noise, augment.blur = 0.0, 0.0, 0.0

@@ -42,7 +42,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if variant == "demo":
         model.name, model.dropout = "efficientnet_lite1", 0.2
         use_phantoms(config)
-        config.data.phantoms_per_class, config.data.folds = (280, 40), 10
         config.preprocess.size = 160  # at 96 pixels a lesion is smaller than a cell of the upper feature maps
         stages.count, stages.programs = 5, 1
         stages.head_epochs, stages.epochs = 1.0, 1.0

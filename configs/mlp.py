@@ -1,10 +1,11 @@
 """A small dense network, trained from random weights: the first of two models published together.
 
     python -m bt_jax.main --config=configs/mlp.py
-    python -m bt_jax.main --config=configs/mlp.py:demo              # phantoms, a smaller network, 2 stages
+    python -m bt_jax.main --config=configs/mlp.py:demo              # phantoms, 32 pixels, 2 stages: a minute
 
 The demo shows the stages of such a network, not a good classifier: weights that belong to single pixels do not
-recognise a shape at another place, which is what distinguishes the phantoms' classes.
+recognise a shape at another place, which is what distinguishes the phantoms' classes. It classifies some 60 % of the
+testing phantoms, where chance is 25 %.
 
 Any field can be set on the command line: --config.model.hidden="(512,128)". The other fields are in bt_jax/defaults.py.
 """
@@ -32,11 +33,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     stages = config.stages
     stages.epochs = 60.0
     if variant == "demo":
-        model.hidden, model.dropout = (128,), 0.1
+        model.dropout = 0.1
         use_phantoms(config)
         config.augment.rotation = config.augment.contrast = 0.0
-        config.preprocess.size = 48
+        config.augment.zoom, config.augment.shift = 0.05, 0.03  # such a network learns from places
+        config.preprocess.size = 32
         config.train.batch_size = 16
-        stages.count, stages.head_epochs, stages.epochs = 2, 1.0, 12.0
-        config.eval.every_epochs = 2.0
+        stages.count, stages.head_epochs, stages.epochs = 2, 5.0, 80.0
+        stages.head_learning_rate = 1e-2
+        config.eval.every_epochs = 5.0
     return config

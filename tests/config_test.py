@@ -99,7 +99,7 @@ def test_the_page_of_all_fields_is_up_to_date() -> None:
     for expected in (
         "| `optimizer.clip_norm` | `1.0` | largest global norm of the gradient; 0 is off |",
         '| `stages.lowest_segment` | `""` |  | `"block_14"` | `"block_03"` |',
-        "| `model.filters` |  | `(16, 32, 64, 128)` | `(8, 16, 32)` |",
+        "| `model.filters` |  | `(16, 32, 64, 128)` | `(16, 32, 64, 64)` |",
     ):
         assert expected in page.splitlines()
 

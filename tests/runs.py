@@ -52,7 +52,11 @@ STEPS = 40
 SMALL_FIELDS: dict[str, Any] = {name: value for name, value in FIELDS.items() if not name.startswith("model.")} | {
     "model.filters": (4, 8),
     "model.hidden": (8,),
+    "model.dropout": 0.1,
+    "data.folds": 5,
     "stages.head_learning_rate": 1e-2,
+    "stages.learning_rate": 1e-3,
+    "stages.final_learning_rate": 1e-3,
     "stages.lowest_segment": "conv_1",
     "stages.programs": 2,
     "train.average_decay": 0.9,
