@@ -7,6 +7,9 @@
 The published recipe: global average pooling, dropout, a linear layer of four; early stopping on the validation loss
 that returns to the best weights, in both phases; balanced class weights; five augmentations at 0.2.
 
+The demo starts from random weights, whose features teach a head next to nothing: what it learns, it learns in the
+second phase. It classifies some 80 % of the testing phantoms.
+
 Any field can be set on the command line: --config.train.batch_size=16. The other fields are in bt_jax/defaults.py.
 """
 
