@@ -38,6 +38,7 @@ def test_a_batch_that_the_devices_cannot_share(monkeypatch):
         dataclasses.replace(WORKLOAD, batch=4)
 
 
+@pytest.mark.slow
 def test_a_forward_computes_what_evaluation_computes(monkeypatch):
     seen = []
     monkeypatch.setattr(

@@ -145,6 +145,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_worker_processes_change_nothing(tmp_path, workers):
     np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)
@@ -243,6 +244,7 @@ def test_an_image_that_cannot_be_read_is_named(threads):
 FAILING_WORKER = WORKERS.replace('content["images"], content["labels"]', 'content["images"], content["labels"][:15]')
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_worker_process_is_one_line_too(tmp_path):
     np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)
     (tmp_path / "program.py").write_text(FAILING_WORKER)
@@ -270,6 +272,7 @@ KILLED = WORKERS.replace("found = list(", "stream = (").replace("stop_step=9", "
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "main"])
 def test_when_a_worker_is_killed_it_is_told_and_when_the_main_process_is_the_worker_ends(tmp_path, victim):
     np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)

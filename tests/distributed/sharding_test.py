@@ -50,6 +50,7 @@ def test_any_number_of_devices_trains_alike(dense):
     assert dense["1"]["losses"][-1] < dense["1"]["losses"][0]
 
 
+@pytest.mark.slow
 def test_devices_tell_each_other_the_gradient_once_a_step_and_nothing_else(dense):
     assert collectives(dense["1"]) == {}
     for size in ("2", "8"):
@@ -58,6 +59,7 @@ def test_devices_tell_each_other_the_gradient_once_a_step_and_nothing_else(dense
         assert told == 4 * dense[size]["parameters"] + 8  # with loss and accuracy
 
 
+@pytest.mark.slow
 def test_a_divided_state_trains_alike_in_a_share_of_the_memory(dense):
     found = trained("mlp", 20, "8", 'sharded="."')["8"]
     assert_alike(found, of=dense["1"], rtol=2e-5)

@@ -100,7 +100,7 @@ def test_names_and_shapes_are_the_references(form: names.Format, golden: pathlib
 @pytest.mark.parametrize(
     ("variant", "options", "references"),
     [
-        ("efficientnet_b1", conventions.TENSORFLOW, ("keras", "timm_tf")),
+        pytest.param("efficientnet_b1", conventions.TENSORFLOW, ("keras", "timm_tf"), marks=pytest.mark.slow),
         ("efficientnet_nano", conventions.TENSORFLOW, ("keras", "timm_tf")),
         ("efficientnet_nano", conventions.PYTORCH, ("timm",)),
     ],

@@ -62,6 +62,7 @@ def test_shapes_are_those_of_a_run():
     assert [layer.name for layer in parts[-1].layers] == ["dense_1", "norm_1", "output"]
 
 
+@pytest.mark.slow
 def test_neighbours_that_are_alike_stand_together():
     parts, _, _ = segments_of("efficientnet_b1", size=240)
     grouped = summary.group_repeated(parts)

@@ -85,6 +85,7 @@ def test_scores_are_those_of_the_whole_network(tmp_path, lowest_segment):
         assert value == pytest.approx(expected[name.removeprefix("val/")], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_computed_once(tmp_path, capsys):
     evaluator = make_evaluator(tmp_path)
     first = evaluator.score(PLAN[0], state_after())

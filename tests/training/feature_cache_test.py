@@ -109,6 +109,7 @@ def test_features_are_what_the_network_makes_of_the_views(tmp_path, segment):
     assert np.abs(found.get_rows(0, records) - found.get_rows(1, records)).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("mlp", (8,)), ("cnn", (8, 8, 4))])
 def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, shape):
     """A dense layer would not know an averaged map, where one pixel is as good as many for a pooled head."""
@@ -130,6 +131,7 @@ def test_a_head_that_does_not_pool_gets_features_as_they_are(tmp_path, name, sha
     np.testing.assert_allclose(upper, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_of_two_cuts_come_from_one_forward(tmp_path, monkeypatch, capsys):
     """Those of the head are made of those of the lower cut, which are made first: no image is computed twice."""
     made = cache(tmp_path)
@@ -229,6 +231,7 @@ def test_one_who_stops_loses_nothing_that_was_written(tmp_path, monkeypatch, cap
         np.testing.assert_array_equal(whole.get_rows(view, range(COUNT)), resumed.get_rows(view, range(COUNT)))
 
 
+@pytest.mark.slow
 def test_a_second_entry_makes_room_for_itself(tmp_path):
     both = VIEWS * COUNT * cuts(cache(tmp_path))[HEAD].shape[-1] * 4
     find_or_compute(cache(tmp_path, limit=both))

@@ -41,6 +41,7 @@ def test_training_leaves_the_report_to_what_follows(folder, finished):
     assert calibration.read(folder, step=step) is not None and ood.read(folder, step=step) is not None
 
 
+@pytest.mark.slow
 def test_temperature_and_ood_model_stand_before_the_report_is_written(folder, monkeypatch):
     """A report describes; when it fails, the model is complete all the same."""
 

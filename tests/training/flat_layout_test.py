@@ -37,7 +37,7 @@ SHAPES = st.lists(st.lists(st.integers(1, 40), max_size=3).map(tuple), max_size=
 SEGMENTS = st.dictionaries(st.sampled_from(["kernel", "bias"]), SHAPES)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)  # each compiles for its shapes
 @given(st.dictionaries(st.sampled_from("abc"), SEGMENTS, max_size=3))
 def test_any_tree_comes_back(shapes):
     generator = np.random.default_rng(0)

@@ -180,6 +180,7 @@ def test_features_train_as_the_images_do(finished_from_features, tmp_path):
     assert "features" in json.loads((folder / "run.json").read_text())["seconds"]
 
 
+@pytest.mark.slow
 def test_features_are_found_by_the_next_run(finished_from_features, tmp_path, monkeypatch, capsys):
     folder, cache = finished_from_features
     monkeypatch.setenv("BT_CACHE", str(cache))

@@ -142,6 +142,7 @@ def test_weights_come_with_features_too(tmp_path):
             np.testing.assert_array_equal(next(fed)["weight"], weights[records])
 
 
+@pytest.mark.slow
 def test_streams_between_stages(tmp_path, monkeypatch):
     """Images are opened where the features end, and go on through the stages that take them."""
     opened = []

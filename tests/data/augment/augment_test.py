@@ -106,6 +106,7 @@ def test_the_streams_stay_the_same_across_versions():
     np.testing.assert_allclose(found, [-0.076343, 0.173161, 0.002799], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_device_computes_the_views_of_its_rows():
     """No collective is in the program."""
     mesh = sharding.make_mesh()
