@@ -46,7 +46,7 @@ def fresh_state(*, averaging=True):
 
 
 @functools.cache
-def step_of(program_segment):
+def step_of(program_segment, dtype="float32"):
     """The compiled step of a program. The jitted one would compile twice: for a fresh state and for that of a step."""
     step = TrainStep(
         network=network()[0],
@@ -56,7 +56,7 @@ def step_of(program_segment):
         class_weights=np.ones(CLASSES, np.float32),
         label_smoothing=0.1,
         average_decay=0.9,
-        dtype=jnp.dtype("float32"),
+        dtype=jnp.dtype(dtype),
         seed=0,
     )
     return step.lower(program_segment, jax.eval_shape(fresh_state), batch()).compile()
@@ -253,6 +253,22 @@ def test_given_weights():
     for wrong in ("1,2", "a,b,c", "1,2,-1", "1,2,nan"):
         with pytest.raises(UsageError, match=r"config\.loss\.class_weights"):
             train_step.compute_class_weights(wrong, labels, 3)
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_as_float32_does():
+    """Only activations and their products are rounded to 8 bits: weights, moments and averages are float32."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        state, metrics = fresh_state(), []
+        for i in range(3):  # after that, Adam has multiplied the rounding
+            state, last = step_of(DEEPEST, dtype)(state, batch(seed=i), np.float32(1e-3), np.int32(DEEPEST))
+            metrics.append((float(last["loss"]), float(last["gradient_norm"])))
+        assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+        found[dtype] = np.array(metrics)
+    assert not np.array_equal(found["bfloat16"], found["float32"])
+    np.testing.assert_allclose(found["bfloat16"][:, 0], found["float32"][:, 0], rtol=0.05)
+    np.testing.assert_allclose(found["bfloat16"][:, 1], found["float32"][:, 1], rtol=0.15)
 
 
 def test_wrong_names():
