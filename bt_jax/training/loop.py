@@ -108,8 +108,9 @@ class Loop:
     def _train_stage(self, stage: Stage, state: TrainState) -> TrainState:
         """Trains to the end of a stage, or until interrupted."""
         self._stage_timed_until = time.monotonic()
-        step = self._compile(stage)
-        if step is None or not self._open_inputs(stage, state):
+        self._programs.start_ahead(stage)  # while features are computed
+        step = self._compile(stage) if self._open_inputs(stage, state) else None
+        if step is None:
             return state
         self._log.restart_interval()
         while not self._interrupt and not self._progress.is_stage_over(stage, patience=self._cadence.patience):
@@ -154,7 +155,7 @@ class Loop:
         self._run.record.add_seconds("waiting for the compiler", time.monotonic() - begin)
         following = self._plan.find_next_program(stage)
         if step is not None and following is not None:
-            self._programs.start(following)
+            self._programs.start_ahead(following)
         return step
 
     def _open_inputs(self, stage: Stage, state: TrainState) -> bool:

@@ -1,8 +1,10 @@
-"""Compiles training steps ahead in the background: the next stage's while the current one trains."""
+"""Compiles training steps ahead: a stage's while its features are computed, the next one's while it trains."""
 
 import threading
 import time
 from collections.abc import Callable
+
+import jax
 
 from bt_jax.training.stage_inputs import StageInputs
 from bt_jax.training.stages import Stage
@@ -26,8 +28,16 @@ class Programs:
         self._turn = threading.Lock()
         self.seconds: dict[int, float] = {}  # of compilation, by `Stage.program_segment`
 
-    def start(self, stage: Stage) -> None:
-        """Starts to compile a stage's step in the background, unless that is under way or done."""
+    def start_ahead(self, stage: Stage) -> None:
+        """Starts to compile a stage's step beside other work, unless that is under way or done.
+
+        On a GPU it does nothing: the compiler times kernels there, which takes the device's time, and other work
+        spoils what it measures (https://github.com/openxla/xla/issues/41399).
+        """
+        if jax.default_backend() != "gpu":
+            self._start(stage)
+
+    def _start(self, stage: Stage) -> None:
         if stage.program_segment not in self._threads:
             # No daemon: a compiler that comes back to a finalized interpreter aborts the process (SIGABRT). Commands
             # that are told to stop do not wait for it either: see cli.run.
@@ -36,7 +46,7 @@ class Programs:
 
     def get(self, stage: Stage, *, interrupted: Callable[[], bool] = lambda: False) -> StepFunction | None:
         """Returns a stage's compiled step, and waits for it if need be; None when `interrupted` became true before."""
-        self.start(stage)
+        self._start(stage)
         while self._threads[stage.program_segment].is_alive():
             if interrupted():
                 return None

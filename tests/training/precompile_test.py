@@ -1,6 +1,7 @@
 import threading
 import time
 
+import jax
 import pytest
 
 from bt_jax.training.precompile import Programs
@@ -50,16 +51,16 @@ def test_a_program_is_compiled_once():
     programs = programs_of(compiler)
     program = programs.get(stage(3))
     assert program is not None and program(5) == 15
-    programs.start(stage(3))
+    programs.start_ahead(stage(3))
     assert programs.get(stage(3)) is program
     assert compiler.begun == [3]
 
 
-def test_start_compiles_in_the_background():
+def test_a_program_is_compiled_in_the_background():
     compiler = Compiler(allowed=False)
     programs = programs_of(compiler)
-    programs.start(stage(2))
-    programs.start(stage(2))
+    programs.start_ahead(stage(2))
+    programs.start_ahead(stage(2))
     assert 2 not in programs.seconds
     compiler.allowed.set()
     program = programs.get(stage(2))
@@ -72,7 +73,7 @@ def test_one_at_a_time():
     compiler = Compiler()
     programs = programs_of(compiler)
     for key in range(1, 6):
-        programs.start(stage(key))
+        programs.start_ahead(stage(key))
     assert all(programs.get(stage(key)) is not None for key in range(1, 6))
     assert sorted(compiler.begun) == [1, 2, 3, 4, 5] and compiler.most_at_once == 1
     assert programs.seconds.keys() == {1, 2, 3, 4, 5}
@@ -80,7 +81,7 @@ def test_one_at_a_time():
 
 def test_an_error_is_raised_where_the_program_is_asked_for():
     programs = programs_of(Compiler())
-    programs.start(stage(-1))
+    programs.start_ahead(stage(-1))
     for _ in range(2):
         with pytest.raises(ArithmeticError, match="no program -1"):
             programs.get(stage(-1))
@@ -104,6 +105,15 @@ def test_giving_up():
     compiler.allowed.set()
     program = programs.get(stage(1), interrupted=lambda: False)
     assert program is not None and compiler.begun == [1]
+
+
+def test_on_a_gpu_nothing_is_compiled_before_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    compiler = Compiler()
+    programs = programs_of(compiler)
+    programs.start_ahead(stage(1))
+    assert compiler.begun == []
+    assert programs.get(stage(1)) is not None and compiler.begun == [1]
 
 
 def test_a_program_that_is_there_is_given_even_to_one_who_would_interrupted():
