@@ -1,6 +1,6 @@
 """The optimiser: Adam for each segment of a network by itself."""
 
-from collections.abc import Sequence
+import functools
 from typing import Any, TypeAlias
 
 import jax
@@ -12,8 +12,9 @@ from bt_jax.models.registry import Tree
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 
 
+@functools.cache  # equal settings give the same object, so that steps can be told to be equal
 def make_optimizer(
-    segment_names: Sequence[str], *, name: str, weight_decay: float, b1: float, b2: float, clip_norm: float
+    segment_names: tuple[str, ...], *, name: str, weight_decay: float, b1: float, b2: float, clip_norm: float
 ) -> Optimizer:
     """Creates Adam or AdamW for each segment by itself; a frozen segment's optimiser does nothing.
 

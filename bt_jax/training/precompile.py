@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 
+from bt_jax.training.program_cache import compile_step
 from bt_jax.training.stage_inputs import StageInputs
 from bt_jax.training.stages import Stage
 from bt_jax.training.train_state import TrainState
@@ -61,7 +62,7 @@ class Programs:
             begin = time.monotonic()
             try:
                 batch = self._inputs.describe_batch(stage)
-                self._done[stage.program_segment] = self._step.compile(stage, self._state, batch)
+                self._done[stage.program_segment] = compile_step(self._step, stage, self._state, batch)
             except BaseException as error:  # raised where the program is asked for
                 self._done[stage.program_segment] = error
             self.seconds[stage.program_segment] = time.monotonic() - begin

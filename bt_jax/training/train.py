@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import ml_collections
 
+from bt_jax.data import dataset
 from bt_jax.distributed import processes
-from bt_jax.training import config_check
+from bt_jax.training import config_check, program_cache
 from bt_jax.training.finalise import finalise, finalise_folds
 from bt_jax.training.loop import fit
 from bt_jax.training.setup import prepare
@@ -39,13 +40,14 @@ def train_and_evaluate(
     config_check.check_config(config)
     if config.data.fold != -1:
         return train_fold(config, folder, began=began, publish=publish)
-    for fold in range(config.data.folds):
-        processes.say(f"\nFold {fold} of {config.data.folds}")
-        fold_config = config.copy_and_resolve_references()
-        fold_config.data.fold = fold
-        if status := train_fold(fold_config, folder / f"fold_{fold}", began=began, publish=publish):
-            return status
-        began = None  # only the first fold starts with the command
+    with dataset.cache_datasets(), program_cache.share_programs():
+        for fold in range(config.data.folds):
+            processes.say(f"\nFold {fold} of {config.data.folds}")
+            fold_config = config.copy_and_resolve_references()
+            fold_config.data.fold = fold
+            if status := train_fold(fold_config, folder / f"fold_{fold}", began=began, publish=publish):
+                return status
+            began = None  # only the first fold starts with the command
     if processes.is_first():
         finalise_folds(folder, folds=config.data.folds)
     if publish is not None:

@@ -17,6 +17,7 @@ from bt_jax.data.io import decode
 from bt_jax.inference import trained_model
 from bt_jax.metrics.calibration import softmax
 from bt_jax.training import start, train
+from bt_jax.training.train_step import TrainStep
 from bt_jax.workdir import run_folder
 from tests import phantom_folder, runs
 
@@ -189,9 +190,12 @@ def test_a_run_starts_from_the_weights_of_another(finished_efficientnet, tmp_pat
 
 
 @pytest.mark.slow
-def test_all_folds(tmp_path, capsys):
-    config = runs.small_config(data__fold=-1, data__folds=2, stages__count=1)
+def test_all_folds(tmp_path, capsys, monkeypatch):
+    config = runs.small_config(data__fold=-1, data__folds=2, stages__count=1, loss__class_weights="none")
+    compiled, compile_step = [], TrainStep.compile
+    monkeypatch.setattr(TrainStep, "compile", lambda *given: compiled.append(given) or compile_step(*given))
     assert train.train_and_evaluate(config, tmp_path / "folds") == 0
+    assert len(compiled) == 1
     summary = json.loads((tmp_path / "folds" / "cross_validation.json").read_text())
     sizes = [runs.metrics(tmp_path / "folds" / f"fold_{fold}", "validation") for fold in (0, 1)]
     assert sum(result["n"] for result in sizes) == 100
