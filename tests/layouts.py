@@ -60,7 +60,7 @@ def train(
     state = sharding.place(state, shardings)
     step = TrainStep(
         network=network, optimizer=transform, mesh=mesh, normalisation=normalise.LITE,
-        class_weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
+        label_smoothing=0.1, average_decay=0.9,
         dtype=jnp.dtype("float32"), seed=0, augmentation=AUGMENTATION, mixup=mixup, accumulate=accumulate,
         state_shardings=shardings if sharded else None,
     )  # fmt: skip
@@ -68,7 +68,7 @@ def train(
     batches = pipeline.prefetch(
         pipeline.load_training_batches(
             pixels, labels, sampler=Sampler(records=RECORDS, batch_size=BATCH, seed=3),
-            views=0, start_step=0, stop_step=count,
+            views=0, start_step=0, stop_step=count, weights=np.array([1, 2, 1, 0.5], np.float32)[labels],
             rows=sharding.get_host_rows(mesh, BATCH),
         ),
         sharding.make_transfer(mesh),

@@ -111,7 +111,6 @@ def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
         optimizer=transform,
         mesh=sharding.make_mesh(),
         normalisation=LITE,
-        class_weights=np.ones(CLASSES, np.float32),
         label_smoothing=workload.label_smoothing,
         average_decay=workload.average_decay,
         dtype=train_step.resolve_dtype(workload.dtype),

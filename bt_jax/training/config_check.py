@@ -24,7 +24,7 @@ from bt_jax.data.shift_probe import Probe
 from bt_jax.defaults import get_model_options
 from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.models import registry
-from bt_jax.training import feature_cache, optimizer, profiler, stages, train_step
+from bt_jax.training import feature_cache, image_weights, optimizer, profiler, stages, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     class_names = class_labels.BRAIN_TUMOR_CLASSES if config.data.source == "phantoms" else None
     if config.data.probe:
         Probe.parse(config.data.probe, class_names=class_names)
-    train_step.parse_class_weights(config.loss.class_weights, classes=len(class_names) if class_names else None)
+    image_weights.parse_class_weights(config.loss.class_weights, classes=len(class_names) if class_names else None)
     train_step.resolve_dtype(config.train.dtype)
     ShardingRules(pattern=config.mesh.sharded, least=config.mesh.sharded_from)
     with _name_fields_in_errors("augment"):

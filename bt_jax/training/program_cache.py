@@ -45,7 +45,6 @@ def compile_step(step: TrainStep, stage: Stage, state: TrainState, batch: Batch)
 def _identify(step: TrainStep) -> Hashable:
     """Returns all that a step is made of."""
     settings = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
-    settings["class_weights"] = step.class_weights.tobytes()
     leaves, structure = jax.tree.flatten(step.state_shardings)
     settings["state_shardings"] = tuple(leaves), structure
     return tuple(settings.items())

@@ -20,7 +20,7 @@ from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.inference.description import ModelDescription
 from bt_jax.models import summary
 from bt_jax.reports.model_card import ModelFacts
-from bt_jax.training import config_check, stages, train_step
+from bt_jax.training import config_check, image_weights, stages, train_step
 from bt_jax.training.evaluator import Evaluator
 from bt_jax.training.feature_cache import FeatureCache
 from bt_jax.training.optimizer import make_optimizer
@@ -229,9 +229,6 @@ def _create_step(
         optimizer=optimizer,
         mesh=mesh,
         normalisation=model.description.create_normalisation(),
-        class_weights=train_step.compute_class_weights(
-            config.loss.class_weights, data.training.labels, len(data.source.class_names)
-        ),
         label_smoothing=config.loss.label_smoothing,
         average_decay=config.train.average_decay,
         dtype=train_step.resolve_dtype(config.train.dtype),
@@ -271,7 +268,12 @@ def _create_inputs(
             labels=data.training.labels,
             sampler=sampler,
             views=config.data.views,
-            weights=data.compute_training_weights(config.data.balance),
+            weights=image_weights.compute_image_weights(
+                config.loss.class_weights,
+                data.training.labels,
+                len(data.source.class_names),
+                balancing=data.compute_training_weights(config.data.balance),
+            ),
             workers=config.data.workers,
             threads=config.data.threads,
             rows=sharding.get_host_rows(step.mesh, config.train.batch_size),

@@ -1,7 +1,6 @@
 """The training step: forward, loss, gradients, update and averages, compiled over a mesh of devices."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +43,6 @@ class TrainStep:
       optimizer: from `optimizer.make_optimizer`.
       mesh: from `sharding.make_mesh`; its devices divide the batch.
       normalisation: from grey pixels to what the network expects.
-      class_weights: [classes] float32, see `compute_class_weights`.
       label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
       average_decay: of the moving average; at the start it is at most (1 + step) / (10 + step).
       dtype: of the computation; parameters, statistics and loss stay float32.
@@ -61,7 +59,6 @@ class TrainStep:
     optimizer: Optimizer
     mesh: Mesh
     normalisation: Normalisation
-    class_weights: np.ndarray
     label_smoothing: float
     average_decay: float
     dtype: jnp.dtype
@@ -88,8 +85,8 @@ class TrainStep:
         It maps (state, batch, learning_rate, first_segment) to (state, metrics) and donates the state. `batch` has
         `label` [B] int32, and either `image` [B, S, S] uint8 with the numbers `view` and `record` [B] uint32 of the
         random view to take, or `features` [B, ...] float32, the outputs of the segments below `program_segment`. It
-        may have `weight` [B] float32, which multiplies the weight of the image's class. Metrics are the scalars `loss`,
-        `accuracy` and `gradient_norm`.
+        may have `weight` [B] float32, of the images in the loss. Metrics are the scalars `loss`, `accuracy` and
+        `gradient_norm`.
         """
         everywhere = sharding.get_replicated_sharding(self.mesh)
         state_shardings = everywhere if self.state_shardings is None else self.state_shardings
@@ -107,7 +104,6 @@ class _Program:
     def __init__(self, settings: TrainStep, program_segment: int):
         self._settings, self._program_segment = settings, program_segment
         self._names = settings.network.segment_names
-        self._class_weights = jnp.asarray(settings.class_weights)
 
     def train_step(
         self, state: TrainState, batch: dict[str, jax.Array], learning_rate: jax.Array, first_segment: jax.Array
@@ -192,9 +188,7 @@ class _Program:
         """Returns the weighted cross-entropy of each row, [B] float32."""
         one_hot = jax.nn.one_hot(batch["label"], logits.shape[-1])
         targets = optax.smooth_labels(one_hot, self._settings.label_smoothing)
-        weight = self._class_weights[batch["label"]]
-        if "weight" in batch:
-            weight *= batch["weight"]
+        weight = batch["weight"] if "weight" in batch else jnp.ones(len(logits))
         losses = optax.softmax_cross_entropy(logits, targets) * weight
         if share is not None:
             others = optax.softmax_cross_entropy(logits, targets[::-1]) * weight[::-1]
@@ -230,49 +224,6 @@ def resolve_dtype(name: str) -> jnp.dtype:
     if name == "float64" and not jax.config.read("jax_enable_x64"):
         raise UsageError("config.train.dtype is 'float64', which needs the environment variable JAX_ENABLE_X64=1")
     return jnp.dtype(name)
-
-
-def compute_class_weights(setting: str | Sequence[float], labels: np.ndarray, classes: int) -> np.ndarray:
-    """Weight of each class in the loss: [classes] float32.
-
-    Args:
-      setting: `none`; `balanced`, N / (classes present x images of the class) as scikit-learn's
-        `compute_class_weight`, 0 for a class without images; or numbers in class order, also as "1,1,2,1".
-      labels: [N] of the training images.
-      classes: number of classes.
-    """
-    given = parse_class_weights(setting, classes=classes)
-    if given == "none":
-        return np.ones(classes, np.float32)
-    if given == "balanced":
-        counts = np.bincount(labels, minlength=classes)
-        weights = len(labels) / ((counts > 0).sum() * np.maximum(counts, 1))
-        return np.where(counts > 0, weights, 0).astype(np.float32)
-    return np.array(given, np.float32)
-
-
-def parse_class_weights(setting: str | Sequence[float], *, classes: int | None) -> str | list[float]:
-    """Reads the setting of `class_weights`: `none`, `balanced`, or a number for each class.
-
-    Args:
-      setting: as of `class_weights`.
-      classes: how many there are; None: not known yet, as before the data is read.
-
-    Raises:
-      UsageError: it is none of these.
-    """
-    if setting in ("none", "balanced"):
-        return str(setting)
-    try:
-        values = [float(value) for value in (setting.split(",") if isinstance(setting, str) else setting)]
-    except ValueError:
-        values = []
-    if not values or len(values) != (classes or len(values)) or not all(0 <= value < math.inf for value in values):
-        count = "" if classes is None else f"{classes} "
-        raise UsageError(
-            f"config.loss.class_weights is {setting!r}: use none, balanced, or {count}numbers that are not negative"
-        )
-    return values
 
 
 def _draw_shares(key: jax.Array, rows: int, *, parameter: float) -> jax.Array:

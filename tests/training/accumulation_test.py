@@ -19,7 +19,7 @@ def one_step(accumulate: int):
     )
     step = TrainStep(
         network=network, optimizer=transform, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
-        class_weights=np.array([1, 2, 0.5, 1], np.float32), label_smoothing=0.1, average_decay=0.0,
+        label_smoothing=0.1, average_decay=0.0,
         dtype=jnp.dtype("float32"), seed=0, accumulate=accumulate,
     )  # fmt: skip
     generator = np.random.default_rng(0)

@@ -23,12 +23,12 @@ class Step(TrainStep):
         return object()
 
 
-def make_step(*, weights=(1.0, 1.0), **changes):
+def make_step(**changes):
     network, params, batch_stats = registry.create_abstract("mlp", classes=2, size=8)
     transform = optimizer.make_optimizer(network.segment_names, **SETTINGS)
     step = Step(
         network=network, optimizer=transform, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
-        class_weights=np.float32(weights), label_smoothing=0.1, average_decay=0.9, dtype=np.dtype("float32"), seed=0,
+        label_smoothing=0.1, average_decay=0.9, dtype=np.dtype("float32"), seed=0,
     )  # fmt: skip
     state = jax.eval_shape(
         lambda *trees: train_state.create_state(*trees, transform, averaging=True), params, batch_stats
@@ -54,7 +54,6 @@ def test_runs_that_train_alike_share_a_step():
     "difference",
     [
         {"seed": 1},
-        {"weights": (1.0, 2.0)},
         {"average_decay": 0.8},
         {"size": 8},
         {"stage": dataclasses.replace(STAGE, first_segment=1, program_segment=1)},

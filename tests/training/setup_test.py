@@ -45,7 +45,7 @@ def test_a_stage_trains_on_images_of_the_size_that_the_network_has(fresh):
     setup, _, _ = fresh
     batch = setup.inputs.describe_batch(setup.plan.get_stage(1))
     assert {name: leaf.shape for name, leaf in batch.items()} == {
-        "image": (8, 32, 32), "view": (8,), "record": (8,), "label": (8,),
+        "image": (8, 32, 32), "view": (8,), "record": (8,), "label": (8,), "weight": (8,),
     }  # fmt: skip
     logits, _ = setup.forward.compute(setup.state.get_evaluation_weights(), setup.data.validation.images)
     assert logits.shape == (20, 4)

@@ -61,7 +61,7 @@ def step_of(program_segment, fed):
     state."""
     step = TrainStep(
         network=network()[0], optimizer=transform(), mesh=sharding.make_mesh(), normalisation=normalise.LITE,
-        class_weights=np.array([1, 2, 1, 0.5], np.float32), label_smoothing=0.1, average_decay=0.9,
+        label_smoothing=0.1, average_decay=0.9,
         dtype=jnp.dtype("float32"), seed=ORDER.seed, augmentation=SETTINGS,
     )  # fmt: skip
     batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in fed}

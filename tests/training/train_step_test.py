@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sklearn.utils.class_weight import compute_class_weight
 
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
@@ -53,7 +52,6 @@ def step_of(program_segment, dtype="float32"):
         optimizer=transform(),
         mesh=sharding.make_mesh(),
         normalisation=normalise.LITE,
-        class_weights=np.ones(CLASSES, np.float32),
         label_smoothing=0.1,
         average_decay=0.9,
         dtype=jnp.dtype(dtype),
@@ -159,7 +157,7 @@ def test_one_step_of_the_head_equals_plain_optax():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def dense_loss(weights, **options):
+def dense_loss(**options):
     """The loss and accuracy of the first step of a small dense network without dropout; and the network, to check."""
     made, params, _ = registry.create("mlp", classes=CLASSES, size=32, hidden=(8,), dropout_rate=0.0)
     plain = optimizer.make_optimizer(
@@ -167,7 +165,7 @@ def dense_loss(weights, **options):
     )
     step = TrainStep(
         network=made, optimizer=plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
-        class_weights=np.array(weights, np.float32), label_smoothing=0.1, average_decay=0.0,
+        label_smoothing=0.1, average_decay=0.0,
         dtype=jnp.dtype("float32"), seed=0, **options,
     ).jit(0)  # fmt: skip
 
@@ -184,30 +182,26 @@ def dense_loss(weights, **options):
     return of, losses
 
 
-BY_CLASS = np.array([1.0, 2.0, 0.5, 3.0])[:CLASSES]
-
-
-def test_images_count_by_their_class_and_by_themselves():
-    data, (of, losses) = batch(), dense_loss(BY_CLASS)
-    own = np.linspace(0.2, 3, len(data["label"]), dtype=np.float32)
-    each = losses(data["image"], data["label"])[0] * BY_CLASS[data["label"]]
+def test_images_count_by_their_weights():
+    data, (of, losses) = batch(), dense_loss()
+    weight = np.linspace(0.2, 3, len(data["label"]), dtype=np.float32)
+    each = losses(data["image"], data["label"])[0]
     assert of(data)[0] == pytest.approx(each.mean(), rel=1e-4)
-    assert of(data | {"weight": own})[0] == pytest.approx((each * own).mean(), rel=1e-4)
+    assert of(data | {"weight": weight})[0] == pytest.approx((each * weight).mean(), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_mixed_images_have_the_loss_of_both_labels_in_their_shares():
-    """Written out: each image with the one from the other end, each label with its class's and image's weight."""
-    data, (of, losses) = batch(), dense_loss(BY_CLASS, mixup=0.4)
+    """Written out: each image with the one from the other end, each label with its image's weight."""
+    data, (of, losses) = batch(), dense_loss(mixup=0.4)
     images, labels = data["image"], data["label"]
-    own = np.linspace(0.2, 3, len(labels), dtype=np.float32)
-    share = np.asarray(train_step._draw_shares(jax.random.fold_in(jax.random.key(0), 0), len(own), parameter=0.4))
+    weight = np.linspace(0.2, 3, len(labels), dtype=np.float32)
+    share = np.asarray(train_step._draw_shares(jax.random.fold_in(jax.random.key(0), 0), len(labels), parameter=0.4))
     assert share.min() >= 0.5 and share.max() <= 1 and len(np.unique(share)) == len(share)
     mixed = share[:, None, None] * images + (1 - share[:, None, None]) * images[::-1]
-    weight = BY_CLASS[labels] * own
     (first, predicted), (second, _) = losses(mixed, labels), losses(mixed, labels[::-1])
     expected = (share * weight * first + (1 - share) * weight[::-1] * second).mean()
-    loss, accuracy = of(data | {"weight": own})
+    loss, accuracy = of(data | {"weight": weight})
     assert loss == pytest.approx(expected, rel=1e-4)
     assert accuracy == pytest.approx((predicted == labels).mean())
 
@@ -235,24 +229,6 @@ def test_the_average_of_the_weights():
     # The decay is ramped up: (1 + 0) / (10 + 0) at the first step.
     average = state.get_evaluation_weights()["params"]["head"]["output"]["kernel"]
     np.testing.assert_allclose(average, 0.1 * start + 0.9 * now, rtol=1e-5)
-
-
-def test_balanced_weights_are_those_of_scikit_learn():
-    labels = np.array([0] * 30 + [1] * 5 + [2] * 7 + [3])
-    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    np.testing.assert_allclose(train_step.compute_class_weights("balanced", labels, 4), expected, rtol=1e-6)
-    # A class without images has no say, and the others keep their balance.
-    np.testing.assert_allclose(train_step.compute_class_weights("balanced", labels, 5), [*expected, 0], rtol=1e-6)
-
-
-def test_given_weights():
-    labels = np.zeros(3, int)
-    np.testing.assert_array_equal(train_step.compute_class_weights("none", labels, 3), [1, 1, 1])
-    np.testing.assert_array_equal(train_step.compute_class_weights("1, 2,.5", labels, 3), [1, 2, 0.5])
-    np.testing.assert_array_equal(train_step.compute_class_weights((1, 2, 3), labels, 3), [1, 2, 3])
-    for wrong in ("1,2", "a,b,c", "1,2,-1", "1,2,nan"):
-        with pytest.raises(UsageError, match=r"config\.loss\.class_weights"):
-            train_step.compute_class_weights(wrong, labels, 3)
 
 
 @pytest.mark.slow
@@ -322,7 +298,7 @@ def test_networks_without_statistics_train_like_any_other(name, options):
     plain = optimizer.make_optimizer(made.segment_names, **settings)
     step = TrainStep(
         network=made, optimizer=plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
-        class_weights=np.ones(CLASSES, np.float32), label_smoothing=0.1, average_decay=0.9,
+        label_smoothing=0.1, average_decay=0.9,
         dtype=jnp.dtype("float32"), seed=0,
     ).jit(0)  # fmt: skip
     kept = jax.tree.map(np.asarray, params)

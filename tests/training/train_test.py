@@ -191,7 +191,7 @@ def test_a_run_starts_from_the_weights_of_another(finished_efficientnet, tmp_pat
 
 @pytest.mark.slow
 def test_all_folds(tmp_path, capsys, monkeypatch):
-    config = runs.small_config(data__fold=-1, data__folds=2, stages__count=1, loss__class_weights="none")
+    config = runs.small_config(data__fold=-1, data__folds=2, stages__count=1)
     compiled, compile_step = [], TrainStep.compile
     monkeypatch.setattr(TrainStep, "compile", lambda *given: compiled.append(given) or compile_step(*given))
     assert train.train_and_evaluate(config, tmp_path / "folds") == 0
