@@ -134,7 +134,7 @@ def _assert_alike(workdir: pathlib.Path, reference: pathlib.Path) -> None:
         if "train/loss" in one or "val/loss" in one:
             assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
     assert checkpoint.read_best_metadata(workdir)[0] == checkpoint.read_best_metadata(reference)[0]
-    assert runs.metrics(workdir, "validation")["n"] == 20
+    assert runs.metrics(workdir, "validation")["n"] == 10
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ def test_a_run_goes_from_eight_devices_to_two_processes_to_one(tmp_path):
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=1e-3, abs=1e-4)
     assert checkpoint.read_best_metadata(folder)[0] == checkpoint.read_best_metadata(alone)[0]
-    assert runs.metrics(folder, "validation")["n"] == 20
+    assert runs.metrics(folder, "validation")["n"] == 10
 
 
 class _EndedError(BaseException):
