@@ -34,6 +34,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FIELDS = {
     "model.hidden": "(16,)",
     "data.phantoms_per_class": "(25,4)",
+    "data.folds": "5",  # 40 steps
     "preprocess.size": "32",
     "stages.head_epochs": "2.0",
     "stages.epochs": "2.0",
