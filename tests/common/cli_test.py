@@ -237,7 +237,7 @@ class SlowStep:
 def main():
     print("begun")
     stage = Stage(number=1, first_segment=0, program_segment=0, learning_rate=1.0, steps=1, first_step=0)
-    Programs(SlowStep(), SlowStep(), None).start(stage)
+    Programs(SlowStep(), SlowStep(), None).start_ahead(stage)
     {ending}
 
 cli.run(main)
