@@ -40,7 +40,7 @@ LEFT_OUT = {
 }
 
 # What makes a command short, by its beginning; the first one that fits counts.
-TINY = ["--config.train.batch_size=8", "--config.preprocess.size=16", "--config.data.folds=2"]
+TINY = ["--config.train.batch_size=8", "--config.preprocess.size=8", "--config.data.folds=2"]
 NETWORK = [f"--config.{name}={value}" for name, value in runs.FIELDS.items() if name != "data.phantoms_per_class"]
 NETWORK += ["--config.stages.count=1", "--config.data.folds=2"]
 SHORT = {

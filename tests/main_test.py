@@ -21,7 +21,7 @@ from tests import runs
     ("name", "stages", "rise", "accuracy"),
     [("effnet", 4, 0.1, 0.95), ("cnn", 2, 0.3, 0.85), ("vgg16", 2, 0.3, 0.75), ("mlp", 2, 0.1, 0.5)],
 )
-def test_a_demo_learns_in_every_stage_to_testing_images_that_it_classifies(
+def test_a_demo_rises_from_stage_to_stage_and_classifies_its_testing_images(
     tmp_path: pathlib.Path, name: str, stages: int, rise: float, accuracy: float
 ) -> None:
     command = [sys.executable, "-m", "bt_jax.main", f"--config=configs/{name}.py:demo", f"--workdir={tmp_path}"]

@@ -29,7 +29,7 @@ def compute_image_weights(
 
 
 def compute_class_weights(setting: str | Sequence[float], labels: np.ndarray, classes: int) -> np.ndarray:
-    """Weight of each class in the loss: [classes] float32.
+    """Computes the weight of each class in the loss, [classes] float32.
 
     Args:
       setting: `none`; `balanced`, N / (classes present x images of the class) as scikit-learn's

@@ -19,12 +19,8 @@ _shared: dict[Hashable, StepFunction] | None = None  # of `share_programs`
 
 @contextlib.contextmanager
 def share_programs() -> Iterator[None]:
-    """Makes `compile_step` keep what it compiles, for several runs in one process. Within another such block it does
-    nothing."""
+    """Makes `compile_step` keep what it compiles, for several runs in one process."""
     global _shared
-    if _shared is not None:
-        yield
-        return
     _shared = {}
     try:
         yield

@@ -37,7 +37,8 @@ SHAPES = st.lists(st.lists(st.integers(1, 40), max_size=3).map(tuple), max_size=
 SEGMENTS = st.dictionaries(st.sampled_from(["kernel", "bias"]), SHAPES)
 
 
-@settings(deadline=None, max_examples=25)  # each compiles for its shapes
+@pytest.mark.slow  # each example compiles for its shapes
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), SEGMENTS, max_size=3))
 def test_any_tree_comes_back(shapes):
     generator = np.random.default_rng(0)
