@@ -1,7 +1,7 @@
 """A small convolutional network, trained from random weights: the second of two models published together.
 
     python -m bt_jax.main --config=configs/cnn.py
-    python -m bt_jax.main --config=configs/cnn.py:demo              # phantoms, a smaller network, 2 stages: 2 minutes
+    python -m bt_jax.main --config=configs/cnn.py:demo              # phantoms, a smaller network, 2 stages: 2.5 minutes
 
 The demo classifies some 93 % of the testing phantoms.
 

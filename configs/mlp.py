@@ -1,7 +1,7 @@
 """A small dense network, trained from random weights: the first of two models published together.
 
     python -m bt_jax.main --config=configs/mlp.py
-    python -m bt_jax.main --config=configs/mlp.py:demo              # phantoms, 32 pixels, 2 stages: 2 minutes
+    python -m bt_jax.main --config=configs/mlp.py:demo              # phantoms, 32 pixels, 2 stages: 75 seconds
 
 The demo shows the stages of such a network, not a good classifier: weights that belong to single pixels do not
 recognise a shape at another place, which is what distinguishes the phantoms' classes. It classifies some 60 % of the
