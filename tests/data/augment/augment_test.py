@@ -51,6 +51,7 @@ def test_nothing_on_gives_the_image_itself():
     assert same(result, plain(image))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=5)
 @given(size=st.integers(1, 50), on=st.sets(st.sampled_from(sorted(STRONG)), min_size=1))
 def test_shape_dtype_range_and_determinism(size, on):
