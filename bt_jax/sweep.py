@@ -54,6 +54,8 @@ def main() -> int:
 
     for config in runner.plan_runs(base, values=values, seeds=_SEEDS.value).values():
         config_check.check_config(config)
+        if not config.data.folds:
+            raise UsageError("config.data.folds is 0, so the runs could not be compared: use at least 2")
     cli.prepare_to_compute()
     return runner.run_sweep(
         base,

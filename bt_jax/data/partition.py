@@ -23,7 +23,7 @@ class Partition:
     Attributes:
       source: where the images come from.
       training: images to train on.
-      validation: images of other patients, for model selection.
+      validation: images of other patients, for model selection; empty without folds.
       testing: the source's Testing folder, evaluated once at the end; may be empty.
       grouping: where the groups come from, for reports.
       table: the rows of `split.csv`.
@@ -99,7 +99,7 @@ def divide(
     Args:
       source: the images.
       preprocessing: applied to each image.
-      folds: number of folds.
+      folds: number of folds; 0: all images are for training.
       fold: the fold to validate on.
       max_unreadable: see `dataset.load`.
       warn: called with one line for each warning.
@@ -116,9 +116,10 @@ def divide(
     if source.groups and not any(path in source.groups for path in trainable.records.paths):
         warn("groups.csv names none of the images: its paths must be relative to its folder: Training/<class>/<image>")
     groups, ranks, grouping = _group(trainable, source)
-    fold_of = splits.assign_folds(labels=trainable.labels, groups=ranks, folds=folds, class_names=source.class_names)
+    fold_of = _assign_folds(trainable, ranks, folds=folds, class_names=source.class_names)
     patients = patient_groups.find_patient_keys(trainable, source.patients)
-    role = np.where(fold_of == fold, "validation", "training").astype("<U10")  # [N]
+    validated = fold_of == fold if folds else np.zeros(len(trainable), bool)
+    role = np.where(validated, "validation", "training").astype("<U10")  # [N]
     chosen = Probe.parse(probe, class_names=source.class_names) if probe else None
     if chosen:
         rows = chosen.select_rows(trainable, class_names=source.class_names, patients=patients)
@@ -149,8 +150,22 @@ def divide(
 
 def check_fold(fold: int, *, folds: int) -> None:
     """Refuses the number of a fold that is not there."""
-    if not 0 <= fold < folds:
+    if not folds:
+        if fold:
+            raise UsageError(f"config.data.fold is {fold}: use 0, since config.data.folds is 0, or at least 2 folds")
+    elif not 0 <= fold < folds:
         raise UsageError(f"config.data.fold is {fold}: use 0 to {folds - 1}, or -1 for all")
+
+
+def _assign_folds(
+    trainable: Dataset, groups: Sequence[str] | np.ndarray, *, folds: int, class_names: Sequence[str]
+) -> np.ndarray:
+    """Returns the fold of each image, as `split.csv` has it: [N] integers, or empty strings without folds."""
+    if folds:
+        return splits.assign_folds(labels=trainable.labels, groups=groups, folds=folds, class_names=class_names)
+    if not len(trainable):
+        raise UsageError(splits.NO_IMAGES)
+    return np.full(len(trainable), "")
 
 
 def _group(trainable: Dataset, source: Source) -> tuple[Sequence[str], Sequence[str] | np.ndarray, str]:
@@ -169,7 +184,7 @@ def _group(trainable: Dataset, source: Source) -> tuple[Sequence[str], Sequence[
 
 def _check_class(labels: np.ndarray, role: np.ndarray, *, label: int, probe: Probe) -> None:
     """Raises `UsageError` for a probe that leaves no image of its class for training or validation."""
-    for part in ("training", "validation"):
+    for part in ("training", "validation") if "validation" in role else ("training",):
         if not (labels[role == part] == label).any():
             raise UsageError(
                 f"config.data.probe is {probe.text!r}, which leaves no image of {probe.class_name} for {part}: choose "

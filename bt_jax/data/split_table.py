@@ -24,7 +24,7 @@ class SplitTable(Collection[list[Any]]):
       class_names: in label order.
       trainable: [N] records of Training.
       groups: [N] names.
-      folds: [N] integers.
+      folds: [N] integers, or empty strings without folds.
       roles: [N] strings.
       fingerprints: [N].
       testing: [M] records of Testing.

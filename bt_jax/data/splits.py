@@ -13,6 +13,7 @@ from bt_jax.data.dedup import near_duplicates
 # Number of images up to which near-duplicates are searched: the time for more would be too long.
 MAX_COMPARED = 50_000
 MAX_CLASSES = 7  # NumPy sums more numbers in another order
+NO_IMAGES = "there are no readable images to train on"
 
 
 def group_images(
@@ -86,7 +87,7 @@ def assign_folds(
         raise UsageError(f"config.data.folds is {folds}: use at least 2")
     y = np.asarray(labels)
     if not len(y):
-        raise UsageError("there are no readable images to train on")
+        raise UsageError(NO_IMAGES)
     g = np.unique(np.asarray(groups), return_inverse=True)[1]
     for label in np.unique(y):
         of_class = len(np.unique(g[y == label]))

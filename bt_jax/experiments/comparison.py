@@ -46,7 +46,7 @@ def write_comparison(
     for line in left_out:
         say(f"excluded: {line}")
     if not runs:
-        raise UsageError("none of the runs is finished: finish at least one of them first")
+        raise UsageError("none of these runs is finished and validated: finish at least one of them first")
     rows = make_rows(runs)
     names = [row.name for row in rows]
     if reference and reference not in names:

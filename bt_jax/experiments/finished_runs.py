@@ -110,6 +110,9 @@ def find_runs(directories: Iterable[pathlib.Path]) -> tuple[list[FinishedRun], l
         if not is_finished(folder):
             left_out.append(f"{folder} is not finished")
             continue
+        if not (folder / "report" / "validation").exists() and not (folder / "cross_validation.json").exists():
+            left_out.append(f"{folder} validated nothing: its config.data.folds is 0")
+            continue
         run = read_run(folder)
         same = next((r for r in runs if (r.config, r.seed, r.fold) == (run.config, run.seed, run.fold)), None)
         if same is None:

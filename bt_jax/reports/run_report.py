@@ -20,7 +20,7 @@ def write(
     *,
     data: Partition,
     logits: Mapping[str, np.ndarray],
-    temperature: Temperature,
+    temperature: Temperature | None,
     facts: model_card.ModelFacts,
     say: Callable[[str], None],
 ) -> pathlib.Path:
@@ -30,7 +30,7 @@ def write(
       folder: the workdir.
       data: the images of the run.
       logits: [N, classes] of the checkpoint that is kept, by the name of the split.
-      temperature: to calibrate them with.
+      temperature: to calibrate them with; None without validation images.
       facts: what the model card says about the model; those about the data are found here.
       say: called with a line for each result and each file that the user may want to open.
 
@@ -63,7 +63,7 @@ def _report_splits(
     folder: pathlib.Path,
     data: Partition,
     logits: Mapping[str, np.ndarray],
-    temperature: Temperature,
+    temperature: Temperature | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Writes the report of each split that has logits, and returns the results by its name."""
@@ -83,7 +83,7 @@ def _report_splits(
             split=name,
             paths=dataset.paths,
             labels=dataset.labels,
-            probabilities=calibration.softmax(logits[name], temperature.value),
+            probabilities=calibration.softmax(logits[name], temperature.value if temperature else 1.0),
             class_names=data.source.class_names,
             leaked=leakage.has_near_duplicate(dataset, *known),
             patients=patients,
@@ -92,7 +92,9 @@ def _report_splits(
                 temperature=temperature.value,
                 fitted_on=temperature.fitted_on,
                 biased=name == "validation",
-            ),
+            )
+            if temperature
+            else None,
             notice=data.source.notice,
         )
         say(score_text.summarise_scores(results[name]))
@@ -107,5 +109,7 @@ def _collect_data_facts(data: Partition) -> model_card.ModelFacts:
         "kaggle_set": data.is_kaggle_set,
         "images": {"training": len(data.training), "validation": len(data.validation), "testing": len(data.testing)},
         "classes": data.source.class_names,
-        "split": f"no group of images is in both training and validation; grouped: {data.grouping}",
+        "split": f"no group of images is in both training and validation; grouped: {data.grouping}"
+        if len(data.validation)
+        else "all images were trained on, so none of them measures the model",
     }

@@ -102,7 +102,7 @@ RULES: Mapping[str, Rule] = {
     "model.channels": WHOLE,
     "data.source": TEXT,
     "data.dir": TEXT,
-    "data.folds": take_whole(2),
+    "data.folds": Rule(lambda value: type(value) is int and (value == 0 or value >= 2), "2 or more, or 0 for none"),
     "data.fold": WHOLE,
     "data.probe": TEXT,
     "data.balance": take_one_of("none", "source"),
@@ -166,7 +166,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     _check_fields(_flatten(config))
     profiler.parse(config.profile)
     sources.check_source(config.data.source, directory=config.data.dir)
-    if config.data.fold != -1:
+    if config.data.fold != -1 or not config.data.folds:
         partition.check_fold(config.data.fold, folds=config.data.folds)
     class_names = class_labels.BRAIN_TUMOR_CLASSES if config.data.source == "phantoms" else None
     if config.data.probe:

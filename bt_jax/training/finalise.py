@@ -32,7 +32,8 @@ _IMAGES_OF_A_KIND = 4
 def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
     """Writes `calibration.json`, `doubt.npz` and the report of the best checkpoint, and for a demo its examples.
 
-    All processes call it alike; the first one writes.
+    Without validation images the last checkpoint is the best, and there is nothing to fit the first two on. All
+    processes call it alike; the first one writes.
     """
     progress = result.progress
     best_step = progress.step if progress.best_step is None else progress.best_step  # the best checkpoint may be lost
@@ -43,9 +44,11 @@ def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
     said = waiting.report("scoring the images and writing the report", say=processes.say)
     with run.record.time_phase("report"), said:
         logits, features = _compute_outputs(model, setup.data)
-        temperature = fit_temperature(setup.data, logits["validation"], step=best_step)
-        calibration.write(run.folder, temperature)
-        ood_model = fit_ood_model(model, setup.data, features["validation"], step=best_step)
+        temperature, ood_model = None, None
+        if "validation" in logits:
+            temperature = fit_temperature(setup.data, logits["validation"], step=best_step)
+            calibration.write(run.folder, temperature)
+            ood_model = fit_ood_model(model, setup.data, features["validation"], step=best_step)
         facts: ModelFacts = {
             **setup.facts,
             "provenance": run.record.get_provenance(),
@@ -57,7 +60,7 @@ def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
         if ood_model is not None:
             ood.write(run.folder, ood_model)
             facts["doubt"] = _describe_ood_scores(ood_model, features, _compute_other_features(model, setup))
-        if setup.examples:
+        if setup.examples and ("testing" in logits or "validation" in logits):
             _write_examples(setup, run, model, logits, temperature)
         card = run_report.write(
             run.folder, data=setup.data, logits=logits, temperature=temperature, facts=facts, say=processes.say
@@ -99,7 +102,7 @@ def fit_ood_model(model: LoadedForward, data: Partition, validation: np.ndarray,
 
 
 def _write_examples(
-    setup: Setup, run: OpenRun, model: LoadedForward, logits: Mapping[str, np.ndarray], temperature: Temperature
+    setup: Setup, run: OpenRun, model: LoadedForward, logits: Mapping[str, np.ndarray], temperature: Temperature | None
 ) -> None:
     """Draws heat maps of a few testing images, or validation images, into the report; phantoms become files too."""
     data = setup.data
@@ -110,7 +113,7 @@ def _write_examples(
         TrainedNetwork(setup.step.network, **model.weights, normalisation=setup.description.create_normalisation()),
         dataset,
         rows,
-        probabilities=calibration.softmax(logits[split], temperature.value),
+        probabilities=calibration.softmax(logits[split], temperature.value if temperature else 1.0),
         class_names=data.source.class_names,
         title=f"{split.capitalize()} images with heat maps of the predicted class (red: wrong)",
         notice=data.source.notice,

@@ -10,6 +10,7 @@ import numpy as np
 from bt_jax.common import waiting
 from bt_jax.common.signals import Interrupt, catch_signals
 from bt_jax.distributed import processes
+from bt_jax.training.evaluator import Evaluator
 from bt_jax.training.precompile import Programs
 from bt_jax.training.profiler import Profiler
 from bt_jax.training.progress import Progress
@@ -120,7 +121,8 @@ class Loop:
             self._interrupt.synchronise()
             if self._is_evaluation_due(stage):
                 self._fetch_metrics(stage)
-                self._evaluate(stage, state)
+                if self._setup.evaluator is not None:
+                    self._evaluate(self._setup.evaluator, stage, state)
                 self._add_stage_time(stage)
                 self._save(state)
             elif self._is_checkpoint_due():
@@ -191,11 +193,11 @@ class Loop:
         self._log.fetch(stage)
         self._watchdog.note_fetch()
 
-    def _evaluate(self, stage: Stage, state: TrainState) -> None:
+    def _evaluate(self, evaluator: Evaluator, stage: Stage, state: TrainState) -> None:
         progress = self._progress
         said = waiting.report("evaluating on the validation images", say=processes.say)
         with self._run.record.time_phase("evaluation"), said:
-            values = self._setup.evaluator.score(stage, state)
+            values = evaluator.score(stage, state)
         progress.record_evaluation(values["val/loss"])
         self._log.write(stage, values)
         best = ", the best so far" if progress.best_step == progress.step else ""

@@ -49,7 +49,7 @@ class Setup:
       cadence: how often to log, evaluate and save.
       step: the training step.
       inputs: what the stages train on and are validated on.
-      evaluator: scores a state between epochs.
+      evaluator: scores a state between epochs; None without validation images.
       forward: the network's outputs for any images.
       state: to start with; the first step takes its memory.
       progress: where the run stands; training moves it.
@@ -67,7 +67,7 @@ class Setup:
     cadence: Cadence
     step: TrainStep
     inputs: StageInputs
-    evaluator: Evaluator
+    evaluator: Evaluator | None
     forward: ShardedForward
     state: TrainState
     progress: Progress
@@ -127,9 +127,9 @@ def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
         ),
         step=step,
         inputs=inputs,
-        evaluator=Evaluator(
-            data.validation.labels, class_names=data.source.class_names, forward=forward, inputs=inputs
-        ),
+        evaluator=Evaluator(data.validation.labels, class_names=data.source.class_names, forward=forward, inputs=inputs)
+        if config.data.folds
+        else None,
         forward=forward,
         state=state,
         progress=progress,
@@ -186,7 +186,7 @@ def _load_data(config: ml_collections.ConfigDict, run: OpenRun, start: Start) ->
         leakage.write(run.folder, (data.training, data.validation))
     say(
         f"data: {data.source.description}: {len(data.training)} training, {len(data.validation)} validation images "
-        f"(fold {config.data.fold} of {config.data.folds}; {data.grouping}), {len(data.testing)} testing images"
+        f"({_name_fold(config)}; {data.grouping}), {len(data.testing)} testing images"
     )
     if data.probe:
         say(f"shift probe: {len(data.shifted)} images of {data.probe.description} are kept from both")
@@ -299,7 +299,7 @@ def _collect_facts(
 ) -> ModelFacts:
     name, size = model.network.name, preprocessing.size
     return {
-        "title": f"{name}, fold {config.data.fold} of {config.data.folds}",
+        "title": f"{name}, {_name_fold(config)}",
         "model": f"{name} at {size}x{size} pixels",
         "parameters": summary.count_parameters(model.params),
         "weights": model.description.weights,
@@ -308,6 +308,10 @@ def _collect_facts(
         "stages": plan.list_stages(),
         "seed": config.seed,
     }
+
+
+def _name_fold(config: ml_collections.ConfigDict) -> str:
+    return f"fold {config.data.fold} of {config.data.folds}" if config.data.folds else "trained on all images"
 
 
 def _list_settings(settings: dict[str, Any]) -> str:

@@ -265,6 +265,6 @@ def test_the_recall_on_a_shift_probe_is_that_of_its_clean_images(tmp_path, leake
 
 def test_nothing_finished(tmp_path):
     write(tmp_path / "run", right=[], finished=False)
-    with pytest.raises(UsageError, match="none of the runs is finished"):
+    with pytest.raises(UsageError, match="none of these runs is finished"):
         comparison.write_comparison([tmp_path], tmp_path / "out", say=lambda line: None)
     assert not (tmp_path / "out").exists()
