@@ -20,6 +20,7 @@ from bt_jax.inference.trained_model import TrainedModel
 FORMATS = ("stablehlo", "onnx", "safetensors")
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # absolute for probabilities; for logits, relative to the largest
+HALF_TOLERANCE = 1e-2  # the same for float16 weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +31,20 @@ class Difference:
       images: number of images.
       probabilities: largest absolute difference of a probability.
       logits: largest absolute difference of a logit, divided by the largest logit or by 1 if that is larger.
+      changed: number of images whose predicted class differs.
     """
 
     images: int
     probabilities: float
     logits: float
+    changed: int = 0
 
-    @property
-    def small(self) -> bool:
-        """Whether both differences are within `TOLERANCE`; False for NaN."""
-        return self.probabilities <= TOLERANCE and self.logits <= TOLERANCE
+    def is_within(self, tolerance: float) -> bool:
+        """Whether both differences are within a tolerance; False for NaN."""
+        return self.probabilities <= tolerance and self.logits <= tolerance
 
 
-def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarray) -> Difference:
+def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarray, half: bool = False) -> Difference:
     """Writes a model to a file after checking that the file gives the same outputs as the model.
 
     Args:
@@ -50,6 +52,7 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
       model: a model with networks.
       form: one of `FORMATS`.
       images: [N, S, S] uint8, preprocessed, to compare on.
+      half: stores matrices and filters as float16, in a safetensors file.
 
     Raises:
       UsageError: the model has no networks, packages are missing, or the outputs differ.
@@ -57,10 +60,10 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
     if not model.networks:
         raise UsageError("a StableHLO file cannot be exported again: use the workdir or a safetensors file")
     with waiting.report(f"converting the model to {form}"):
-        content = _CONVERTERS[form](model)
+        content = _convert_to_safetensors(model, half=True) if half else _CONVERTERS[form](model)
     with waiting.report(f"comparing the {form} file with the model"):
         difference = compare(content, model, form=form, images=images)
-    if not difference.small:
+    if not difference.is_within(HALF_TOLERANCE if half else TOLERANCE):
         raise UsageError(
             f"the outputs of the {form} file differ from the model's (probabilities by {difference.probabilities:.1e}, "
             f"logits by {difference.logits:.1e} on {difference.images} images): the file was not written"
@@ -81,6 +84,7 @@ def compare(content: bytes, model: TrainedModel, *, form: str, images: np.ndarra
         images=len(images),
         probabilities=float(np.abs(probabilities - ours).max()),
         logits=float(np.abs(logits - expected).max() / max(1.0, np.abs(expected).max())),
+        changed=int((probabilities.argmax(axis=1) != ours.argmax(axis=1)).sum()),
     )
 
 
@@ -94,8 +98,8 @@ def _run_file(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarra
         return logits, several.compute_probabilities(logits)
 
 
-def _convert_to_safetensors(model: TrainedModel) -> bytes:
-    return model_file.encode_safetensors(_make_stored_model(model))
+def _convert_to_safetensors(model: TrainedModel, *, half: bool = False) -> bytes:
+    return model_file.encode_safetensors(_make_stored_model(model), half=half)
 
 
 def _convert_to_stablehlo(model: TrainedModel) -> bytes:
@@ -146,6 +150,7 @@ def _make_stored_model(model: TrainedModel) -> model_file.StoredModel:
         description=dataclasses.asdict(model.description),
         temperature=model.temperature,
         ood_models=model.ood_models,
+        confidence_limit=model.confidence_limit,
         networks=[{"params": one.params, "batch_stats": one.batch_stats} for one in model.networks],
     )
 

@@ -3,8 +3,8 @@
 `convert` writes the two formats that are read here.
 
 safetensors: the arrays `networks.0.params.<segment>...`, `networks.0.batch_stats...` and `doubts.0...` (the OOD model),
-numbered by the networks of an ensemble. The header holds `schema`, `temperature` and the fields of the description as
-JSON strings.
+numbered by the networks of an ensemble. The header holds `schema`, `temperature`, `confidence_limit` and the fields of
+the description as JSON strings. The matrices and filters are float32, or float16 in a file of half the size.
 
 StableHLO: an uncompressed zip of `model.json` (the same fields), `doubts.safetensors`, `weights.safetensors` (arrays
 named as above) and `program.jax_export`, a program for any CPU, GPU or TPU.
@@ -30,6 +30,7 @@ from flax import traverse_util
 from bt_jax.common.errors import UsageError
 from bt_jax.inference.ood import OodModel
 from bt_jax.metrics.calibration import Temperature
+from bt_jax.metrics.selective import ConfidenceLimit
 from bt_jax.models.pretrained import safetensors_file
 from bt_jax.models.registry import Tree
 
@@ -47,6 +48,7 @@ class StoredModel:
       description: of all its networks, the fields of `ModelDescription`.
       temperature: None if none was stored.
       ood_models: one for each network, or empty.
+      confidence_limit: None if it was not measured.
       networks: {`params`, `batch_stats`} of each network; empty if the file holds a program.
       program: the exported program with its weights bound; None if the file holds networks.
     """
@@ -55,12 +57,22 @@ class StoredModel:
     temperature: Temperature | None
     ood_models: Sequence[OodModel]
     networks: Sequence[Mapping[str, Tree]] = ()
+    confidence_limit: ConfidenceLimit | None = None
     program: Program | None = None
 
 
-def encode_safetensors(stored: StoredModel) -> bytes:
-    """Encodes networks as a safetensors file."""
-    tensors = _flatten_ood_models(stored.ood_models) | flatten_weights(stored.networks)
+def encode_safetensors(stored: StoredModel, *, half: bool = False) -> bytes:
+    """Encodes networks as a safetensors file.
+
+    Args:
+      stored: the model.
+      half: stores matrices and filters as float16. The vectors, such as the variances of a BatchNorm, which may be
+        smaller than float16 can hold, stay float32.
+    """
+    weights = flatten_weights(stored.networks)
+    if half:
+        weights = {name: array.astype(np.float16) if array.ndim > 1 else array for name, array in weights.items()}
+    tensors = _flatten_ood_models(stored.ood_models) | weights
     header = {name: json.dumps(value) for name, value in _make_header(stored).items()}
     return safetensors.numpy.save(tensors, header)
 
@@ -139,19 +151,24 @@ def _read_stablehlo(path: pathlib.Path) -> StoredModel:
 
 
 def _make_header(stored: StoredModel) -> dict[str, Any]:
-    temperature = dataclasses.asdict(stored.temperature) if stored.temperature else None
-    return {"schema": SCHEMA, **stored.description, "temperature": temperature}
+    return {
+        "schema": SCHEMA,
+        **stored.description,
+        "temperature": dataclasses.asdict(stored.temperature) if stored.temperature else None,
+        "confidence_limit": dataclasses.asdict(stored.confidence_limit) if stored.confidence_limit else None,
+    }
 
 
 def _parse_header(notes: dict[str, Any], trees: Mapping[str, Any], path: pathlib.Path) -> StoredModel:
     """Makes a `StoredModel` from the header fields and the arrays of the OOD models, without networks or program."""
     if notes.pop("schema") != SCHEMA:
         raise UsageError(f"{path} was written by another version of bt_jax: export the model again with this version")
-    temperature = notes.pop("temperature")
+    temperature, limit = notes.pop("temperature"), notes.pop("confidence_limit", None)  # earlier files have no limit
     ood_models = trees.get("doubts", {})
     return StoredModel(
         description=notes,
         temperature=Temperature(**temperature) if temperature else None,
+        confidence_limit=ConfidenceLimit(**limit) if limit else None,
         ood_models=[OodModel.from_arrays(_get_numbered(ood_models, number)) for number in range(len(ood_models))],
     )
 

@@ -121,14 +121,22 @@ def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: i
       fitted_on: description of the validation images.
       step: of the checkpoint.
     """
-    if not (len(training) and len(validation) and np.isfinite(training).all() and np.isfinite(validation).all()):
+    found = fit_gaussian(training, fitted_on=fitted_on, step=step)
+    if found is None or not len(validation) or not np.isfinite(validation).all():
+        return None
+    return dataclasses.replace(found, threshold=float(np.percentile(found.score(validation), PERCENTILE)))
+
+
+def fit_gaussian(training: np.ndarray, *, fitted_on: str, step: int) -> OodModel | None:
+    """Fits an OOD model whose scores are the distances themselves: its threshold is 1. See `fit`."""
+    if not (len(training) and np.isfinite(training).all()):
         return None
     centre = training.mean(axis=0, dtype=np.float64)
     variances, components, total = _find_principal_components(np.asarray(training, np.float64) - centre)
     least = SHRINKAGE * total / len(centre)
     if not least > 0:
         return None
-    found = OodModel(
+    return OodModel(
         centre=centre.astype(np.float32),
         components=components.astype(np.float32),
         variances=(variances + least).astype(np.float32),
@@ -137,7 +145,6 @@ def fit(training: np.ndarray, validation: np.ndarray, *, fitted_on: str, step: i
         fitted_on=fitted_on,
         step=step,
     )
-    return dataclasses.replace(found, threshold=float(np.percentile(found.score(validation), PERCENTILE)))
 
 
 def make_warning(score: float) -> Message:

@@ -13,6 +13,7 @@ from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.data.io.slices import Slice
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.inference import ood, trained_model
+from bt_jax.metrics.selective import ConfidenceLimit
 
 # Test-time augmentation: weak enough that each view is still a plausible slice.
 VIEWS = Augmentation(flip=True, rotation=0.02, zoom=0.05, shift=0.02)
@@ -86,6 +87,7 @@ class Predictor:
         self.class_names = first.class_names
         self._preprocessings: tuple[Preprocessing, ...] = tuple(dict.fromkeys(m.preprocessing for m in models))
         self._always = _warn_about_models(models)
+        self._limit = first.confidence_limit if len(models) == 1 else None  # it was measured with this model alone
 
     @classmethod
     def load(cls, paths: Iterable[str], *, views: int = 1, batch_size: int = 32) -> "Predictor":
@@ -131,8 +133,15 @@ class Predictor:
     ) -> tuple[str, ...]:
         """Collects the warnings for a slice with these probabilities [classes]; the OOD warning comes first."""
         out_of_distribution = (ood.make_warning(score),) if score is not None and score > 1 else ()
-        unsure = (_NO_MAJORITY,) if probabilities.max() <= _UNSURE else ()
-        return (*out_of_distribution, *self._always, *prepared.warnings, *unsure)
+        return (*out_of_distribution, *self._always, *prepared.warnings, *self._warn_about_confidence(probabilities))
+
+    def _warn_about_confidence(self, probabilities: np.ndarray) -> tuple[str, ...]:
+        confidence = float(probabilities.max())
+        if confidence <= _UNSURE:
+            return (_NO_MAJORITY,)
+        if self._limit is not None and confidence < self._limit.value:
+            return (_make_limit_warning(self._limit),)
+        return ()
 
     def _compute(self, slices: Sequence[PreparedSlice], rows: int) -> tuple[np.ndarray, list[float | None]]:
         """Computes probabilities [N, classes] float64, the mean over models and views, and OOD scores [N]."""
@@ -154,6 +163,16 @@ class Predictor:
         count = len(slices)
         ood_scores = np.mean(scores, axis=0)[:count].tolist() if scores else [None] * count
         return total[:count] / (len(self.models) * self.views), ood_scores
+
+
+def _make_limit_warning(limit: ConfidenceLimit) -> Message:
+    return Message(
+        "low_confidence",
+        "The confidence is below {limit}%. Of the answers above it, {accuracy}% were right on images of patients that "
+        "the model had not seen.",
+        limit=round(100 * limit.value),
+        accuracy=round(100 * limit.accuracy, 1),
+    )
 
 
 def _compute_view(images: np.ndarray, view: int) -> np.ndarray:

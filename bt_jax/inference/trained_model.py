@@ -22,8 +22,9 @@ from bt_jax.inference import model_file, ood
 from bt_jax.inference.description import ModelDescription
 from bt_jax.inference.forward import Forward, compute_outputs, make_forward
 from bt_jax.inference.ood import OodModel
-from bt_jax.metrics import calibration
+from bt_jax.metrics import calibration, selective
 from bt_jax.metrics.calibration import Temperature
+from bt_jax.metrics.selective import ConfidenceLimit
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 from bt_jax.workdir import checkpoint
@@ -67,6 +68,7 @@ class TrainedModel:
       folders: workdirs of the members; empty for a file.
       temperature: of the probabilities; None if none is stored, and then the probabilities are not calibrated.
       ood_models: one for each member; empty if they were not fitted, and then there are no OOD scores.
+      confidence_limit: below it an answer carries a warning; None if it was not measured.
     """
 
     description: ModelDescription
@@ -76,6 +78,7 @@ class TrainedModel:
     folders: tuple[pathlib.Path, ...]
     temperature: Temperature | None = None
     ood_models: tuple[OodModel, ...] = ()
+    confidence_limit: ConfidenceLimit | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -128,6 +131,15 @@ def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[Mo
     )
 
 
+def read_best_step(folder: str | os.PathLike[str]) -> int:
+    """Returns the step of the checkpoint that `load` takes.
+
+    Raises:
+      UsageError: the folder holds no run.
+    """
+    return checkpoint.read_best_metadata(folder)[0]
+
+
 def _restore_weights(folder: str | os.PathLike[str], step: int, params: Tree, batch_stats: Tree) -> Tree:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     tree = checkpoint.make_abstract({"params": params, "batch_stats": batch_stats}, here)
@@ -155,7 +167,7 @@ def _load_workdir(folder: pathlib.Path, batch_size: int) -> TrainedModel:
         raise UsageError(
             f"the cross-validation in {folder} is not finished: run it to the end, or use one of its folds"
         )
-    descriptions, networks, temperatures, ood_models = [], [], [], []
+    descriptions, networks, temperatures, ood_models, limits = [], [], [], [], []
     for fold in folds:
         step, metadata = checkpoint.read_best_metadata(fold)
         description = ModelDescription.from_dict(metadata["model"])
@@ -163,6 +175,7 @@ def _load_workdir(folder: pathlib.Path, batch_size: int) -> TrainedModel:
         weights = _restore_weights(fold, step, *shapes)
         temperatures.append(calibration.read(fold, step=step))
         ood_models.append(ood.read(fold, step=step))
+        limits.append(selective.read(fold, step=step))
         descriptions.append(description)
         networks.append(
             TrainedNetwork(network, weights["params"], weights["batch_stats"], description.create_normalisation())
@@ -180,6 +193,7 @@ def _load_workdir(folder: pathlib.Path, batch_size: int) -> TrainedModel:
         temperature=temperatures[0] if folds == [folder] else calibration.read(folder),
         # The mean of only some members' scores would need another threshold.
         ood_models=tuple(known) if len(known := [one for one in ood_models if one]) == len(folds) else (),
+        confidence_limit=limits[0] if folds == [folder] else None,
     )
 
 
@@ -199,6 +213,7 @@ def _load_file(path: pathlib.Path, batch_size: int) -> TrainedModel:
         folders=(),
         temperature=stored.temperature,
         ood_models=tuple(stored.ood_models),
+        confidence_limit=stored.confidence_limit,
     )
 
 
@@ -216,7 +231,8 @@ def _fill_network(description: ModelDescription, weights: Mapping[str, Tree]) ->
     if expected != given:
         names = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         raise ValueError(f"the weights do not fit {description.name}: {', '.join(names[:3])}")
-    params, batch_stats = jax.device_put((weights["params"], weights["batch_stats"]), jax.devices()[0])
+    given_trees = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (weights["params"], weights["batch_stats"]))
+    params, batch_stats = jax.device_put(given_trees, jax.devices()[0])
     return TrainedNetwork(network, params, batch_stats, description.create_normalisation())
 
 

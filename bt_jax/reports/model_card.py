@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 from bt_jax.common import files
 from bt_jax.common.formatting import format_duration, format_markdown_section, format_markdown_table
 from bt_jax.data import class_labels
+from bt_jax.metrics.selective import ConfidenceLimit, Selection
 from bt_jax.reports import limits, score_sections, score_text
 from bt_jax.reports.score_sections import Results, escape_link
 
@@ -35,6 +36,8 @@ class ModelFacts(TypedDict, total=False):
       best_step: optimizer step of the checkpoint that was kept.
       shift_probe: the recall on images of a class from another source, as a clause.
       calibration: a sentence about the temperature.
+      selections: what limits of the confidence leave of the images.
+      limit: the one below which an answer carries a warning; None if no limit was good enough.
       doubt: how many images of each kind were flagged as out-of-distribution, as clauses.
       seed: of the random numbers.
       versions: of the libraries, by name.
@@ -59,6 +62,8 @@ class ModelFacts(TypedDict, total=False):
     best_step: int
     shift_probe: str
     calibration: str
+    selections: Sequence[Selection]
+    limit: ConfidenceLimit | None
     doubt: str
     seed: int
     versions: Mapping[str, str]
@@ -91,6 +96,7 @@ def write_model_card(path: files.Path, *, facts: ModelFacts, metrics: Results, n
         _format_limits(facts, metrics, synthetic=facts.get("synthetic", notice is not None)),
         _format_facts(facts),
         score_sections.format_calibration(metrics, remark=facts.get("calibration")),
+        _format_selections(facts),
         _format_ood_detection(facts),
         *(score_sections.format_class_scores(name, result, path.parent) for name, result in metrics.items()),
         _format_heat_maps(path.parent),
@@ -132,6 +138,26 @@ def _format_facts(facts: ModelFacts) -> str:
     ]
     return format_markdown_section(
         "The model", format_markdown_table(["", ""], [[f"**{name}**", text] for name, text in rows if text])
+    )
+
+
+def _format_selections(facts: ModelFacts) -> str:
+    if "selections" not in facts:
+        return ""
+    limit = facts.get("limit")
+    rows = [
+        [f"{one.limit:.2f}", f"{one.coverage:.1%}", f"{one.accuracy:.1%}" if one.coverage else "-"]
+        for one in facts["selections"]
+    ]
+    return format_markdown_section(
+        "Answers without a warning",
+        f"An answer carries a warning if its confidence is below {limit.value:.2f}, or if the image is "
+        f"out-of-distribution. Of {limit.fitted_on}, {limit.coverage:.1%} had no warning, and of these, "
+        f"{limit.accuracy:.1%} were right. The limit was chosen on the same images."
+        if limit
+        else "No limit of the confidence made the answers above it as accurate as was asked for.",
+        format_markdown_table(["Limit of the confidence", "Answers without a warning", "Accuracy of these"], rows),
+        "The shares hold for images like these. On images from other places more answers without a warning are wrong.",
     )
 
 

@@ -1,7 +1,6 @@
 """Everything that a run needs to train, from its configuration: `prepare`. Nothing below it knows the configuration."""
 
 import dataclasses
-from typing import Any
 
 import ml_collections
 from jax.sharding import Mesh
@@ -303,8 +302,8 @@ def _collect_facts(
         "model": f"{name} at {size}x{size} pixels",
         "parameters": summary.count_parameters(model.params),
         "weights": model.description.weights,
-        "preprocessing": _list_settings(preprocessing.to_dict()),
-        "augmentation": _list_settings(config.augment.to_dict()),
+        "preprocessing": run_folder.format_settings(preprocessing.to_dict()),
+        "augmentation": run_folder.format_settings(config.augment.to_dict()),
         "stages": plan.list_stages(),
         "seed": config.seed,
     }
@@ -312,8 +311,3 @@ def _collect_facts(
 
 def _name_fold(config: ml_collections.ConfigDict) -> str:
     return f"fold {config.data.fold} of {config.data.folds}" if config.data.folds else "trained on all images"
-
-
-def _list_settings(settings: dict[str, Any]) -> str:
-    """Returns `name value` of all settings that are not off."""
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if value)

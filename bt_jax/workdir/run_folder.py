@@ -105,6 +105,11 @@ def write_config(
         files.write_json(path, {"schema": SCHEMA, "config": dict(config)})
 
 
+def format_settings(settings: Mapping[str, Any]) -> str:
+    """Formats the settings that are not off as `name value, name value`."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if value)
+
+
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str]) -> str:
     """Describes the fields, except those in `free`, in which two flat configurations differ; empty if none."""
     return "; ".join(

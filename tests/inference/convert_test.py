@@ -64,7 +64,7 @@ def test_an_ensemble_is_one_file(form, tmp_path):
     images = small_models.images(5, 12)
     assert model.predict_logits(images).shape == (2, 5, 4)
     out = tmp_path / f"ensemble.{form}"
-    assert convert.write(out, model, form=form, images=images).small
+    assert convert.write(out, model, form=form, images=images).is_within(convert.TOLERANCE)
     if form == "onnx":
         logits, probabilities = onnx_graph.run(out.read_bytes(), images.astype(np.float32) / 255)
         np.testing.assert_allclose(logits, model.predict_logits(images), atol=1e-5)
@@ -102,7 +102,7 @@ def test_a_file_that_answers_differently_is_not_written(tmp_path, monkeypatch):
 
 
 def test_not_a_number_is_not_small():
-    assert not convert.Difference(images=1, probabilities=float("nan"), logits=0.0).small
+    assert not convert.Difference(images=1, probabilities=float("nan"), logits=0.0).is_within(1.0)
 
 
 def test_a_program_is_not_exported_again(tmp_path):
