@@ -14,6 +14,7 @@ Usage: ./launch.sh COMMAND [ARGUMENTS]
 
   demo [FLAGS]      train a small network on built-in phantoms and write its report to runs/demo/report;
                     FLAGS go to bt_jax.main; a finished demo is only reported again
+  serve [FLAGS]     open the web page with the trained model of the package; FLAGS go to bt_jax.serve
   test [all]        check style and types and run the tests; with all, also those that take long
   test ARGUMENTS    run only pytest, with these arguments
   install [EXTRA]   only make .venv, with an extra such as cuda12, cuda13 or tpu
@@ -32,6 +33,7 @@ to this script (tpu and gke install nothing here). Paths in FLAGS and ARGUMENTS 
 
 Examples:
   ./launch.sh demo
+  ./launch.sh serve --port=8080
   ./launch.sh demo --workdir=runs/another --config.seed=1
   ./launch.sh test
   ./launch.sh test tests/metrics -k macro
@@ -116,6 +118,12 @@ run_demo() {
   exec "$python" -m bt_jax.main --config=configs/effnet.py:demo --workdir=runs/demo "$@"
 }
 
+run_server() {
+  install ''
+  cd -- "$root"
+  exec "$python" -m bt_jax.serve "$@"
+}
+
 run_tests() {
   install test
   cd -- "$root"
@@ -170,10 +178,11 @@ command="${1-}"
 (($#)) && shift
 case "$command" in
   demo) run_demo "$@" ;;
+  serve) run_server "$@" ;;
   test) run_tests "$@" ;;
   install) install "${1-}" ;;
   multihost | tpu | gke | slurm) run_launcher "$command" "$@" ;;
   help | --help | -h) usage ;;
-  '') fail 'no command given: use demo or test, or another that ./launch.sh help shows' ;;
-  *) fail "unknown command '$command': use demo or test, or another that ./launch.sh help shows" ;;
+  '') fail 'no command given: use demo, serve or test, or another that ./launch.sh help shows' ;;
+  *) fail "unknown command '$command': use demo, serve or test, or another that ./launch.sh help shows" ;;
 esac

@@ -16,7 +16,10 @@ from bt_jax.common import cli, files, waiting
 from bt_jax.common.errors import UsageError
 
 _MODEL = flags.DEFINE_string(
-    "model", "", "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file."
+    "model",
+    "",
+    "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file. Default: the model that "
+    "ships with bt_jax.",
 )
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
 _SPLIT = flags.DEFINE_enum("split", "Testing", ["Testing", "Training"], "Part of the data to score.")
@@ -29,20 +32,22 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step.", 1)
 
 def main() -> None:
     """Scores the model and writes the report files."""
-    for flag in (_MODEL, _DATA, _OUT):
+    for flag in (_DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
     out = pathlib.Path(_OUT.value)
     files.check_folder(out, flag="out")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.data import dataset, leakage, patient_groups, sources
-    from bt_jax.inference import trained_model
+    from bt_jax.inference import shipped_model, trained_model
     from bt_jax.metrics.by_patient import Patients
     from bt_jax.metrics.calibration import Calibration
     from bt_jax.reports import score_text, split_report
 
     cli.prepare_to_compute()
-    model = trained_model.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
+    (chosen,) = shipped_model.choose([_MODEL.value] if _MODEL.value else [])
+    print(f"model: {shipped_model.describe(chosen)}")
+    model = trained_model.load(chosen, batch_size=_BATCH_SIZE.value)
     source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
     for warning in source.warnings:
         print(f"warning: {warning}")
@@ -55,7 +60,7 @@ def main() -> None:
     if not len(images):
         raise UsageError(f"{_DATA.value} has no images in {_SPLIT.value}/<class>/: choose another --split")
     if not model.folders:
-        print(f"warning: {_MODEL.value} does not list its training images, so leaked images are not identified")
+        print(f"warning: {chosen} does not list its training images, so leaked images are not identified")
     leaked = np.zeros(len(images), bool)
     for folder in model.folders:
         leaked |= leakage.has_near_duplicate(images, *leakage.read(folder))

@@ -24,7 +24,11 @@ if typing.TYPE_CHECKING:
     from bt_jax.data.sources import Source
     from bt_jax.inference.trained_model import TrainedModel
 
-_MODEL = flags.DEFINE_string("model", "", "Workdir of a run or of a cross-validation, or a safetensors file.")
+_MODEL = flags.DEFINE_string(
+    "model",
+    "",
+    "Workdir of a run or of a cross-validation, or a safetensors file. Default: the model that ships with bt_jax.",
+)
 _FORMAT = flags.DEFINE_enum("format", None, ["stablehlo", "onnx", "safetensors"], "Format of the file.")
 _OUT = flags.DEFINE_string("out", "", "File to write.")
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images to compare on. Default: the images of the run.")
@@ -34,16 +38,18 @@ _COMPARED = 16  # images
 def main() -> None:
     """Converts the model, compares the outputs, and writes the file."""
     form = _FORMAT.value or ""
-    for flag in (_MODEL, _FORMAT, _OUT):
+    for flag in (_FORMAT, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
     out = pathlib.Path(_OUT.value)
     files.check_output(out, flag="out")
     # Imported here so that --help does not wait for JAX.
-    from bt_jax.inference import convert, trained_model
+    from bt_jax.inference import convert, shipped_model, trained_model
 
     cli.prepare_to_compute()
-    model = trained_model.load(_MODEL.value, batch_size=_COMPARED)
+    (chosen,) = shipped_model.choose([_MODEL.value] if _MODEL.value else [])
+    print(f"model: {shipped_model.describe(chosen)}")
+    model = trained_model.load(chosen, batch_size=_COMPARED)
     images, origin = _load_images(model)
     difference = convert.write(out, model, form=form, images=images)
     print(

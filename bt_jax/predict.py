@@ -1,6 +1,6 @@
 """Predicts the class of images, DICOM files and NIfTI volumes: one record for each image or slice.
 
-    python -m bt_jax.predict --model=runs/effnet_cpu scan.png
+    python -m bt_jax.predict scan.png
     python -m bt_jax.predict --model=runs/effnet_cpu series/ 'scans/**/*.dcm' volume.nii.gz
     python -m bt_jax.predict --model=runs/effnet_cpu --format=csv --out=predictions.csv archive.zip
     python -m bt_jax.predict --model=runs/first --model=exported.stablehlo --views=8 scan.png
@@ -27,9 +27,13 @@ from absl import flags
 
 from bt_jax.common import cli, files, waiting
 from bt_jax.common.errors import UsageError
+from bt_jax.inference import shipped_model
 
 _MODEL = flags.DEFINE_multi_string(
-    "model", [], "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble."
+    "model",
+    [],
+    "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble. Default: the model "
+    "that ships with bt_jax.",
 )
 _FORMAT = flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv"], "JSON lines or a CSV table.")
 _OUT = flags.DEFINE_string("out", "", "File for the records, written atomically. Default: standard output.")
@@ -50,10 +54,9 @@ _MOST_KEPT = 8
 
 def main(paths: list[str]) -> int:
     """Predicts the paths. Returns 1 if a file could not be read, else 0."""
-    if not _MODEL.value:
-        raise UsageError("--model is missing: give the workdir of a run or an exported file (see --help)")
     if not paths:
         raise UsageError("there is nothing to predict: give images, folders, DICOM or NIfTI files (see --help)")
+    models = shipped_model.choose(_MODEL.value)
     if _METHOD.value and not _GRADCAM.value:
         raise UsageError("--method applies to heat maps only: give a folder for them with --gradcam")
     out = pathlib.Path(_OUT.value) if _OUT.value else None
@@ -73,7 +76,9 @@ def main(paths: list[str]) -> int:
     file_reader.silence_parsers()
     # Images are kept until their heat maps are written.
     batch_size = min(_BATCH_SIZE.value, _MOST_KEPT) if _GRADCAM.value else _BATCH_SIZE.value
-    predictor = Predictor.load(_MODEL.value, views=_VIEWS.value, batch_size=batch_size)
+    if said := shipped_model.announce(_MODEL.value):
+        print(said, file=sys.stderr)
+    predictor = Predictor.load(models, views=_VIEWS.value, batch_size=batch_size)
     heat_maps = None
     if _GRADCAM.value:
         heat_maps = heat_map_files.HeatMapFiles(

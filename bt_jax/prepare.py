@@ -34,6 +34,7 @@ def main() -> None:
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
     files.check_folder(pathlib.Path(_OUT.value), flag="out")
+    files.check_utf8(_OUT.value)
     import tqdm  # after the flags, so that --help need not wait
 
     from bt_jax.data import array_record, sources

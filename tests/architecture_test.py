@@ -53,7 +53,7 @@ OWNERS = {
         "reports.training_curves",
     },
     "ml_collections": {
-        "benchmark.__main__", "defaults", "experiments.runner", "main", "sweep", "training.config_check",
+        "benchmark.__main__", "defaults", "experiments.final_model", "experiments.runner", "main", "release", "sweep", "training.config_check",
         "training.setup", "training.train",
     },
     "nibabel": {"data.io.nifti"},

@@ -6,7 +6,9 @@ import pytest
 
 from tests import runs
 
-COMMANDS = ("main", "evaluate", "predict", "export", "sweep", "compare", "prepare", "audit", "benchmark", "serve")
+COMMANDS = (
+    "main", "evaluate", "predict", "export", "release", "sweep", "compare", "prepare", "audit", "benchmark", "serve",
+)  # fmt: skip
 
 
 def test_all_commands_are_here() -> None:

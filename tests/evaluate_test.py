@@ -76,7 +76,6 @@ def test_class_folders_by_themselves_under_an_alias(trained, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--data=D", "--out=O"], "--model is missing"),
         (["--model=O", "--data=D", "--out=O"], "holds no checkpoint"),
         (["--model=M", "--data=nowhere", "--out=O"], "--data is 'nowhere', which does not exist"),
     ],

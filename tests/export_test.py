@@ -49,7 +49,6 @@ def test_compared_on_images_that_are_named(model):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--format=onnx", "--out=O/x"], "--model is missing"),
         (["--model=M", "--out=O/x"], "--format is missing"),
         (["--model=M", "--format=tflite", "--out=O/x"], "stablehlo|onnx|safetensors"),
         (["--model=M", "--format=onnx", "--out=O"], "is a folder: give a file name"),

@@ -98,7 +98,7 @@ def test_help(machine: Machine, word: str) -> None:
     done = machine.launch(word)
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: ./launch.sh COMMAND")
-    for command in ("demo", "test", "install", "multihost", "tpu", "gke", "slurm"):
+    for command in ("demo", "serve", "test", "install", "multihost", "tpu", "gke", "slurm"):
         assert f"\n  {command} " in done.stdout
     assert done.stderr == ""
     assert machine.calls() == []
@@ -110,7 +110,7 @@ def test_an_unknown_command_is_one_clear_line(machine: Machine, arguments: list[
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "use demo or test" in done.stderr
+    assert "use demo, serve or test" in done.stderr
     assert all(argument in done.stderr for argument in arguments[:1])
     assert machine.calls() == []
 
@@ -128,7 +128,16 @@ def test_demo_makes_installs_and_runs(machine: Machine) -> None:
     assert [line[:4] for line in done.stdout.splitlines()] == ["==> "] * 3
 
 
-@pytest.mark.parametrize("arguments", [["demo"], ["test"], ["test", "tests"]])
+def test_serve_installs_and_runs(machine: Machine) -> None:
+    done = machine.launch("serve", "--port=8080")
+    assert done.returncode == 0, done.stderr
+    assert machine.calls()[-2:] == [
+        "python|-m|pip|install|--quiet|--disable-pip-version-check|-c|constraints/python3.11.txt|-e|.",
+        "python|-m|bt_jax.serve|--port=8080",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["serve"], ["test"], ["test", "tests"]])
 def test_programs_run_in_the_checkout(machine: Machine, arguments: list[str]) -> None:
     machine.launch(*arguments)
     assert pathlib.Path(f"{machine.record}.folder").read_text(encoding="utf-8") == f"{machine.root}\n"

@@ -109,7 +109,6 @@ def test_heat_maps_beside_the_records(model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["x.png"], "--model is missing"),
         (["--model=M", "--method=layercam", "x.png"], "--method applies to heat maps only"),
         (["--model=M", "--gradcam=maps", "--method=other", "x.png"], "--method"),
         (["--model=M"], "nothing to predict"),

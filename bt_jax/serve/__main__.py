@@ -1,5 +1,6 @@
 """Serves a trained model: a web page for images, and an HTTP API for programs.
 
+    python -m bt_jax.serve
     python -m bt_jax.serve --model=runs/first
     python -m bt_jax.serve --model=model.safetensors --port=8080
     python -m bt_jax.serve --model=runs/first --host=0.0.0.0 --host_name=scans.example.org
@@ -17,14 +18,18 @@ This is a research tool, not a medical device: nothing it says may guide a patie
 
 import ipaddress
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
 from bt_jax.common import cli, signals
-from bt_jax.common.errors import UsageError
+from bt_jax.inference import shipped_model
 
 _MODEL = flags.DEFINE_multi_string(
-    "model", [], "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble."
+    "model",
+    [],
+    "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble. Default: the model "
+    "that ships with bt_jax.",
 )
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind to; 0.0.0.0 is every address of this machine.")
 _PORT = flags.DEFINE_integer("port", 5000, "Port to bind to; 0 is any free port.", 0, 65535)
@@ -37,8 +42,7 @@ _QUEUE = flags.DEFINE_integer("queue", 128, "Concurrent requests; the server ans
 
 def main() -> int:
     """Serves until it is stopped, then returns 0."""
-    if not _MODEL.value:
-        raise UsageError("--model is missing: give the workdir of a run or an exported file (see --help)")
+    models = shipped_model.choose(_MODEL.value)
     # Imported here so that --help, or the error for a port in use, does not wait for JAX.
     from bt_jax.serve import server
 
@@ -52,7 +56,7 @@ def main() -> int:
 
         cli.prepare_to_compute()
         file_reader.silence_parsers()
-        predictor = Predictor.load(_MODEL.value, batch_size=_BATCH_SIZE.value)
+        predictor = Predictor.load(models, batch_size=_BATCH_SIZE.value)
         engine = Engine(predictor, batch_size=_BATCH_SIZE.value)
         engine.start()
         settings = Settings(
@@ -61,9 +65,9 @@ def main() -> int:
             seconds=_SECONDS.value,
             hosts=_list_host_names(listener.getsockname()[0]),
         )
-        application = app.create(engine, settings, ModelPage(predictor, _MODEL.value))
+        application = app.create(engine, settings, ModelPage(predictor, models))
         serving = server.Server(application, listener, request_bytes=settings.request_bytes, threads=settings.requests)
-        _announce(listener.getsockname(), public=settings.hosts is None)
+        _announce(listener.getsockname(), models, public=settings.hosts is None)
         serving.run(lambda: bool(stop))
         serving.close()
         engine.close()
@@ -81,12 +85,13 @@ def _list_host_names(address: str) -> frozenset[str] | None:
     return frozenset({"localhost", "127.0.0.1", "::1", address, *_HOST_NAME.value})
 
 
-def _announce(address: tuple[str, int], *, public: bool) -> None:
+def _announce(address: tuple[str, int], models: Sequence[str], *, public: bool) -> None:
     host, port = address[:2]
     if public:
         print(f"warning: the server has no authentication: anyone who can reach {host} can use it", file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving {', '.join(_MODEL.value)} at http://{shown}:{port}/ (Ctrl-C stops it)", flush=True)
+    names = "; ".join(map(shipped_model.describe, models))
+    print(f"serving {names} at http://{shown}:{port}/ (Ctrl-C stops it)", flush=True)
 
 
 if __name__ == "__main__":

@@ -66,11 +66,11 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
             (counters.errors if "error" in record else counters.slices).inc()
             if record.get("heat_map"):
                 counters.heat_maps.inc()
-        return flask.jsonify(records=records)
+        return flask.jsonify(records=records, models=model_page.names)
 
     @app.get("/healthz")
     def get_health() -> flask.Response:
-        return flask.jsonify(status="ok", warm=engine.warm)
+        return flask.jsonify(status="ok", warm=engine.warm, models=model_page.names)
 
     @app.get("/metrics")
     def get_metrics() -> flask.Response:
@@ -153,7 +153,9 @@ def _add_pages(app: flask.Flask, engine: Engine, settings: Settings, model_page:
     @app.get("/")
     def show_index() -> str:
         size = f"{settings.request_bytes / 2**20:.0f} MB"
-        return render("index.html", choose_language(), tables=tables, facts=facts, size=size)
+        return render(
+            "index.html", choose_language(), tables=tables, facts=facts, size=size, models="; ".join(model_page.names)
+        )
 
     @app.get("/model")
     def show_model() -> str:

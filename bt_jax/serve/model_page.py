@@ -9,6 +9,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
+from bt_jax.inference import shipped_model
 from bt_jax.inference.predictor import Predictor
 from bt_jax.inference.trained_model import TrainedModel
 from bt_jax.serve import i18n
@@ -21,16 +22,18 @@ class ModelPage:
     """Facts, cards and pictures of a predictor's models, all read by the constructor.
 
     Attributes:
+      names: what people call the models, see `shipped_model.describe`.
       cards: the model cards as HTML without links, scripts or external pictures; none for models without a workdir.
       pictures: the PNG files that the cards show, by the number in their address.
 
     Args:
       predictor: the predictor.
-      names: the values of `--model`, one for each of its models.
+      names: paths of its models, one for each.
     """
 
     def __init__(self, predictor: Predictor, names: Sequence[str]):
-        self._predictor, self._names = predictor, names
+        self._predictor = predictor
+        self.names = tuple(map(shipped_model.describe, names))
         self.pictures: dict[int, bytes] = {}
         self.cards = tuple(
             self._render(card)
@@ -41,8 +44,8 @@ class ModelPage:
     def list_facts(self, language: str) -> list[tuple[str, list[tuple[str, str]]]]:
         """Lists for each model its name and rows of (fact, value) in a language."""
         return [
-            (pathlib.Path(name).name or name, _list_facts(model, i18n.load_texts(language)))
-            for model, name in zip(self._predictor.models, self._names, strict=True)
+            (name, _list_facts(model, i18n.load_texts(language)))
+            for model, name in zip(self._predictor.models, self.names, strict=True)
         ]
 
     def _render(self, card: pathlib.Path) -> Markup:
@@ -86,8 +89,8 @@ class ModelPage:
 
 
 def _find_cards(path: pathlib.Path, model: TrainedModel) -> list[pathlib.Path]:
-    """Finds the card of a run or cross-validation, or else the cards of its folds."""
-    own = path / "report" / _CARD
+    """Finds the card of a run or cross-validation or beside a file, or else the cards of its folds."""
+    own = path.with_suffix(".md") if path.is_file() else path / "report" / _CARD
     found = [own] if own.is_file() else [folder / "report" / _CARD for folder in model.folders]
     return [card for card in found if card.is_file()]
 

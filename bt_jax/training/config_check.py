@@ -240,6 +240,12 @@ def _check_fields(values: Mapping[str, Any]) -> None:
             raise UsageError(f"config.{name} is missing: use {rule.use}")
         if not rule.accepts(values[name]):
             raise UsageError(f"config.{name} is {values[name]!r}: use {rule.use}")
+    for name, value in values.items():
+        if isinstance(value, str):
+            try:
+                value.encode()  # as the record of the run and its card hold it
+            except UnicodeEncodeError:
+                raise UsageError(f"config.{name} is {value!r}, which is not UTF-8: rename it") from None
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

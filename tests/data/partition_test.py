@@ -36,6 +36,18 @@ def test_training_and_validation_are_all_of_training_by_patient(source):
     assert sorted(validated) == [record.path for record in source.select_split("Training").records]
 
 
+def test_without_folds_all_images_train(source):
+    data = divide(source, folds=0)
+    assert data.training.paths == [record.path for record in source.select_split("Training").records]
+    assert len(data.validation) == 0 and len(data.testing) == 8
+    assert {tuple(row[3:5]) for row in data.table} == {("", "training"), ("", "testing")}
+    assert b",,training," in data.table.to_csv() and data.sha256 != divide(source).sha256
+    probe = divide(source, folds=0, probe="no_tumor:patient=no_tumor-0000")
+    assert len(probe.shifted) == 2 and len(probe.training) == 22
+    with pytest.raises(UsageError, match=r"config\.data\.fold is 1: use 0, since config\.data\.folds is 0"):
+        divide(source, folds=0, fold=1)
+
+
 def test_the_table_says_what_each_image_is_for(source):
     data = divide(source, fold=1)
     assert data.grouping == "24 images by groups.csv"

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -85,6 +86,12 @@ def test_unfinished_and_repeated_runs_are_named_and_left_out(tmp_path):
         f"{tmp_path / 'b'} is not finished",
         f"{tmp_path / 'c'} repeats {tmp_path / 'a'}, with the same settings and seed",
     ]
+
+
+def test_a_run_that_validated_nothing_is_left_out(tmp_path):
+    write(tmp_path / "a", right=RIGHT)
+    shutil.rmtree(tmp_path / "a" / "report" / "validation")
+    assert found(tmp_path) == ([], [f"{tmp_path / 'a'} validated nothing: its config.data.folds is 0"])
 
 
 def test_nothing_there(tmp_path):

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from bt_jax.common.errors import UsageError
 from bt_jax.inference import convert, onnx_graph, trained_model
@@ -99,6 +101,25 @@ def test_a_file_that_answers_differently_is_not_written(tmp_path, monkeypatch):
         with pytest.raises(UsageError, match=rf"the outputs of the {form} file differ .* was not written"):
             convert.write(out, wrong, form=form, images=small_models.images(3, 12))
     assert out.read_bytes() == b"what was there"
+
+
+def test_half_the_bytes_give_nearly_the_same_answers(tmp_path):
+    """Matrices and filters lose bits, vectors do not."""
+    model = written(tmp_path, "efficientnet_nano")
+    images = small_models.images(6, model.preprocessing.size)
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    convert.write(whole, model, form="safetensors", images=images)
+    difference = convert.write(half, model, form="safetensors", images=images, half=True)
+    assert 0 < difference.probabilities < convert.HALF_TOLERANCE and difference.images == 6
+    before, after = safetensors.numpy.load_file(whole), safetensors.numpy.load_file(half)
+    for name, array in before.items():
+        if name.startswith("networks.") and array.ndim > 1:
+            np.testing.assert_array_equal(after[name], array.astype(np.float16))
+        else:
+            np.testing.assert_array_equal(after[name], array)
+    loaded = trained_model.load(half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded.networks[0].params)} == {np.dtype("float32")}
+    np.testing.assert_allclose(loaded.predict(images).ood_scores, model.predict(images).ood_scores, rtol=0.1)
 
 
 def test_not_a_number_is_not_small():

@@ -11,6 +11,7 @@ from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import Slice, UnreadableError
 from bt_jax.inference import ood, predictor, trained_model
 from bt_jax.inference.predictor import Predictor, choose_rows
+from bt_jax.metrics.selective import ConfidenceLimit
 from tests import hostile_inputs, untrained
 
 
@@ -119,6 +120,22 @@ def test_an_even_answer_is_told(runs):
     said = "No class has a probability above 50%."
     assert said in of.collect_warnings(prepared, np.array([0.5, 0.3, 0.1, 0.1]), None)
     assert said not in of.collect_warnings(prepared, np.array([0.51, 0.29, 0.1, 0.1]), None)
+
+
+def test_an_answer_below_the_limit_of_its_model_is_told(runs):
+    limit = ConfidenceLimit(0.7, accuracy=0.9712, coverage=0.9, fitted_on="images", images=10, step=5)
+    model = dataclasses.replace(trained_model.load(runs[0]), confidence_limit=limit)
+    of = Predictor([model])
+    prepared = of.prepare(slices()[0])
+    said = (
+        "The confidence is below 70%. Of the answers above it, 97.1% were right on images of patients that the model "
+        "had not seen."
+    )
+    for confidence, told in ((0.69, True), (0.7, False), (0.5, False)):
+        warnings = of.collect_warnings(prepared, np.array([confidence, 1 - confidence, 0, 0]), None)
+        assert (said in warnings) == told
+    both = Predictor([model, loaded(runs[1]).models[0]])  # the limit of one says nothing about the mean of two
+    assert said not in both.collect_warnings(prepared, np.array([0.6, 0.4, 0, 0]), None)
 
 
 def test_what_does_not_look_like_a_training_image_is_told_first(runs):

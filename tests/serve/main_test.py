@@ -57,7 +57,6 @@ def test_from_start_to_sigterm(workdir):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "--model is missing"),
         pytest.param(["--model=nowhere", "--port=0"], "'nowhere' holds no checkpoint", marks=pytest.mark.slow),
         (["--model=M", "--port=-1"], "--port"),
         (["--model=M", "--host=no such host"], "--host='no such host' is not an address"),

@@ -129,7 +129,9 @@ def describe_rare_kind(content: bytes) -> Message | None:
     """Describes a JPEG or TIFF file of a kind that Pillow cannot decode, or returns None for any other content."""
     if content.startswith(b"\xff\xd8\xff"):
         return _describe_rare_jpeg(content)
-    if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if content.startswith(b"MM\0+"):  # Pillow takes the header of a BigTIFF in this byte order for another
+        return _TIFF_KIND
+    if content[:4] in (b"II*\0", b"MM\0*", b"II+\0"):
         try:
             with io.BytesIO(content) as file:
                 tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if content[2:3] == b"+" else 8))

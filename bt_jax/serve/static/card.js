@@ -195,7 +195,7 @@ export class Card {
     const record = this.record;
     const unlike = record.doubt !== null && record.doubt > 1;
     const values = { label: className(record.prediction), share: percent(record.confidence) };
-    const unsure = record.confidence <= 0.5;
+    const unsure = record.codes.some((said) => said.code === "no_majority" || said.code === "low_confidence");
     const verdict = make("p", { className: "verdict" }, text(unlike ? "verdict_unlike" : unsure ? "verdict_unsure" : "verdict", values));
     const more = unlike ? make("p", { className: "small" }, text("verdict_unlike_more", values)) : null;
     const node = make("div", { className: unlike ? "answer unlike" : "answer" }, verdict, more,

@@ -1,0 +1,102 @@
+"""What folds tell about a final model: outputs on the images that each has not seen, and what is fitted on them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bt_jax.common import files
+from bt_jax.common.errors import UsageError
+from bt_jax.data import dataset, sources
+from bt_jax.data.preprocess import Preprocessing
+from bt_jax.inference import ood, out_of_fold, trained_model
+from bt_jax.metrics import calibration, selective
+from tests import untrained
+
+FOLDS = 3
+
+
+@pytest.fixture(scope="module")
+def images():
+    """The Training images of phantoms as the networks of `untrained` see them."""
+    source = sources.open_phantoms(per_class=(9, 1), seed=0)
+    loaded = dataset.load(source, preprocessing=Preprocessing(size=32), max_unreadable=0, warn=print)
+    return loaded.select_split("Training")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, images):
+    """Workdirs of folds, of which each validates every third image."""
+    made = []
+    for fold in range(FOLDS):
+        folder = untrained.write(tmp_path_factory.mktemp("folds") / f"fold_{fold}", seed=fold)
+        rows = [[path, "validation" if row % FOLDS == fold else "training"] for row, path in enumerate(images.paths)]
+        files.write_csv(folder / "split.csv", ["path", "role"], rows)
+        made.append(folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def evidence(folders, images):
+    return out_of_fold.compute(folders, images)
+
+
+def test_each_image_is_answered_by_the_network_that_has_not_seen_it(evidence, folders, images):
+    assert sorted(evidence.rows.tolist()) == list(range(len(images)))
+    for fold, folder in enumerate(folders):
+        mine = evidence.rows % FOLDS == fold
+        expected = trained_model.load(folder).predict_logits(images.images[evidence.rows[mine]])[0]
+        np.testing.assert_allclose(evidence.logits[mine], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(evidence.labels, np.asarray(images.labels)[evidence.rows])
+    assert evidence.description == "the 36 out-of-fold predictions of 3 folds"
+
+
+def test_distances_are_in_units_of_the_training_images(evidence, folders, images):
+    model = trained_model.load(folders[1])
+    rows = np.arange(len(images))
+    training, validation = (model.compute(images.images[rows % FOLDS == 1 if own else rows % FOLDS != 1])[1][0]
+                            for own in (False, True))  # fmt: skip
+    gaussian = ood.fit_gaussian(training, fitted_on="", step=0)
+    expected = gaussian.score(validation) / np.median(gaussian.score(training))
+    np.testing.assert_allclose(evidence.distances[evidence.rows % FOLDS == 1], expected, rtol=1e-4)
+
+
+def test_a_final_model_gets_what_was_fitted_out_of_fold(evidence, images, tmp_path):
+    folder = untrained.write(tmp_path / "final", seed=9, temperature=None)
+    answers = np.where(np.arange(36) < 3, (evidence.labels + 1) % 4, evidence.labels)  # three are wrong
+    evidence = dataclasses.replace(evidence, logits=4 * np.eye(4)[answers])
+    model = out_of_fold.calibrate(folder, images, evidence, accuracy=0.8)
+    assert model.temperature.value == calibration.fit(evidence.logits, evidence.labels)
+    assert model.temperature.fitted_on == evidence.description and model.temperature.images == 36
+    (fitted,) = model.ood_models
+    features = model.compute(images.images)[1][0]
+    typical = np.median(dataclasses.replace(fitted, threshold=1.0).score(features))
+    assert fitted.threshold == pytest.approx(typical * np.percentile(evidence.distances, 99), rel=1e-4)
+    assert model.confidence_limit.value == 0.5  # the lowest is good enough
+    assert model.confidence_limit.accuracy == pytest.approx(1 - 3 / 36, abs=0.01)
+    assert model.confidence_limit == selective.read(folder, step=5)
+    again = trained_model.load(folder)
+    assert (again.temperature, again.confidence_limit) == (model.temperature, model.confidence_limit)
+
+
+def test_no_limit_where_none_is_good_enough(evidence, images, tmp_path):
+    model = out_of_fold.calibrate(untrained.write(tmp_path / "final"), images, evidence, accuracy=1.1)
+    assert model.confidence_limit is None and model.temperature is not None
+
+
+def test_selections_leave_out_unsure_and_far_images(evidence):
+    (half, sure) = evidence.list_selections([0.5, 0.9])
+    probabilities = calibration.softmax(evidence.logits, evidence.temperature)
+    near = evidence.distances <= evidence.threshold
+    assert half.coverage == np.mean(near & (probabilities.max(axis=1) >= 0.5)) >= sure.coverage
+    certain = dataclasses.replace(evidence, logits=100 * np.eye(4)[evidence.labels])
+    (all_right,) = certain.list_selections([0.99])
+    assert all_right.accuracy == 1.0 and all_right.coverage == np.mean(near) < 1
+
+
+def test_a_run_on_other_images_is_refused(folders, images, tmp_path):
+    some = images.select(np.arange(8))
+    with pytest.raises(UsageError, match=r"the split of the run in .*fold_0 does not fit the images"):
+        out_of_fold.compute(folders, some)
+    with pytest.raises(UsageError, match=r"the split of the run in .* does not fit the images .*No such file"):
+        out_of_fold.compute([untrained.write(tmp_path / "run")], images)
