@@ -53,8 +53,8 @@ OWNERS = {
         "reports.training_curves",
     },
     "ml_collections": {
-        "benchmark.__main__", "defaults", "experiments.final_model", "experiments.runner", "main", "release", "sweep", "training.config_check",
-        "training.setup", "training.train",
+        "benchmark.__main__", "defaults", "experiments.final_model", "experiments.runner", "main", "release", "sweep",
+        "training.config_check", "training.setup", "training.train",
     },
     "nibabel": {"data.io.nifti"},
     "onnx": {"inference.onnx_graph"},

@@ -204,3 +204,9 @@ def test_pgm_of_every_depth_keeps_its_black(highest):
 def test_big_tiff_is_recognised():
     assert file_reader.is_recognised(b"II+\0\x08\0\0\0" + bytes(400))
     assert file_reader.is_recognised(b"MM\0+\0\x08\0\0" + bytes(400))
+
+
+def test_big_tiff_with_the_largest_byte_first_is_said_to_be_of_a_rare_kind():
+    """Pillow takes its header for that of a classic TIFF."""
+    with pytest.raises(ImageError, match="TIFF"):
+        decode_image(b"MM\0+\0\x08\0\0" + bytes(400), name="big.tif")
