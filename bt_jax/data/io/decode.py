@@ -91,7 +91,7 @@ def decode_first_frame(content: bytes, *, name: str, max_pixels: int | None = No
         ) from None
     except Exception as error:
         # Pillow raises this for samples in planes of a kind that it has no way to unpack.
-        if content.startswith(b"\xff\xd8") or "unknown raw mode" in str(error):
+        if content.startswith((b"\xff\xd8", b"MM\0+")) or "unknown raw mode" in str(error):
             rare = image_tags.describe_rare_kind(content)
             if rare:
                 raise ImageError(name, rare) from None
