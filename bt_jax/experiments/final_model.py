@@ -17,7 +17,7 @@ from bt_jax.inference import convert, out_of_fold, trained_model
 from bt_jax.inference.out_of_fold import OutOfFold
 from bt_jax.inference.trained_model import TrainedModel
 from bt_jax.models import summary
-from bt_jax.reports import model_card
+from bt_jax.reports import licences, model_card
 from bt_jax.workdir import run_folder
 
 FOLDS, FINAL = "folds", "final"
@@ -142,6 +142,9 @@ def _collect_facts(
             sorted({*_LISTED, *([model.confidence_limit.value] if model.confidence_limit else [])})
         ),
         "limit": model.confidence_limit,
+        "licences": licences.list_licences(
+            kaggle_set=bool(record.content["data"]["kaggle_set"]), weights=description.weights
+        ),
         "seed": config["seed"],
         "versions": record.content["versions"],
         "duration_s": record.get_total_seconds(),

@@ -34,6 +34,7 @@ class ModelFacts(TypedDict, total=False):
       stages: one line for each training stage, in order.
       epochs: passes over the training images.
       best_step: optimizer step of the checkpoint that was kept.
+      licences: of the images and the initial weights, one or more sentences for each.
       shift_probe: the recall on images of a class from another source, as a clause.
       calibration: a sentence about the temperature.
       selections: what limits of the confidence leave of the images.
@@ -60,6 +61,7 @@ class ModelFacts(TypedDict, total=False):
     stages: Sequence[str]
     epochs: float
     best_step: int
+    licences: Sequence[str]
     shift_probe: str
     calibration: str
     selections: Sequence[Selection]
@@ -101,6 +103,7 @@ def write_model_card(path: files.Path, *, facts: ModelFacts, metrics: Results, n
         *(score_sections.format_class_scores(name, result, path.parent) for name, result in metrics.items()),
         _format_heat_maps(path.parent),
         _format_training(facts, path.parent),
+        format_markdown_section("Licences", "\n".join(f"- {one}" for one in facts.get("licences", ()))),
         _format_files(metrics, path.parent),
     ]
     files.write_text(path, "\n\n".join(part for part in parts if part) + "\n")
