@@ -27,6 +27,7 @@ class Partition:
       testing: the source's Testing folder, evaluated once at the end; may be empty.
       grouping: where the groups come from, for reports.
       table: the rows of `split.csv`.
+      validation_known: [N] bool, whether the patient of a validation image has a name in the data.
       shifted: the images of the shift probe, held out from training and validation; empty without a probe.
       probe: the shift probe.
       training_sources: [N] integers, the source of each training image, see `patient_groups.infer_sources`.
@@ -38,6 +39,7 @@ class Partition:
     testing: Dataset
     grouping: str
     table: SplitTable
+    validation_known: np.ndarray
     shifted: Dataset
     probe: Probe | None
     training_sources: np.ndarray
@@ -142,6 +144,7 @@ def divide(
             testing=testing.records,
             testing_fingerprints=testing.fingerprints,
         ),
+        validation_known=np.array([bool(key) for key in patients], bool)[role == "validation"],
         shifted=trainable.select(role == "probe"),
         probe=chosen,
         training_sources=patient_groups.infer_dataset_sources(trainable, patients)[role == "training"],

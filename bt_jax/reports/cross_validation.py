@@ -23,6 +23,7 @@ from bt_jax.workdir import checkpoint, run_folder
 
 FILE = "cross_validation.json"
 SPLIT = "out_of_fold"
+KNOWN_SPLIT = "out_of_fold_known_patients"
 SCHEMA = 1
 _SPREAD = ("accuracy", "macro_f1", "macro_auc", "ece")
 _POOLED = (
@@ -45,6 +46,7 @@ class OutOfFold:
       folds: [N] int64, the fold of that model.
       leaked: [N] bool, whether the image has a near-duplicate among that model's training images.
       groups: N patients.
+      known: [N] bool, whether the patient has a name in the data.
     """
 
     class_names: tuple[str, ...]
@@ -54,6 +56,21 @@ class OutOfFold:
     folds: np.ndarray
     leaked: np.ndarray
     groups: list[str]
+    known: np.ndarray
+
+    def select(self, rows: np.ndarray) -> "OutOfFold":
+        """Returns the predictions selected by a mask [N] bool."""
+        numbers = np.flatnonzero(rows)
+        return dataclasses.replace(
+            self,
+            paths=[self.paths[number] for number in numbers],
+            groups=[self.groups[number] for number in numbers],
+            labels=self.labels[rows],
+            logits=self.logits[rows],
+            folds=self.folds[rows],
+            leaked=self.leaked[rows],
+            known=self.known[rows],
+        )
 
 
 def write(
@@ -61,8 +78,9 @@ def write(
 ) -> None:
     """Scores the folds of a finished cross-validation together.
 
-    Writes `report/out_of_fold/` and `report/model_card.md`. Writes `cross_validation.json` last, with mean and range
-    over the folds, the pooled scores, and the calibration. The probabilities of a fold are calibrated with the
+    Writes `report/out_of_fold/` and `report/model_card.md`. If only some patients have names in the data, writes
+    `report/out_of_fold_known_patients/` on the images of these, too. Writes `cross_validation.json` last, with mean and
+    range over the folds, the pooled scores, and the calibration. The probabilities of a fold are calibrated with the
     temperature fitted on the predictions of all other folds, so the calibration error afterwards is measured on images
     that the temperature was not fitted on.
 
@@ -80,24 +98,21 @@ def write(
     temperatures = np.array(
         [_fit_temperature(predictions, predictions.folds != fold) for fold in range(folds)]
     )  # [folds], each fitted on the others
-    before = calibration.softmax(predictions.logits)
     after = calibration.softmax(predictions.logits, temperatures[predictions.folds][:, None])
-    patients = Patients(predictions.groups, record["data"]["grouping"])
-
-    result = split_report.write_split_report(
-        folder / "report" / SPLIT,
-        split=SPLIT,
-        paths=predictions.paths,
-        labels=predictions.labels,
-        probabilities=after,
-        class_names=predictions.class_names,
-        leaked=predictions.leaked,
-        patients=patients,
-        change=Calibration(
-            uncalibrated=before, temperature=None, fitted_on="the validation images of the other folds", biased=False
-        ),
-        notice=notice,
-    )
+    splits = {SPLIT: np.ones(len(predictions.labels), bool)}
+    if 0 < predictions.known.sum() < len(predictions.known):
+        splits[KNOWN_SPLIT] = predictions.known
+    results = {
+        name: _report_split(
+            folder / "report" / name,
+            predictions.select(rows),
+            after[rows],
+            grouping=record["data"]["grouping"],
+            notice=notice,
+        )
+        for name, rows in splits.items()
+    }
+    result = results[SPLIT]
     facts = _collect_facts(workdirs, record, ensemble)
     recalls = _read_probe_recalls(workdirs) if record["data"].get("probe") else []
     if recalls:
@@ -108,7 +123,7 @@ def write(
         )
         say(f"shift probe: {facts['shift_probe']}")
     card = folder / "report" / "model_card.md"
-    model_card.write_model_card(card, facts=facts, metrics={SPLIT: result}, notice=notice)
+    model_card.write_model_card(card, facts=facts, metrics=results, notice=notice)
 
     summary: dict[str, Any] = {"schema": SCHEMA, "folds": folds, "synthetic": synthetic, "notice": notice}
     if recalls:
@@ -127,17 +142,44 @@ def write(
         "caution": result["caution"],
         "subsets": {name: _select_scores(part) for name, part in result["subsets"].items()},
     }
+    if KNOWN_SPLIT in results:
+        summary["known_patients"] = _select_scores(results[KNOWN_SPLIT])
     summary["calibration"] = {
         **result["calibration"],
         "temperatures": temperatures,
         "ensemble_temperature": ensemble.value,
     }
-    say(score_text.summarise_scores(result))
+    for found in results.values():
+        say(score_text.summarise_scores(found))
     say(f"{SPLIT}: {score_text.describe_calibration(result)}")
     if notice:
         say(f"warning: {notice}")
     say(f"report: {card}")
     files.write_json(folder / FILE, summary)
+
+
+def _report_split(
+    folder: pathlib.Path, predictions: OutOfFold, probabilities: np.ndarray, *, grouping: str, notice: str | None
+) -> dict[str, Any]:
+    """Writes the report of some of the predictions, with their calibrated probabilities [N, C], and scores them."""
+    return split_report.write_split_report(
+        folder,
+        split=folder.name,
+        paths=predictions.paths,
+        labels=predictions.labels,
+        probabilities=probabilities,
+        class_names=predictions.class_names,
+        leaked=predictions.leaked,
+        patients=Patients(predictions.groups, grouping),
+        known=predictions.known,
+        change=Calibration(
+            uncalibrated=calibration.softmax(predictions.logits),
+            temperature=None,
+            fitted_on="the validation images of the other folds",
+            biased=False,
+        ),
+        notice=notice,
+    )
 
 
 def list_workdirs(folder: pathlib.Path, folds: int) -> list[pathlib.Path]:
@@ -147,7 +189,7 @@ def list_workdirs(folder: pathlib.Path, folds: int) -> list[pathlib.Path]:
 
 def pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
     """Reads the predictions in the folds' reports."""
-    rows: list[tuple[str, str, int, np.ndarray, bool, str]] = []
+    rows: list[tuple[str, str, int, np.ndarray, bool, str, bool]] = []
     class_names: tuple[str, ...] = ()
     for fold, workdir_ in enumerate(workdirs):
         step, _ = checkpoint.read_best_metadata(workdir_)
@@ -159,9 +201,10 @@ def pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
         for row, image in zip(table, images, strict=True):
             probabilities = np.array([row[name] for name in class_names], np.float64)
             logits = temperature.value * np.log(np.maximum(probabilities, _SMALLEST))
-            rows.append((row["path"], row["label"], fold, logits, image["leaked"] == "1", image["patient"]))
+            known = image.get("known_patient") == "1"  # earlier reports lack it
+            rows.append((row["path"], row["label"], fold, logits, image["leaked"] == "1", image["patient"], known))
     rows.sort(key=lambda row: row[0])
-    paths, labels, folds, logits_, leaked, groups = zip(*rows, strict=True)
+    paths, labels, folds, logits_, leaked, groups, named = zip(*rows, strict=True)
     return OutOfFold(
         class_names=class_names,
         paths=list(paths),
@@ -170,6 +213,7 @@ def pool_predictions(workdirs: list[pathlib.Path]) -> OutOfFold:
         folds=np.array(folds),
         leaked=np.array(leaked, bool),
         groups=list(groups),
+        known=np.array(named, bool),
     )
 
 

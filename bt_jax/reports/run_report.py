@@ -87,6 +87,7 @@ def _report_splits(
             class_names=data.source.class_names,
             leaked=leakage.has_near_duplicate(dataset, *known),
             patients=patients,
+            known=data.validation_known if name == "validation" else None,
             change=Calibration(
                 uncalibrated=calibration.softmax(logits[name]),
                 temperature=temperature.value,

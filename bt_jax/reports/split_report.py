@@ -23,15 +23,16 @@ def write_split_report(
     class_names: Sequence[str],
     leaked: np.ndarray | None = None,
     patients: Patients | None = None,
+    known: np.ndarray | None = None,
     change: Calibration | None = None,
     notice: str | None = None,
 ) -> dict[str, Any]:
     """Scores a split and writes its report into one folder.
 
-    The files are `metrics.json`, `predictions.csv`, `images.csv` (for each image its patient, if known, and whether
-    it is leaked), `classification_report.txt`, `confusion_matrix.png`, `roc_curves.png` and `calibration.png`. Each
-    is replaced atomically. An empty split has all of them too. If images leak, the pictures show only the clean ones.
-    If too few clean images are left, they show all images and say so.
+    The files are `metrics.json`, `predictions.csv`, `images.csv` (for each image its patient, if known, and whether it
+    is leaked and its patient has a name in the data), `classification_report.txt`, `confusion_matrix.png`,
+    `roc_curves.png` and `calibration.png`. Each is replaced atomically. An empty split has all of them too. If images
+    leak, the pictures show only the clean ones. If too few clean images are left, they show all images and say so.
 
     Args:
       directory: the folder; it is created if missing.
@@ -42,6 +43,7 @@ def write_split_report(
       class_names: C names in the order of the columns.
       leaked: [N] bool, whether an image has a near-duplicate in training or validation. None: no image has one.
       patients: which images are of one patient; None if unknown.
+      known: [N] bool, whether the patient of an image has a name in the data; None: not looked up.
       change: the probabilities before calibration; None: they are not calibrated.
       notice: a warning for every picture and the text, such as that the images are synthetic.
 
@@ -74,8 +76,11 @@ def write_split_report(
     )
     files.write_csv(directory / "predictions.csv", ["path", "label", "prediction", *class_names], rows)
     groups = patients.groups if patients else [""] * len(labels)
+    named = [""] * len(labels) if known is None else np.asarray(known, bool).astype(int)
     files.write_csv(
-        directory / "images.csv", ["path", "patient", "leaked"], zip(paths, groups, leaked.astype(int), strict=True)
+        directory / "images.csv",
+        ["path", "patient", "leaked", "known_patient"],
+        zip(paths, groups, leaked.astype(int), named, strict=True),
     )
     text = score_text.format_classification_report(result)
     files.write_text(directory / "classification_report.txt", f"{notice}\n\n{text}" if notice else text)

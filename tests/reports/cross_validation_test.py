@@ -30,6 +30,7 @@ class Folds:
         self.folder = folder
         rng = np.random.default_rng(5)
         self.labels, self.logits, self.leaked = [], [], []
+        self.known: np.ndarray | None = None
         for fold, sharpness in enumerate((3.0, 4.0, 6.0)):
             logits = 1.5 * rng.normal(size=(IMAGES, 3))
             labels = np.array([rng.choice(3, p=p) for p in calibration.softmax(logits)])
@@ -52,6 +53,7 @@ class Folds:
             class_names=NAMES,
             leaked=self.leaked[fold],
             patients=Patients([f"{fold}-{i // 3}" for i in range(IMAGES)], "by groups.csv"),
+            known=self.known,
         )
         record = {
             "data": {"source": "synthetic", "synthetic": synthetic, "kaggle_set": False, "grouping": "by groups.csv"},
@@ -156,6 +158,25 @@ def test_the_card_tells_of_the_cross_validation(tmp_path: pathlib.Path) -> None:
     ):  # fmt: skip
         assert wanted in text
     assert "SYNTHETIC" not in text
+
+
+def test_images_of_known_patients_are_scored_by_themselves(tmp_path: pathlib.Path) -> None:
+    folds = Folds(tmp_path)
+    summary, _ = folds.summarise()
+    assert "known_patients" not in summary and not (tmp_path / "report/out_of_fold_known_patients").exists()
+    folds.known = np.arange(IMAGES) % 3 > 0
+    for fold in range(FOLDS):
+        folds.write(fold, synthetic=False)
+    summary, said = folds.summarise()
+    result = json.loads((tmp_path / "report/out_of_fold_known_patients/metrics.json").read_text())
+    assert result["n"] == summary["known_patients"]["n"] == FOLDS * folds.known.sum()
+    paths, probabilities = predictions(tmp_path / "report" / "out_of_fold_known_patients")
+    everyone, all_probabilities = predictions(tmp_path / "report" / "out_of_fold")
+    np.testing.assert_array_equal(probabilities, all_probabilities[[everyone.index(path) for path in paths]])
+    numbers = [int(path.removeprefix("Training/").split()[0]) for path in paths]
+    assert all(number % 3 for number in numbers)
+    assert any(line.startswith("out_of_fold_known_patients: ") for line in said)
+    assert "out_of_fold_known_patients" in (tmp_path / "report" / "model_card.md").read_text()
 
 
 def test_phantoms_are_called_synthetic(tmp_path: pathlib.Path) -> None:

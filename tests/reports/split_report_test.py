@@ -98,16 +98,17 @@ def test_split_report_refuses_paths_that_do_not_fit(tmp_path: pathlib.Path) -> N
 @pytest.mark.usefixtures("undrawn")
 def test_every_image_has_its_patient_and_whether_it_is_leaked(tmp_path: pathlib.Path) -> None:
     known = Patients([f"p{i // 2}" for i in range(40)], "by a table")
-    result, _, _ = write(tmp_path / "testing", leaked=np.arange(40) < 3, patients=known)
+    result, _, _ = write(tmp_path / "testing", leaked=np.arange(40) < 3, patients=known, known=np.arange(40) > 37)
     with (tmp_path / "testing" / "images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "patient", "leaked"]
+    assert list(rows[0]) == ["path", "patient", "leaked", "known_patient"]
     assert [row["patient"] for row in rows] == list(known.groups)
     assert [row["leaked"] for row in rows] == ["1"] * 3 + ["0"] * 37
+    assert [row["known_patient"] for row in rows] == ["0"] * 38 + ["1"] * 2
     assert rows[5]["path"] == "Testing/x/image (5),a.jpg"
     assert result["patients"]["n"] == 20
     write(tmp_path / "unknown")
-    assert (tmp_path / "unknown" / "images.csv").read_text().splitlines()[1].endswith(",,0")
+    assert (tmp_path / "unknown" / "images.csv").read_text().splitlines()[1].endswith(",,0,")
 
 
 @pytest.mark.parametrize(
