@@ -27,6 +27,7 @@ LANGUAGES = {"sh", "text", "python", "json"}  # of fenced blocks; those of `sh` 
 # Commands that no test here runs, by their beginning, and the reason.
 LEFT_OUT = {
     "./launch.sh demo": "installs and trains for minutes: tests/launch_test.py and tests/main_test.py",
+    "./launch.sh serve": "installs and serves until it is stopped: tests/launch_test.py",
     "./launch.sh test": "is what runs this test: tests/launch_test.py",
     "./launch.sh multihost": "tests/launch/multihost_test.py trains with two processes",
     "curl ": "needs a server that runs: tests/serve/server_test.py sends the same request",
@@ -50,6 +51,7 @@ SHORT = {
         *NETWORK, "--config.data.probe=meningioma:patient=*-000[1-3]",  # phantoms have patients: none is of the web
     ],
     "python -m bt_jax.main": NETWORK,
+    "python -m bt_jax.release": NETWORK,
     "python -m bt_jax.sweep": [*TINY, "--config.stages.epochs=1"],
     "python -m bt_jax.benchmark --config": [
         "--config.model.name=efficientnet_nano", "--config.preprocess.size=32", "--repeats=1",
