@@ -73,7 +73,7 @@ OWNERS = {
 }  # fmt: skip
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.
-LIGHT = ("inference.trained_model", "inference.stream", "predict", "serve.__main__", "serve.app")
+LIGHT = ("inference.model", "inference.trained_model", "inference.stream", "predict", "serve.__main__", "serve.app")
 HEAVY = {"optax", "grain", "sklearn", "matplotlib", "tensorflow", "tensorboardX", "ml_collections"}
 TRAINING = {
     "bt_jax.data.pipeline", "bt_jax.training.loop", "bt_jax.training.stages", "bt_jax.training.train",
@@ -263,9 +263,17 @@ def test_configurations_know_nothing_of_the_package_but_the_defaults(imports: Im
         assert found <= {f"{PACKAGE}.defaults"}, f"{path.name} imports {found}"
 
 
-def test_init_files_are_empty() -> None:
+def test_init_files_are_empty_but_for_the_interface() -> None:
     filled = [str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).rglob("__init__.py") if path.stat().st_size]
-    assert filled == []
+    assert filled == [f"{PACKAGE}/__init__.py"]
+
+
+def test_the_interface_imports_when_it_is_called() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", f"import sys, {PACKAGE}; print([name for name in sys.modules if '{PACKAGE}.' in name])"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert shown.stdout == "[]\n"
 
 
 def test_every_folder_is_a_package() -> None:

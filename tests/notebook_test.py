@@ -129,10 +129,10 @@ def test_it_trains_reports_predicts_and_explains(monkeypatch, tmp_path, variant)
     assert all(("/Testing/" if variant == "cpu" else "runs/quickstart/examples/") in name for name in shown["files"])
     assert np.shape(shown["probabilities"]) == (len(shown["files"]), len(BRAIN_TUMOR_CLASSES))
     np.testing.assert_allclose(np.sum(shown["probabilities"], axis=1), 1, atol=1e-6)
-    lines = join_text(find_cell(notebook, "Predictor.load")).splitlines()
+    lines = join_text(find_cell(notebook, "bt_jax.load")).splitlines()
     assert sum(", probability 0." in line or ", probability 1." in line for line in lines) == len(shown["files"])
 
-    (picture,) = read_pictures(find_cell(notebook, "explain_image"))
+    (picture,) = read_pictures(find_cell(notebook, "heat_map("))
     colourful = np.ptp(picture.astype(int), axis=2) > 60  # [H, W]
     upper, lower = np.array_split(colourful, 2)
     assert not upper.any() and lower.mean() > 0.001

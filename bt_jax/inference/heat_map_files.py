@@ -14,6 +14,7 @@ from bt_jax.inference import attribution, heat_map
 from bt_jax.inference.predictor import Prediction, Predictor, PreparedSlice
 
 INDEX = "index.csv"
+METHODS = attribution.METHODS
 _LONGEST_NAME = 80  # characters of the file's own name that are kept
 
 
@@ -25,11 +26,17 @@ class HeatMap:
       heat: [H, W] float32 in [0, 1], on the image's pixels; the maximum is 1, or 0 without any evidence for the class.
       label: name of the class.
       method: the method used, see `attribution`.
+      image: [H, W] uint8 or uint16.
     """
 
     heat: np.ndarray
     label: str
     method: str
+    image: np.ndarray
+
+    def draw(self) -> np.ndarray:
+        """Draws the colours of the heat over the image: [H, W, 3] uint8."""
+        return heat_map.overlay(self.image, self.heat)
 
 
 def check_explainable(predictor: Predictor) -> None:
@@ -50,7 +57,7 @@ def explain_image(predictor: Predictor, image: np.ndarray, *, label: str, method
         found = attribution.explain(model, square[None], classes=[number], method=method, batch_size=1)
         heat += attribution.scale_to_one(placement.map_to_image(found.heat[0]))
         methods[found.method] = None
-    return HeatMap(attribution.scale_to_one(heat), label, "+".join(methods))
+    return HeatMap(attribution.scale_to_one(heat), label, "+".join(methods), image)
 
 
 class HeatMapFiles:
@@ -78,9 +85,7 @@ class HeatMapFiles:
         assert prepared.origin is not None
         found = explain_image(self._predictor, prepared.origin, label=prediction.label, method=self._method)
         name = make_file_name(path)
-        files.write_bytes(
-            self._folder / f"{name}.png", heat_map.encode_png(heat_map.overlay(prepared.origin, found.heat))
-        )
+        files.write_bytes(self._folder / f"{name}.png", heat_map.encode_png(found.draw()))
         buffer = io.BytesIO()
         np.save(buffer, found.heat)
         files.write_bytes(self._folder / f"{name}.npy", buffer.getvalue())
