@@ -26,7 +26,7 @@ def make_defaults() -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.source = "auto"  # auto, folder (what `dir` names), or phantoms
     data.dir = ""  # folder, zip or prepared data set; with auto, empty means $BT_DATA, else data/brain_tumor_mri, else
-    # a download from Kaggle, else phantoms
+    # the data set attached to a Kaggle notebook, else a download from Kaggle, else phantoms
     data.folds = 5  # number of folds in the split by patient; 0: all images train and none validates, for a final model
     # whose plan a cross-validation has proved. `bt_jax.export` calibrates it with that cross-validation
     data.fold = 0  # fold to validate on, from 0; -1 trains all folds one after the other

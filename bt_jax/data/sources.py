@@ -18,6 +18,9 @@ from bt_jax.data.phantom_source import open_phantoms
 from bt_jax.data.records import TESTING, TRAINING, Record, Source
 
 DEFAULT_DIRECTORY = "data/brain_tumor_mri"
+# Where a Kaggle notebook has the data sets that are attached to it, and the folders at whose depth they may begin.
+KAGGLE_INPUT = pathlib.Path("/kaggle/input")
+_DEPTHS = ("*", "*/*", "*/*/*", "*/*/*/*")
 KAGGLE_DATASET = "sartajbhuvaji/brain-tumor-classification-mri"
 _ZIP = b"PK\x03\x04"
 SOURCES = ("auto", "folder", "phantoms")
@@ -30,7 +33,8 @@ def open_source(
 
     Args:
       source: `auto`, `phantoms`, or `folder` (a folder or zip, given by `directory`). `auto` takes `directory`, else
-        `$BT_DATA`, else `data/brain_tumor_mri`, else a Kaggle download if that is possible, else the phantoms.
+        `$BT_DATA`, else `data/brain_tumor_mri`, else the data set attached to a Kaggle notebook, else a Kaggle download
+        if that is possible, else the phantoms.
       directory: path of a folder, zip or prepared data set; it must exist if given.
       phantoms_per_class: number of phantoms per class in Training and in Testing.
       seed: seed of the phantoms.
@@ -47,6 +51,8 @@ def open_source(
         return open_path(os.environ["BT_DATA"], field="$BT_DATA")
     if pathlib.Path(DEFAULT_DIRECTORY).exists():
         return open_path(DEFAULT_DIRECTORY, field="the default data folder")
+    if attached := find_attached():
+        return open_path(attached, field="the data set attached to the notebook")
     downloaded, reason = _download_from_kaggle()
     if downloaded is not None:
         return open_path(downloaded, field="the Kaggle download")
@@ -108,6 +114,21 @@ def _check_zip(path: pathlib.Path, *, field: str) -> None:
         f"{field} is {str(path)!r}, which is neither a folder nor a zip: give a folder or zip with Training/<class>/; "
         f"unpack other archives"
     )
+
+
+def find_attached() -> pathlib.Path | None:
+    """Finds the data set with a Training folder that is attached to this Kaggle notebook; None elsewhere.
+
+    Raises:
+      UsageError: there are several.
+    """
+    found = sorted(
+        {path.parent for depth in _DEPTHS for path in KAGGLE_INPUT.glob(f"{depth}/Training") if path.is_dir()}
+    )
+    if len(found) > 1:
+        several = ", ".join(map(str, found))
+        raise UsageError(f"several data sets are attached: name one with config.data.dir or $BT_DATA: {several}")
+    return found[0] if found else None
 
 
 def _download_from_kaggle() -> tuple[pathlib.Path | None, str]:

@@ -1,6 +1,7 @@
 """What `config.data.source` and its fields open: phantoms, what is named, what is found, or a download."""
 
 import pathlib
+import shutil
 import sys
 import time
 
@@ -20,6 +21,7 @@ def closed_environment(monkeypatch: pytest.MonkeyPatch, directory: pathlib.Path)
     for name in ("BT_DATA", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(directory / "no_kaggle"))
+    monkeypatch.setattr(sources, "KAGGLE_INPUT", directory / "kaggle_input")
 
 
 def test_phantoms_are_a_divided_source_of_readable_images_with_a_notice():
@@ -71,6 +73,18 @@ def test_auto_takes_the_named_folder_then_the_environment_then_the_default(kaggl
     source = sources.open_source("auto", directory="")
     assert source.description == f"folder {sources.DEFAULT_DIRECTORY}"
     assert not source.synthetic and source.warnings == ()
+
+
+@pytest.mark.parametrize("place", ["brain-mri", "datasets/owner/brain-mri", "brain-mri/versions/1"])
+def test_auto_finds_the_data_set_attached_to_a_kaggle_notebook(kaggle, tmp_path, monkeypatch, place):
+    closed_environment(monkeypatch, tmp_path)
+    shutil.copytree(kaggle.path, tmp_path / "kaggle_input" / place)
+    (tmp_path / "kaggle_input" / "empty").mkdir()
+    source = sources.open_source("auto", directory="")
+    assert str(tmp_path / "kaggle_input" / place) in source.description and not source.synthetic
+    shutil.copytree(kaggle.path, tmp_path / "kaggle_input" / "other")
+    with pytest.raises(UsageError, match=r"several data sets are attached: name one .*brain-mri.*other"):
+        sources.open_source("auto", directory="")
 
 
 def test_auto_with_something_named_that_is_not_there_is_an_error(kaggle, tmp_path, monkeypatch):
