@@ -28,7 +28,7 @@ def make_defaults() -> ml_collections.ConfigDict:
     data.dir = ""  # folder, zip or prepared data set; with auto, empty means $BT_DATA, else data/brain_tumor_mri, else
     # the data set attached to a Kaggle notebook, else a download from Kaggle, else phantoms
     data.folds = 5  # number of folds in the split by patient; 0: all images train and none validates, for a final model
-    # whose plan a cross-validation has proved. `bt_jax.export` calibrates it with that cross-validation
+    # whose plan a cross-validation has proved; `bt_jax.release` trains both and calibrates one by the other
     data.fold = 0  # fold to validate on, from 0; -1 trains all folds one after the other
     data.probe = ""  # shift probe: images of a class that are kept from training and scored in report/source_probe, as
     # "CLASS:web" (no known patient), "CLASS:patient=PATTERN" or "CLASS:size=225x225", also with !=; empty: off

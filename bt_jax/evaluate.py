@@ -2,6 +2,7 @@
 
     python -m bt_jax.evaluate --model=runs/effnet_cpu --data=data/brain_tumor_mri --out=scores
     python -m bt_jax.evaluate --model=runs/effnet_cpu --data=archive.zip --split=Training --out=scores
+    python -m bt_jax.evaluate --data=other_hospital --out=scores
 
 Images with a near-duplicate in the model's training or validation images are leaked. The scores on the other images,
 the clean ones, come first. This is a research tool, not a medical device.
@@ -14,10 +15,11 @@ from absl import flags
 
 from bt_jax.common import cli, files, waiting
 from bt_jax.common.errors import UsageError
+from bt_jax.inference import shipped_model
 
 _MODEL = flags.DEFINE_string(
     "model",
-    "",
+    None,
     "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file. Default: the model that "
     "ships with bt_jax.",
 )
@@ -35,18 +37,18 @@ def main() -> None:
     for flag in (_DATA, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
+    (chosen,) = shipped_model.choose([] if _MODEL.value is None else [_MODEL.value])
     out = pathlib.Path(_OUT.value)
     files.check_folder(out, flag="out")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.data import dataset, leakage, patient_groups, sources
-    from bt_jax.inference import shipped_model, trained_model
+    from bt_jax.inference import trained_model
     from bt_jax.metrics.by_patient import Patients
     from bt_jax.metrics.calibration import Calibration
     from bt_jax.reports import score_text, split_report
 
     cli.prepare_to_compute()
-    (chosen,) = shipped_model.choose([_MODEL.value] if _MODEL.value else [])
-    print(f"model: {shipped_model.describe(chosen)}")
+    print(f"model: {shipped_model.describe([chosen])}")
     model = trained_model.load(chosen, batch_size=_BATCH_SIZE.value)
     source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
     for warning in source.warnings:
@@ -59,9 +61,13 @@ def main() -> None:
     )
     if not len(images):
         raise UsageError(f"{_DATA.value} has no images in {_SPLIT.value}/<class>/: choose another --split")
-    if not model.folders:
-        print(f"warning: {chosen} does not list its training images, so leaked images are not identified")
     leaked = np.zeros(len(images), bool)
+    if pathlib.Path(chosen) == shipped_model.FILE:
+        seen = shipped_model.list_fingerprints()
+        leaked = np.array([fingerprint in seen for fingerprint in images.fingerprints], bool)
+        print("warning: leaked images are identified by equal pixels alone, so near-duplicates count as clean")
+    elif not model.folders:
+        print(f"warning: {chosen} does not list its training images, so leaked images are not identified")
     for folder in model.folders:
         leaked |= leakage.has_near_duplicate(images, *leakage.read(folder))
     groups = patient_groups.group_by_patient(images, source.groups)

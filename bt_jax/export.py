@@ -5,7 +5,7 @@
     python -m bt_jax.export --model=runs/first --format=onnx --out=model.onnx --data=archive.zip
 
 stablehlo is a program for any CPU, GPU or TPU; safetensors holds the weights. Both include the preprocessing, class
-names and temperature, and other commands accept them as --model. onnx is for ONNX Runtime and similar runtimes, and
+names, temperature, out-of-distribution model and confidence limit, and other commands accept them as --model. onnx is for ONNX Runtime and similar runtimes, and
 needs the packages onnx and onnxruntime. The folds of a cross-validation become one file. This is a research tool, not a
 medical device.
 """
@@ -19,6 +19,7 @@ from absl import flags
 
 from bt_jax.common import cli, files
 from bt_jax.common.errors import UsageError
+from bt_jax.inference import shipped_model
 
 if typing.TYPE_CHECKING:
     from bt_jax.data.sources import Source
@@ -26,7 +27,7 @@ if typing.TYPE_CHECKING:
 
 _MODEL = flags.DEFINE_string(
     "model",
-    "",
+    None,
     "Workdir of a run or of a cross-validation, or a safetensors file. Default: the model that ships with bt_jax.",
 )
 _FORMAT = flags.DEFINE_enum("format", None, ["stablehlo", "onnx", "safetensors"], "Format of the file.")
@@ -41,14 +42,14 @@ def main() -> None:
     for flag in (_FORMAT, _OUT):
         if not flag.value:
             raise UsageError(f"--{flag.name} is missing: see --help")
+    (chosen,) = shipped_model.choose([] if _MODEL.value is None else [_MODEL.value])
     out = pathlib.Path(_OUT.value)
     files.check_output(out, flag="out")
     # Imported here so that --help does not wait for JAX.
-    from bt_jax.inference import convert, shipped_model, trained_model
+    from bt_jax.inference import convert, trained_model
 
     cli.prepare_to_compute()
-    (chosen,) = shipped_model.choose([_MODEL.value] if _MODEL.value else [])
-    print(f"model: {shipped_model.describe(chosen)}")
+    print(f"model: {shipped_model.describe([chosen])}")
     model = trained_model.load(chosen, batch_size=_COMPARED)
     images, origin = _load_images(model)
     difference = convert.write(out, model, form=form, images=images)

@@ -76,8 +76,8 @@ def main(paths: list[str]) -> int:
     file_reader.silence_parsers()
     # Images are kept until their heat maps are written.
     batch_size = min(_BATCH_SIZE.value, _MOST_KEPT) if _GRADCAM.value else _BATCH_SIZE.value
-    if said := shipped_model.announce(_MODEL.value):
-        print(said, file=sys.stderr)
+    if not _MODEL.value:
+        print(f"model: {shipped_model.describe(models)}", file=sys.stderr)
     predictor = Predictor.load(models, views=_VIEWS.value, batch_size=batch_size)
     heat_maps = None
     if _GRADCAM.value:

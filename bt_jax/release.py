@@ -7,7 +7,7 @@ The configuration is that of the folds: all of them with data.fold=-1, else one.
 trains on all images, so none is left to measure it. Its temperature, its out-of-distribution threshold and the
 confidence below which its answers carry a warning come from the folds. The card beside the file, a.md, has the scores
 of the folds and says what the answers without a warning are worth. Run again with the same workdir, the command goes
-on where it stopped. This is a research tool, not a medical device.
+on where it stopped. It runs on one host. This is a research tool, not a medical device.
 """
 
 import functools
@@ -36,6 +36,7 @@ def main() -> int:
         raise UsageError(f"--config: {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read")
     files.check_folder(workdir, flag="workdir")
     files.check_output(out, flag="out")
+    files.check_output(out.with_suffix(".md"), flag="out")
     if out.suffix != ".safetensors":
         raise UsageError(f"--out is {str(out)!r}: use a name that ends in .safetensors")
     # Imported late: grain defines flags of its own, and --help need not wait for JAX.

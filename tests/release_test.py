@@ -33,7 +33,6 @@ def test_from_nothing_to_a_file_and_again(tmp_path):
     for said in (
         "# mlp, trained on all images", "**SYNTHETIC PHANTOMS", "| out_of_fold | 80 | 40 |", "training 80",
         "fitted on the 80 out-of-fold predictions of 2 folds", "## Answers without a warning",
-        "An answer carries a warning if its confidence is below 0.5",
     ):  # fmt: skip
         assert said in card
     again = release(*flags)  # finished runs are only reported again
@@ -44,13 +43,20 @@ def test_from_nothing_to_a_file_and_again(tmp_path):
     assert {row.split(",")[4] for row in (final / "split.csv").read_text().splitlines()[1:]} == {"training", "testing"}
     assert not [row for row in runs.rows(final) if "val/loss" in row]
     whole, half = trained_model.load(final), trained_model.load(out)
-    assert half.temperature == whole.temperature and half.confidence_limit == whole.confidence_limit is not None
+    assert half.temperature == whole.temperature and half.confidence_limit == whole.confidence_limit
+    told = (
+        "An answer carries a warning if"
+        if half.confidence_limit
+        else "No limit of the confidence left 10% right answers"
+    )
+    assert told in card
     source = sources.open_phantoms(per_class=(4, 0), seed=3)
     images = np.stack([whole.preprocessing(decode_image(source.read(one.path), name="")) for one in source.records])
     np.testing.assert_allclose(half.predict_probabilities(images), whole.predict_probabilities(images), atol=1e-2)
     np.testing.assert_allclose(half.predict(images).ood_scores, whole.predict(images).ood_scores, rtol=1e-2)
     scores = json.loads((tmp_path / "work" / "folds" / "cross_validation.json").read_bytes())
-    assert half.temperature.value == pytest.approx(scores["calibration"]["ensemble_temperature"], rel=1e-4)
+    assert scores["pooled"]["n"] == whole.temperature.images == 80
+    assert f"temperature {whole.temperature.value:.3f}, fitted on the 80" in again.stdout  # its report is calibrated
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ def write(
     form: str = "head",
     synthetic: bool = False,
     temperature: float | None = 1.5,
+    step: int = 5,
+    best_step: int = 5,
 ) -> pathlib.Path:
     """A dense network with random weights as the best checkpoint of a run."""
     description = ModelDescription(
@@ -33,10 +35,11 @@ def write(
     _, params, batch_stats = description.create_network(seed=seed)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(
-        5, evaluation={"params": params, "batch_stats": batch_stats}, training={"step": np.int32(5)},
-        metadata={"model": dataclasses.asdict(description), "progress": {"best_step": 5}}, best_step=5,
+        step, evaluation={"params": params, "batch_stats": batch_stats}, training={"step": np.int32(step)},
+        metadata={"model": dataclasses.asdict(description), "progress": {"best_step": best_step}},
+        best_step=best_step,
     )  # fmt: skip
     checkpoints.close()
     if temperature:
-        calibration.write(workdir, Temperature(temperature, "nothing", 0, 5))
+        calibration.write(workdir, Temperature(temperature, "nothing", 0, best_step))
     return workdir

@@ -110,7 +110,7 @@ def find_runs(directories: Iterable[pathlib.Path]) -> tuple[list[FinishedRun], l
         if not is_finished(folder):
             left_out.append(f"{folder} is not finished")
             continue
-        if not (folder / "report" / "validation").exists() and not (folder / "cross_validation.json").exists():
+        if not (folder / "report" / "validation").exists():
             left_out.append(f"{folder} validated nothing: its config.data.folds is 0")
             continue
         run = read_run(folder)

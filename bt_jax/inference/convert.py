@@ -20,7 +20,9 @@ from bt_jax.inference.trained_model import TrainedModel
 FORMATS = ("stablehlo", "onnx", "safetensors")
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # absolute for probabilities; for logits, relative to the largest
+_MOST_AT_ONCE = 32  # images in a step of the comparison
 HALF_TOLERANCE = 1e-2  # the same for float16 weights
+_HALF_OOD_TOLERANCE = 0.1  # relative, for their OOD scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Difference:
       probabilities: largest absolute difference of a probability.
       logits: largest absolute difference of a logit, divided by the largest logit or by 1 if that is larger.
       changed: number of images whose predicted class differs.
+      ood_scores: largest relative difference of an OOD score; 0 where the file or the model has none.
     """
 
     images: int
     probabilities: float
     logits: float
     changed: int = 0
+    ood_scores: float = 0.0
 
     def is_within(self, tolerance: float) -> bool:
         """Whether both differences are within a tolerance; False for NaN."""
@@ -57,16 +61,20 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
     Raises:
       UsageError: the model has no networks, packages are missing, or the outputs differ.
     """
+    if half and form != "safetensors":
+        raise ValueError(f"a file of the form {form} has no float16 weights")
     if not model.networks:
         raise UsageError("a StableHLO file cannot be exported again: use the workdir or a safetensors file")
     with waiting.report(f"converting the model to {form}"):
-        content = _convert_to_safetensors(model, half=True) if half else _CONVERTERS[form](model)
+        content = _convert_to_safetensors(model, half=half) if form == "safetensors" else _CONVERTERS[form](model)
     with waiting.report(f"comparing the {form} file with the model"):
         difference = compare(content, model, form=form, images=images)
-    if not difference.is_within(HALF_TOLERANCE if half else TOLERANCE):
+    close = difference.ood_scores <= _HALF_OOD_TOLERANCE if half else True
+    if not close or not difference.is_within(HALF_TOLERANCE if half else TOLERANCE):
         raise UsageError(
             f"the outputs of the {form} file differ from the model's (probabilities by {difference.probabilities:.1e}, "
-            f"logits by {difference.logits:.1e} on {difference.images} images): the file was not written"
+            f"logits by {difference.logits:.1e}, OOD scores by {difference.ood_scores:.1e} on {difference.images} "
+            f"images): the file was not written"
         )
     files.write_bytes(path, content)
     return difference
@@ -74,28 +82,38 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
 
 def compare(content: bytes, model: TrainedModel, *, form: str, images: np.ndarray) -> Difference:
     """Compares the outputs of a file's content with a model's, in batches of one image and of several."""
-    expected = model.predict_logits(images)
-    ours = model.compute_probabilities(expected)
+    expected, scores = model.predict(images)
+    ours, found_scores = model.compute_probabilities(expected), None
     if form == "onnx":
         logits, probabilities = onnx_graph.run(content, np.divide(images, np.float32(255), dtype=np.float32))
     else:
-        logits, probabilities = _run_file(content, images)
+        logits, probabilities, found_scores = _run_file(content, images)
+    both = scores is not None and found_scores is not None
     return Difference(
         images=len(images),
         probabilities=float(np.abs(probabilities - ours).max()),
         logits=float(np.abs(logits - expected).max() / max(1.0, np.abs(expected).max())),
         changed=int((probabilities.argmax(axis=1) != ours.argmax(axis=1)).sum()),
+        ood_scores=float(np.abs(np.asarray(found_scores) / np.asarray(scores) - 1).max()) if both else 0.0,
     )
 
 
-def _run_file(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Loads the file as a user would and returns its logits [members, N, classes] and probabilities [N, classes]."""
+def _run_file(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Loads the file as a user would.
+
+    Returns:
+      Its logits [members, N, classes], probabilities [N, classes] and OOD scores [N], which it may lack.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model"
         path.write_bytes(content)
-        one, several = (trained_model.load(path, batch_size=size) for size in (1, max(2, len(images) - 1)))
-        logits = np.concatenate([one.predict_logits(images[:1]), several.predict_logits(images[1:])], axis=1)
-        return logits, several.compute_probabilities(logits)
+        sizes = 1, min(max(2, len(images) - 1), _MOST_AT_ONCE)
+        one, several = (trained_model.load(path, batch_size=size) for size in sizes)
+        parts = [one.predict(images[:1]), several.predict(images[1:])]
+        logits = np.concatenate([part.logits for part in parts], axis=1)
+        known = [part.ood_scores for part in parts if part.ood_scores is not None]
+        scores = np.concatenate(known) if len(known) == len(parts) else None
+        return logits, several.compute_probabilities(logits), scores
 
 
 def _convert_to_safetensors(model: TrainedModel, *, half: bool = False) -> bytes:
@@ -155,4 +173,4 @@ def _make_stored_model(model: TrainedModel) -> model_file.StoredModel:
     )
 
 
-_CONVERTERS = {"stablehlo": _convert_to_stablehlo, "onnx": _convert_to_onnx, "safetensors": _convert_to_safetensors}
+_CONVERTERS = {"stablehlo": _convert_to_stablehlo, "onnx": _convert_to_onnx}

@@ -87,7 +87,8 @@ class Predictor:
         self.class_names = first.class_names
         self._preprocessings: tuple[Preprocessing, ...] = tuple(dict.fromkeys(m.preprocessing for m in models))
         self._always = _warn_about_models(models)
-        self._limit = first.confidence_limit if len(models) == 1 else None  # it was measured with this model alone
+        # It was measured with this model alone, and without further views.
+        self._limit = first.confidence_limit if len(models) == views == 1 else None
 
     @classmethod
     def load(cls, paths: Iterable[str], *, views: int = 1, batch_size: int = 32) -> "Predictor":
@@ -168,8 +169,8 @@ class Predictor:
 def _make_limit_warning(limit: ConfidenceLimit) -> Message:
     return Message(
         "low_confidence",
-        "The confidence is below {limit}%. Of the answers above it, {accuracy}% were right on images of patients that "
-        "the model had not seen.",
+        "The confidence is below {limit}%. In a cross-validation, {accuracy}% of the answers without such a warning "
+        "were right.",
         limit=round(100 * limit.value),
         accuracy=round(100 * limit.accuracy, 1),
     )

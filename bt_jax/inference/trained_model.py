@@ -147,21 +147,22 @@ def _restore_weights(folder: str | os.PathLike[str], step: int, params: Tree, ba
     return weights
 
 
-def load(path: str | os.PathLike[str], *, batch_size: int = 32) -> TrainedModel:
+def load(path: str | os.PathLike[str], *, batch_size: int = 32, last: bool = False) -> TrainedModel:
     """Loads the best checkpoint of a run, or of every fold of a cross-validation, or a file that `export` wrote.
 
     Args:
       path: workdir, StableHLO or safetensors file.
       batch_size: images per step. A smaller batch is padded to a power of two; each size is compiled separately.
+      last: takes the last checkpoint of a run in place of the best one, and then without what was fitted to that.
 
     Raises:
       UsageError: the path holds no model, or the folds do not belong together.
     """
     path = pathlib.Path(path)
-    return _load_file(path, batch_size) if path.is_file() else _load_workdir(path, batch_size)
+    return _load_file(path, batch_size) if path.is_file() else _load_workdir(path, batch_size, last=last)
 
 
-def _load_workdir(folder: pathlib.Path, batch_size: int) -> TrainedModel:
+def _load_workdir(folder: pathlib.Path, batch_size: int, *, last: bool) -> TrainedModel:
     folds = sorted(folder.glob("fold_*")) or [folder]
     if folds != [folder] and not (folder / "cross_validation.json").exists():
         raise UsageError(
@@ -169,7 +170,7 @@ def _load_workdir(folder: pathlib.Path, batch_size: int) -> TrainedModel:
         )
     descriptions, networks, temperatures, ood_models, limits = [], [], [], [], []
     for fold in folds:
-        step, metadata = checkpoint.read_best_metadata(fold)
+        step, metadata = (checkpoint.read_last_metadata if last else checkpoint.read_best_metadata)(fold)
         description = ModelDescription.from_dict(metadata["model"])
         network, *shapes = description.create_abstract_network()
         weights = _restore_weights(fold, step, *shapes)

@@ -8,6 +8,7 @@ workdir.
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ from bt_jax.common.errors import UsageError
 FILE = "confidence.json"
 SCHEMA = 1
 # Limits to choose from: below a half, no class has a majority, which has a warning of its own.
+FEWEST = 30  # answers that a share is taken of
 LIMITS = tuple(round(0.5 + 0.01 * number, 2) for number in range(50))
 
 
@@ -42,24 +44,41 @@ class ConfidenceLimit:
     images: int
     step: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("value", "accuracy", "coverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not a share")
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What a limit leaves of N images.
+    """What a limit leaves of some images.
 
     Attributes:
       limit: of the confidence.
-      coverage: share of the images that are answered; 0 to 1.
-      accuracy: share of right answers among them; NaN if there are none.
+      images: number of all images.
+      answered: number of images that are answered without a warning.
+      right: number of right answers among them.
     """
 
     limit: float
-    coverage: float
-    accuracy: float
+    images: int
+    answered: int
+    right: int
+
+    @property
+    def coverage(self) -> float:
+        """The share of the images that are answered."""
+        return self.answered / self.images
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers; NaN without answers."""
+        return self.right / self.answered if self.answered else math.nan
 
 
 def select(limit: float, *, confidences: np.ndarray, correct: np.ndarray, accepted: np.ndarray) -> Selection:
-    """Computes what a limit leaves.
+    """Counts what a limit leaves.
 
     Args:
       limit: answers with at least this confidence stand.
@@ -68,13 +87,16 @@ def select(limit: float, *, confidences: np.ndarray, correct: np.ndarray, accept
       accepted: [N] bool, False for images that have another warning.
     """
     answered = accepted & (confidences >= limit)
-    accuracy = float(correct[answered].mean()) if answered.any() else float("nan")
-    return Selection(limit, float(answered.mean()), accuracy)
+    return Selection(limit, images=len(answered), answered=int(answered.sum()), right=int(correct[answered].sum()))
 
 
 def choose(selections: Sequence[Selection], *, accuracy: float) -> Selection | None:
-    """Chooses the selection of largest coverage that has at least this accuracy; None if none has."""
-    return max((one for one in selections if one.accuracy >= accuracy), key=lambda one: one.coverage, default=None)
+    """Chooses the selection of largest coverage that has at least this accuracy; None if none has.
+
+    A selection of a few images says nothing, and is not chosen.
+    """
+    good = (one for one in selections if one.answered >= FEWEST and one.accuracy >= accuracy)
+    return max(good, key=lambda one: one.coverage, default=None)
 
 
 def write(folder: files.Path, limit: ConfidenceLimit) -> None:
@@ -95,8 +117,6 @@ def read(folder: files.Path, *, step: int) -> ConfidenceLimit | None:
         content = json.loads(path.read_bytes())
         del content["schema"]
         limit = ConfidenceLimit(**content)
-        if not 0 <= limit.value <= 1:
-            raise ValueError(f"the limit is {limit.value}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}): remove it") from error
     return limit if limit.step == step else None

@@ -95,23 +95,11 @@ def write(
     record = json.loads((workdirs[0] / "run.json").read_bytes())
     synthetic = bool(record["data"]["synthetic"])
     notice = SYNTHETIC_NOTICE if synthetic else None
-    temperatures = np.array(
-        [_fit_temperature(predictions, predictions.folds != fold) for fold in range(folds)]
-    )  # [folds], each fitted on the others
+    temperatures = fit_temperatures(predictions)
     after = calibration.softmax(predictions.logits, temperatures[predictions.folds][:, None])
-    splits = {SPLIT: np.ones(len(predictions.labels), bool)}
-    if 0 < predictions.known.sum() < len(predictions.known):
-        splits[KNOWN_SPLIT] = predictions.known
-    results = {
-        name: _report_split(
-            folder / "report" / name,
-            predictions.select(rows),
-            after[rows],
-            grouping=record["data"]["grouping"],
-            notice=notice,
-        )
-        for name, rows in splits.items()
-    }
+    results = report_splits(
+        folder / "report", predictions, probabilities=after, grouping=record["data"]["grouping"], notice=notice
+    )
     result = results[SPLIT]
     facts = _collect_facts(workdirs, record, ensemble)
     recalls = _read_probe_recalls(workdirs) if record["data"].get("probe") else []
@@ -158,8 +146,48 @@ def write(
     files.write_json(folder / FILE, summary)
 
 
+def fit_temperatures(predictions: OutOfFold) -> np.ndarray:
+    """Fits the temperature of each fold on all other folds, or on itself if it is alone: [folds] float64."""
+    folds = range(predictions.folds.max() + 1)
+    alone = len(folds) == 1
+    return np.array([_fit_temperature(predictions, (predictions.folds != fold) | alone) for fold in folds])
+
+
+def report_splits(
+    folder: pathlib.Path, predictions: OutOfFold, *, probabilities: np.ndarray, grouping: str, notice: str | None
+) -> dict[str, dict[str, Any]]:
+    """Writes the reports of all images and, if only some patients have names in the data, of the images of these.
+
+    Args:
+      folder: for a folder of each report.
+      predictions: of all folds.
+      probabilities: [N, C], calibrated by `fit_temperatures`.
+      grouping: how the groups are known, as text.
+      notice: a warning for every picture and the text.
+
+    Returns:
+      The scores by the name of the split.
+    """
+    splits = {SPLIT: np.ones(len(predictions.labels), bool)}
+    if 0 < predictions.known.sum() < len(predictions.known):
+        splits[KNOWN_SPLIT] = predictions.known
+    alone = not predictions.folds.max()
+    return {
+        name: _report_split(
+            folder / name, predictions.select(rows), probabilities[rows], alone=alone, grouping=grouping, notice=notice
+        )
+        for name, rows in splits.items()
+    }
+
+
 def _report_split(
-    folder: pathlib.Path, predictions: OutOfFold, probabilities: np.ndarray, *, grouping: str, notice: str | None
+    folder: pathlib.Path,
+    predictions: OutOfFold,
+    probabilities: np.ndarray,
+    *,
+    alone: bool,
+    grouping: str,
+    notice: str | None,
 ) -> dict[str, Any]:
     """Writes the report of some of the predictions, with their calibrated probabilities [N, C], and scores them."""
     return split_report.write_split_report(
@@ -175,8 +203,8 @@ def _report_split(
         change=Calibration(
             uncalibrated=calibration.softmax(predictions.logits),
             temperature=None,
-            fitted_on="the validation images of the other folds",
-            biased=False,
+            fitted_on="the validation images" if alone else "the validation images of the other folds",
+            biased=alone,
         ),
         notice=notice,
     )

@@ -19,6 +19,7 @@ class ModelFacts(TypedDict, total=False):
 
     Attributes:
       title: heading of the card, such as the name of the run.
+      summary: what a reader must know before the scores, in sentences.
       model: architecture, with input size.
       parameters: number of parameters.
       weights: initial weights, and where they came from.
@@ -39,6 +40,9 @@ class ModelFacts(TypedDict, total=False):
       calibration: a sentence about the temperature.
       selections: what limits of the confidence leave of the images.
       limit: the one below which an answer carries a warning; None if no limit was good enough.
+      asked_accuracy: the share of right answers that the limit was chosen for.
+      checked: what limits fitted on all folds but one leave of the other one, summed over the folds; None if there was
+        no such limit.
       doubt: how many images of each kind were flagged as out-of-distribution, as clauses.
       seed: of the random numbers.
       versions: of the libraries, by name.
@@ -46,6 +50,7 @@ class ModelFacts(TypedDict, total=False):
     """
 
     title: str
+    summary: str
     model: str
     parameters: int
     weights: str
@@ -66,6 +71,8 @@ class ModelFacts(TypedDict, total=False):
     calibration: str
     selections: Sequence[Selection]
     limit: ConfidenceLimit | None
+    asked_accuracy: float
+    checked: Selection | None
     doubt: str
     seed: int
     versions: Mapping[str, str]
@@ -92,6 +99,7 @@ def write_model_card(path: files.Path, *, facts: ModelFacts, metrics: Results, n
         f"# {facts.get('title', 'Model card')}",
         f"> **{notice}**" if notice else "",
         "This model is a research tool. It is not a medical device. Do not use it to decide on a patient's care.",
+        facts.get("summary", ""),
         "\n".join(f"- {score_text.summarise_scores(result)}" for result in metrics.values()),
         score_sections.format_results(metrics),
         _format_shift_probe(facts),
@@ -147,20 +155,26 @@ def _format_facts(facts: ModelFacts) -> str:
 def _format_selections(facts: ModelFacts) -> str:
     if "selections" not in facts:
         return ""
-    limit = facts.get("limit")
+    limit, checked = facts.get("limit"), facts.get("checked")
     rows = [
-        [f"{one.limit:.2f}", f"{one.coverage:.1%}", f"{one.accuracy:.1%}" if one.coverage else "-"]
+        [f"{one.limit:.2f}", f"{one.coverage:.1%}", f"{one.accuracy:.1%}" if one.answered else "-"]
         for one in facts["selections"]
     ]
     return format_markdown_section(
         "Answers without a warning",
         f"An answer carries a warning if its confidence is below {limit.value:.2f}, or if the image is "
-        f"out-of-distribution. Of {limit.fitted_on}, {limit.coverage:.1%} had no warning, and of these, "
-        f"{limit.accuracy:.1%} were right. The limit was chosen on the same images."
+        f"out-of-distribution. Of {limit.fitted_on}, {limit.coverage:.1%} had neither warning, and of these, "
+        f"{limit.accuracy:.1%} were right. The limit was chosen on the same images, as the lowest with "
+        f"{facts['asked_accuracy']:.0%} right."
         if limit
-        else "No limit of the confidence made the answers above it as accurate as was asked for.",
-        format_markdown_table(["Limit of the confidence", "Answers without a warning", "Accuracy of these"], rows),
-        "The shares hold for images like these. On images from other places more answers without a warning are wrong.",
+        else f"No limit of the confidence left {facts['asked_accuracy']:.0%} right answers, so none is set.",
+        f"As a check, limits that were chosen on all folds but one, and applied to the other one, leave "
+        f"{checked.coverage:.1%} of the images, of which {checked.accuracy:.1%} are right."
+        if checked
+        else "",
+        format_markdown_table(["Limit of the confidence", "Answers above it", "Right answers among these"], rows),
+        "Answers on images that are out-of-distribution are not counted. The shares hold for images like these. On "
+        "images from other places more answers without a warning may be wrong.",
     )
 
 
@@ -171,7 +185,7 @@ def _format_ood_detection(facts: ModelFacts) -> str:
         "Out-of-distribution detection",
         "A classifier assigns one of its classes to every picture. The model therefore flags an image as "
         "out-of-distribution (OOD) if its features lie farther from those of the training images than those of 99 % of "
-        f"the validation images: {facts['doubt']}.",
+        f"the images that its threshold was fitted on: {facts['doubt']}.",
         "The flag is meant for pictures of another kind. It does not separate wrong predictions from right ones. It "
         "can miss an unknown disease, another sequence, or a slice of another part of the head.",
     )

@@ -90,8 +90,7 @@ def _announce(address: tuple[str, int], models: Sequence[str], *, public: bool) 
     if public:
         print(f"warning: the server has no authentication: anyone who can reach {host} can use it", file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host
-    names = "; ".join(map(shipped_model.describe, models))
-    print(f"serving {names} at http://{shown}:{port}/ (Ctrl-C stops it)", flush=True)
+    print(f"serving {shipped_model.describe(models)} at http://{shown}:{port}/ (Ctrl-C stops it)", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class ModelPage:
     """Facts, cards and pictures of a predictor's models, all read by the constructor.
 
     Attributes:
-      names: what people call the models, see `shipped_model.describe`.
+      names: what people call the models, see `shipped_model.name`.
       cards: the model cards as HTML without links, scripts or external pictures; none for models without a workdir.
       pictures: the PNG files that the cards show, by the number in their address.
 
@@ -33,7 +33,7 @@ class ModelPage:
 
     def __init__(self, predictor: Predictor, names: Sequence[str]):
         self._predictor = predictor
-        self.names = tuple(map(shipped_model.describe, names))
+        self.names = tuple(map(shipped_model.name, names))
         self.pictures: dict[int, bytes] = {}
         self.cards = tuple(
             self._render(card)

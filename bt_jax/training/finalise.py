@@ -32,8 +32,8 @@ _IMAGES_OF_A_KIND = 4
 def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
     """Writes `calibration.json`, `doubt.npz` and the report of the best checkpoint, and for a demo its examples.
 
-    Without validation images the last checkpoint is the best, and there is nothing to fit the first two on. All
-    processes call it alike; the first one writes.
+    Without validation images the last checkpoint is the best, and there is nothing to fit the first two on: the report
+    then takes those that `out_of_fold.calibrate` has written. All processes call it alike; the first one writes.
     """
     progress = result.progress
     best_step = progress.step if progress.best_step is None else progress.best_step  # the best checkpoint may be lost
@@ -44,11 +44,13 @@ def finalise(setup: Setup, run: OpenRun, result: TrainingResult) -> None:
     said = waiting.report("scoring the images and writing the report", say=processes.say)
     with run.record.time_phase("report"), said:
         logits, features = _compute_outputs(model, setup.data)
-        temperature, ood_model = None, None
+        temperature: Temperature | None
         if "validation" in logits:
             temperature = fit_temperature(setup.data, logits["validation"], step=best_step)
             calibration.write(run.folder, temperature)
             ood_model = fit_ood_model(model, setup.data, features["validation"], step=best_step)
+        else:
+            temperature, ood_model = (kept.read(run.folder, step=best_step) for kept in (calibration, ood))
         facts: ModelFacts = {
             **setup.facts,
             "provenance": run.record.get_provenance(),

@@ -13,7 +13,8 @@ class Cadence:
 
     Attributes:
       log_every: steps between rows of metrics.
-      evaluate_every: steps between evaluations; the last step is always followed by one.
+      evaluate_every: steps between evaluations; the last step is always followed by one. Without validation images
+        they are checkpoints only.
       checkpoint_every: steps between checkpoints besides those at evaluations; 0: none.
       patience: evaluations without a lower val/loss that end a stage; 0 is off.
     """

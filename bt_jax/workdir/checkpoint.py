@@ -263,6 +263,19 @@ def _flatten_by_path(tree: Any) -> dict[str, Any]:
     }
 
 
+def read_last_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]:
+    """Returns step and metadata of the last intact checkpoint of a run.
+
+    Raises:
+      UsageError: the folder holds no run or no intact checkpoint.
+    """
+    folder = _get_folder(workdir)
+    for step in reversed(_list_steps(folder)):
+        if metadata := _read_intact_metadata(folder / str(step)):
+            return step, metadata
+    raise UsageError(f"{str(workdir)!r} holds no intact checkpoint: give the workdir of a run that saved one")
+
+
 def read_best_metadata(workdir: str | os.PathLike[str]) -> tuple[int, dict[str, Any]]:
     """Returns step and metadata of the best checkpoint of a run, or of the latest if none has been evaluated.
 

@@ -1,6 +1,7 @@
 """What folds tell about a final model: outputs on the images that each has not seen, and what is fitted on them."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -61,27 +62,46 @@ def test_distances_are_in_units_of_the_training_images(evidence, folders, images
     np.testing.assert_allclose(evidence.distances[evidence.rows % FOLDS == 1], expected, rtol=1e-4)
 
 
+def make_outputs(evidence, *, wrong_below: float) -> out_of_fold.FoldOutputs:
+    """The same images with other logits: confidences from .4 to .99, of which those below a limit are wrong."""
+    count = 120
+    labels = np.arange(count) % 4
+    confidences = np.linspace(0.4, 0.99, count)
+    answers = np.where(confidences < wrong_below, (labels + 1) % 4, labels)
+    probabilities = np.full((count, 4), (1 - confidences[:, None]) / 3)
+    probabilities[np.arange(count), answers] = confidences
+    return out_of_fold.FoldOutputs(
+        rows=np.arange(count), labels=labels, logits=np.log(probabilities), distances=np.linspace(0, 1, count),
+        fold_of=np.arange(count) // 8 % FOLDS,
+    )  # fmt: skip
+
+
 def test_a_final_model_gets_what_was_fitted_out_of_fold(evidence, images, tmp_path):
     folder = untrained.write(tmp_path / "final", seed=9, temperature=None)
-    answers = np.where(np.arange(36) < 3, (evidence.labels + 1) % 4, evidence.labels)  # three are wrong
-    evidence = dataclasses.replace(evidence, logits=4 * np.eye(4)[answers])
-    model = out_of_fold.calibrate(folder, images, evidence, accuracy=0.8)
+    model = out_of_fold.calibrate(folder, images, evidence, accuracy=0.0)
     assert model.temperature.value == calibration.fit(evidence.logits, evidence.labels)
     assert model.temperature.fitted_on == evidence.description and model.temperature.images == 36
     (fitted,) = model.ood_models
     features = model.compute(images.images)[1][0]
     typical = np.median(dataclasses.replace(fitted, threshold=1.0).score(features))
     assert fitted.threshold == pytest.approx(typical * np.percentile(evidence.distances, 99), rel=1e-4)
-    assert model.confidence_limit.value == 0.5  # the lowest is good enough
-    assert model.confidence_limit.accuracy == pytest.approx(1 - 3 / 36, abs=0.01)
-    assert model.confidence_limit == selective.read(folder, step=5)
     again = trained_model.load(folder)
     assert (again.temperature, again.confidence_limit) == (model.temperature, model.confidence_limit)
 
 
-def test_no_limit_where_none_is_good_enough(evidence, images, tmp_path):
-    model = out_of_fold.calibrate(untrained.write(tmp_path / "final"), images, evidence, accuracy=1.1)
-    assert model.confidence_limit is None and model.temperature is not None
+def test_the_lowest_limit_that_is_good_enough_is_kept_and_an_earlier_one_is_not(evidence, images, tmp_path):
+    folder = untrained.write(tmp_path / "final", temperature=None)
+    outputs = make_outputs(evidence, wrong_below=0.7)
+    model = out_of_fold.calibrate(folder, images, outputs, accuracy=0.97)
+    calibrated = calibration.softmax(outputs.logits, outputs.temperature).max(axis=1)
+    highest_wrong = calibrated[np.linspace(0.4, 0.99, 120) < 0.7].max()
+    limit = model.confidence_limit
+    assert limit.value <= np.ceil(100 * highest_wrong) / 100 and limit.accuracy >= 0.97 and limit.step == 5
+    lower = outputs.list_selections([limit.value - 0.01])[0]
+    assert lower.accuracy < 0.97 and lower.coverage >= limit.coverage
+    assert limit == selective.read(folder, step=5)
+    assert out_of_fold.calibrate(folder, images, outputs, accuracy=1.1).confidence_limit is None
+    assert selective.read(folder, step=5) is None
 
 
 def test_selections_leave_out_unsure_and_far_images(evidence):
@@ -92,6 +112,38 @@ def test_selections_leave_out_unsure_and_far_images(evidence):
     certain = dataclasses.replace(evidence, logits=100 * np.eye(4)[evidence.labels])
     (all_right,) = certain.list_selections([0.99])
     assert all_right.accuracy == 1.0 and all_right.coverage == np.mean(near) < 1
+
+
+def test_what_was_fitted_on_the_other_folds_is_checked_on_each(evidence):
+    outputs = make_outputs(evidence, wrong_below=0.7)
+    check = outputs.cross_check(accuracy=0.97)
+    answered = right = flagged = 0
+    for fold in range(FOLDS):
+        others, own = outputs.take(outputs.fold_of != fold), outputs.take(outputs.fold_of == fold)
+        limit = selective.choose(others.list_selections(selective.LIMITS), accuracy=0.97).limit
+        probabilities = calibration.softmax(own.logits, calibration.fit(others.logits, others.labels))
+        near = own.distances <= np.percentile(others.distances, 99)
+        stands = near & (probabilities.max(axis=1) >= limit)
+        answered += stands.sum()
+        right += (stands & (probabilities.argmax(axis=1) == own.labels)).sum()
+        flagged += (~near).sum()
+    assert (check.selection.images, check.selection.answered, check.selection.right) == (120, answered, right)
+    assert check.flagged == flagged > 0
+    assert outputs.cross_check(accuracy=1.1) == (None, flagged)
+    assert outputs.take(outputs.fold_of == 1).cross_check(accuracy=0.9) is None
+
+
+def test_folds_are_taken_after_their_last_step(folders, images, tmp_path):
+    """The best checkpoint was chosen on these images."""
+    folder = tmp_path / "fold"
+    shutil.copytree(folders[0], folder)
+    untrained.write(folder, seed=7, step=9, best_step=5)
+    (outputs,) = [out_of_fold.compute([folder], images)]
+    rows = outputs.rows
+    last = trained_model.load(folder, last=True).predict_logits(images.images[rows])[0]
+    best = trained_model.load(folder).predict_logits(images.images[rows])[0]
+    np.testing.assert_allclose(outputs.logits, last, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(last, best, atol=1e-3)
 
 
 def test_a_run_on_other_images_is_refused(folders, images, tmp_path):

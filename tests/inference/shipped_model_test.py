@@ -1,6 +1,7 @@
 """The trained model of the package: which commands take it, what it is called, and what its file holds."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -20,12 +21,20 @@ def test_it_is_the_model_where_none_is_given(monkeypatch, tmp_path):
         shipped_model.choose([])
 
 
+def test_an_empty_name_is_no_model():
+    with pytest.raises(UsageError, match="--model is empty"):
+        shipped_model.choose([""])
+
+
 def test_it_is_named_by_its_content():
-    name = shipped_model.describe(str(shipped_model.FILE))
-    assert name.startswith("brain_tumor_mri ") and name.endswith(", which ships with bt_jax")
-    assert shipped_model.describe("runs/first") == "first" and shipped_model.describe(".") == "."
-    assert shipped_model.announce(["runs/first"]) == ""
-    assert shipped_model.announce([]) == f"model: {name}; its card is {shipped_model.CARD}"
+    name = shipped_model.name(str(shipped_model.FILE))
+    assert re.fullmatch("brain_tumor_mri [0-9a-f]{8}", name)
+    assert shipped_model.name("runs/first") == "first" and shipped_model.name(".") == "."
+    assert (
+        shipped_model.describe([str(shipped_model.FILE)])
+        == f"{name} (ships with bt_jax; its card: {shipped_model.CARD})"
+    )
+    assert shipped_model.describe(["runs/a", "runs/b"]) == "runs/a; runs/b"
 
 
 def test_the_file_is_small_and_complete():

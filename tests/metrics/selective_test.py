@@ -24,20 +24,23 @@ def test_shares_are_counted(images, limit):
     confidences, correct, accepted = (np.array(column) for column in zip(*images, strict=True))
     found = selective.select(limit, confidences=confidences, correct=correct, accepted=accepted)
     kept = [right for confidence, right, fine in images if fine and confidence >= limit]
+    assert (found.images, found.answered, found.right) == (len(images), len(kept), sum(kept))
     assert found.coverage == len(kept) / len(images)
-    assert math.isnan(found.accuracy) if not kept else found.accuracy == pytest.approx(sum(kept) / len(kept))
+    assert math.isnan(found.accuracy) if not kept else found.accuracy == sum(kept) / len(kept)
 
 
 def test_the_largest_coverage_that_is_good_enough_is_chosen():
     some = [
-        Selection(0.5, 1.0, 0.9),
-        Selection(0.6, 0.8, 0.97),
-        Selection(0.7, 0.5, 0.99),
-        Selection(0.9, 0.0, math.nan),
+        Selection(0.5, images=1000, answered=1000, right=900),
+        Selection(0.6, images=1000, answered=800, right=780),
+        Selection(0.7, images=1000, answered=500, right=495),
+        Selection(0.9, images=1000, answered=29, right=29),
+        Selection(0.95, images=1000, answered=0, right=0),
     ]
-    chosen = selective.choose(some, accuracy=0.97)
-    assert chosen == some[1]
-    assert selective.choose(some, accuracy=0.999) is None
+    assert selective.choose(some, accuracy=0.97) == some[1]
+    assert selective.choose(some, accuracy=0.98) == some[2]
+    assert selective.choose(some, accuracy=1.0) is None  # too few answers to speak of a share
+    assert selective.choose(some, accuracy=0.0) == some[0]
     assert selective.choose([], accuracy=0.5) is None
 
 

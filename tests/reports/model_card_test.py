@@ -8,6 +8,7 @@ import pytest
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.metrics import classification
 from bt_jax.metrics.calibration import Calibration, softmax
+from bt_jax.metrics.selective import ConfidenceLimit, Selection
 from bt_jax.reports import model_card
 
 NOTICE = "SYNTHETIC PHANTOMS - not medical data"
@@ -77,7 +78,10 @@ def test_card_says_how_many_images_are_flagged_as_out_of_distribution(tmp_path: 
         tmp_path, {}, FACTS | {"doubt": "6 of 574 validation images are flagged; 44 of 44 synthetic pictures are"}
     )
     told = section(text, "Out-of-distribution detection")
-    assert "of the validation images: 6 of 574 validation images are flagged; 44 of 44 synthetic pictures are." in told
+    assert (
+        "of the images that its threshold was fitted on: 6 of 574 validation images are flagged; 44 of 44 synthetic pictures are."
+        in told
+    )
     assert "does not separate wrong predictions from right ones" in told
 
 
@@ -188,3 +192,24 @@ def test_card_shows_heat_maps_that_lie_beside_it(tmp_path: pathlib.Path) -> None
     text = card(tmp_path, {})
     assert "![images with heat maps](heat_maps.png)" in section(text, "Heat maps")
     assert "- [heat_maps.png](heat_maps.png): " in section(text, "Files")
+
+
+def test_card_says_what_answers_without_a_warning_are_worth(tmp_path):
+    limit = ConfidenceLimit(0.62, 0.971, 0.9, fitted_on="the 200 out-of-fold predictions of 2 folds", images=200)
+    facts = {
+        "selections": [Selection(0.5, 200, 190, 180), Selection(0.62, 200, 180, 175), Selection(0.95, 200, 0, 0)],
+        "limit": limit, "asked_accuracy": 0.97, "checked": Selection(0.6, 200, 170, 160),
+        "licences": ["The images are under a licence."], "summary": "Nothing measures this model.",
+    }  # fmt: skip
+    path = tmp_path / "model_card.md"
+    model_card.write_model_card(path, facts=facts, metrics={})
+    told = path.read_text()
+    assert "Nothing measures this model." in told.split("## ")[0]
+    assert "its confidence is below 0.62, or if the image is out-of-distribution. Of the 200 out-of-fold" in told
+    assert "90.0% had neither warning, and of these, 97.1% were right" in told
+    assert "leave 85.0% of the images, of which 94.1% are right." in told
+    assert "| 0.50 | 95.0% | 94.7% |" in told and "| 0.95 | 0.0% | - |" in told
+    assert "- The images are under a licence." in told
+    model_card.write_model_card(path, facts={**facts, "limit": None, "checked": None}, metrics={})
+    assert "No limit of the confidence left 97% right answers, so none is set." in path.read_text()
+    assert "As a check" not in path.read_text()
