@@ -5,9 +5,9 @@
     python -m bt_jax.export --model=runs/first --format=onnx --out=model.onnx --data=archive.zip
 
 stablehlo is a program for any CPU, GPU or TPU; safetensors holds the weights. Both include the preprocessing, class
-names, temperature, out-of-distribution model and confidence limit, and other commands accept them as --model. onnx is for ONNX Runtime and similar runtimes, and
-needs the packages onnx and onnxruntime. The folds of a cross-validation become one file. This is a research tool, not a
-medical device.
+names, temperature, out-of-distribution model and confidence limit, and other commands accept them as --model. onnx is
+for ONNX Runtime and similar runtimes, and needs the packages onnx and onnxruntime. The folds of a cross-validation
+become one file. This is a research tool, not a medical device.
 """
 
 import json

@@ -9,8 +9,9 @@ with an EfficientNet-Lite1 they missed a quarter of the photographs and all the 
 distance detects.
 
 The OOD score is the distance divided by a threshold, the 99th percentile over the validation images, whose patients are
-not among the training images (of a final model, see `out_of_fold`). A score above 1 marks an OOD image. Files and records call the score `doubt`: the
-`doubt.npz` of a workdir, the field `doubt` of a record, and the arrays `doubts` of an exported file.
+not among the training images (of a final model, see `out_of_fold`). A score above 1 marks an OOD image. Files and
+records call the score `doubt`: the `doubt.npz` of a workdir, the field `doubt` of a record, and the arrays `doubts` of
+an exported file.
 """
 
 import dataclasses
