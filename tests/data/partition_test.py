@@ -48,6 +48,15 @@ def test_without_folds_all_images_train(source):
         divide(source, folds=0, fold=1)
 
 
+def test_patients_with_a_name_in_the_data_are_known(source):
+    named = {path: "p1" for path in list(source.patients)[::3]}
+    data = divide(
+        dataclasses.replace(source, patients=named | {path: "" for path in set(source.patients) - set(named)})
+    )
+    assert data.validation_known.tolist() == [path in named for path in data.validation.paths]
+    assert 0 < data.validation_known.sum() < len(data.validation)
+
+
 def test_the_table_says_what_each_image_is_for(source):
     data = divide(source, fold=1)
     assert data.grouping == "24 images by groups.csv"

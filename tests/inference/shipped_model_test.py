@@ -1,7 +1,9 @@
 """The trained model of the package: which commands take it, what it is called, and what its file holds."""
 
 import json
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.inference import shipped_model, trained_model
 from bt_jax.models.pretrained import safetensors_file
+from tests import phantom_folder, runs
 
 
 def test_it_is_the_model_where_none_is_given(monkeypatch, tmp_path):
@@ -64,3 +67,29 @@ def test_the_card_says_what_it_is_made_from():
     card = shipped_model.CARD.read_text(encoding="utf-8")
     for said in ("research tool", "not a medical device", "## Answers without a warning", "## Limits", "CC BY 4.0"):
         assert said in card
+
+
+@pytest.mark.slow
+def test_commands_without_a_model_take_it_and_say_so(tmp_path):
+    phantom_folder.write(tmp_path / "data", training_per_class=2, testing_per_class=2, seed=1)
+    name = shipped_model.name(str(shipped_model.FILE))
+    python = [sys.executable, "-m"]
+    predicted = runs.run([*python, "bt_jax.predict", str(tmp_path / "data" / "Testing")])
+    assert predicted.returncode == 0 and f"model: {name} (ships with bt_jax" in predicted.stderr
+    assert len(predicted.stdout.splitlines()) == 8
+    scored = runs.run([*python, "bt_jax.evaluate", f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'scores'}"])
+    assert scored.returncode == 0 and f"model: {name} (ships with bt_jax" in scored.stdout
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_bytes())["n"] == 8
+    empty = runs.run(
+        [*python, "bt_jax.evaluate", "--model=", f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'no'}"]
+    )
+    assert empty.returncode == 2 and "--model is empty" in empty.stderr and not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_the_images_that_it_was_trained_on_are_leaked(tmp_path):
+    ended = runs.run([sys.executable, "-m", "bt_jax.evaluate", f"--data={os.environ['BT_DATA']}", f"--out={tmp_path}"])
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / "metrics.json").read_bytes())
+    assert result["subsets"]["leaked"]["n"] == 251  # equal to a Training image, pixel by pixel

@@ -282,6 +282,27 @@ def test_without_the_server_the_page_says_so(browser, application):
         here.messages()
 
 
+def test_an_answer_below_the_limit_of_the_model_is_uncertain(browser):
+    browser.open()
+    browser.driver.execute_script("""
+        const real = window.fetch;
+        window.fetch = async (...asked) => {
+          const answer = await (await real(...asked)).json();
+          for (const record of answer.records) {
+            record.doubt = 0.4;
+            record.confidence = 0.66;
+            record.codes = [{ code: "low_confidence", values: { limit: 70, accuracy: 97.1 } }];
+          }
+          return new Response(JSON.stringify(answer), { status: 200 });
+        };""")
+    browser.drop(("scan.png", SCAN))
+    browser.settled(1)
+    assert browser.one(".verdict").text.startswith("Uncertain: ")
+    assert "The confidence is below 70%. In a cross-validation, 97.1%" in browser.one(".result").text
+    browser.one("[data-language=es]").click()
+    assert "La confianza es inferior al 70 %" in browser.one(".result").text
+
+
 def test_what_is_unlike_the_training_images_is_no_class(browser):
     """As the server would answer for a photograph: the class is not the headline."""
     browser.open()
