@@ -49,10 +49,8 @@ def test_without_folds_all_images_train(source):
 
 
 def test_patients_with_a_name_in_the_data_are_known(source):
-    named = {path: "p1" for path in list(source.patients)[::3]}
-    data = divide(
-        dataclasses.replace(source, patients=named | {path: "" for path in set(source.patients) - set(named)})
-    )
+    named = dict.fromkeys(list(source.patients)[::3], "p1")
+    data = divide(dataclasses.replace(source, patients=named | dict.fromkeys(set(source.patients) - set(named), "")))
     assert data.validation_known.tolist() == [path in named for path in data.validation.paths]
     assert 0 < data.validation_known.sum() < len(data.validation)
 
