@@ -46,7 +46,7 @@ def release(
     Args:
       config: of the folds; the final model differs in `data.folds` only.
       folder: for the runs: `folds` and `final`.
-      out: safetensors file with float16 weights; the card has the same name and ends in `.md`.
+      out: safetensors file whose large arrays are float16; the card has the same name and ends in `.md`.
       accuracy: that the answers without a warning shall have.
       train: trains a run, or all folds of one.
       say: called with each line of output.

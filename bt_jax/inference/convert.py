@@ -56,7 +56,7 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
       model: a model with networks.
       form: one of `FORMATS`.
       images: [N, S, S] uint8, preprocessed, to compare on.
-      half: stores matrices and filters as float16, in a safetensors file.
+      half: stores large arrays as float16, in a safetensors file.
 
     Raises:
       UsageError: the model has no networks, packages are missing, or the outputs differ.

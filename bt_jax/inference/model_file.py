@@ -4,7 +4,7 @@
 
 safetensors: the arrays `networks.0.params.<segment>...`, `networks.0.batch_stats...` and `doubts.0...` (the OOD model),
 numbered by the networks of an ensemble. The header holds `schema`, `temperature`, `confidence_limit` and the fields of
-the description as JSON strings. The matrices and filters are float32, or float16 in a file of half the size.
+the description as JSON strings. The arrays are float32; in a file of half the size, the large ones are float16.
 
 StableHLO: an uncompressed zip of `model.json` (the same fields), `doubts.safetensors`, `weights.safetensors` (arrays
 named as above) and `program.jax_export`, a program for any CPU, GPU or TPU.
@@ -35,6 +35,7 @@ from bt_jax.models.pretrained import safetensors_file
 from bt_jax.models.registry import Tree
 
 SCHEMA = 1
+LARGE = 20_000  # values
 Program = Callable[..., dict[str, Any]]
 _NOTES, _OOD, _WEIGHTS, _PROGRAM = "model.json", "doubts.safetensors", "weights.safetensors", "program.jax_export"
 _ZIP_START = b"PK\x03\x04"
@@ -66,12 +67,13 @@ def encode_safetensors(stored: StoredModel, *, half: bool = False) -> bytes:
 
     Args:
       stored: the model.
-      half: stores matrices and filters as float16. The vectors, such as the variances of a BatchNorm, which may be
-        smaller than float16 can hold, stay float32.
+      half: stores arrays of more than `LARGE` values as float16. The others, such as depthwise filters and the
+        variances of a BatchNorm, are few and matter most: with them too in float16, the probabilities of an
+        EfficientNet-Lite1 differed by up to 1.4e-2, without by up to 1.0e-3.
     """
     weights = flatten_weights(stored.networks)
     if half:
-        weights = {name: array.astype(np.float16) if array.ndim > 1 else array for name, array in weights.items()}
+        weights = {name: array.astype(np.float16) if array.size > LARGE else array for name, array in weights.items()}
     tensors = _flatten_ood_models(stored.ood_models) | weights
     header = {name: json.dumps(value) for name, value in _make_header(stored).items()}
     return safetensors.numpy.save(tensors, header)

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import convert, onnx_graph, trained_model
+from bt_jax.inference import convert, model_file, onnx_graph, trained_model
 from tests import small_models
 
 FAMILIES = {
@@ -103,23 +103,33 @@ def test_a_file_that_answers_differently_is_not_written(tmp_path, monkeypatch):
     assert out.read_bytes() == b"what was there"
 
 
-def test_half_the_bytes_give_nearly_the_same_answers(tmp_path):
-    """Matrices and filters lose bits, vectors do not."""
+def test_half_the_bytes_give_nearly_the_same_answers(tmp_path, monkeypatch):
+    """Large arrays lose bits, small ones do not."""
+    monkeypatch.setattr(model_file, "LARGE", 100)
     model = written(tmp_path, "efficientnet_nano")
     images = small_models.images(6, model.preprocessing.size)
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     convert.write(whole, model, form="safetensors", images=images)
     difference = convert.write(half, model, form="safetensors", images=images, half=True)
     assert 0 < difference.probabilities < convert.HALF_TOLERANCE and difference.images == 6
+    assert 0 < difference.ood_scores < 0.1
     before, after = safetensors.numpy.load_file(whole), safetensors.numpy.load_file(half)
+    assert any(array.dtype == np.float16 for array in after.values())
     for name, array in before.items():
-        if name.startswith("networks.") and array.ndim > 1:
+        if name.startswith("networks.") and array.size > 100:
             np.testing.assert_array_equal(after[name], array.astype(np.float16))
         else:
             np.testing.assert_array_equal(after[name], array)
     loaded = trained_model.load(half)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded.networks[0].params)} == {np.dtype("float32")}
     np.testing.assert_allclose(loaded.predict(images).ood_scores, model.predict(images).ood_scores, rtol=0.1)
+
+
+def test_only_safetensors_files_have_half_the_bytes(tmp_path):
+    with pytest.raises(ValueError, match="a file of the form onnx has no float16 weights"):
+        convert.write(
+            tmp_path / "a", written(tmp_path, "mlp"), form="onnx", images=small_models.images(2, 12), half=True
+        )
 
 
 def test_not_a_number_is_not_small():

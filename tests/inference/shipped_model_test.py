@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
-from bt_jax.inference import shipped_model, trained_model
+from bt_jax.inference import model_file, shipped_model, trained_model
 from bt_jax.models.pretrained import safetensors_file
 from tests import phantom_folder, runs
 
@@ -44,7 +44,7 @@ def test_the_file_is_small_and_complete():
     assert shipped_model.FILE.stat().st_size <= 10e6
     tensors = safetensors.numpy.load_file(shipped_model.FILE)
     weights = [array for name, array in tensors.items() if name.startswith("networks.")]
-    assert all(array.dtype == (np.float16 if array.ndim > 1 else np.float32) for array in weights)
+    assert all(array.dtype == (np.float16 if array.size > model_file.LARGE else np.float32) for array in weights)
     assert all(np.isfinite(array).all() for array in tensors.values())
     header = {name: json.loads(text) for name, text in safetensors_file.read_metadata(shipped_model.FILE).items()}
     assert tuple(header["class_names"]) == BRAIN_TUMOR_CLASSES and not header["synthetic"]
