@@ -48,7 +48,8 @@ def main() -> None:
     from bt_jax.reports import score_text, split_report
 
     cli.prepare_to_compute()
-    print(f"model: {shipped_model.describe([chosen])}")
+    if _MODEL.value is None:
+        print(f"model: {shipped_model.describe([chosen])}")
     model = trained_model.load(chosen, batch_size=_BATCH_SIZE.value)
     source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
     for warning in source.warnings:

@@ -49,7 +49,8 @@ def main() -> None:
     from bt_jax.inference import convert, trained_model
 
     cli.prepare_to_compute()
-    print(f"model: {shipped_model.describe([chosen])}")
+    if _MODEL.value is None:
+        print(f"model: {shipped_model.describe([chosen])}")
     model = trained_model.load(chosen, batch_size=_COMPARED)
     images, origin = _load_images(model)
     difference = convert.write(out, model, form=form, images=images)

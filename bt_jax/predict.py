@@ -1,6 +1,7 @@
 """Predicts the class of images, DICOM files and NIfTI volumes: one record for each image or slice.
 
     python -m bt_jax.predict scan.png
+    python -m bt_jax.predict --model=runs/effnet_cpu scan.png
     python -m bt_jax.predict --model=runs/effnet_cpu series/ 'scans/**/*.dcm' volume.nii.gz
     python -m bt_jax.predict --model=runs/effnet_cpu --format=csv --out=predictions.csv archive.zip
     python -m bt_jax.predict --model=runs/first --model=exported.stablehlo --views=8 scan.png

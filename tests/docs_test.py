@@ -175,6 +175,8 @@ def is_defined(dotted: str) -> bool:
     if path.is_dir() or path.with_suffix(".py").exists():
         return True
     module = ROOT.joinpath(*parts[:-1]).with_suffix(".py")
+    if not module.exists():
+        module = ROOT.joinpath(*parts[:-1], "__init__.py")
     return module.exists() and bool(re.search(rf"^(def |class |)({parts[-1]})\b", module.read_text(), re.M))
 
 
