@@ -169,8 +169,8 @@ class Predictor:
 def _make_limit_warning(limit: ConfidenceLimit) -> Message:
     return Message(
         "low_confidence",
-        "The confidence is below {limit}%. In a cross-validation, {accuracy}% of the answers without such a warning "
-        "were right.",
+        "The confidence is below {limit}%. On images that were held out, {accuracy}% of the answers without such a "
+        "warning were right.",
         limit=round(100 * limit.value),
         accuracy=round(100 * limit.accuracy, 1),
     )

@@ -127,7 +127,10 @@ def test_an_answer_below_the_limit_of_its_model_is_told(runs):
     model = dataclasses.replace(trained_model.load(runs[0]), confidence_limit=limit)
     of = Predictor([model])
     prepared = of.prepare(slices()[0])
-    said = "The confidence is below 70%. In a cross-validation, 97.1% of the answers without such a warning were right."
+    said = (
+        "The confidence is below 70%. On images that were held out, 97.1% of the answers without such a warning were "
+        "right."
+    )
     for confidence, told in ((0.69, True), (0.7, False), (0.5, False)):
         warnings = of.collect_warnings(prepared, np.array([confidence, 1 - confidence, 0, 0]), None)
         assert (said in warnings) == told

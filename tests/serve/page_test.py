@@ -282,20 +282,25 @@ def test_without_the_server_the_page_says_so(browser, application):
         here.messages()
 
 
-def test_an_answer_below_the_limit_of_the_model_is_uncertain(browser):
+def change_records(browser, changes: str) -> None:
+    """Opens the page, whose records from now on have the values that lines of JavaScript give them."""
     browser.open()
-    browser.driver.execute_script("""
+    browser.driver.execute_script(f"""
         const real = window.fetch;
-        window.fetch = async (...asked) => {
+        window.fetch = async (...asked) => {{
           const answer = await (await real(...asked)).json();
-          for (const record of answer.records) {
-            record.doubt = 0.4;
-            record.confidence = 0.66;
-            record.warnings = ["The confidence is below ..."];
-            record.codes = [{ code: "low_confidence", values: { limit: 70, accuracy: 97.1 } }];
-          }
-          return new Response(JSON.stringify(answer), { status: 200 });
-        };""")
+          for (const record of answer.records) {{ {changes} }}
+          return new Response(JSON.stringify(answer), {{ status: 200 }});
+        }};""")
+
+
+def test_an_answer_below_the_limit_of_the_model_is_uncertain(browser):
+    change_records(browser, """
+        record.doubt = 0.4;
+        record.confidence = 0.66;
+        record.warnings = ["The confidence is below ..."];
+        record.codes = [{ code: "low_confidence", values: { limit: 70, accuracy: 97.1 } }];
+    """)  # fmt: skip
     browser.drop(("scan.png", SCAN))
     browser.settled(1)
     assert browser.one(".verdict").text.startswith("Uncertain: ")
@@ -306,18 +311,11 @@ def test_an_answer_below_the_limit_of_the_model_is_uncertain(browser):
 
 def test_what_is_unlike_the_training_images_is_no_class(browser):
     """As the server would answer for a photograph: the class is not the headline."""
-    browser.open()
-    browser.driver.execute_script("""
-        const real = window.fetch;
-        window.fetch = async (...asked) => {
-          const answer = await (await real(...asked)).json();
-          for (const record of answer.records) {
-            record.doubt = 3.4;
-            record.warnings = ["The image does not look like ..."];
-            record.codes = [{ code: "unlike_training", values: { score: 3.4 } }];
-          }
-          return new Response(JSON.stringify(answer), { status: 200 });
-        };""")
+    change_records(browser, """
+        record.doubt = 3.4;
+        record.warnings = ["The image does not look like ..."];
+        record.codes = [{ code: "unlike_training", values: { score: 3.4 } }];
+    """)  # fmt: skip
     browser.drop(("cat.png", SCAN))
     browser.settled(1)
     assert browser.one(".verdict").text == "Not recognised as a brain MRI slice"
