@@ -16,6 +16,7 @@ known    as `step`, for a program to which the stage is known at compile time: w
 infer    `bt_jax.benchmark --mode=infer --peers`: the forward pass in turns with timm's
 correct  loss, logits and gradients on the GPU in float32 and bfloat16 against float32 on the CPU
 train    `bt_jax.benchmark --mode=train --peers`: the training step in turns with timm's
+run      `bt_jax.main` on the images of `--data`, all folds one after the other, into FOLDER/run
 """
 
 import argparse
@@ -53,12 +54,16 @@ def main() -> None:
     """Runs the phases, one process after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the results")
-    parser.add_argument("--phases", default=",".join(PHASES), help="those to run, in this order")
+    measured = [phase for phase in PHASES if phase != "run"]
+    parser.add_argument("--phases", default=",".join(measured), help="those to run, in this order")
     parser.add_argument("--batch", type=int, default=256, help="images in a step")
     parser.add_argument("--size", type=int, default=240, help="side of the images in pixels")
     parser.add_argument("--steps", type=int, default=30, help="steps of a measurement")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each program and each peer")
     parser.add_argument("--seconds", type=float, default=500.0, help="time for all phases together")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder of compiled programs to use again; else a new one")
+    parser.add_argument("--data", type=pathlib.Path, help="images of the phase run")
+    parser.add_argument("--settings", default="", help="flags of the phase run, such as --config.stages.programs=1")
     parser.add_argument("--autotuned", type=pathlib.Path, help="autotune_PHASE.txt of an earlier run on the same card")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)  # what a process of its own runs
     options = parser.parse_args()
@@ -69,7 +74,8 @@ def main() -> None:
     deadline = time.monotonic() + options.seconds
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, encoding="utf-8")
     report: dict[str, Any] = {"commit": commit.stdout.strip() or None, "phases": {}}
-    with tempfile.TemporaryDirectory() as cache:
+    with contextlib.ExitStack() as stack:
+        cache = str(options.cache or stack.enter_context(tempfile.TemporaryDirectory()))
         for phase in options.phases.split(","):
             begin = time.monotonic()
             limit = min(PHASES[phase].limit_s, deadline - begin)
@@ -85,9 +91,10 @@ def main() -> None:
 def _make_environment(options: argparse.Namespace, phase: str, cache: str) -> dict[str, str]:
     environment = {
         **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_COMPILATION_CACHE_DIR": f"{cache}/xla",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
         "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
+        "BT_CACHE": cache,
     }
     if HAS_GPU:
         flags = f"--xla_gpu_dump_autotune_results_to={options.out.resolve() / f'autotune_{phase}.txt'}"
@@ -166,7 +173,8 @@ def _measure_step(options: argparse.Namespace, name: str) -> None:
     from bt_jax.training import train_step
 
     workload = _make_workload(batch=options.batch, size=options.size)
-    report: dict[str, Any] = {"batch": workload.batch, "size": workload.size}
+    flags = os.environ.get("XLA_FLAGS")
+    report: dict[str, Any] = {"batch": workload.batch, "size": workload.size, "flags": flags}
 
     def write(**found: Any) -> None:
         report.update(found)
@@ -183,7 +191,8 @@ def _measure_step(options: argparse.Namespace, name: str) -> None:
     function = step.jit(0)
     if name == "known":
         program = train_step._Program(step, 0)
-        function = jax.jit(functools.partial(program.train_step, first_segment=0), donate_argnums=0)
+        everything: Any = 0
+        function = jax.jit(functools.partial(program.train_step, first_segment=everything), donate_argnums=0)
         arguments = arguments[:2]
     begin = time.perf_counter()
     lowered = function.lower(state, *arguments)
@@ -278,12 +287,33 @@ def _run_benchmark(options: argparse.Namespace, mode: str) -> None:
     )
 
 
+def run_to_report(options: argparse.Namespace) -> None:
+    """Runs a cross-validation on real images; `run.json` in its folders says where the time went."""
+    with (options.out / "run.log").open("wb") as log:
+        subprocess.run(
+            [
+                *(
+                    sys.executable,
+                    "-m",
+                    "bt_jax.main",
+                    f"--config={CONFIG}",
+                    f"--workdir={options.out.resolve() / 'run'}",
+                ),
+                *(f"--config.data.dir={options.data.resolve()}", "--config.data.fold=-1", *options.settings.split()),
+            ],
+            cwd=ROOT,
+            check=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
 def _count_kernels(folder: pathlib.Path, *, steps: int) -> dict[str, Any]:
     """Sums the time of the kernels of a trace by name, for one step."""
     from jax.profiler import ProfileData
 
-    seconds: collections.Counter[str] = collections.Counter()
-    counts: collections.Counter[str] = collections.Counter()
+    seconds: dict[str, float] = collections.defaultdict(float)
+    counts: dict[str, float] = collections.defaultdict(float)
     (path,) = folder.rglob("*.xplane.pb")
     lines = {}
     for plane in ProfileData.from_file(str(path)).planes:
@@ -294,7 +324,8 @@ def _count_kernels(folder: pathlib.Path, *, steps: int) -> dict[str, Any]:
                 for event in events:
                     seconds[event.name] += event.duration_ns / 1e9 / steps
                     counts[event.name] += 1 / steps
-    kinds = [{"name": name, "seconds": value, "count": counts[name]} for name, value in seconds.most_common(150)]
+    longest = sorted(seconds, key=lambda name: -seconds[name])[:150]
+    kinds = [{"name": name, "seconds": seconds[name], "count": counts[name]} for name in longest]
     return {"lines": lines, "seconds": sum(seconds.values()), "count": sum(counts.values()), "kinds": kinds}
 
 
@@ -362,8 +393,8 @@ def _estimate_statistics(workload: Any, params: Any, batch_stats: Any, images: A
 
 def _make_workload(*, batch: int, size: int) -> Any:
     from bt_jax.benchmark.step_throughput import Workload
+    from bt_jax.configs import effnet
     from bt_jax.defaults import get_model_options
-    from configs import effnet
 
     config = effnet.get_config()
     return Workload(
@@ -388,12 +419,13 @@ class Phase:
 
 PHASES = {
     "facts": Phase(write_facts, 60),
-    "step": Phase(measure_step, 330),
+    "step": Phase(measure_step, 260),
     "peers": Phase(measure_peers, 240),
     "known": Phase(measure_known_step, 330),
     "infer": Phase(measure_inference, 240),
     "correct": Phase(compare_devices, 240),
     "train": Phase(measure_training, 300),
+    "run": Phase(run_to_report, 540),
 }
 
 if __name__ == "__main__":
