@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import io
 import logging
 import mmap
@@ -75,9 +76,10 @@ def keep_freed_memory() -> None:
 
     A training step on a CPU allocates gigabytes and frees them. Getting zeroed pages from the kernel anew takes a tenth
     of the step, and small pages cost as much again. All threads share one arena because other arenas return blocks of
-    more than 64 MiB at once. Other C libraries are left as they are.
+    more than 64 MiB at once. Other C libraries are left as they are, and so is a process that may compute on a GPU or
+    TPU: there memory on the host is small, and the threads of the compiler would wait for each other at the one arena.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc" or _may_use_accelerator():
         return
     m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # of malloc.h
     c_library = ctypes.CDLL(None)
@@ -86,6 +88,12 @@ def keep_freed_memory() -> None:
     c_library.mallopt(m_trim_threshold, -1)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         _ask_for_huge_pages(c_library)
+
+
+def _may_use_accelerator() -> bool:
+    """Returns whether JAX has a plugin for a GPU or TPU and may use it. Does not start a backend, which comes later."""
+    plugins = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    return plugins and os.environ.get("JAX_PLATFORMS") != "cpu"
 
 
 def _ask_for_huge_pages(c_library: ctypes.CDLL) -> None:
