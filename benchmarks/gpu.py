@@ -187,13 +187,15 @@ def _measure_step(options: argparse.Namespace, name: str) -> None:
     state = jax.device_put(state, sharding.get_replicated_sharding(step.mesh))
     labels = np.arange(workload.batch, dtype=np.int32) % step_throughput.CLASSES
     batch = jax.device_put({"image": workload.make_images(), "label": labels}, sharding.get_batch_sharding(step.mesh))
-    arguments: tuple[Any, ...] = (batch, np.float32(1e-4), np.int32(0))
+    arguments: tuple[Any, ...] = (batch, np.float32(1e-4), np.int32(0), np.int32(0))
     function = step.jit(0)
     if name == "known":
         program = train_step._Program(step, 0)
         everything: Any = 0
-        function = jax.jit(functools.partial(program.train_step, first_segment=everything), donate_argnums=0)
-        arguments = arguments[:2]
+        function = jax.jit(
+            lambda state, batch, rate, seed: program.train_step(state, batch, rate, everything, seed), donate_argnums=0
+        )
+        arguments = *arguments[:2], arguments[3]
     begin = time.perf_counter()
     lowered = function.lower(state, *arguments)
     write(lowering_s=time.perf_counter() - begin)

@@ -41,19 +41,20 @@ def main() -> int:
         raise UsageError(f"--out is {str(out)!r}: use a name that ends in .safetensors")
     # Imported late: grain defines flags of its own, and --help need not wait for JAX.
     from bt_jax.experiments import final_model
-    from bt_jax.training import config_check, train
+    from bt_jax.training import config_check, program_cache, train
 
     config_check.check_config(config)
     final_model.check_config(config)
     cli.prepare_to_compute()
-    return final_model.release(
-        config,
-        workdir,
-        out,
-        accuracy=_ACCURACY.value,
-        train=train.train_and_evaluate,
-        say=functools.partial(print, flush=True),
-    )
+    with program_cache.share_programs():
+        return final_model.release(
+            config,
+            workdir,
+            out,
+            accuracy=_ACCURACY.value,
+            train=train.train_and_evaluate,
+            say=functools.partial(print, flush=True),
+        )
 
 
 if __name__ == "__main__":

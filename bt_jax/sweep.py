@@ -50,21 +50,22 @@ def main() -> int:
         values[field] = found
     # Imported late: grain defines flags of its own, and --help need not wait for JAX.
     from bt_jax.experiments import runner
-    from bt_jax.training import config_check, train
+    from bt_jax.training import config_check, program_cache, train
 
     for config in runner.plan_runs(base, values=values, seeds=_SEEDS.value).values():
         config_check.check_config(config)
         if not config.data.folds:
             raise UsageError("config.data.folds is 0, so the runs could not be compared: use at least 2")
     cli.prepare_to_compute()
-    return runner.run_sweep(
-        base,
-        workdir,
-        values=values,
-        seeds=_SEEDS.value,
-        train=train.train_and_evaluate,
-        say=functools.partial(print, flush=True),
-    )
+    with program_cache.share_programs():
+        return runner.run_sweep(
+            base,
+            workdir,
+            values=values,
+            seeds=_SEEDS.value,
+            train=train.train_and_evaluate,
+            say=functools.partial(print, flush=True),
+        )
 
 
 def _flatten_fields(tree: dict, prefix: str = "") -> dict:

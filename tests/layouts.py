@@ -61,7 +61,7 @@ def train(
     step = TrainStep(
         network=network, optimizer=transform, mesh=mesh, normalisation=normalise.LITE,
         label_smoothing=0.1, average_decay=0.9,
-        dtype=jnp.dtype("float32"), seed=0, augmentation=AUGMENTATION, mixup=mixup, accumulate=accumulate,
+        dtype=jnp.dtype("float32"), augmentation=AUGMENTATION, mixup=mixup, accumulate=accumulate,
         state_shardings=shardings if sharded else None,
     )  # fmt: skip
     pixels, labels = images()
@@ -78,7 +78,7 @@ def train(
     with contextlib.closing(batches):
         for batch in batches:
             compiled = compiled or step.lower(segment, state, batch).compile()
-            state, metrics = compiled(state, batch, np.float32(1e-3), np.int32(segment))
+            state, metrics = compiled(state, batch, np.float32(1e-3), np.int32(segment), np.int32(0))
             found["losses"].append(float(metrics["loss"]))
             found["norms"].append(float(metrics["gradient_norm"]))
     assert compiled is not None

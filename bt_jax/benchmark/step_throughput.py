@@ -114,7 +114,6 @@ def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
         label_smoothing=workload.label_smoothing,
         average_decay=workload.average_decay,
         dtype=train_step.resolve_dtype(workload.dtype),
-        seed=0,
     )
     return step, train_state.create_state(params, batch_stats, transform, averaging=workload.average_decay > 0)
 
@@ -129,14 +128,14 @@ def compile_training_steps(workload: Workload, program_segments: Sequence[int]) 
     held: dict[str, Any] = {"state": jax.device_put(state, sharding.get_replicated_sharding(mesh))}
     labels = np.arange(workload.batch, dtype=np.int32) % CLASSES
     batch = jax.device_put({"image": workload.make_images(), "label": labels}, sharding.get_batch_sharding(mesh))
-    rate = np.float32(1e-4)
+    rate, seed = np.float32(1e-4), np.int32(0)
 
     def run(compiled: Callable[..., Any], segment: np.int32) -> None:
-        held["state"], held["metrics"] = compiled(held["state"], batch, rate, segment)
+        held["state"], held["metrics"] = compiled(held["state"], batch, rate, segment, seed)
 
     programs = {}
     for segment in program_segments:
-        compiled, seconds = _compile(step.jit(segment), held["state"], batch, rate, np.int32(segment))
+        compiled, seconds = _compile(step.jit(segment), held["state"], batch, rate, np.int32(segment), seed)
         one = functools.partial(run, compiled, np.int32(segment))
         programs[segment] = _make_program(one, held, compiled, seconds, devices=mesh.size)
     return programs

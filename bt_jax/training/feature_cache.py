@@ -16,7 +16,7 @@ import tqdm
 from jax.sharding import Mesh
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment.augment import augment
+from bt_jax.data.augment.augment import augment, encode_seed
 from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import processes, sharding
 from bt_jax.models.normalise import Normalisation
@@ -125,7 +125,8 @@ class FeatureCache:
             if not self.views or length <= steps_per_epoch:
                 continue
             program = self._get_program(segment, below)
-            shape = jax.eval_shape(program, params, batch_stats, *self._describe_inputs(below)).shape[1:]
+            inputs = encode_seed(self.seed), *self._describe_inputs(below)
+            shape = jax.eval_shape(program, params, batch_stats, *inputs).shape[1:]
             cut = Cut(segment, names[segment], shape, below)
             size = self._count_bytes(cut, views=self.views)
             if size <= self.limit:
@@ -253,8 +254,8 @@ class FeatureCache:
     def _get_program(self, segment: int, below: Cut | None) -> Any:
         """Returns the jitted program of a cut.
 
-        It maps (params, batch_stats, images [B, S, S] uint8, view [B] uint32, record [B] uint32), or (params,
-        batch_stats, features of the cut below [B, ...] float32), to features [B, ...] float32.
+        It maps (params, batch_stats, seed, images [B, S, S] uint8, view [B] uint32, record [B] uint32), or (params,
+        batch_stats, seed, features of the cut below [B, ...] float32), to features [B, ...] float32.
         """
         key = segment, None if below is None else below.segment
         if key not in self._programs:
@@ -263,14 +264,14 @@ class FeatureCache:
 
     def _lower(self, cut: Cut, params: Tree, batch_stats: Tree) -> Any:
         program = self._get_program(cut.segment, cut.below)
-        return program.lower(params, batch_stats, *self._describe_inputs(cut.below))
+        return program.lower(params, batch_stats, encode_seed(self.seed), *self._describe_inputs(cut.below))
 
     def _create_program(self, segment: int, below: Cut | None) -> Any:
         names = self.network.segment_names
 
-        def outputs(params: Tree, batch_stats: Tree, x: jax.Array, *numbers: jax.Array) -> jax.Array:
+        def outputs(params: Tree, batch_stats: Tree, seed: jax.Array, x: jax.Array, *numbers: jax.Array) -> jax.Array:
             if not below and self.augmentation is not None:
-                x = augment(x, *numbers, seed=self.seed, settings=self.augmentation)
+                x = augment(x, *numbers, seed=seed, settings=self.augmentation)
             x = x.astype(self.dtype) if below else self.normalisation(x, dtype=self.dtype)
             x, _ = self.network.apply(params, batch_stats, x, start=below.name if below else None, stop=names[segment])
             if segment == len(names) - 1 and self.network.pooled_head:
@@ -280,7 +281,7 @@ class FeatureCache:
 
         everywhere, by_row = sharding.get_replicated_sharding(self.mesh), sharding.get_batch_sharding(self.mesh)
         inputs = [by_row] * len(self._describe_inputs(below))
-        return jax.jit(outputs, in_shardings=(everywhere, everywhere, *inputs), out_shardings=everywhere)
+        return jax.jit(outputs, in_shardings=(*[everywhere] * 3, *inputs), out_shardings=everywhere)
 
     def _compute_key(self, cut: Cut, params: Tree, batch_stats: Tree) -> str:
         program = self._lower(cut, params, batch_stats).as_text()
@@ -290,6 +291,7 @@ class FeatureCache:
             "jax": jax.__version__,
             "devices": [device.device_kind for device in self.mesh.devices.flat],
             "program": _hash(program.encode()),
+            "seed": None if self.augmentation is None else self.seed,
             "weights": _hash(*(np.asarray(leaf) for leaf in jax.tree.leaves(weights))),
             "images": _hash(getattr(self.images, "identity", self.images)),  # lazy ones know without being read
             "block": self._block,
@@ -312,7 +314,8 @@ class FeatureCache:
         for start in range(0, len(records), size):
             inputs = [_pad(part, size) for part in read(view, records[start : start + size])]
             placed = jax.device_put(inputs, sharding.get_batch_sharding(self.mesh))
-            outputs.append(program(params, batch_stats, *placed))  # not waited for: the next ones are read meanwhile
+            # Not waited for: the next ones are read meanwhile.
+            outputs.append(program(params, batch_stats, encode_seed(self.seed), *placed))
         return np.concatenate([np.asarray(output) for output in outputs])[: len(records)]
 
     def _read_images(self, view: int, records: Sequence[int]) -> tuple[np.ndarray, ...]:

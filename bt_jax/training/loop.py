@@ -9,6 +9,7 @@ import numpy as np
 
 from bt_jax.common import waiting
 from bt_jax.common.signals import Interrupt, catch_signals
+from bt_jax.data.augment.augment import encode_seed
 from bt_jax.distributed import processes
 from bt_jax.training.evaluator import Evaluator
 from bt_jax.training.precompile import Programs
@@ -78,6 +79,7 @@ class Loop:
         writer = MetricsWriter(run.folder, step=self._progress.step) if processes.is_first() else NullMetricsWriter()
         self._log = StepLog(writer, self._plan, self._progress)
         self._watchdog = Watchdog(times=setup.slow_step, folder=run.folder, warn=processes.say)
+        self._seed = encode_seed(setup.seed)
         self._has_stepped = False
 
     def run(self, state: TrainState) -> TrainState:
@@ -139,7 +141,7 @@ class Loop:
             batch = next(self._setup.inputs)
             self._run.record.add_seconds("waiting for data", time.monotonic() - asked)
             rate = self._plan.schedule.compute_rate(stage, progress.step_in_stage)
-            state, metrics = step(state, batch, np.float32(rate), np.int32(stage.first_segment))
+            state, metrics = step(state, batch, np.float32(rate), np.int32(stage.first_segment), self._seed)
             self._log.add(metrics, learning_rate=rate)
             if not self._has_stepped:
                 self._note_first_step(metrics)

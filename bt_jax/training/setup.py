@@ -47,6 +47,7 @@ class Setup:
       plan: the stages.
       cadence: how often to log, evaluate and save.
       step: the training step.
+      seed: of augmentation, dropout and stochastic depth.
       inputs: what the stages train on and are validated on.
       evaluator: scores a state between epochs; None without validation images.
       forward: the network's outputs for any images.
@@ -65,6 +66,7 @@ class Setup:
     plan: Plan
     cadence: Cadence
     step: TrainStep
+    seed: int
     inputs: StageInputs
     evaluator: Evaluator | None
     forward: ShardedForward
@@ -125,6 +127,7 @@ def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
             patience=config.early_stopping.patience,
         ),
         step=step,
+        seed=config.seed,
         inputs=inputs,
         evaluator=Evaluator(data.validation.labels, class_names=data.source.class_names, forward=forward, inputs=inputs)
         if config.data.folds
@@ -231,7 +234,6 @@ def _create_step(
         label_smoothing=config.loss.label_smoothing,
         average_decay=config.train.average_decay,
         dtype=train_step.resolve_dtype(config.train.dtype),
-        seed=config.seed,
         augmentation=Augmentation(**config.augment),
         mixup=config.train.mixup,
         accumulate=config.train.accumulate,

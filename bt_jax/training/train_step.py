@@ -14,7 +14,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.augment.augment import augment
 from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import sharding
-from bt_jax.models.normalise import Normalisation, to_float
+from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 from bt_jax.training import accumulation
 from bt_jax.training.accumulation import Gradients
@@ -24,7 +24,7 @@ from bt_jax.training.train_state import TrainState
 
 Batch = Mapping[str, Any]  # arrays, or their shapes and dtypes
 Metrics = dict[str, jax.Array]
-# (state, batch, learning_rate, first_segment) -> (state, metrics); see `TrainStep.jit`.
+# (state, batch, learning_rate, first_segment, seed) -> (state, metrics); see `TrainStep.jit`.
 StepFunction = Callable[..., tuple[TrainState, Metrics]]
 
 
@@ -33,7 +33,8 @@ class TrainStep:
     """The training step of a run. Stages that share a program share its compiled form.
 
     Below `program_segment`, the lowest segment that a program can train, the network runs in inference mode and has no
-    gradients. From there up, a segment trains if it is not below `first_segment`, which is given at run time.
+    gradients. From there up, a segment trains if it is not below `first_segment`. That is given at run time, and so is
+    the seed of augmentation, dropout and stochastic depth: runs with other seeds need no other program.
 
     The loss is the mean of the weighted cross-entropies of the global batch. It is not divided by the sum of the
     weights (as in Keras, not as in PyTorch). For two mixed images it is the weighted sum of the losses for both labels.
@@ -46,7 +47,6 @@ class TrainStep:
       label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
       average_decay: of the moving average; at the start it is at most (1 + step) / (10 + step).
       dtype: of the computation; parameters, statistics and loss stay float32.
-      seed: of augmentation, dropout and stochastic depth.
       augmentation: of the images of a batch; None: they are taken as they are.
       mixup: parameter of the Beta distribution of the shares in which images (or features) of a batch are mixed in
         pairs (arXiv:1710.09412); the accuracy counts the label of the image with the larger share. 0 is off.
@@ -62,7 +62,6 @@ class TrainStep:
     label_smoothing: float
     average_decay: float
     dtype: jnp.dtype
-    seed: int
     augmentation: Augmentation | None = None
     mixup: float = 0.0
     accumulate: int = 1
@@ -76,23 +75,23 @@ class TrainStep:
     def lower(self, program_segment: int, state: TrainState, batch: Batch) -> Any:
         """Returns the step of a program as a `jax.stages.Lowered`. Shapes and dtypes serve as well as arrays."""
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch))
-        scalars = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.int32)
+        scalars = (jax.ShapeDtypeStruct((), dtype) for dtype in (np.float32, np.int32, np.int32))
         return self.jit(program_segment).lower(*shapes, *scalars)
 
     def jit(self, program_segment: int) -> Any:
         """Returns the jitted step of a program.
 
-        It maps (state, batch, learning_rate, first_segment) to (state, metrics) and donates the state. `batch` has
-        `label` [B] int32, and either `image` [B, S, S] uint8 with the numbers `view` and `record` [B] uint32 of the
-        random view to take, or `features` [B, ...] float32, the outputs of the segments below `program_segment`. It
-        may have `weight` [B] float32, of the images in the loss. Metrics are the scalars `loss`, `accuracy` and
-        `gradient_norm`.
+        It maps (state, batch, learning_rate, first_segment, seed) to (state, metrics) and donates the state. `seed` is
+        from `encode_seed`. `batch` has `label` [B] int32, and either `image` [B, S, S] uint8 with the numbers `view`
+        and `record` [B] uint32 of the random view to take, or `features` [B, ...] float32, the outputs of the segments
+        below `program_segment`. It may have `weight` [B] float32, of the images in the loss. Metrics are the scalars
+        `loss`, `accuracy` and `gradient_norm`.
         """
         everywhere = sharding.get_replicated_sharding(self.mesh)
         state_shardings = everywhere if self.state_shardings is None else self.state_shardings
         return jax.jit(
             _Program(self, program_segment).train_step,
-            in_shardings=(state_shardings, sharding.get_batch_sharding(self.mesh), everywhere, everywhere),
+            in_shardings=(state_shardings, sharding.get_batch_sharding(self.mesh), *[everywhere] * 3),
             out_shardings=(state_shardings, everywhere),
             donate_argnums=0,
         )
@@ -106,14 +105,19 @@ class _Program:
         self._names = settings.network.segment_names
 
     def train_step(
-        self, state: TrainState, batch: dict[str, jax.Array], learning_rate: jax.Array, first_segment: jax.Array
+        self,
+        state: TrainState,
+        batch: dict[str, jax.Array],
+        learning_rate: jax.Array,
+        first_segment: jax.Array,
+        seed: jax.Array,
     ) -> tuple[TrainState, Metrics]:
         """Runs one step, see `TrainStep.jit`."""
-        key = jax.random.fold_in(jax.random.key(self._settings.seed), state.step)
         # Gathered once: left to itself, the compiler would rather move the images.
         tree = state.layout.unflatten(self._gather(state.params))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         (loss, (batch_stats, accuracy)), gradients = self._compute_gradients(
-            tree, state.batch_stats, batch, key, first_segment
+            tree, state.batch_stats, self._augment(batch, seed), key, first_segment
         )
         # Layers that compute in float64 may give gradients in it; parameters and moments stay as they are.
         gradients = jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), gradients, tree)
@@ -164,7 +168,7 @@ class _Program:
         if "features" in batch:
             x, start = batch["features"].astype(settings.dtype), self._names[self._program_segment]
         else:
-            x, start = settings.normalisation(self._augment(batch), dtype=settings.dtype), None
+            x, start = settings.normalisation(batch["image"], dtype=settings.dtype), None
         share = None
         if settings.mixup:
             share = _draw_shares(key, len(x), parameter=settings.mixup)
@@ -176,13 +180,13 @@ class _Program:
         accuracy = (logits.argmax(-1) == batch["label"]).mean()
         return self._compute_losses(logits, batch, share).mean(), (batch_stats, accuracy)
 
-    def _augment(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """Returns the views of a batch's images, [B, S, S] float32 in [0, 1]."""
-        settings = self._settings
-        if settings.augmentation is None:
-            return to_float(batch["image"])
-        views = batch["view"], batch["record"]
-        return augment(batch["image"], *views, seed=settings.seed, settings=settings.augmentation)
+    def _augment(self, batch: dict[str, jax.Array], seed: jax.Array) -> dict[str, jax.Array]:
+        """Returns a batch with views of its images, [B, S, S] float32 in [0, 1], in their place."""
+        settings = self._settings.augmentation
+        if settings is None or "image" not in batch:
+            return batch
+        image, view, record = (batch[name] for name in ("image", "view", "record"))
+        return batch | {"image": augment(image, view, record, seed=seed, settings=settings)}
 
     def _compute_losses(self, logits: jax.Array, batch: dict[str, jax.Array], share: jax.Array | None) -> jax.Array:
         """Returns the weighted cross-entropy of each row, [B] float32."""

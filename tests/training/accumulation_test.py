@@ -20,7 +20,7 @@ def one_step(accumulate: int):
     step = TrainStep(
         network=network, optimizer=transform, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
         label_smoothing=0.1, average_decay=0.0,
-        dtype=jnp.dtype("float32"), seed=0, accumulate=accumulate,
+        dtype=jnp.dtype("float32"), accumulate=accumulate,
     )  # fmt: skip
     generator = np.random.default_rng(0)
     batch = {
@@ -29,7 +29,7 @@ def one_step(accumulate: int):
         "weight": generator.random(8, np.float32),
     }
     state = train_state.create_state(params, batch_stats, transform, averaging=False)
-    return step.jit(0)(state, batch, np.float32(1e-3), np.int32(0))
+    return step.jit(0)(state, batch, np.float32(1e-3), np.int32(0), np.int32(0))
 
 
 def test_parts_are_one_step_of_the_whole_batch():

@@ -57,12 +57,12 @@ class Fakes:
     def compile(self, stage, state, batch):
         self.events.append(f"compile {stage.number}")
 
-        def step(state, batch, rate, first_segment):
+        def step(state, batch, rate, first_segment, seed):
             number = int(state.step) + 1
             self.events.append(f"step {number}")
             self.on_step(number)
-            found = {"rate": float(rate), "first_segment": int(first_segment)}
-            assert found == {"rate": pytest.approx(stage.learning_rate), "first_segment": stage.first_segment}
+            found = float(rate), int(first_segment), int(seed)
+            assert found == (pytest.approx(stage.learning_rate), stage.first_segment, 3)
             params = jax.tree.map(lambda leaf: leaf + 1, state.params)
             return dataclasses.replace(state, step=state.step + 1, params=params), self.metrics(number)
 
@@ -118,7 +118,7 @@ def make_setup(fakes, *, progress=None, evaluate_every=100, checkpoint_every=0, 
         cadence=Cadence(
             log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every, patience=patience
         ),
-        step=fakes, inputs=fakes, evaluator=fakes, description=Description(), mesh=None, state=state,
+        step=fakes, seed=3, inputs=fakes, evaluator=fakes, description=Description(), mesh=None, state=state,
         progress=progress, profile="", slow_step=0.0,
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ def make_step(**changes):
     transform = optimizer.make_optimizer(network.segment_names, **SETTINGS)
     step = Step(
         network=network, optimizer=transform, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
-        label_smoothing=0.1, average_decay=0.9, dtype=np.dtype("float32"), seed=0,
+        label_smoothing=0.1, average_decay=0.9, dtype=np.dtype("float32"),
     )  # fmt: skip
     state = jax.eval_shape(
         lambda *trees: train_state.create_state(*trees, transform, averaging=True), params, batch_stats
@@ -53,7 +53,6 @@ def test_runs_that_train_alike_share_a_step():
 @pytest.mark.parametrize(
     "difference",
     [
-        {"seed": 1},
         {"average_decay": 0.8},
         {"size": 8},
         {"stage": dataclasses.replace(STAGE, first_segment=1, program_segment=1)},
@@ -66,6 +65,18 @@ def test_what_differs_has_a_step_of_its_own(difference):
     with program_cache.share_programs():
         assert compiled(**difference) is not compiled()
         assert compiled(**difference) is compiled(**difference)
+
+
+def test_a_block_in_a_block_shares_with_it_and_the_oldest_programs_make_room():
+    with program_cache.share_programs():
+        first, second = compiled(), compiled(size=8)
+        with program_cache.share_programs():
+            assert compiled() is first
+        assert compiled() is first, "the inner block does not end the outer one"
+        for number in range(31):
+            compiled(average_decay=number / 100)
+        assert compiled() is first, "asked for later than the other one"
+        assert compiled(size=8) is not second
 
 
 def test_nothing_is_kept_outside_a_block():

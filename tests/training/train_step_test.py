@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from bt_jax.common.errors import UsageError
+from bt_jax.data.augment.augment import encode_seed
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
 from bt_jax.training import optimizer, train_state, train_step
@@ -55,7 +56,6 @@ def step_of(program_segment, dtype="float32"):
         label_smoothing=0.1,
         average_decay=0.9,
         dtype=jnp.dtype(dtype),
-        seed=0,
     )
     return step.lower(program_segment, jax.eval_shape(fresh_state), batch()).compile()
 
@@ -86,7 +86,7 @@ def test_a_stage_moves_its_segments_and_nothing_else(first):
     state = before
     for i in range(2):
         state, metrics = step_of(DEEPEST if first == DEEPEST + 1 else first)(
-            state, batch(seed=i), np.float32(0.1), np.int32(first)
+            state, batch(seed=i), np.float32(0.1), np.int32(first), np.int32(0)
         )
     trained = set(NAMES[first:])
     assert changed(kept.params, state.params) == changed(params, state.get_params()) == trained
@@ -109,8 +109,8 @@ def test_the_step_has_no_branch():
 def test_a_shared_program_equals_one_of_its_own():
     """Freezing at run time inside a deeper program is the same training as a program that ends at the stage's depth."""
     first, rate = DEEPEST + 1, 0.01
-    shared, _ = step_of(DEEPEST)(fresh_state(), batch(), np.float32(rate), np.int32(first))
-    own, _ = step_of(first)(fresh_state(), batch(), np.float32(rate), np.int32(first))
+    shared, _ = step_of(DEEPEST)(fresh_state(), batch(), np.float32(rate), np.int32(first), np.int32(0))
+    own, _ = step_of(first)(fresh_state(), batch(), np.float32(rate), np.int32(first), np.int32(0))
     # Adam's first step is as long as the rate whatever the gradient. Rounding shows where that is next to 0, as it is
     # for the biases of a block's last BatchNorm when another BatchNorm follows.
     difference = jax.tree.map(lambda a, b: np.abs(a - b), shared.params, own.params)
@@ -124,9 +124,9 @@ def test_the_first_step_of_a_segment_unfrozen_late_is_that_of_a_fresh_adam():
     """With a step count shared by all segments it would be about three times too long."""
     state = fresh_state()
     for i in range(5):
-        state, _ = step_of(DEEPEST)(state, batch(seed=i), np.float32(1e-3), np.int32(HEAD))
+        state, _ = step_of(DEEPEST)(state, batch(seed=i), np.float32(1e-3), np.int32(HEAD), np.int32(0))
     before = np.asarray(state.get_params()["top"]["norm"]["bias"])
-    state, _ = step_of(DEEPEST)(state, batch(seed=9), np.float32(1e-3), np.int32(DEEPEST))
+    state, _ = step_of(DEEPEST)(state, batch(seed=9), np.float32(1e-3), np.int32(DEEPEST), np.int32(0))
     length = np.abs(np.asarray(state.get_params()["top"]["norm"]["bias"]) - before)
     assert length.max() == pytest.approx(1e-3, rel=1e-3)
 
@@ -150,7 +150,7 @@ def test_one_step_of_the_head_equals_plain_optax():
     )
     updates, _ = jax.jit(reference.update)(gradient, reference.init(params["head"]), params["head"])
     expected = optax.apply_updates(params["head"], updates)
-    state, metrics = step_of(HEAD)(fresh_state(), data, np.float32(0.01), np.int32(HEAD))
+    state, metrics = step_of(HEAD)(fresh_state(), data, np.float32(0.01), np.int32(HEAD), np.int32(0))
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
     assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
     for a, b in zip(jax.tree.leaves(state.get_params()["head"]), jax.tree.leaves(expected), strict=True):
@@ -166,12 +166,12 @@ def dense_loss(**options):
     step = TrainStep(
         network=made, optimizer=plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
         label_smoothing=0.1, average_decay=0.0,
-        dtype=jnp.dtype("float32"), seed=0, **options,
+        dtype=jnp.dtype("float32"), **options,
     ).jit(0)  # fmt: skip
 
     def of(data):
         state = train_state.create_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=False)
-        metrics = step(state, data, np.float32(0.01), np.int32(0))[1]
+        metrics = step(state, data, np.float32(0.01), np.int32(0), np.int32(0))[1]
         return float(metrics["loss"]), float(metrics["accuracy"])
 
     def losses(images, labels):
@@ -212,9 +212,18 @@ def test_each_step_mixes_in_shares_of_its_own():
     assert np.mean(shares) == pytest.approx(0.75, abs=0.02)  # uniform from a half to 1
 
 
+def test_runs_with_other_seeds_draw_other_numbers_in_one_program():
+    losses = [
+        float(step_of(HEAD)(fresh_state(), batch(), np.float32(0.01), np.int32(HEAD), encode_seed(seed))[1]["loss"])
+        for seed in (0, 1, 0, 2**63 - 1)
+    ]
+    assert losses[0] == losses[2]
+    assert len(set(losses)) == 3
+
+
 def test_the_gradient_is_clipped_by_its_global_norm():
     """Adam's first step does not depend on the gradient's length; the second moment does."""
-    state, metrics = step_of(HEAD)(fresh_state(), batch(), np.float32(0.01), np.int32(HEAD))
+    state, metrics = step_of(HEAD)(fresh_state(), batch(), np.float32(0.01), np.int32(HEAD), np.int32(0))
     moments = state.opt_state[1].inner_states["head"].inner_state[0].nu["head"]
     norm = np.sqrt(sum(float(leaf.sum()) for leaf in jax.tree.leaves(moments)) / (1 - 0.999))
     assert float(metrics["gradient_norm"]) > CLIP_NORM
@@ -224,7 +233,7 @@ def test_the_gradient_is_clipped_by_its_global_norm():
 def test_the_average_of_the_weights():
     state = fresh_state()
     start = np.asarray(state.get_evaluation_weights()["params"]["head"]["output"]["kernel"])
-    state, _ = step_of(HEAD)(state, batch(), np.float32(0.1), np.int32(HEAD))
+    state, _ = step_of(HEAD)(state, batch(), np.float32(0.1), np.int32(HEAD), np.int32(0))
     now = np.asarray(state.get_params()["head"]["output"]["kernel"])
     # The decay is ramped up: (1 + 0) / (10 + 0) at the first step.
     average = state.get_evaluation_weights()["params"]["head"]["output"]["kernel"]
@@ -238,7 +247,8 @@ def test_bfloat16_trains_as_float32_does():
     for dtype in ("float32", "bfloat16"):
         state, metrics = fresh_state(), []
         for i in range(3):  # after that, Adam has multiplied the rounding
-            state, last = step_of(DEEPEST, dtype)(state, batch(seed=i), np.float32(1e-3), np.int32(DEEPEST))
+            scalars = np.float32(1e-3), np.int32(DEEPEST), np.int32(0)
+            state, last = step_of(DEEPEST, dtype)(state, batch(seed=i), *scalars)
             metrics.append((float(last["loss"]), float(last["gradient_norm"])))
         assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
         found[dtype] = np.array(metrics)
@@ -263,7 +273,7 @@ from tests.training import train_step_test as t
 state = jax.device_put(t.fresh_state(), t.sharding.get_replicated_sharding(t.sharding.make_mesh()))
 for i in range(3):
     data = jax.device_put(t.batch(seed=i), t.sharding.get_batch_sharding(t.sharding.make_mesh()))
-    state, metrics = t.step_of(t.DEEPEST)(state, data, np.float32(1e-3), np.int32(t.DEEPEST))
+    state, metrics = t.step_of(t.DEEPEST)(state, data, np.float32(1e-3), np.int32(t.DEEPEST), np.int32(0))
     print(float(metrics["loss"]), float(metrics["gradient_norm"]))
 """
 
@@ -299,13 +309,13 @@ def test_networks_without_statistics_train_like_any_other(name, options):
     step = TrainStep(
         network=made, optimizer=plain, mesh=sharding.make_mesh(), normalisation=normalise.LITE,
         label_smoothing=0.1, average_decay=0.9,
-        dtype=jnp.dtype("float32"), seed=0,
+        dtype=jnp.dtype("float32"),
     ).jit(0)  # fmt: skip
     kept = jax.tree.map(np.asarray, params)
     state = train_state.create_state(jax.tree.map(jnp.copy, params), {}, plain, averaging=True)
-    state, metrics = step(state, data, np.float32(1e-2), np.int32(1))
+    state, metrics = step(state, data, np.float32(1e-2), np.int32(1), np.int32(0))
     assert changed(kept, state.get_params()) == set(made.segment_names[1:])  # the lowest segment is frozen
-    state, metrics = step(state, data, np.float32(1e-2), np.int32(0))
+    state, metrics = step(state, data, np.float32(1e-2), np.int32(0), np.int32(0))
     found = state.get_params(), state.get_evaluation_weights()["params"]
     assert changed(kept, found[0]) == changed(kept, found[1]) == set(made.segment_names)
     assert state.batch_stats == state.average["batch_stats"] == {}

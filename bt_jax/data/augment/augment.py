@@ -32,7 +32,9 @@ _LAST = {"noise": (9, photometric.add_noise), "cutout": (10, photometric.cut_out
 _GEOMETRY = 0
 
 
-def augment(images: jax.Array, view: jax.Array, record: jax.Array, *, seed: int, settings: Augmentation) -> jax.Array:
+def augment(
+    images: jax.Array, view: jax.Array, record: jax.Array, *, seed: int | jax.Array, settings: Augmentation
+) -> jax.Array:
     """Computes a random view of each image: [B, S, S] float32 in [0, 1]. For use in a jitted function.
 
     All geometry is one bilinear warp with black outside. Changes of appearance, blur, intensities (curve, gamma,
@@ -51,6 +53,11 @@ def augment(images: jax.Array, view: jax.Array, record: jax.Array, *, seed: int,
         return _augment_image(image, jax.random.fold_in(jax.random.fold_in(base, view), record), settings)
 
     return jax.vmap(augment_one)(images, view, record)
+
+
+def encode_seed(seed: int) -> np.int32:
+    """Returns the 32 bits of a seed that `jax.random.key` uses, as an argument for a program."""
+    return np.int64(seed).astype(np.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("seed", "settings"))
