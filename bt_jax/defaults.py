@@ -99,6 +99,8 @@ def make_defaults() -> ml_collections.ConfigDict:
     train.dtype = "auto"  # of the computation: float32, bfloat16, float64 (to compare), auto (float32 on CPU, else
     # bfloat16)
     train.mixup = 0.0  # parameter of the Beta distribution by whose shares images are mixed in pairs; 0 is off
+    train.mix_style = ()  # segments after which images exchange the statistics of their features in pairs (MixStyle),
+    # such as ("stem", "block_03"); (): none
     train.average_decay = 0.999  # decay of the moving average of the weights, which is evaluated and kept; 0 is off
     train.log_every = 10  # steps between rows of metrics.jsonl
     train.slow_step = 30.0  # report a step that takes this many times as long as usual and over 30 s; 0 is off

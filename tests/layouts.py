@@ -2,14 +2,15 @@
 
     JAX_NUM_CPU_DEVICES=8 python -m tests.layouts MODEL STEPS DEVICES,DEVICES,... [FIELD=VALUE ...]
 
-Dropout, augmentation, class weights and weight averages are on. Fields: sharded, accumulate, mixup, and segment (the
-lowest trained one, counted from the end if negative).
+Dropout, augmentation, class weights and weight averages are on. Fields: sharded, accumulate, mixup, mixed, and
+segment (the lowest trained one, counted from the end if negative).
 """
 
 import contextlib
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,7 +48,15 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(
-    model: str, mesh: Mesh, *, count: int, sharded: str = "", accumulate: int = 1, mixup: float = 0.0, segment: int = 0
+    model: str,
+    mesh: Mesh,
+    *,
+    count: int,
+    sharded: str = "",
+    accumulate: int = 1,
+    mixup: float = 0.0,
+    segment: int = 0,
+    mixed: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Losses and gradient norms of each step, the collectives of the compiled step, bytes of the state on a device."""
     network, params, batch_stats = registry.create(model, classes=CLASSES, size=SIZE, seed=1, **OPTIONS[model])
@@ -62,6 +71,7 @@ def train(
         network=network, optimizer=transform, mesh=mesh, normalisation=normalise.LITE,
         label_smoothing=0.1, average_decay=0.9,
         dtype=jnp.dtype("float32"), augmentation=AUGMENTATION, mixup=mixup, accumulate=accumulate,
+        mixed_segments=tuple(mixed),
         state_shardings=shardings if sharded else None,
     )  # fmt: skip
     pixels, labels = images()

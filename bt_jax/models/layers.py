@@ -41,6 +41,9 @@ def compute_symmetric_padding(size: int, kernel_size: int, stride: int) -> tuple
     return (kernel_size - 1) // 2, (kernel_size - 1) // 2
 
 
+MIXED_SHARE = 0.3  # parameter of the Beta distribution of the shares in `mix_style`; the paper has 0.1 to 0.3
+_SMALL_VARIANCE = 1e-6  # keeps the standard deviation of a constant channel away from 0
+
 PADDINGS = {"same": compute_same_padding, "symmetric": compute_symmetric_padding}
 
 
@@ -264,6 +267,29 @@ def dropout(
     keep = jax.random.bernoulli(rngs.dropout(), 1 - rate, shape)
     factor = keep.astype(x.dtype) / (1 - rate)
     return x * choose(trained, factor, jnp.ones_like(factor))
+
+
+def mix_style(x: jax.Array, key: jax.Array) -> jax.Array:
+    """Gives half of the images feature statistics between their own and those of another one (arXiv:2104.02008).
+
+    The mean and the standard deviation of a channel over an image are largely those of its scanner, sequence and
+    archive. The partner of image i is image B - 1 - i. No gradient flows through the statistics.
+
+    Args:
+      x: features [B, H, W, C]; B is a batch in random order.
+      key: random key.
+
+    Returns:
+      [B, H, W, C] in the dtype of x; the statistics are computed in float32.
+    """
+    values = x.astype(jnp.float32)
+    mean, variance = values.mean((1, 2), keepdims=True), values.var((1, 2), keepdims=True)
+    mean, deviation = jax.lax.stop_gradient((mean, jnp.sqrt(variance + _SMALL_VARIANCE)))
+    shape = (len(x), 1, 1, 1)
+    share = jax.random.beta(jax.random.fold_in(key, 0), MIXED_SHARE, MIXED_SHARE, shape, jnp.float32)
+    share = jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, shape), share, 0)
+    new_mean, new_deviation = (part + share * (part[::-1] - part) for part in (mean, deviation))
+    return ((values - mean) * (new_deviation / deviation) + new_mean).astype(x.dtype)
 
 
 class Head(nnx.Module):

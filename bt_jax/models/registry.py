@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -60,13 +60,14 @@ class Network:
         stop: str | None = None,
         trained: Trained | tuple[Trained, ...] = False,
         dropout_key: jax.Array | None = None,
+        mixed: Collection[str] = (),
     ) -> tuple[jax.Array, Tree]:
         """Runs the segments from `start` up to `stop` and returns their output and the new running statistics.
 
         Arguments as in `SegmentedModel.__call__`; `x` is [B, H, W, 3], the logits are [B, classes] float32.
         """
         model = nnx.merge(self.graph, nnx.State(params), nnx.State(batch_stats), copy=True)
-        outputs = model(x, start=start, stop=stop, trained=trained, dropout_key=dropout_key)
+        outputs = model(x, start=start, stop=stop, trained=trained, dropout_key=dropout_key, mixed=mixed)
         return outputs, nnx.to_pure_dict(nnx.state(model, BatchStat))
 
 

@@ -1,12 +1,12 @@
 """Models as a sequence of named segments: the units that stages freeze, caches cut at and explanations look into."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 from flax import nnx
 
-from bt_jax.models.layers import Trained
+from bt_jax.models.layers import Trained, mix_style
 
 
 class Grid(NamedTuple):
@@ -53,6 +53,7 @@ class SegmentedModel(nnx.Module):
         stop: str | None = None,
         trained: Trained | Sequence[Trained] = False,
         dropout_key: jax.Array | None = None,
+        mixed: Collection[str] = (),
     ) -> jax.Array:
         """Runs the segments from `start` up to, but not including, `stop`.
 
@@ -62,6 +63,7 @@ class SegmentedModel(nnx.Module):
           stop: the segment to end before; None: run to the end, which gives logits [B, classes] in float32.
           trained: one value for all segments, or one for each segment of the model, in order.
           dropout_key: a random key, needed if dropout is trained. What a segment draws does not depend on the others.
+          mixed: segments after which the images of the batch exchange their style, see `layers.mix_style`.
 
         Returns:
           The output of the last segment run.
@@ -73,6 +75,10 @@ class SegmentedModel(nnx.Module):
         for number in range(first, last):
             rngs = None if dropout_key is None else nnx.Rngs(dropout=jax.random.fold_in(dropout_key, number))
             x = getattr(self, names[number])(x, trained=flags[number], rngs=rngs)
+            if names[number] in mixed:
+                if dropout_key is None:
+                    raise ValueError("an exchange of styles needs dropout_key")
+                x = mix_style(x, jax.random.fold_in(dropout_key, len(names) + number))
         return x
 
     def compute_grids(self, size: int) -> tuple[Grid | None, ...]:

@@ -9,12 +9,14 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels, partition, sources
@@ -135,6 +137,10 @@ RULES: Mapping[str, Rule] = {
     "train.accumulate": take_whole(1),
     "train.dtype": TEXT,
     "train.mixup": take_number(0, 10),
+    "train.mix_style": Rule(
+        lambda value: isinstance(value, tuple | list) and all(isinstance(one, str) for one in value),
+        "a tuple of names of segments, such as ('stem',), or ()",
+    ),
     "train.average_decay": take_number(0, 1),
     "train.log_every": take_whole(1),
     "train.slow_step": take_number(0),
@@ -212,7 +218,38 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
     stages.make_plan(names, steps_per_epoch=1, **config.stages)
     stages.Schedule(**config.schedule)
     feature_cache.find_lowest_cut(config.train.cached_segment, names)
+    _check_mixed_segments(tuple(config.train.mix_style), model, size, **options)
     optimizer.make_optimizer(names, **config.optimizer)
+
+
+def _check_mixed_segments(mixed: tuple[str, ...], model: str, size: int, **options: Any) -> None:
+    """Refuses names that are not those of segments with a map for each image."""
+    maps = _list_maps(model, size, **options) if mixed else ()
+    for name in mixed:
+        if name not in maps:
+            raise UsageError(
+                f"config.train.mix_style has {name!r}, which is no segment of {model} with a map of features: use "
+                f"{', '.join(maps) or 'another model'}"
+            )
+
+
+@functools.lru_cache(maxsize=64)
+def _list_maps(model: str, size: int, **options: Any) -> tuple[str, ...]:
+    """Returns the names of a network's segments whose output is a map of features."""
+    classes = len(class_labels.BRAIN_TUMOR_CLASSES)
+    network, params, batch_stats = registry.create_abstract(model, classes=classes, size=size, **options)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    names = network.segment_names
+
+    def compute_all(params: Any, batch_stats: Any, x: jax.Array) -> list[jax.Array]:
+        found = []
+        for start, stop in itertools.pairwise(names):
+            x, _ = network.apply(params, batch_stats, x, start=start, stop=stop)
+            found.append(x)
+        return found
+
+    outputs = jax.eval_shape(compute_all, params, batch_stats, images)
+    return tuple(name for name, output in zip(names, outputs, strict=False) if len(output.shape) == 4)
 
 
 @functools.lru_cache(maxsize=64)

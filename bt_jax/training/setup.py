@@ -236,6 +236,7 @@ def _create_step(
         dtype=train_step.resolve_dtype(config.train.dtype),
         augmentation=Augmentation(**config.augment),
         mixup=config.train.mixup,
+        mixed_segments=tuple(config.train.mix_style),
         accumulate=config.train.accumulate,
         state_shardings=shardings if config.mesh.sharded else None,
     )

@@ -50,6 +50,8 @@ class TrainStep:
       augmentation: of the images of a batch; None: they are taken as they are.
       mixup: parameter of the Beta distribution of the shares in which images (or features) of a batch are mixed in
         pairs (arXiv:1710.09412); the accuracy counts the label of the image with the larger share. 0 is off.
+      mixed_segments: names of segments after which images exchange their style, see `layers.mix_style`; where a stage
+        starts from features, those below have exchanged none.
       accumulate: number of parts of the batch that are processed one after the other within a step, see
         `accumulation`; mixing, the statistics of BatchNorm and dropout are computed for each part.
       state_shardings: of the state, from `sharding.ShardingRules`; None: every device holds the whole state.
@@ -64,6 +66,7 @@ class TrainStep:
     dtype: jnp.dtype
     augmentation: Augmentation | None = None
     mixup: float = 0.0
+    mixed_segments: tuple[str, ...] = ()
     accumulate: int = 1
     state_shardings: Any = None
 
@@ -175,7 +178,7 @@ class _Program:
             spread = share.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
             x = spread * x + (1 - spread) * x[::-1]
         logits, batch_stats = settings.network.apply(
-            params, batch_stats, x, start=start, trained=flags, dropout_key=key
+            params, batch_stats, x, start=start, trained=flags, dropout_key=key, mixed=settings.mixed_segments
         )
         accuracy = (logits.argmax(-1) == batch["label"]).mean()
         return self._compute_losses(logits, batch, share).mean(), (batch_stats, accuracy)

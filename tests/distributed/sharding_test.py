@@ -80,8 +80,11 @@ def test_a_batch_in_parts_trains_as_the_whole_does():
 
 @pytest.mark.slow
 def test_an_efficientnet_trains_alike_on_any_number_of_devices():
-    """Its last block, top and head: BatchNorm on the statistics of the global batch, dropout, stochastic depth."""
-    found = trained("efficientnet_nano", 20, "1,4,8", "segment=-3")
+    """Its last block, top and head: BatchNorm on the statistics of the global batch, dropout, stochastic depth.
+
+    Images that exchange styles may lie on other devices: their statistics move, and no map does.
+    """
+    found = trained("efficientnet_nano", 20, "1,4,8", "segment=-3", 'mixed=["stem"]')
     for size in ("4", "8"):
         np.testing.assert_allclose(found[size]["losses"][:5], found["1"]["losses"][:5], rtol=2e-5)
         assert_alike(found[size], of=found["1"], rtol=2e-3)

@@ -189,6 +189,48 @@ def test_dropout_does_nothing_where_it_should_not() -> None:
         layers.dropout(x, rate=0.5, trained=True, rngs=None)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_images_that_exchange_their_style_keep_their_content(dtype: str) -> None:
+    """About half of 400 images change; their statistics then lie between their own and those of the partner."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(400, 6, 5, 3)) * generator.uniform(0.5, 2, (400, 1, 1, 3))
+    x = jnp.asarray(x + generator.normal(size=(400, 1, 1, 3)), dtype)
+    y = layers.mix_style(x, jax.random.key(0))
+    assert y.dtype == x.dtype
+    before, after = (np.asarray(values, np.float64) for values in (x, y))
+    means, deviations = ([values.mean((1, 2)) for values in (before, after)], [
+        values.std((1, 2)) for values in (before, after)
+    ])  # fmt: skip
+    tolerance = 1e-3 if dtype == "float32" else 0.03
+    shares = []
+    for old, new in (means, deviations):
+        apart = old[::-1] - old
+        shares.append(((new - old) * apart).sum(-1) / (apart**2).sum(-1))
+        np.testing.assert_allclose(new, old + shares[-1][:, None] * apart, atol=tolerance)
+    np.testing.assert_allclose(shares[0], shares[1], atol=20 * tolerance)
+    content = [
+        (values - mean[:, None, None]) / deviation[:, None, None]
+        for values, mean, deviation in zip((before, after), means, deviations, strict=True)
+    ]
+    np.testing.assert_allclose(*content, atol=4 * tolerance)
+    kept = np.abs(shares[0]) < 1e-3 if dtype == "float32" else np.abs(before - after).max((1, 2, 3)) < 0.02
+    # A Beta distribution with this parameter has 9 % of its mass within a thousandth of 0.
+    assert 0.4 < kept.mean() < 0.7
+    assert shares[0].max() > 0.95
+    assert shares[0].min() > -20 * tolerance
+
+
+def test_no_gradient_flows_through_the_statistics_of_a_style() -> None:
+    """The gradient of an image is that of an affine map, and the other images have none of it."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 3, 2)), jnp.float32)
+    key = next(key for key in map(jax.random.key, range(20)) if np.any(layers.mix_style(x, key)[0] != x[0]))
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 2)), jnp.float32)
+    gradient = jax.grad(lambda x: (layers.mix_style(x, key)[0] * weights).sum())(x)
+    ratio = layers.mix_style(x, key)[0].std((0, 1)) / x[0].std((0, 1))
+    np.testing.assert_allclose(gradient[0], weights * ratio, rtol=1e-3)
+    assert not np.any(gradient[1:])
+
+
 def test_head_with_hidden_blocks() -> None:
     options = {"hidden": (6, 5), "dropout_rate": 0.5, "epsilon": 1e-3, "momentum": 0.9}
     head = layers.Head(4, 3, generator=np.random.default_rng(0), **options)

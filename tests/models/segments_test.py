@@ -1,5 +1,6 @@
-"""Where the values of a map lie in the image: computed from the layers, and measured with gradients."""
+"""Segments: where the values of a map lie in the image, computed and measured with gradients, and exchanged styles."""
 
+import functools
 import itertools
 
 import jax
@@ -33,6 +34,20 @@ def test_last_maps():
     assert network.grids == (Grid(0.5, 1.0, 20), Grid(1.0, 2.0, 10), Grid(2.0, 4.0, 5), None)
     network, _, _ = registry.create_abstract("mlp", classes=4, size=20, hidden=(4,))
     assert network.grids == (Grid(0.5, 1.0, 20), None)
+
+
+def test_styles_are_exchanged_after_the_named_segments_only():
+    network, params, batch_stats = registry.create("efficientnet_nano", classes=2, size=32)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 32, 32, 3)), jnp.float32)
+    first, second, third = network.segment_names[:3]
+    run = functools.partial(network.apply, params, batch_stats, dropout_key=jax.random.key(0))
+    plain, _ = run(images, stop=third)
+    mixed, _ = run(images, stop=third, mixed=(first,))
+    assert np.any(mixed != plain)
+    np.testing.assert_array_equal(run(images, stop=third, mixed=(third,))[0], plain)
+    np.testing.assert_array_equal(run(run(images, stop=second, mixed=(first,))[0], start=second, stop=third)[0], mixed)
+    with pytest.raises(ValueError, match="needs dropout_key"):
+        network.apply(params, batch_stats, images, mixed=(first,))
 
 
 @pytest.mark.slow

@@ -134,6 +134,17 @@ def test_configurations_are_accepted(name: str, variant: str) -> None:
         ("train.batch_size", 0, "config.train.batch_size is 0: use a whole number of 1 or more"),
         ("train.dtype", "float16", "config.train.dtype is 'float16': use auto, float32, bfloat16 or float64"),
         ("train.mixup", 11.0, "config.train.mixup is 11.0: use a number from 0 to 10"),
+        (
+            "train.mix_style",
+            ("stem", "head"),
+            "config.train.mix_style has 'head', which is no segment of efficientnet_lite1 with a map of features: use "
+            "stem, block_01, ",
+        ),
+        (
+            "train.mix_style",
+            (1,),
+            "config.train.mix_style is (1,): use a tuple of names of segments, such as ('stem',)",
+        ),
         ("train.cached_segment", "block_24", "config.train.cached_segment is 'block_24': use one of stem, block_01, "),
         ("mesh.sharded", "(", "config.mesh.sharded is '(', no regular expression: missing ), unterminated subpattern"),
         ("eval.every_epochs", 0.0, "config.eval.every_epochs is 0.0: use a number above 0"),
@@ -151,6 +162,15 @@ def test_a_folder_that_is_not_there() -> None:
 
 def test_the_number_of_classes_is_not_known_before_a_folder_is_read() -> None:
     config_check.check_config(change(load("effnet", "cpu"), loss__class_weights="1,2", data__probe="cyst:web"))
+
+
+@pytest.mark.parametrize(("name", "maps"), [("mlp", "another model"), ("cnn", "conv_1, ")])
+def test_segments_that_can_exchange_styles(name: str, maps: str) -> None:
+    config = change(load(name, "demo"), train__mix_style=("dense_1",))
+    with pytest.raises(
+        UsageError, match=f"has 'dense_1', which is no segment of {name} with a map of features: use {maps}"
+    ):
+        config_check.check_config(config)
 
 
 def test_parts_of_a_batch() -> None:
