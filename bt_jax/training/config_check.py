@@ -228,7 +228,7 @@ def _check_mixed_segments(mixed: tuple[str, ...], model: str, size: int, **optio
     for name in mixed:
         if name not in maps:
             raise UsageError(
-                f"config.train.mix_style has {name!r}, which is no segment of {model} with a map of features: use "
+                f"config.train.mix_style is {mixed}, but {name!r} is no segment of {model} with a map of features: use "
                 f"{', '.join(maps) or 'another model'}"
             )
 

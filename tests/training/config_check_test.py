@@ -137,8 +137,8 @@ def test_configurations_are_accepted(name: str, variant: str) -> None:
         (
             "train.mix_style",
             ("stem", "head"),
-            "config.train.mix_style has 'head', which is no segment of efficientnet_lite1 with a map of features: use "
-            "stem, block_01, ",
+            "config.train.mix_style is ('stem', 'head'), but 'head' is no segment of efficientnet_lite1 with a map of "
+            "features: use stem, block_01, ",
         ),
         (
             "train.mix_style",
@@ -167,9 +167,7 @@ def test_the_number_of_classes_is_not_known_before_a_folder_is_read() -> None:
 @pytest.mark.parametrize(("name", "maps"), [("mlp", "another model"), ("cnn", "conv_1, ")])
 def test_segments_that_can_exchange_styles(name: str, maps: str) -> None:
     config = change(load(name, "demo"), train__mix_style=("dense_1",))
-    with pytest.raises(
-        UsageError, match=f"has 'dense_1', which is no segment of {name} with a map of features: use {maps}"
-    ):
+    with pytest.raises(UsageError, match=f"but 'dense_1' is no segment of {name} with a map of features: use {maps}"):
         config_check.check_config(config)
 
 
