@@ -1,7 +1,7 @@
 """EfficientNet-B1 fine-tuned in 30 stages, from the head down to the stem.
 
     python -m bt_jax.main --config=configs/effnet.py                # GPU or TPU
-    python -m bt_jax.main --config=configs/effnet.py:cpu            # two CPU cores, a quarter of an hour a fold
+    python -m bt_jax.main --config=configs/effnet.py:cpu            # two CPU cores, half an hour a fold
     python -m bt_jax.main --config=configs/effnet.py:demo           # phantoms, small images, 4 stages: 3 to 4 minutes
 
 Any field can be set on the command line: --config.train.batch_size=16. The other fields are in bt_jax/defaults.py.
