@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("--autotuned", type=pathlib.Path, help="autotune_PHASE.txt of an earlier run on the same card")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)  # what a process of its own runs
     options = parser.parse_args()
+    if "run" in options.phases.split(",") and options.data is None:
+        parser.error("the phase run needs --data")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.phase is not None:
         PHASES[options.phase].run(options)
@@ -294,14 +296,9 @@ def run_to_report(options: argparse.Namespace) -> None:
     with (options.out / "run.log").open("wb") as log:
         subprocess.run(
             [
-                *(
-                    sys.executable,
-                    "-m",
-                    "bt_jax.main",
-                    f"--config={CONFIG}",
-                    f"--workdir={options.out.resolve() / 'run'}",
-                ),
-                *(f"--config.data.dir={options.data.resolve()}", "--config.data.fold=-1", *options.settings.split()),
+                *(sys.executable, "-m", "bt_jax.main", f"--config={CONFIG}", "--config.data.fold=-1"),
+                *(f"--config.data.dir={options.data.resolve()}", f"--workdir={options.out.resolve() / 'run'}"),
+                *options.settings.split(),
             ],
             cwd=ROOT,
             check=True,
