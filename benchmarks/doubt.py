@@ -19,7 +19,7 @@ from bt_jax.common import cli, files
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.io.decode import IMAGE_SUFFIXES, ImageError, decode_image
 from bt_jax.data.phantoms import ood_images, phantom
-from bt_jax.inference import trained_model
+from bt_jax.inference import jax_model
 from bt_jax.inference.trained_model import TrainedModel
 
 _PACKAGES = {"sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     cli.prepare_to_compute()
-    model = trained_model.load(arguments.model)
+    model = jax_model.load(arguments.model)
     result: dict[str, Any] = {"model": model.description.name, "threshold_on": model.ood_models[0].fitted_on}
     by_role = collections.defaultdict(list)
     with (arguments.model / "split.csv").open(newline="") as file:

@@ -28,7 +28,7 @@ from bt_jax.common import cli, files
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.letterbox import Letterbox
 from bt_jax.data.phantoms import phantom
-from bt_jax.inference import attribution, heat_map, trained_model
+from bt_jax.inference import attribution, heat_map, jax_model
 from bt_jax.inference.trained_model import TrainedModel
 
 NEAR = 0.1  # of the head's height
@@ -126,10 +126,10 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, required=True)
     parser.add_argument("--each", type=int, default=40, help="number of patients of each tumour")
     parser.add_argument("--seed", type=int, default=1234, help="seed of the phantoms; must differ from that of the run")
-    parser.add_argument("--methods", default=",".join(attribution.METHODS))
+    parser.add_argument("--methods", default=",".join(heat_map.METHODS))
     arguments = parser.parse_args()
     cli.prepare_to_compute()
-    model = trained_model.load(arguments.model)
+    model = jax_model.load(arguments.model)
     if not model.description.synthetic:
         sys.exit("error: --model must be the workdir of a run on phantoms: only their lesions have a known position")
     cases, drawn = draw_cases(model, each=arguments.each, seed=arguments.seed)

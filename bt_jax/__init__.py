@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(*models: str | os.PathLike[str], views: int = 1, batch_size: int = 32) -> "Model":
+def load(*models: str | os.PathLike[str], views: int = 1, batch_size: int = 32, engine: str = "auto") -> "Model":
     """Loads a trained model.
 
     Args:
@@ -27,10 +27,11 @@ def load(*models: str | os.PathLike[str], views: int = 1, batch_size: int = 32) 
         ships with the package.
       views: views of each slice to average over, slightly rotated, shifted and mirrored; 1 to 64.
       batch_size: slices per step.
+      engine: what runs an ONNX file: `onnxruntime`, `openvino`, or `auto` for the first that is installed.
 
     Raises:
       bt_jax.common.errors.UsageError: a path holds no model, or the models have different classes.
     """
     from bt_jax.inference.model import Model  # the import of JAX takes seconds
 
-    return Model.load(*models, views=views, batch_size=batch_size)
+    return Model.load(*models, views=views, batch_size=batch_size, engine=engine)

@@ -20,9 +20,9 @@ from bt_jax.inference import shipped_model
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Workdir of a run or of a cross-validation, or an exported StableHLO or safetensors file. Default: the model that "
-    "ships with bt_jax.",
+    "Workdir of a run or of a cross-validation, or an exported file. Default: the model that ships with bt_jax.",
 )
+_ENGINE = flags.DEFINE_enum("engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs an ONNX file.")
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
 _SPLIT = flags.DEFINE_enum("split", "Testing", ["Testing", "Training"], "Part of the data to score.")
 _OUT = flags.DEFINE_string("out", "", "Folder for metrics.json, predictions.csv and the figures.")
@@ -42,15 +42,16 @@ def main() -> None:
     files.check_folder(out, flag="out")
     # Imported here so that --help does not wait for JAX.
     from bt_jax.data import dataset, leakage, patient_groups, sources
-    from bt_jax.inference import trained_model
+    from bt_jax.inference import loading
     from bt_jax.metrics.by_patient import Patients
     from bt_jax.metrics.calibration import Calibration
     from bt_jax.reports import score_text, split_report
 
-    cli.prepare_to_compute()
+    if not loading.is_onnx(chosen):
+        cli.prepare_to_compute()
     if _MODEL.value is None:
         print(f"model: {shipped_model.describe([chosen])}")
-    model = trained_model.load(chosen, batch_size=_BATCH_SIZE.value)
+    model = loading.load(chosen, batch_size=_BATCH_SIZE.value, engine=_ENGINE.value)
     source = sources.open_path(_DATA.value, field="--data", class_names=model.class_names)
     for warning in source.warnings:
         print(f"warning: {warning}")

@@ -4,10 +4,10 @@
     python -m bt_jax.export --model=runs/folds --format=stablehlo --out=model.stablehlo
     python -m bt_jax.export --model=runs/first --format=onnx --out=model.onnx --data=archive.zip
 
-stablehlo is a program for any CPU, GPU or TPU; safetensors holds the weights. Both include the preprocessing, class
-names, temperature, out-of-distribution model and confidence limit, and other commands accept them as --model. onnx is
-for ONNX Runtime and similar runtimes, and needs the packages onnx and onnxruntime. The folds of a cross-validation
-become one file. This is a research tool, not a medical device.
+stablehlo is a program for any CPU, GPU or TPU. safetensors holds the weights. onnx is a graph for ONNX Runtime,
+OpenVINO and others, runs without JAX, and needs the packages onnx and onnxruntime. Each file includes the
+preprocessing, class names, temperature, out-of-distribution model and confidence limit, and other commands accept it as
+--model. The folds of a cross-validation become one file. This is a research tool, not a medical device.
 """
 
 import json
@@ -46,12 +46,12 @@ def main() -> None:
     out = pathlib.Path(_OUT.value)
     files.check_output(out, flag="out")
     # Imported here so that --help does not wait for JAX.
-    from bt_jax.inference import convert, trained_model
+    from bt_jax.inference import convert, loading
 
     cli.prepare_to_compute()
     if _MODEL.value is None:
         print(f"model: {shipped_model.describe([chosen])}")
-    model = trained_model.load(chosen, batch_size=_COMPARED)
+    model = loading.load(chosen, batch_size=_COMPARED)
     images, origin = _load_images(model)
     difference = convert.write(out, model, form=form, images=images)
     print(

@@ -6,6 +6,7 @@
     python -m bt_jax.predict --model=runs/effnet_cpu --format=csv --out=predictions.csv archive.zip
     python -m bt_jax.predict --model=runs/first --model=exported.stablehlo --views=8 scan.png
     python -m bt_jax.predict --model=runs/first --gradcam=heat_maps --method=layercam scan.png
+    python -m bt_jax.predict --model=model.onnx scan.png
 
 Folders are searched recursively. A slice of a multi-frame file or volume has the path `path#number`. A file that cannot
 be read gets a record with `error`; the other files are still predicted, and the exit status is 1. Several models, or
@@ -36,6 +37,7 @@ _MODEL = flags.DEFINE_multi_string(
     "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble. Default: the model "
     "that ships with bt_jax.",
 )
+_ENGINE = flags.DEFINE_enum("engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs an ONNX file.")
 _FORMAT = flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv"], "JSON lines or a CSV table.")
 _OUT = flags.DEFINE_string("out", "", "File for the records, written atomically. Default: standard output.")
 _VIEWS = flags.DEFINE_integer(
@@ -70,16 +72,17 @@ def main(paths: list[str]) -> int:
     # Imported here so that --help does not wait for JAX.
     from bt_jax.data.io import file_reader
     from bt_jax.data.io.slices import Limits
-    from bt_jax.inference import heat_map_files, inputs, stream
+    from bt_jax.inference import heat_map_files, inputs, loading, stream
     from bt_jax.inference.predictor import Predictor
 
-    cli.prepare_to_compute()
+    if not all(map(loading.is_onnx, models)):
+        cli.prepare_to_compute()
     file_reader.silence_parsers()
     # Images are kept until their heat maps are written.
     batch_size = min(_BATCH_SIZE.value, _MOST_KEPT) if _GRADCAM.value else _BATCH_SIZE.value
     if not _MODEL.value:
         print(f"model: {shipped_model.describe(models)}", file=sys.stderr)
-    predictor = Predictor.load(models, views=_VIEWS.value, batch_size=batch_size)
+    predictor = Predictor.load(models, views=_VIEWS.value, batch_size=batch_size, engine=_ENGINE.value)
     heat_maps = None
     if _GRADCAM.value:
         heat_maps = heat_map_files.HeatMapFiles(

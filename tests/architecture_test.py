@@ -57,8 +57,9 @@ OWNERS = {
         "training.config_check", "training.setup", "training.train",
     },
     "nibabel": {"data.io.nifti"},
-    "onnx": {"inference.onnx_graph"},
-    "onnxruntime": {"benchmark.peers.onnx_runtime", "inference.onnx_graph"},
+    "onnx": {"inference.onnx_layers"},
+    "onnxruntime": {"benchmark.peers.onnx_runtime", "inference.onnx_engine"},
+    "openvino": {"benchmark.peers.openvino_runtime", "inference.onnx_engine"},
     "optax": {"training.optimizer", "training.train_step"},
     "orbax": {"workdir.checkpoint"},
     "prometheus_client": {"serve.counters"},
@@ -66,14 +67,17 @@ OWNERS = {
     "sklearn": {"audit.shortcuts", "data.splits"},
     "tensorboardX": {"workdir.metric_log"},
     "tensorflow_datasets": {"data.array_record"},
-    "timm": {"benchmark.peers.onnx_runtime", "benchmark.peers.pytorch_timm"},
-    "torch": {"benchmark.peers.onnx_runtime", "benchmark.peers.pytorch_timm"},
+    "timm": {"benchmark.peers.pytorch_timm"},
+    "torch": {"benchmark.peers.pytorch_timm"},
     "waitress": {"serve.server"},
     "werkzeug": {"serve.forms", "serve.middleware"},
 }  # fmt: skip
 
 # Modules that must start fast and anywhere, and what none of their imports may lead to.
-LIGHT = ("inference.model", "inference.trained_model", "inference.stream", "predict", "serve.__main__", "serve.app")
+LIGHT = (
+    "inference.model", "inference.jax_model", "inference.onnx_model", "inference.stream", "predict", "serve.__main__",
+    "serve.app",
+)  # fmt: skip
 HEAVY = {"optax", "grain", "sklearn", "matplotlib", "tensorflow", "tensorboardX", "ml_collections"}
 TRAINING = {
     "bt_jax.data.pipeline", "bt_jax.training.loop", "bt_jax.training.stages", "bt_jax.training.train",
@@ -84,8 +88,10 @@ MOST_LINES = 400
 
 # Modules with logic that have no test file of their own, and where they are tested.
 TESTED_ELSEWHERE = {
+    "benchmark.onnx_engines": "tests/benchmark/main_test.py",
     "benchmark.peers.keras_tensorflow": "tests/benchmark/peer_process_test.py",  # runs where its framework is
     "benchmark.peers.onnx_runtime": "tests/benchmark/peer_process_test.py",
+    "benchmark.peers.openvino_runtime": "tests/benchmark/peer_process_test.py",
     "benchmark.peers.pytorch_timm": "tests/benchmark/peer_process_test.py",
     "benchmark.peers.turns": "tests/benchmark/peer_process_test.py",
     "benchmark.tables": "tests/benchmark/main_test.py",
@@ -95,6 +101,8 @@ TESTED_ELSEWHERE = {
     "data.phantoms.lesions": "tests/data/phantoms/phantom_test.py",
     "data.phantoms.shapes": "tests/data/phantoms/phantom_test.py",
     "defaults": "tests/config_test.py",
+    "inference.onnx_layers": "tests/inference/onnx_graph_test.py",
+    "inference.trained_model": "tests/inference/jax_model_test.py",
     "reports.score_sections": "tests/reports/score_text_test.py",
 }
 LOGIC = 8  # statements in functions, from which on a module has logic

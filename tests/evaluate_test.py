@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import trained_model
+from bt_jax.inference import loading
 from bt_jax.metrics.calibration import softmax
 from bt_jax.training import train
 from tests import phantom_folder, runs, sharing
@@ -98,9 +98,9 @@ def test_folds_are_an_ensemble(trained, tmp_path):
     )
     assert train.train_and_evaluate(config, tmp_path / "folds") == 0
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32)).astype(np.uint8)
-    ensemble = trained_model.load(tmp_path / "folds")
+    ensemble = loading.load(tmp_path / "folds")
     assert ensemble.temperature is not None and ensemble.temperature.images == 100
-    logits = [trained_model.load(tmp_path / "folds" / f"fold_{fold}").predict_logits(images)[0] for fold in (0, 1)]
+    logits = [loading.load(tmp_path / "folds" / f"fold_{fold}").predict_logits(images)[0] for fold in (0, 1)]
     members = [softmax(of_member, ensemble.temperature.value) for of_member in logits]
     together = ensemble.predict_probabilities(images)
     np.testing.assert_allclose(together, (members[0] + members[1]) / 2, atol=1e-7)
@@ -125,4 +125,4 @@ def test_an_exported_file_scores_as_the_run(trained, tmp_path):
 
 def test_no_run_there(tmp_path):
     with pytest.raises(UsageError, match="holds no checkpoint"):
-        trained_model.load(tmp_path)
+        loading.load(tmp_path)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from bt_jax.inference import trained_model
+from bt_jax.inference import loading
 from tests import phantom_folder, runs, small_models
 
 
@@ -32,8 +32,8 @@ def test_a_file_becomes_another(model):
     assert lines[1] == "warning: SYNTHETIC PHANTOMS: drawn by a program, not medical images"
     assert lines[2] == f"stablehlo: {out} (0.0 MB)"
     images = small_models.images(3, 12)
-    expected = trained_model.load(model / "model.safetensors").predict_probabilities(images)
-    np.testing.assert_allclose(trained_model.load(out).predict_probabilities(images), expected, atol=1e-6)
+    expected = loading.load(model / "model.safetensors").predict_probabilities(images)
+    np.testing.assert_allclose(loading.load(out).predict_probabilities(images), expected, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from bt_jax.data import sources
 from bt_jax.data.io.decode import decode_image
-from bt_jax.inference import trained_model
+from bt_jax.inference import loading
 from tests import runs
 
 FIELDS = (
@@ -42,7 +42,7 @@ def test_from_nothing_to_a_file_and_again(tmp_path):
     final = tmp_path / "work" / "final"
     assert {row.split(",")[4] for row in (final / "split.csv").read_text().splitlines()[1:]} == {"training", "testing"}
     assert not [row for row in runs.rows(final) if "val/loss" in row]
-    whole, half = trained_model.load(final), trained_model.load(out)
+    whole, half = loading.load(final), loading.load(out)
     assert half.temperature == whole.temperature and half.confidence_limit == whole.confidence_limit
     told = (
         "An answer carries a warning if"

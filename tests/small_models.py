@@ -9,7 +9,7 @@ import numpy as np
 
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.inference import model_file, ood, trained_model
+from bt_jax.inference import loading, model_file, ood
 from bt_jax.inference.description import ModelDescription
 from bt_jax.inference.trained_model import TrainedModel
 from bt_jax.metrics.calibration import Temperature
@@ -55,12 +55,12 @@ def write(
     )
     path.write_bytes(model_file.encode_safetensors(stored))
     if plain:
-        return trained_model.load(path, batch_size=4)
-    features = trained_model.load(path, batch_size=4).compute(images(30, size, seed=1))[1]
+        return loading.load(path, batch_size=4)
+    features = loading.load(path, batch_size=4).compute(images(30, size, seed=1))[1]
     ood_models = [ood.fit(one[:20], one[20:], fitted_on="the 10 validation images", step=3) for one in features]
     stored = dataclasses.replace(stored, temperature=TEMPERATURE, ood_models=[one for one in ood_models if one])
     path.write_bytes(model_file.encode_safetensors(stored))
-    return trained_model.load(path, batch_size=4)
+    return loading.load(path, batch_size=4)
 
 
 def _varied(tree: Any, seed: int) -> Any:

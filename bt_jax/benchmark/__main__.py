@@ -16,8 +16,10 @@ reports whether the step fits into memory, its operations, its communication, an
 needs the extra `tpu`.
 
 Every number is the median of several measurements. They alternate with measurements of the peers and of the machine's
-ceilings, so a slowdown of the machine affects all of them alike. Peers (timm, Keras on TensorFlow, ONNX Runtime: the
-extra `peers`) run in the interpreter $BT_PEERS_PYTHON, by default this one. Peers that are not installed are skipped.
+ceilings, so a slowdown of the machine affects all of them alike. Peers (timm, Keras on TensorFlow, ONNX Runtime and
+OpenVINO: the extra `peers`) run in the interpreter $BT_PEERS_PYTHON, by default this one. Peers that are not installed
+are skipped. With --mode=infer on a CPU, the network is also exported to an ONNX file, which ONNX Runtime and OpenVINO
+run twice: through this package, as a --model, and by themselves.
 """
 
 import functools

@@ -3,13 +3,15 @@
 import contextlib
 import datetime
 import functools
+import pathlib
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from bt_jax.benchmark import input_throughput, machine, peer_process, step_throughput
+from bt_jax.benchmark import input_throughput, machine, onnx_engines, peer_process, step_throughput
 from bt_jax.benchmark.peers import turns
 from bt_jax.benchmark.step_throughput import CompiledProgram, Workload
 from bt_jax.common.errors import UsageError
@@ -52,6 +54,9 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
     with contextlib.ExitStack() as stack:
         peers: dict[str, peer_process.PeerProcess] = {}
         missing: dict[str, str] = {}
+        engines = onnx_engines.Engines(None, {}, {})
+        if peers_python and mode == "infer" and platform == "cpu":
+            engines = onnx_engines.prepare(workload, pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())))
         if peers_python:
             say("starting the peers, which may take minutes")
             peers, missing = peer_process.start_peers(
@@ -61,12 +66,17 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
                 size=workload.size,
                 python=peers_python,
                 options=_list_peer_options(workload, mode=mode),
+                onnx_file=engines.file,
                 peers=peer_process.PEERS if platform == "cpu" else peer_process.PEERS_ON_GPU,
             )
         for peer in peers.values():
             stack.callback(peer.close)
         seconds, ceiling, failed = _measure_with_ceilings(
-            {OURS: make_turn(program), **{name: peer.turn for name, peer in peers.items()}},
+            {
+                OURS: make_turn(program),
+                **{name: peer.turn for name, peer in peers.items()},
+                **{name: engine.turn for name, engine in engines.ready.items()},
+            },
             workload,
             repeats=repeats,
         )
@@ -92,6 +102,18 @@ def measure_steps(workload: Workload, *, mode: str, peers_python: str | None, re
             if name in seconds
         },
         "missing_peers": missing | failed,
+        "engines": {
+            name: {
+                "images_per_s": workload.batch / statistics.median(seconds[name]),
+                "ratio": statistics.median(seconds[engine.peer]) / statistics.median(seconds[name])
+                if engine.peer in seconds
+                else None,
+                "step_s": _describe_spread(seconds[name]),
+                "version": engine.version,
+            }
+            for name, engine in engines.ready.items()
+        },
+        "missing_engines": engines.missing,
     }
 
 

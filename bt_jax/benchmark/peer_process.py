@@ -39,14 +39,14 @@ class Peer:
     Attributes:
       name: for reports.
       script: uses the protocol of `peers/turns.py`.
-      models: names of our models -> names of the same models in the library.
+      models: names of our models -> names of the same models in the library; None: it takes any, as an ONNX file.
       options: of the script.
       modes: modes that it supports.
     """
 
     name: str
     script: pathlib.Path
-    models: Mapping[str, str]
+    models: Mapping[str, str] | None
     options: tuple[str, ...] = ()
     modes: tuple[str, ...] = ("train", "infer")
 
@@ -55,7 +55,8 @@ PEERS = (
     Peer("timm", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES),
     Peer("timm + torch.compile", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES, ("compile",)),
     Peer("Keras on TensorFlow", PEERS_FOLDER / "keras_tensorflow.py", KERAS_NAMES),
-    Peer("ONNX Runtime", PEERS_FOLDER / "onnx_runtime.py", TIMM_NAMES, modes=("infer",)),
+    Peer("ONNX Runtime", PEERS_FOLDER / "onnx_runtime.py", None, modes=("infer",)),
+    Peer("OpenVINO", PEERS_FOLDER / "openvino_runtime.py", None, modes=("infer",)),
 )
 PEERS_ON_GPU = (
     Peer("timm", PEERS_FOLDER / "pytorch_timm.py", TIMM_NAMES, ("gpu",)),
@@ -83,7 +84,7 @@ class PeerProcess:
         self.peak_memory_bytes: int | None = None
         with contextlib.ExitStack() as stack:
             self._errors = stack.enter_context(tempfile.TemporaryFile())
-            arguments = [mode, str(batch), str(size), peer.models[model], *peer.options]
+            arguments = [mode, str(batch), str(size), (peer.models or {}).get(model, model), *peer.options]
             self._process = subprocess.Popen(
                 [python, str(peer.script), *arguments],
                 stdin=subprocess.PIPE,
@@ -161,9 +162,12 @@ def start_peers(
     size: int,
     python: str,
     options: tuple[str, ...] = (),
+    onnx_file: pathlib.Path | None = None,
     peers: tuple[Peer, ...] = PEERS,
 ) -> tuple[dict[str, PeerProcess], dict[str, str]]:
     """Starts the peers one after the other, each with its own options and the given ones.
+
+    Those without names of models get the ONNX file as an option.
 
     Returns:
       The ready peers by name, and for each other peer why it is missing.
@@ -172,10 +176,13 @@ def start_peers(
     missing: dict[str, str] = {}
     try:
         for peer in peers:
-            peer = dataclasses.replace(peer, options=(*peer.options, *options))
+            own = options if peer.models is not None else (str(onnx_file),)
+            peer = dataclasses.replace(peer, options=(*peer.options, *own))
             if mode not in peer.modes:
                 missing[peer.name] = f"does not {mode}"
-            elif model not in peer.models:
+            elif peer.models is None and onnx_file is None:
+                missing[peer.name] = "there is no ONNX file to run"
+            elif peer.models is not None and model not in peer.models:
                 missing[peer.name] = f"has no {model}"
             else:
                 try:

@@ -28,7 +28,10 @@ def format_result(result: Mapping[str, Any]) -> str:
     else:
         lines += _format_rates(result)
     lines += ["", *_format_costs(result)]
-    lines += [f"{name}: {reason}" for name, reason in result.get("missing_peers", {}).items()]
+    if result.get("engines"):
+        lines.append("an engine's ours/theirs is this package with it over the engine alone; a peer's is JAX over it")
+    for kind in ("missing_engines", "missing_peers"):
+        lines += [f"{name}: {reason}" for name, reason in result.get(kind, {}).items()]
     return "\n".join(lines)
 
 
@@ -55,6 +58,9 @@ def format_markdown(folder: pathlib.Path) -> str:
     ]
     for result in results:
         ratios = ", ".join(f"{peer['ratio']:.2f} {name}" for name, peer in result["peers"].items())
+        for name, engine in result.get("engines", {}).items():
+            ratios += f"; {name}: {_format_rate_value(engine['images_per_s'])} images/s"
+            ratios += f", {engine['ratio']:.2f} of it alone" if engine["ratio"] else ""
         machine = result["machine"]
         where = f"{machine['processor']}, {machine['cores']} cores"
         if machine["device"] != "cpu":
@@ -121,8 +127,8 @@ def _format_rates(result: Mapping[str, Any]) -> list[str]:
         _format_rate("bt_jax", result["images_per_s"], step, None),
     ]
     return lines + [
-        _format_rate(name, peer["images_per_s"], peer["step_s"], peer["ratio"])
-        for name, peer in result["peers"].items()
+        _format_rate(name, row["images_per_s"], row["step_s"], row["ratio"])
+        for name, row in {**result.get("engines", {}), **result["peers"]}.items()
     ]
 
 

@@ -17,7 +17,6 @@ integrated gradients, and `Explanation.method` says so. The map of an ensemble i
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +24,18 @@ import numpy as np
 
 from bt_jax.common.errors import UsageError
 from bt_jax.inference.forward import compute_outputs
-from bt_jax.inference.trained_model import TrainedModel, TrainedNetwork
+from bt_jax.inference.heat_map import METHODS, make_upsampling, scale_to_one
+from bt_jax.inference.trained_model import TrainedModel
+from bt_jax.inference.trained_network import TrainedNetwork
 from bt_jax.models.normalise import Normalisation, to_float
 from bt_jax.models.registry import Network, Tree
 from bt_jax.models.segments import Grid
 
-METHODS = ("gradcam", "layercam", "integrated_gradients")
 STEPS = 24  # of the integral; its sum is then off by a few per cent
 # Standard deviation, as a fraction of the side. Without smoothing, integrated gradients look like noise.
 SMOOTHING = 1 / 80
 
 _Heat = Callable[..., tuple[jax.Array, ...]]
-_Array = TypeVar("_Array", jax.Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +76,7 @@ def explain(
     if method not in METHODS:
         raise UsageError(f"unknown attribution method {method!r}: use one of {', '.join(METHODS)}")
     if not model.networks:
-        raise UsageError(
-            "heat maps are not available for a StableHLO file: use the workdir or a safetensors file of the model"
-        )
+        raise UsageError("heat maps by gradients need the networks: use the workdir or a safetensors file of the model")
     size = model.preprocessing.size
     method = choose_method([member.network for member in model.networks], method)
     if not len(images):
@@ -224,9 +221,7 @@ def _compute_maps_and_gradients(
 
 def _upsample(heat: jax.Array, grid: Grid, size: int) -> jax.Array:
     """Upsamples [B, h, h] to [B, size, size], bilinear between the grid's points and constant beyond them."""
-    places = (np.arange(size) + 0.5 - grid.first) / grid.step
-    distance = abs(np.clip(places, 0, grid.side - 1)[:, None] - np.arange(grid.side))  # [size, h]
-    weights = jnp.asarray(np.maximum(1 - distance, 0), jnp.float32)
+    weights = jnp.asarray(make_upsampling(first=grid.first, step=grid.step, side=grid.side, size=size))
     return jnp.einsum("ih,bhw,jw->bij", weights, heat, weights)
 
 
@@ -236,12 +231,6 @@ def _blur(heat: jax.Array, deviation: float) -> jax.Array:
     weights = jnp.exp(-0.5 * ((offsets[:, None] - offsets[None, :]) / deviation) ** 2)
     weights /= weights.sum(1, keepdims=True)
     return jnp.einsum("ih,bhw,jw->bij", weights, heat, weights)
-
-
-def scale_to_one(heat: _Array) -> _Array:
-    """Divides [..., H, W] by each map's largest value; a map that is 0 everywhere stays so."""
-    largest = heat.max(axis=(-2, -1), keepdims=True)
-    return heat / (largest + (largest <= 0))
 
 
 def compute_network_heat(

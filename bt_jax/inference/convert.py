@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import pathlib
 import tempfile
-from typing import Any
 
 import jax
 import jax.export
@@ -13,7 +12,7 @@ import numpy as np
 
 from bt_jax.common import files, waiting
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import model_file, onnx_graph, trained_model
+from bt_jax.inference import loading, model_file, onnx_graph
 from bt_jax.inference.forward import make_forward
 from bt_jax.inference.trained_model import TrainedModel
 
@@ -83,11 +82,8 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
 def compare(content: bytes, model: TrainedModel, *, form: str, images: np.ndarray) -> Difference:
     """Compares the outputs of a file's content with a model's, in batches of one image and of several."""
     expected, scores = model.predict(images)
-    ours, found_scores = model.compute_probabilities(expected), None
-    if form == "onnx":
-        logits, probabilities = onnx_graph.run(content, np.divide(images, np.float32(255), dtype=np.float32))
-    else:
-        logits, probabilities, found_scores = _run_file(content, images)
+    ours = model.compute_probabilities(expected)
+    logits, probabilities, found_scores = _run_file(content, images, form=form)
     both = scores is not None and found_scores is not None
     return Difference(
         images=len(images),
@@ -98,17 +94,17 @@ def compare(content: bytes, model: TrainedModel, *, form: str, images: np.ndarra
     )
 
 
-def _run_file(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _run_file(content: bytes, images: np.ndarray, *, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Loads the file as a user would.
 
     Returns:
       Its logits [members, N, classes], probabilities [N, classes] and OOD scores [N], which it may lack.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model"
+        path = pathlib.Path(folder) / f"model.{form}"
         path.write_bytes(content)
         sizes = 1, min(max(2, len(images) - 1), _MOST_AT_ONCE)
-        one, several = (trained_model.load(path, batch_size=size) for size in sizes)
+        one, several = (loading.load(path, batch_size=size) for size in sizes)
         parts = [one.predict(images[:1]), several.predict(images[1:])]
         logits = np.concatenate([part.logits for part in parts], axis=1)
         known = [part.ood_scores for part in parts if part.ood_scores is not None]
@@ -150,17 +146,7 @@ def _run_networks(model: TrainedModel, weights: dict[str, jax.Array], images: ja
 
 
 def _convert_to_onnx(model: TrainedModel) -> bytes:
-    notes: dict[str, Any] = {
-        **dataclasses.asdict(model.description),
-        "temperature": model.temperature.value if model.temperature else 1.0,
-        "notice": model.notice,
-    }
-    return onnx_graph.build(
-        model.networks,
-        size=model.preprocessing.size,
-        temperature=notes["temperature"],
-        notes=notes,
-    )
+    return onnx_graph.build(model.networks, size=model.preprocessing.size, header=_make_stored_model(model))
 
 
 def _make_stored_model(model: TrainedModel) -> model_file.StoredModel:

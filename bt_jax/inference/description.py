@@ -1,11 +1,12 @@
 """The description of a model: the values that a checkpoint or file stores beside the arrays."""
 
 import dataclasses
+import typing
 from typing import Any
 
-from bt_jax.models import registry
-from bt_jax.models.normalise import Normalisation
-from bt_jax.models.registry import Network, Tree
+if typing.TYPE_CHECKING:
+    from bt_jax.models.normalise import Normalisation
+    from bt_jax.models.registry import Network, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +27,24 @@ class ModelDescription:
         """Makes a description from the JSON of `dataclasses.asdict`."""
         return cls(**{**values, "class_names": tuple(values["class_names"])})
 
-    def create_network(self, *, seed: int = 0) -> tuple[Network, Tree, Tree]:
+    def create_network(self, *, seed: int = 0) -> "tuple[Network, Tree, Tree]":
         """Creates the network, with random parameters and initial running statistics."""
+        from bt_jax.models import registry  # imports JAX, which an ONNX file does not need; so do those below
+
         return registry.create(self.name, seed=seed, **self._collect_options())
 
-    def create_abstract_network(self) -> tuple[Network, Tree, Tree]:
+    def create_abstract_network(self) -> "tuple[Network, Tree, Tree]":
         """Creates the network, with shapes and dtypes in place of parameters and statistics."""
+        from bt_jax.models import registry
+
         return registry.create_abstract(self.name, **self._collect_options())
 
     def _collect_options(self) -> dict[str, Any]:
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
         return {"classes": len(self.class_names), "size": self.preprocessing["size"], **options}
 
-    def create_normalisation(self) -> Normalisation:
+    def create_normalisation(self) -> "Normalisation":
         """Creates the normalisation from grey pixels to the network's input."""
+        from bt_jax.models.normalise import Normalisation
+
         return Normalisation(**{key: tuple(value) for key, value in self.normalisation.items()})

@@ -33,11 +33,16 @@ def make_forward(
         x, _ = network.apply(params, batch_stats, normalisation(images, dtype=dtype), stop=last)
         logits, _ = network.apply(params, batch_stats, x, start=last)
         if len(network.segment_names) == 1:  # without hidden layers, the features are some of the pixels
-            stride = max(1, network.size // 32)
+            stride = choose_stride(network.size)
             return logits, to_float(images)[:, ::stride, ::stride].reshape(images.shape[0], -1)
         return logits, (x.mean((1, 2)) if x.ndim == 4 else x).astype(jnp.float32)
 
     return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
+
+
+def choose_stride(size: int) -> int:
+    """Chooses the distance between the pixels of an image of this side that are its features, without hidden layers."""
+    return max(1, size // 32)
 
 
 def make_upper_forward(

@@ -1,9 +1,12 @@
 """Rendering of heat maps as colours over a grey image, and scores of how well a heat map localises a known region."""
 
 import io
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
+
+_Array = TypeVar("_Array", bound=Any)  # of NumPy or JAX
 
 # Matplotlib's `plasma` (CC0) at equal steps. Its lightness increases monotonically, so that it is readable with any
 # colour vision and in print. Unlike `viridis` and `cividis`, it contains no grey.
@@ -21,6 +24,7 @@ _ANCHORS = np.array(
     ],
     np.float32,
 )
+METHODS = ("gradcam", "layercam", "integrated_gradients")  # see `attribution`
 STRENGTH = 0.65  # opacity of the colour where the heat is 1
 _ROWS = 256  # coloured at a time: an image at the pixel limit would take gigabytes at once
 
@@ -53,6 +57,26 @@ def overlay(image: np.ndarray, heat: np.ndarray, *, strength: float = STRENGTH) 
         share = strength * np.clip(np.nan_to_num(heat[rows]), 0, 1)[..., None]  # [h, W, 1]
         result[rows] = ((1 - share) * grey[..., None] + share * colour(heat[rows])).round()
     return result
+
+
+def scale_to_one(heat: _Array) -> _Array:
+    """Divides [..., H, W] by each map's largest value; a map that is 0 everywhere stays so."""
+    largest = heat.max(axis=(-2, -1), keepdims=True)
+    return heat / (largest + (largest <= 0))
+
+
+def make_upsampling(*, first: float, step: float, side: int, size: int) -> np.ndarray:
+    """Makes the matrix [size, side] float32 of linear interpolation between places, constant beyond them.
+
+    Args:
+      first: the first place, on the pixels' scale, where the first pixel is at 0.5.
+      step: distance between neighbouring places.
+      side: number of places.
+      size: number of pixels.
+    """
+    places = (np.arange(size) + 0.5 - first) / step
+    distance = abs(np.clip(places, 0, side - 1)[:, None] - np.arange(side))
+    return np.maximum(1 - distance, 0).astype(np.float32)
 
 
 def make_layer(heat: np.ndarray) -> np.ndarray:

@@ -10,11 +10,11 @@ import numpy as np
 
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import attribution, heat_map
+from bt_jax.inference import class_maps, heat_map
 from bt_jax.inference.predictor import Prediction, Predictor, PreparedSlice
+from bt_jax.inference.trained_model import TrainedModel
 
 INDEX = "index.csv"
-METHODS = attribution.METHODS
 _LONGEST_NAME = 80  # characters of the file's own name that are kept
 
 
@@ -39,12 +39,13 @@ class HeatMap:
         return heat_map.overlay(self.image, self.heat)
 
 
-def check_explainable(predictor: Predictor) -> None:
-    """Raises `UsageError` if a model has no networks to explain."""
-    if not all(model.networks for model in predictor.models):
+def check_explainable(predictor: Predictor, method: str) -> None:
+    """Raises `UsageError` if a model has no heat maps by this method."""
+    if method not in predictor.methods:
+        others = f", or use the method {' or '.join(predictor.methods)}" if predictor.methods else ""
         raise UsageError(
-            "heat maps are not available for a StableHLO file: give --model the workdir or a safetensors file of the "
-            "model"
+            f"heat maps by {method} are not available from this file: give --model the workdir or a safetensors file "
+            f"of the model{others}"
         )
 
 
@@ -54,10 +55,20 @@ def explain_image(predictor: Predictor, image: np.ndarray, *, label: str, method
     heat, methods = np.zeros(image.shape, np.float32), dict[str, None]()
     for model in predictor.models:
         square, placement = model.preprocessing.letterbox(image)
-        found = attribution.explain(model, square[None], classes=[number], method=method, batch_size=1)
-        heat += attribution.scale_to_one(placement.map_to_image(found.heat[0]))
-        methods[found.method] = None
-    return HeatMap(attribution.scale_to_one(heat), label, "+".join(methods), image)
+        found, used = _explain(model, square[None], number=number, method=method)
+        heat += heat_map.scale_to_one(placement.map_to_image(found[0]))
+        methods[used] = None
+    return HeatMap(heat_map.scale_to_one(heat), label, "+".join(methods), image)
+
+
+def _explain(model: TrainedModel, images: np.ndarray, *, number: int, method: str) -> tuple[np.ndarray, str]:
+    """Returns the heat maps [1, S, S] of a preprocessed image [1, S, S], and the method used."""
+    if model.class_maps:
+        return model.class_maps.explain(images, classes=[number]), class_maps.METHOD
+    from bt_jax.inference import attribution  # needs JAX
+
+    found = attribution.explain(model, images, classes=[number], method=method, batch_size=1)
+    return found.heat, found.method
 
 
 class HeatMapFiles:
@@ -66,14 +77,14 @@ class HeatMapFiles:
     Args:
       folder: created if it does not exist.
       predictor: the predictor of the slices.
-      method: one of `attribution.METHODS`.
+      method: one of `heat_map.METHODS`.
 
     Raises:
-      UsageError: a model has no networks to explain, or the folder is a file.
+      UsageError: a model has no heat maps by this method, or the folder is a file.
     """
 
     def __init__(self, folder: files.Path, predictor: Predictor, *, method: str = "gradcam"):
-        check_explainable(predictor)
+        check_explainable(predictor, method)
         self._folder, self._predictor, self._method = pathlib.Path(folder), predictor, method
         if self._folder.exists() and not self._folder.is_dir():
             raise UsageError(f"--gradcam={str(folder)!r} is a file: give a folder")

@@ -12,7 +12,7 @@ import numpy as np
 from bt_jax.data.io import file_reader
 from bt_jax.data.io.decode import encode_png
 from bt_jax.data.io.slices import Slice, UnreadableError
-from bt_jax.inference import heat_map_files, inputs, shipped_model, stream
+from bt_jax.inference import heat_map, heat_map_files, inputs, onnx_engine, shipped_model, stream
 from bt_jax.inference.heat_map_files import HeatMap
 from bt_jax.inference.inputs import Input
 from bt_jax.inference.predictor import Predictor
@@ -38,10 +38,19 @@ class Model:
         self.predictor, self._batch_size = predictor, batch_size
 
     @classmethod
-    def load(cls, *models: str | os.PathLike[str], views: int = 1, batch_size: int = 32) -> "Model":
+    def load(
+        cls,
+        *models: str | os.PathLike[str],
+        views: int = 1,
+        batch_size: int = 32,
+        engine: str = onnx_engine.AUTO,
+    ) -> "Model":
         """Loads models, see `bt_jax.load`."""
+        if engine not in onnx_engine.ENGINES:
+            raise ValueError(f"engine is {engine!r}: use one of {', '.join(onnx_engine.ENGINES)}")
         paths = shipped_model.choose([os.fspath(model) for model in models])
-        return cls(Predictor.load(paths, views=views, batch_size=batch_size), batch_size=batch_size)
+        predictor = Predictor.load(paths, views=views, batch_size=batch_size, engine=engine)
+        return cls(predictor, batch_size=batch_size)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,13 +94,13 @@ class Model:
         Raises:
           UnreadableError: the source cannot be read, or has no such slice.
           ValueError: no such class or method.
-          UsageError: the model is a StableHLO file.
+          UsageError: the model is a file without heat maps by this method.
         """
         if label is not None and label not in self.classes:
             raise ValueError(f"label is {label!r}: use one of {', '.join(self.classes)}")
-        if method not in heat_map_files.METHODS:
-            raise ValueError(f"method is {method!r}: use one of {', '.join(heat_map_files.METHODS)}")
-        heat_map_files.check_explainable(self.predictor)
+        if method not in heat_map.METHODS:
+            raise ValueError(f"method is {method!r}: use one of {', '.join(heat_map.METHODS)}")
+        heat_map_files.check_explainable(self.predictor, method)
         with warnings.catch_warnings():
             file_reader.silence_parsers()
             image = self._read_slice(source, number).image

@@ -28,13 +28,11 @@ import safetensors.numpy
 from flax import traverse_util
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference.ood import OodModel
-from bt_jax.metrics.calibration import Temperature
-from bt_jax.metrics.selective import ConfidenceLimit
+from bt_jax.inference import model_header
+from bt_jax.inference.model_header import ModelHeader
 from bt_jax.models.pretrained import safetensors_file
 from bt_jax.models.registry import Tree
 
-SCHEMA = 1
 LARGE = 20_000  # values
 Program = Callable[..., dict[str, Any]]
 _NOTES, _OOD, _WEIGHTS, _PROGRAM = "model.json", "doubts.safetensors", "weights.safetensors", "program.jax_export"
@@ -42,23 +40,15 @@ _ZIP_START = b"PK\x03\x04"
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredModel:
+class StoredModel(ModelHeader):
     """Content of a model file.
 
     Attributes:
-      description: of all its networks, the fields of `ModelDescription`.
-      temperature: None if none was stored.
-      ood_models: one for each network, or empty.
-      confidence_limit: None if it was not measured.
       networks: {`params`, `batch_stats`} of each network; empty if the file holds a program.
       program: the exported program with its weights bound; None if the file holds networks.
     """
 
-    description: Mapping[str, Any]
-    temperature: Temperature | None
-    ood_models: Sequence[OodModel]
     networks: Sequence[Mapping[str, Tree]] = ()
-    confidence_limit: ConfidenceLimit | None = None
     program: Program | None = None
 
 
@@ -74,8 +64,8 @@ def encode_safetensors(stored: StoredModel, *, half: bool = False) -> bytes:
     weights = flatten_weights(stored.networks)
     if half:
         weights = {name: array.astype(np.float16) if array.size > LARGE else array for name, array in weights.items()}
-    tensors = _flatten_ood_models(stored.ood_models) | weights
-    header = {name: json.dumps(value) for name, value in _make_header(stored).items()}
+    tensors = stored.list_arrays() | weights
+    header = {name: json.dumps(value) for name, value in stored.to_fields().items()}
     return safetensors.numpy.save(tensors, header)
 
 
@@ -100,8 +90,8 @@ def encode_stablehlo(stored: StoredModel, program: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         # A ZipInfo made from the name alone has a fixed date, so that the same model gives the same bytes.
-        archive.writestr(zipfile.ZipInfo(_NOTES), json.dumps(_make_header(stored), indent=2))
-        archive.writestr(zipfile.ZipInfo(_OOD), safetensors.numpy.save(_flatten_ood_models(stored.ood_models)))
+        archive.writestr(zipfile.ZipInfo(_NOTES), json.dumps(stored.to_fields(), indent=2))
+        archive.writestr(zipfile.ZipInfo(_OOD), safetensors.numpy.save(stored.list_arrays()))
         archive.writestr(zipfile.ZipInfo(_WEIGHTS), safetensors.numpy.save(flatten_weights(stored.networks)))
         archive.writestr(zipfile.ZipInfo(_PROGRAM), program)
     return buffer.getvalue()
@@ -115,8 +105,6 @@ def read(path: pathlib.Path) -> StoredModel:
     """
     with path.open("rb") as file:
         start = file.read(len(_ZIP_START))
-    if path.suffix == ".onnx":
-        raise UsageError(f"{path} is an ONNX file, for ONNX Runtime: use the workdir, StableHLO or safetensors file")
     return _read_stablehlo(path) if start == _ZIP_START else _read_safetensors(path)
 
 
@@ -126,11 +114,10 @@ def _read_safetensors(path: pathlib.Path) -> StoredModel:
         raise UsageError(f"{path} holds weights but no bt_jax model: use a file that bt_jax.export wrote")
     try:
         notes = {name: json.loads(value) for name, value in header.items()}
-        trees = traverse_util.unflatten_dict(tensors, sep=".")
         weights = {name: array for name, array in tensors.items() if name.startswith("networks.")}
-        return dataclasses.replace(_parse_header(notes, trees, path), networks=unflatten_weights(weights))
+        return StoredModel(**vars(model_header.parse(notes, tensors, path=path)), networks=unflatten_weights(weights))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _make_damage_error(path, error) from error
+        raise model_header.make_damage_error(path, error) from error
 
 
 def _read_stablehlo(path: pathlib.Path) -> StoredModel:
@@ -140,39 +127,15 @@ def _read_stablehlo(path: pathlib.Path) -> StoredModel:
     try:
         with zipfile.ZipFile(path) as archive:
             notes, ood_models, weights, program = (archive.read(name) for name in (_NOTES, _OOD, _WEIGHTS, _PROGRAM))
-        trees = traverse_util.unflatten_dict(safetensors.numpy.load(ood_models), sep=".")
-        stored = _parse_header(json.loads(notes), trees, path)
+        header = model_header.parse(json.loads(notes), safetensors.numpy.load(ood_models), path=path)
         exported = jax.export.deserialize(bytearray(program))
         on_device = jax.device_put(safetensors.numpy.load(weights), jax.devices()[0])
-        return dataclasses.replace(stored, program=functools.partial(jax.jit(exported.call), on_device))
+        return StoredModel(**vars(header), program=functools.partial(jax.jit(exported.call), on_device))
     except UsageError:
         raise
     # On damaged input, the readers of flatbuffers and bytecode raise nearly any exception.
     except Exception as error:
-        raise _make_damage_error(path, error) from error
-
-
-def _make_header(stored: StoredModel) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        **stored.description,
-        "temperature": dataclasses.asdict(stored.temperature) if stored.temperature else None,
-        "confidence_limit": dataclasses.asdict(stored.confidence_limit) if stored.confidence_limit else None,
-    }
-
-
-def _parse_header(notes: dict[str, Any], trees: Mapping[str, Any], path: pathlib.Path) -> StoredModel:
-    """Makes a `StoredModel` from the header fields and the arrays of the OOD models, without networks or program."""
-    if notes.pop("schema") != SCHEMA:
-        raise UsageError(f"{path} was written by another version of bt_jax: export the model again with this version")
-    temperature, limit = notes.pop("temperature"), notes.pop("confidence_limit", None)  # earlier files have no limit
-    ood_models = trees.get("doubts", {})
-    return StoredModel(
-        description=notes,
-        temperature=Temperature(**temperature) if temperature else None,
-        confidence_limit=ConfidenceLimit(**limit) if limit else None,
-        ood_models=[OodModel.from_arrays(_get_numbered(ood_models, number)) for number in range(len(ood_models))],
-    )
+        raise model_header.make_damage_error(path, error) from error
 
 
 def _get_numbered(trees: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -180,18 +143,5 @@ def _get_numbered(trees: Mapping[str, Any], number: int) -> dict[str, Any]:
     return tree
 
 
-def _flatten_ood_models(ood_models: Sequence[OodModel]) -> dict[str, np.ndarray]:
-    return {
-        f"doubts.{number}.{name}": _make_contiguous(array)
-        for number, ood_model in enumerate(ood_models)
-        for name, array in ood_model.to_arrays().items()
-    }
-
-
 def _make_contiguous(array: Any) -> np.ndarray:
     return np.array(array, order="C")
-
-
-def _make_damage_error(path: pathlib.Path, error: Exception) -> UsageError:
-    reason = " ".join(str(error).split())[:200]
-    return UsageError(f"{path} is damaged, or bt_jax.export did not write it ({type(error).__name__}: {reason})")

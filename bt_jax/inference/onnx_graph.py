@@ -1,292 +1,121 @@
-"""Networks as an ONNX graph, written layer by layer. The only module that imports onnx and onnxruntime.
+"""Networks as an ONNX graph, written layer by layer.
 
-The models consist of a dozen kinds of layers, each of which has an ONNX operator. Writing the graph directly is less
-code than a general converter, needs no second framework, and gives the graph that runtimes and quantisers support
-best: Conv, Gemm and pooling, with BatchNorm folded in. Images are [B, C, H, W] inside the graph.
+Writing the graph directly is less code than a general converter, needs no second framework, and gives the graph that
+runtimes and quantisers support best.
 
-Input `images`: [batch, S, S] float32, preprocessed, in [0, 1]. Outputs: calibrated `probabilities` [batch, classes] and
-`logits` [networks, batch, classes]. The metadata holds the fields of the description as JSON.
+Input `images`: [batch, S, S] float32, preprocessed, in [0, 1]. Outputs:
+
+- `probabilities` [batch, classes], calibrated;
+- `logits` [networks, batch, classes];
+- `features` [networks, batch, D], what the last segment takes, for the out-of-distribution models;
+- `class_maps` [networks, batch, classes, h, w], the class activation maps, if the heads are linear.
+
+The metadata is that of `onnx_model`.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 
-from bt_jax.common.errors import UsageError
-from bt_jax.inference.trained_model import TrainedNetwork
-from bt_jax.models import blocks, efficientnet, layers, vgg
-from bt_jax.models.layers import PADDINGS
-from bt_jax.ops.pooling import WINDOW
-
-OPSET = 17  # supported by ONNX Runtime 1.12 and newer; nothing here needs more
-_IR_VERSION = 8  # of ONNX 1.12, which these runtimes read
-_MISSING = "--format=onnx needs the packages onnx and onnxruntime: python -m pip install onnx onnxruntime"
+from bt_jax.inference import onnx_model
+from bt_jax.inference.forward import choose_stride
+from bt_jax.inference.model_header import ModelHeader
+from bt_jax.inference.onnx_layers import Graph, Value, add_segment
+from bt_jax.inference.trained_network import TrainedNetwork
+from bt_jax.models import layers
 
 
-def build(networks: Sequence[TrainedNetwork], *, size: int, temperature: float, notes: Mapping[str, Any]) -> bytes:
+def build(networks: Sequence[TrainedNetwork], *, size: int, header: ModelHeader) -> bytes:
     """Builds the ONNX file of an ensemble of one or more networks.
 
     Args:
       networks: the networks with their weights.
       size: side of the images in pixels.
-      temperature: divides the logits before the softmax.
-      notes: metadata, each value stored as JSON.
+      header: what the file stores beside the graph.
 
     Raises:
       UsageError: the package onnx is missing, or a network has an unsupported segment.
     """
-    onnx = _import_packages()[0]
-    graph = _Graph(onnx)
+    graph = Graph()
     grey = graph.add("Unsqueeze", "images", graph.add_constant("axis_of_channels", np.array([1], np.int64)))
-    logits = []
-    for number, member in enumerate(networks):
-        model = nnx.merge(member.network.graph, nnx.State(member.params), nnx.State(member.batch_stats), copy=True)
-        graph.prefix = f"network_{number}"
-        x = _Value(*_add_normalisation(graph, grey, member), shape=(3, size, size))
-        for name in member.network.segment_names:
-            graph.prefix = f"network_{number}.{name}"
-            x = _add_segment(graph, getattr(model, name), x)
-        logits.append(graph.add("Unsqueeze", x.name, graph.add_constant("axis_of_networks", np.array([0], np.int64))))
+    members = [_add_network(graph, grey, member, size=size, prefix=f"network_{n}") for n, member in enumerate(networks)]
     graph.prefix = "together"
-    together = graph.add("Concat", *logits, axis=0, output="logits")
-    scaled = graph.add("Mul", together, graph.add_constant("factor", np.float32(1 / temperature)))
+    outputs = {"logits": [member.logits for member in members], "features": [member.features for member in members]}
+    maps = [member.class_maps for member in members if member.class_maps]
+    if len(maps) == len(members):
+        outputs["class_maps"] = maps
+    for name, values in outputs.items():
+        graph.add("Concat", *(_add_axis(graph, value) for value in values), axis=0, output=name)
+    temperature = header.temperature.value if header.temperature else 1.0
+    scaled = graph.add("Mul", "logits", graph.add_constant("factor", np.float32(1 / temperature)))
     each = graph.add("Softmax", scaled, axis=-1)
     graph.add("ReduceMean", each, axes=[0], keepdims=0, output="probabilities")
-    return graph.serialise(size=size, members=len(networks), classes=x.shape[0], notes=notes)
+    shapes: dict[str, tuple[Any, ...]] = {"probabilities": ("batch", *members[0].logits.shape)}
+    shapes |= {name: (len(values), "batch", *values[0].shape) for name, values in outputs.items()}
+    grid = networks[0].network.grids[-1] if "class_maps" in outputs else None
+    metadata = onnx_model.encode_metadata(header, grid={"first": grid.first, "step": grid.step} if grid else None)
+    return graph.serialise(inputs={"images": ("batch", size, size)}, outputs=shapes, metadata=metadata)
 
 
-def run(content: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs a file with ONNX Runtime on the CPU: logits [networks, N, classes] and probabilities [N, classes].
+class _Member(NamedTuple):
+    """The outputs of a network: logits [classes], features [D] and class activation maps [classes, h, w]."""
 
-    Args:
-      content: of the file.
-      images: [N, S, S] float32 in [0, 1]; the first image is run alone and the others together.
-    """
-    runtime = _import_packages()[1]
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    parts = [part for part in (images[:1], images[1:]) if len(part)]
-    outputs = [session.run(["logits", "probabilities"], {"images": part}) for part in parts]
-    logits, probabilities = zip(*outputs, strict=True)
-    return np.concatenate(logits, axis=1), np.concatenate(probabilities)
+    logits: Value
+    features: Value
+    class_maps: Value | None
 
 
-def _import_packages() -> tuple[Any, Any]:
-    try:
-        import onnx  # an extra
-        import onnxruntime
-    except ImportError as error:
-        raise UsageError(_MISSING) from error
-    return onnx, onnxruntime
+def _add_network(graph: Graph, grey: str, member: TrainedNetwork, *, size: int, prefix: str) -> _Member:
+    model = nnx.merge(member.network.graph, nnx.State(member.params), nnx.State(member.batch_stats), copy=True)
+    graph.prefix = prefix
+    x = Value(_add_normalisation(graph, grey, member), shape=(3, size, size))
+    *lower, last = member.network.segment_names
+    for name in lower:
+        graph.prefix = f"{prefix}.{name}"
+        x = add_segment(graph, getattr(model, name), x)
+    graph.prefix = f"{prefix}.{last}"
+    head = getattr(model, last)
+    linear = isinstance(head, layers.Head) and not head.hidden
+    return _Member(
+        logits=add_segment(graph, head, x),
+        features=_add_features(graph, x) if lower else _add_pixels(graph, size),
+        class_maps=_add_class_maps(graph, head.output, x) if linear else None,
+    )
 
 
-class _Value:
-    """A tensor of the graph: its name, and its shape without the batch, (C, H, W) or (D,)."""
-
-    def __init__(self, name: str, *, shape: tuple[int, ...]):
-        self.name, self.shape = name, shape
-
-
-class _Graph:
-    """Nodes and constants, named by the segment they belong to."""
-
-    def __init__(self, onnx: Any):
-        self._onnx = onnx
-        self._nodes: list[Any] = []
-        self._constants: dict[str, Any] = {}
-        self.prefix = "input"
-
-    def add(self, operation: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Appends a node and returns the name of its output."""
-        name = f"{self.prefix}.{operation}_{len(self._nodes)}"
-        made = self._onnx.helper.make_node(operation, list(inputs), [output or name], name=name, **attributes)
-        self._nodes.append(made)
-        return output or name
-
-    def add_constant(self, name: str, array: np.ndarray | np.floating) -> str:
-        """Adds an array and returns its name."""
-        full = f"{self.prefix}.{name}"
-        while full in self._constants:
-            full += "_"
-        self._constants[full] = self._onnx.numpy_helper.from_array(np.asarray(array, order="C"), full)
-        return full
-
-    def serialise(self, *, size: int, members: int, classes: int, notes: Mapping[str, Any]) -> bytes:
-        """Checks the model and serialises it."""
-        helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
-        made = helper.make_graph(
-            self._nodes,
-            "bt_jax",
-            [helper.make_tensor_value_info("images", kind, ["batch", size, size])],
-            [
-                helper.make_tensor_value_info("probabilities", kind, ["batch", classes]),
-                helper.make_tensor_value_info("logits", kind, [members, "batch", classes]),
-            ],
-            list(self._constants.values()),
-        )
-        model = helper.make_model(
-            made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="bt_jax"
-        )
-        helper.set_model_props(model, {name: json.dumps(value) for name, value in notes.items()})
-        self._onnx.checker.check_model(model, full_check=True)
-        return bytes(model.SerializeToString())
+def _add_features(graph: Graph, x: Value) -> Value:
+    """Adds the features for the OOD model, as `forward.make_forward` computes them."""
+    if len(x.shape) == 1:
+        return x
+    return Value(graph.add("Flatten", graph.add("GlobalAveragePool", x.name)), shape=x.shape[:1])
 
 
-def _add_normalisation(graph: _Graph, grey: str, member: TrainedNetwork) -> tuple[str]:
+def _add_pixels(graph: Graph, size: int) -> Value:
+    """Adds the features of a network of one segment, see `forward.choose_stride`."""
+    stride = choose_stride(size)
+    arrays = {"first": [0, 0], "last": [size, size], "axes": [1, 2], "steps": [stride, stride]}
+    limits = [graph.add_constant(name, np.array(array, np.int64)) for name, array in arrays.items()]
+    kept = graph.add("Slice", "images", *limits)
+    return Value(graph.add("Flatten", kept), shape=(len(range(0, size, stride)) ** 2,))
+
+
+def _add_class_maps(graph: Graph, output: layers.Dense, x: Value) -> Value:
+    kernel = np.asarray(output.kernel[...]).T[:, :, None, None]  # [classes, C, 1, 1]
+    name = graph.add("Conv", x.name, graph.add_constant("class_maps", kernel), kernel_shape=[1, 1])
+    return Value(name, shape=(kernel.shape[0], *x.shape[1:]))
+
+
+def _add_axis(graph: Graph, x: Value) -> str:
+    """Adds the axis of the networks, and returns the name of the output."""
+    return graph.add("Unsqueeze", x.name, graph.add_constant("axis_of_networks", np.array([0], np.int64)))
+
+
+def _add_normalisation(graph: Graph, grey: str, member: TrainedNetwork) -> str:
     """Adds the normalisation, [B, 1, H, W] in [0, 1] -> [B, 3, H, W], and returns the name of its output."""
     mean, deviation = (
         np.array(values).reshape(1, 3, 1, 1) for values in (member.normalisation.mean, member.normalisation.std)
     )
     scaled = graph.add("Mul", grey, graph.add_constant("scale", (1 / deviation).astype(np.float32)))
-    return (graph.add("Add", scaled, graph.add_constant("shift", (-mean / deviation).astype(np.float32))),)
-
-
-def _add_segment(graph: _Graph, segment: nnx.Module, x: _Value) -> _Value:
-    for kind, write in _SEGMENTS.items():
-        if isinstance(segment, kind):
-            return write(graph, segment, x)
-    raise UsageError(f"--format=onnx does not support {type(segment).__name__} segments: use stablehlo or safetensors")
-
-
-def _add_convolution_segment(graph: _Graph, segment: efficientnet.ConvolutionSegment, x: _Value) -> _Value:
-    return _add_activation(graph, _add_convolution(graph, segment.conv, x, norm=segment.norm), segment.activation)
-
-
-def _add_mbconv(graph: _Graph, block: efficientnet.MBConv, x: _Value) -> _Value:
-    inputs = x
-    if block.expand is not None:
-        x = _add_activation(graph, _add_convolution(graph, block.expand, x, norm=block.expand_norm), block.activation)
-    x = _add_activation(graph, _add_convolution(graph, block.depthwise, x, norm=block.depthwise_norm), block.activation)
-    if block.squeeze_excite is not None:
-        squeeze = block.squeeze_excite
-        means = _Value(graph.add("GlobalAveragePool", x.name), shape=(x.shape[0], 1, 1))
-        gate = _add_activation(graph, _add_convolution(graph, squeeze.reduce, means), squeeze.activation)
-        gate = _add_convolution(graph, squeeze.expand, gate)
-        x = _Value(graph.add("Mul", x.name, graph.add("Sigmoid", gate.name)), shape=x.shape)
-    x = _add_convolution(graph, block.project, x, norm=block.project_norm)
-    return _Value(graph.add("Add", inputs.name, x.name), shape=x.shape) if block.residual else x
-
-
-def _add_convolution_block(graph: _Graph, block: blocks.ConvolutionBlock, x: _Value) -> _Value:
-    x = _take_first_channels(graph, x, block.channels_in)
-    for number in range(1, block.convolutions + 1):
-        x = _add_activation(graph, _add_convolution(graph, getattr(block, f"conv_{number}"), x), jax.nn.relu)
-    channels, height, width = x.shape
-    pooled = graph.add("MaxPool", x.name, kernel_shape=[WINDOW, WINDOW], strides=[WINDOW, WINDOW])
-    return _Value(pooled, shape=(channels, height // WINDOW, width // WINDOW))
-
-
-def _add_head(graph: _Graph, head: layers.Head, x: _Value) -> _Value:
-    pooled = graph.add("Flatten", graph.add("GlobalAveragePool", x.name))
-    x = _Value(pooled, shape=x.shape[:1])
-    for number in range(1, len(head.hidden) + 1):
-        dense, norm = getattr(head, f"dense_{number}"), getattr(head, f"norm_{number}")
-        x = _add_activation(graph, _add_dense(graph, dense, x, norm=norm), jax.nn.relu)
-    return _add_dense(graph, head.output, x)
-
-
-def _add_classifier(graph: _Graph, head: vgg.Classifier, x: _Value) -> _Value:
-    x = _flatten(graph, x, head.features_in)
-    for dense in (head.dense_1, head.dense_2):
-        x = _add_activation(graph, _add_dense(graph, dense, x), jax.nn.relu)
-    return _add_dense(graph, head.output, x)
-
-
-def _add_dense_block(graph: _Graph, block: blocks.DenseBlock, x: _Value) -> _Value:
-    x = _flatten(graph, x, block.features_in)
-    return _add_activation(graph, _add_dense(graph, block.dense, x), jax.nn.relu)
-
-
-def _add_output(graph: _Graph, head: blocks.Output, x: _Value) -> _Value:
-    return _add_dense(graph, head.output, _flatten(graph, x, head.features_in))
-
-
-_SEGMENTS: dict[type, Callable[[_Graph, Any, _Value], _Value]] = {
-    efficientnet.ConvolutionSegment: _add_convolution_segment,
-    efficientnet.MBConv: _add_mbconv,
-    blocks.ConvolutionBlock: _add_convolution_block,
-    blocks.DenseBlock: _add_dense_block,
-    blocks.Output: _add_output,
-    layers.Head: _add_head,
-    vgg.Classifier: _add_classifier,
-}
-
-
-def _add_convolution(
-    graph: _Graph,
-    layer: layers.Convolution | layers.DepthwiseConvolution,
-    x: _Value,
-    *,
-    norm: layers.BatchNorm | None = None,
-) -> _Value:
-    """Adds a convolution with the BatchNorm after it folded into its kernel."""
-    kernel = np.asarray(layer.kernel[...])
-    depthwise = isinstance(layer, layers.DepthwiseConvolution)
-    kernel = kernel[:, :, None, :] if depthwise else kernel  # [K, K, in / groups, out]
-    own = None if isinstance(layer, layers.DepthwiseConvolution) else layer.bias
-    bias = None if own is None else np.asarray(own[...])
-    if norm is not None:
-        factor, bias = (np.asarray(array) for array in norm.compute_affine())
-        kernel = kernel * factor
-    pads = [PADDINGS[layer.padding](side, layer.kernel_size, layer.stride) for side in x.shape[1:]]
-    inputs = [x.name, graph.add_constant("kernel", kernel.transpose(3, 2, 0, 1))]
-    if bias is not None:
-        inputs.append(graph.add_constant("bias", bias))
-    name = graph.add(
-        "Conv",
-        *inputs,
-        group=x.shape[0] if depthwise else 1,
-        kernel_shape=[layer.kernel_size] * 2,
-        strides=[layer.stride] * 2,
-        pads=[pad[0] for pad in pads] + [pad[1] for pad in pads],
-    )
-    sides = (
-        (side + sum(pad) - layer.kernel_size) // layer.stride + 1 for side, pad in zip(x.shape[1:], pads, strict=True)
-    )
-    return _Value(name, shape=(kernel.shape[-1], *sides))
-
-
-def _add_dense(graph: _Graph, layer: layers.Dense, x: _Value, *, norm: layers.BatchNorm | None = None) -> _Value:
-    """Adds a dense layer with the BatchNorm after it folded into its matrix."""
-    kernel = np.asarray(layer.kernel[...])
-    bias = np.zeros(kernel.shape[1], np.float32) if layer.bias is None else np.asarray(layer.bias[...])
-    if norm is not None:
-        factor, shift = (np.asarray(array) for array in norm.compute_affine())
-        kernel, bias = kernel * factor, bias * factor + shift
-    name = graph.add("Gemm", x.name, graph.add_constant("kernel", kernel), graph.add_constant("bias", bias))
-    return _Value(name, shape=kernel.shape[1:])
-
-
-def _add_activation(graph: _Graph, x: _Value, activation: Callable[..., Any]) -> _Value:
-    if activation is efficientnet.relu6:
-        limits = (graph.add_constant("lowest", np.float32(0)), graph.add_constant("highest", np.float32(6)))
-        name = graph.add("Clip", x.name, *limits)
-    elif activation is jax.nn.silu:
-        name = graph.add("Mul", x.name, graph.add("Sigmoid", x.name))
-    elif activation is jax.nn.relu:
-        name = graph.add("Relu", x.name)
-    else:
-        raise UsageError(f"--format=onnx does not support the activation {activation}: use stablehlo or safetensors")
-    return _Value(name, shape=x.shape)
-
-
-def _flatten(graph: _Graph, x: _Value, features: int) -> _Value:
-    """Flattens [B, C, H, W] to [B, features] in the order of [B, H, W, C], as the networks do."""
-    if len(x.shape) == 1:
-        return x
-    x = _take_first_channels(graph, x, features // (x.shape[1] * x.shape[2]))
-    name = graph.add("Flatten", graph.add("Transpose", x.name, perm=[0, 2, 3, 1]))
-    return _Value(name, shape=(features,))
-
-
-def _take_first_channels(graph: _Graph, x: _Value, channels: int) -> _Value:
-    if channels == x.shape[0]:
-        return x
-    start, stop, axis = (
-        graph.add_constant(name, np.array([value], np.int64))
-        for name, value in (("first", 0), ("last", channels), ("axis", 1))
-    )
-    return _Value(graph.add("Slice", x.name, start, stop, axis), shape=(channels, *x.shape[1:]))
+    return graph.add("Add", scaled, graph.add_constant("shift", (-mean / deviation).astype(np.float32)))

@@ -20,7 +20,7 @@ import numpy as np
 from bt_jax.common import files, waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.data.dataset import Dataset
-from bt_jax.inference import ood, trained_model
+from bt_jax.inference import jax_model, ood
 from bt_jax.inference.ood import OodModel
 from bt_jax.inference.trained_model import TrainedModel
 from bt_jax.metrics import calibration, selective
@@ -141,7 +141,7 @@ def compute(folders: Sequence[pathlib.Path], dataset: Dataset, *, batch_size: in
     parts = []
     for fold, folder in enumerate(folders):
         with waiting.report(f"computing the outputs of {folder.name} on its validation images"):
-            model = trained_model.load(folder, batch_size=batch_size, last=True)
+            model = jax_model.load(folder, batch_size=batch_size, last=True)
             training, validation = (_find_rows(folder, row_of, role) for role in ("training", "validation"))
             gaussian, typical = fit_distances(model, dataset, training)
             logits, features = model.compute(dataset.images[validation])
@@ -193,8 +193,8 @@ def calibrate(
     Raises:
       UsageError: the folder holds no finished run.
     """
-    model = trained_model.load(folder, batch_size=batch_size)
-    step = trained_model.read_best_step(folder)
+    model = jax_model.load(folder, batch_size=batch_size)
+    step = jax_model.read_best_step(folder)
     fitted_on, images = outputs.description, len(outputs.labels)
     gaussian, typical = fit_distances(model, dataset, np.arange(len(dataset)))
     threshold = typical * outputs.threshold
@@ -206,7 +206,7 @@ def calibrate(
     else:
         limit = ConfidenceLimit(chosen.limit, chosen.accuracy, chosen.coverage, fitted_on, images, step)
         selective.write(folder, limit)
-    return trained_model.load(folder, batch_size=batch_size)
+    return jax_model.load(folder, batch_size=batch_size)
 
 
 def _find_rows(folder: pathlib.Path, row_of: dict[str, int], role: str) -> np.ndarray:

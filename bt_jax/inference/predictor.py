@@ -12,7 +12,7 @@ from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.class_labels import SYNTHETIC_NOTICE
 from bt_jax.data.io.slices import Slice
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.inference import ood, trained_model
+from bt_jax.inference import heat_map, loading, onnx_engine, ood, trained_model
 from bt_jax.metrics.selective import ConfidenceLimit
 
 # Test-time augmentation: weak enough that each view is still a plausible slice.
@@ -91,8 +91,10 @@ class Predictor:
         self._limit = first.confidence_limit if len(models) == views == 1 else None
 
     @classmethod
-    def load(cls, paths: Iterable[str], *, views: int = 1, batch_size: int = 32) -> "Predictor":
-        """Loads the models that `--model` names, such as the workdir of a run.
+    def load(
+        cls, paths: Iterable[str], *, views: int = 1, batch_size: int = 32, engine: str = onnx_engine.AUTO
+    ) -> "Predictor":
+        """Loads the models that `--model` names, such as the workdir of a run; see `loading.load`.
 
         Raises:
           UsageError: a path holds no model, or the models have different classes.
@@ -100,8 +102,18 @@ class Predictor:
         models = []
         for path in paths:
             with waiting.report(f"loading {path}"):
-                models.append(trained_model.load(path, batch_size=batch_size))
+                models.append(loading.load(path, batch_size=batch_size, engine=engine))
         return cls(models, views=views)
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """What computes the models, one for each."""
+        return tuple(model.engine for model in self.models)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods for heat maps that all models have, some of `heat_map.METHODS`."""
+        return tuple(method for method in heat_map.METHODS if all(method in model.methods for model in self.models))
 
     def prepare(self, slice_: Slice) -> PreparedSlice:
         """Preprocesses a slice. Thread-safe."""
@@ -113,11 +125,13 @@ class Predictor:
 
         Args:
           slices: any number of slices.
-          rows: pads the batch to this size, so that batches of different sizes share one compiled program.
+          rows: pads the batch to this size, so that batches of different sizes share one compiled program; ignored if
+            no model is compiled.
         """
         if not slices:
             return []
-        probabilities, ood_scores = self._compute(slices, max(rows, len(slices)))
+        compiled = any(model.compiled for model in self.models)
+        probabilities, ood_scores = self._compute(slices, max(rows, len(slices)) if compiled else len(slices))
         return [
             Prediction(
                 label=self.class_names[int(row.argmax())],

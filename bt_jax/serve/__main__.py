@@ -2,7 +2,7 @@
 
     python -m bt_jax.serve
     python -m bt_jax.serve --model=runs/first
-    python -m bt_jax.serve --model=model.safetensors --port=8080
+    python -m bt_jax.serve --model=model.onnx --port=8080
     python -m bt_jax.serve --model=runs/first --host=0.0.0.0 --host_name=scans.example.org
 
 The page is at http://127.0.0.1:5000/. Programs post files to the API, which /openapi.json describes:
@@ -31,6 +31,7 @@ _MODEL = flags.DEFINE_multi_string(
     "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble. Default: the model "
     "that ships with bt_jax.",
 )
+_ENGINE = flags.DEFINE_enum("engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs an ONNX file.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind to; 0.0.0.0 is every address of this machine.")
 _PORT = flags.DEFINE_integer("port", 5000, "Port to bind to; 0 is any free port.", 0, 65535)
 _HOST_NAME = flags.DEFINE_multi_string("host_name", [], "Host name that requests may use, such as that of a proxy.")
@@ -48,15 +49,17 @@ def main() -> int:
 
     with signals.catch_signals() as stop, server.bind(_HOST.value, _PORT.value) as listener:
         from bt_jax.data.io import file_reader
+        from bt_jax.inference import loading
         from bt_jax.inference.predictor import Predictor
         from bt_jax.serve import app
         from bt_jax.serve.engine import Engine
         from bt_jax.serve.model_page import ModelPage
         from bt_jax.serve.settings import Settings
 
-        cli.prepare_to_compute()
+        if not all(map(loading.is_onnx, models)):
+            cli.prepare_to_compute()
         file_reader.silence_parsers()
-        predictor = Predictor.load(models, batch_size=_BATCH_SIZE.value)
+        predictor = Predictor.load(models, batch_size=_BATCH_SIZE.value, engine=_ENGINE.value)
         engine = Engine(predictor, batch_size=_BATCH_SIZE.value)
         engine.start()
         settings = Settings(

@@ -49,7 +49,7 @@ class RequestOptions:
       language: of warnings and errors.
       number: the slice to predict, from 1; None predicts all.
       picture: whether to return the slice as a picture.
-      explain: one of `attribution.METHODS`; None for no heat map.
+      explain: one of `heat_map.METHODS`; None for no heat map.
       label: the class to explain; None explains the predicted class.
     """
 

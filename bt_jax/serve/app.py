@@ -12,7 +12,7 @@ import flask
 from bt_jax.common.messages import Message
 from bt_jax.data.io.decode import encode_png
 from bt_jax.data.phantoms import phantom
-from bt_jax.inference import attribution
+from bt_jax.inference import heat_map
 from bt_jax.serve import i18n
 from bt_jax.serve.api import Api, RefusedError, RequestOptions, Upload
 from bt_jax.serve.counters import CONTENT_TYPE, Counters
@@ -70,7 +70,7 @@ def create(engine: Engine, settings: Settings, model_page: ModelPage) -> flask.F
 
     @app.get("/healthz")
     def get_health() -> flask.Response:
-        return flask.jsonify(status="ok", warm=engine.warm, models=model_page.names)
+        return flask.jsonify(status="ok", warm=engine.warm, models=model_page.names, engines=engine.predictor.engines)
 
     @app.get("/metrics")
     def get_metrics() -> flask.Response:
@@ -111,11 +111,10 @@ def _read_options(engine: Engine) -> RequestOptions:
                     "unknown_field", "unknown field: the fields are {known}", known=", ".join((FILE_FIELD, *_FIELDS))
                 ),
             )
-    explain = _read_choice("explain", attribution.METHODS)
-    if explain and not engine.explains:
-        raise RefusedError(
-            400, Message("no_heat_maps", "heat maps are not available because the model is a StableHLO file")
-        )
+    explain = _read_choice("explain", heat_map.METHODS)
+    if explain and explain not in engine.predictor.methods:
+        text = "heat maps by {method} are not available from this model file"
+        raise RefusedError(400, Message("no_heat_maps", text, method=explain))
     number = form.get("slice")
     if number is not None and not (number.isascii() and number.isdecimal() and 1 <= int(number[:9]) < 10**8):
         raise RefusedError(400, Message("bad_slice", "`slice` must be an integer of at least 1"))
@@ -142,8 +141,7 @@ def _add_pages(app: flask.Flask, engine: Engine, settings: Settings, model_page:
     tables = {name: i18n.load_texts(name) for name in i18n.LANGUAGES}
     facts = {
         "classes": engine.predictor.class_names,
-        "explains": engine.explains,
-        "methods": attribution.METHODS,
+        "methods": engine.predictor.methods,
         "requestBytes": settings.request_bytes,
     }
 

@@ -35,7 +35,6 @@ class Engine:
 
     def __init__(self, predictor: Predictor, *, batch_size: int = 16, capacity: int = 256):
         self.predictor = predictor
-        self.explains = all(model.networks for model in predictor.models)
         # Step sizes; only those whose programs are compiled are in use.
         self._sizes = [1 << k for k in range(batch_size.bit_length()) if 1 << k < batch_size] + [batch_size]
         self._ready: list[int] = []
@@ -92,7 +91,7 @@ class Engine:
             if self._stopping.is_set():
                 return
             self._compile(size)
-        if self.explains and not self._stopping.is_set():
+        if self.predictor.methods and not self._stopping.is_set():
             label = self.predictor.class_names[0]
             with contextlib.suppress(BusyError):  # closed meanwhile
                 self.explain(_NOTHING.image, label=label, method="gradcam", deadline=time.monotonic() + 600)

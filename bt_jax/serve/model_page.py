@@ -97,17 +97,18 @@ def _find_cards(path: pathlib.Path, model: TrainedModel) -> list[pathlib.Path]:
 
 def _list_facts(model: TrainedModel, table: dict[str, Any]) -> list[tuple[str, str]]:
     texts, description = table["page"], model.description
-    size, members = model.preprocessing.size, max(1, len(model.networks))
+    size = model.preprocessing.size
     classes = ", ".join(table["classes"].get(name, name) for name in model.class_names)
     rows = [
         ("fact_network", description.name),
         ("fact_size", f"{size} x {size}"),
         ("fact_classes", classes),
         ("fact_weights", description.weights),
-        ("fact_members", str(members)),
+        ("fact_members", str(model.members)),
         ("fact_calibrated", texts["yes" if model.temperature else "no"]),
         ("fact_doubt", texts["yes" if model.ood_models else "no"]),
-        ("fact_heat_maps", texts["yes" if model.networks else "no"]),
+        ("fact_heat_maps", texts["yes" if model.methods else "no"]),
+        ("fact_engine", model.engine),
         ("fact_synthetic", texts["yes" if model.notice else "no"]),
     ]
     return [(texts[key], value) for key, value in rows]

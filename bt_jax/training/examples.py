@@ -11,7 +11,7 @@ from bt_jax.common import files
 from bt_jax.data.dataset import Dataset
 from bt_jax.data.sources import Source
 from bt_jax.inference import attribution, heat_map
-from bt_jax.inference.trained_model import TrainedNetwork
+from bt_jax.inference.trained_network import TrainedNetwork
 from bt_jax.reports import plots
 from bt_jax.reports.plots import Example
 

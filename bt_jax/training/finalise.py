@@ -12,7 +12,7 @@ from bt_jax.data.phantoms import ood_images
 from bt_jax.distributed import processes
 from bt_jax.inference import ood
 from bt_jax.inference.ood import OodModel
-from bt_jax.inference.trained_model import TrainedNetwork
+from bt_jax.inference.trained_network import TrainedNetwork
 from bt_jax.metrics import calibration
 from bt_jax.metrics.calibration import Temperature
 from bt_jax.reports import cross_validation, model_card, run_report

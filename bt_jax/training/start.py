@@ -13,7 +13,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.partition import Partition
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.distributed.processes import say
-from bt_jax.inference import trained_model
+from bt_jax.inference import jax_model
 from bt_jax.inference.description import ModelDescription
 from bt_jax.models import registry
 from bt_jax.models.normalise import Normalisation
@@ -241,7 +241,7 @@ class _RunWeights(Weights):
           UsageError: segments of the run have other sizes than those of the network.
         """
         assert self.path is not None
-        _, found = trained_model.restore(self.path)
+        _, found = jax_model.restore(self.path)
         last = network.segment_names[-1]
         different = {
             name

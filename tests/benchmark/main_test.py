@@ -100,7 +100,7 @@ def test_peers_take_part(tmp_path):
         "import json, os, sys\n"
         "script, mode, batch, size, model = sys.argv[1:6]\n"
         "assert os.path.isfile(script) and (mode, batch, size) == ('infer', '4', '32'), sys.argv\n"
-        "assert model == 'tf_efficientnet_lite0'\n"
+        "assert model == 'efficientnet_lite0' if sys.argv[6:] else 'tf_efficientnet_lite0'\n"
         "ready = {'ready_s': 1.5, 'version': 'one 1'}\n"
         "absent = {'not_installed': 'no onnx'}\n"
         "print(json.dumps(absent if 'onnx' in script else ready), flush=True)\n"
@@ -118,7 +118,12 @@ def test_peers_take_part(tmp_path):
     assert result["missing_peers"] == {
         "Keras on TensorFlow": "has no efficientnet_lite0", "ONNX Runtime": "not installed (no onnx)"
     }  # fmt: skip
-    assert result["peers"].keys() == {"timm", "timm + torch.compile"}
+    assert result["peers"].keys() == {"timm", "timm + torch.compile", "OpenVINO"}
+    assert result["missing_engines"] == {} and result["engines"].keys() == {"bt_jax, ONNX Runtime", "bt_jax, OpenVINO"}
+    assert result["engines"]["bt_jax, ONNX Runtime"]["ratio"] is None
+    openvino = result["engines"]["bt_jax, OpenVINO"]
+    assert openvino["version"].startswith("OpenVINO") and openvino["images_per_s"] > 0
+    assert openvino["ratio"] == pytest.approx(openvino["images_per_s"] / 4000)
     for peer in result["peers"].values():
         assert peer["images_per_s"] == pytest.approx(4000)
         assert peer["ratio"] == pytest.approx(result["images_per_s"] / 4000)
@@ -129,9 +134,15 @@ def test_peers_take_part(tmp_path):
 @pytest.mark.slow
 def test_a_model_that_no_peer_has_is_measured_all_the_same(tmp_path):
     result, printed = measured(tmp_path, "infer", "--peers")
-    assert result["peers"] == {}
-    assert result["missing_peers"] == {peer.name: "has no efficientnet_nano" for peer in peer_process.PEERS}
-    assert "ONNX Runtime: has no efficientnet_nano" in printed
+    assert result["missing_peers"] == {
+        peer.name: "has no efficientnet_nano" for peer in peer_process.PEERS if peer.models is not None
+    }
+    assert "timm: has no efficientnet_nano" in printed
+    # These run any network, in the interpreter of this test.
+    assert result["peers"].keys() == {"ONNX Runtime", "OpenVINO"}
+    for name, peer in result["peers"].items():
+        ours = result["engines"][f"bt_jax, {name}"]
+        assert ours["ratio"] == pytest.approx(ours["images_per_s"] / peer["images_per_s"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import convert, model_file, onnx_graph, trained_model
+from bt_jax.inference import convert, loading, model_file
 from tests import small_models
 
 FAMILIES = {
@@ -67,23 +67,19 @@ def test_an_ensemble_is_one_file(form, tmp_path):
     assert model.predict_logits(images).shape == (2, 5, 4)
     out = tmp_path / f"ensemble.{form}"
     assert convert.write(out, model, form=form, images=images).is_within(convert.TOLERANCE)
-    if form == "onnx":
-        logits, probabilities = onnx_graph.run(out.read_bytes(), images.astype(np.float32) / 255)
-        np.testing.assert_allclose(logits, model.predict_logits(images), atol=1e-5)
-    else:
-        loaded = trained_model.load(out)
-        probabilities = loaded.predict_probabilities(images)
-        np.testing.assert_allclose(loaded.predict(images).ood_scores, model.predict(images).ood_scores, rtol=1e-3)
-    np.testing.assert_allclose(probabilities, model.predict_probabilities(images), atol=1e-6)
+    loaded = loading.load(out)
+    np.testing.assert_allclose(loaded.predict_logits(images), model.predict_logits(images), atol=1e-5)
+    np.testing.assert_allclose(loaded.predict(images).ood_scores, model.predict(images).ood_scores, rtol=1e-3)
+    np.testing.assert_allclose(loaded.predict_probabilities(images), model.predict_probabilities(images), atol=1e-6)
 
 
 def test_without_temperature_and_ood_model(tmp_path):
     """A workdir of an older version: probabilities are the plain softmax, and there is no OOD score."""
     model = written(tmp_path, "mlp", plain=True)
     images = small_models.images(3, 12)
-    for form in ("stablehlo", "safetensors"):
+    for form in convert.FORMATS:
         convert.write(tmp_path / form, model, form=form, images=images)
-        loaded = trained_model.load(tmp_path / form)
+        loaded = loading.load(tmp_path / form)
         assert loaded.temperature is None and loaded.predict(images).ood_scores is None
         np.testing.assert_allclose(loaded.predict_probabilities(images), model.predict_probabilities(images), atol=1e-6)
 
@@ -120,7 +116,7 @@ def test_half_the_bytes_give_nearly_the_same_answers(tmp_path, monkeypatch):
             np.testing.assert_array_equal(after[name], array.astype(np.float16))
         else:
             np.testing.assert_array_equal(after[name], array)
-    loaded = trained_model.load(half)
+    loaded = loading.load(half)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded.networks[0].params)} == {np.dtype("float32")}
     np.testing.assert_allclose(loaded.predict(images).ood_scores, model.predict(images).ood_scores, rtol=1e-2)
 

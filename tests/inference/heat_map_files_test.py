@@ -12,7 +12,7 @@ from PIL import Image
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.io.slices import Slice
-from bt_jax.inference import heat_map_files, trained_model
+from bt_jax.inference import heat_map_files, loading
 from bt_jax.inference.predictor import Predictor, PreparedSlice
 from tests import hostile_inputs, small_models, untrained
 
@@ -22,7 +22,7 @@ def predictor(tmp_path_factory) -> Predictor:
     """A small network with maps, and a dense one that sees the whole frame."""
     folder = tmp_path_factory.mktemp("explanations")
     small_models.write(folder / "net.safetensors", "cnn", size=32, filters=(4, 6), hidden=(5,), plain=True)
-    return Predictor([trained_model.load(folder / "net.safetensors", batch_size=4)])
+    return Predictor([loading.load(folder / "net.safetensors", batch_size=4)])
 
 
 def prepared(predictor: Predictor, image: np.ndarray) -> PreparedSlice:
@@ -49,7 +49,7 @@ def test_what_the_network_does_not_see_has_no_heat(predictor):
 
 def test_several_models_have_the_mean(predictor, tmp_path):
     image = hostile_inputs.scan()
-    dense = trained_model.load(untrained.write(tmp_path / "dense", form="stretch"), batch_size=4)
+    dense = loading.load(untrained.write(tmp_path / "dense", form="stretch"), batch_size=4)
     both = Predictor([*predictor.models, dense])
     parts = [heat_map_files.explain_image(one, image, label="glioma_tumor") for one in (predictor, Predictor([dense]))]
     mean = sum(part.heat for part in parts)
@@ -93,7 +93,9 @@ def test_names_stay_in_their_folder_and_differ_with_the_path(a, b):
 def test_a_program_cannot_be_looked_into(predictor, tmp_path):
     (model,) = predictor.models
     program = Predictor([model, dataclasses.replace(model, networks=())])  # as one from a StableHLO file
-    with pytest.raises(UsageError, match="not available for a StableHLO file"):
+    with pytest.raises(
+        UsageError, match="heat maps by gradcam are not available from this file: give --model the workdir"
+    ):
         heat_map_files.HeatMapFiles(tmp_path / "maps", program)
     assert not (tmp_path / "maps").exists()
 

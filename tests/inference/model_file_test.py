@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import convert, trained_model
+from bt_jax.inference import convert, loading
 from tests import small_models
 
 
@@ -29,7 +29,7 @@ def stablehlo(model, tmp_path_factory):
 def test_a_network_answers_as_before(model, tmp_path):
     path = tmp_path / "again.safetensors"
     convert.write(path, model, form="safetensors", images=small_models.images(3, 16))
-    again = trained_model.load(path, batch_size=4)
+    again = loading.load(path, batch_size=4)
     images = small_models.images(9, 16, seed=4)
     np.testing.assert_array_equal(again.predict_probabilities(images), model.predict_probabilities(images))
     np.testing.assert_array_equal(again.predict(images).ood_scores, model.predict(images).ood_scores)
@@ -40,7 +40,7 @@ def test_a_network_answers_as_before(model, tmp_path):
 
 
 def test_a_program_answers_as_the_network(model, stablehlo):
-    program = trained_model.load(stablehlo, batch_size=4)
+    program = loading.load(stablehlo, batch_size=4)
     images = small_models.images(9, 16, seed=4)
     np.testing.assert_allclose(program.predict_logits(images), model.predict_logits(images), atol=1e-5)
     np.testing.assert_allclose(program.predict(images).ood_scores, model.predict(images).ood_scores, rtol=1e-3)
@@ -101,7 +101,7 @@ def test_the_same_model_gives_the_same_bytes(model, stablehlo, tmp_path):
 def test_nonsense_is_refused(tmp_path, content):
     (tmp_path / "model").write_bytes(content)
     with pytest.raises(UsageError, match="damaged") as caught:
-        trained_model.load(tmp_path / "model")
+        loading.load(tmp_path / "model")
     assert "\n" not in str(caught.value)
 
 
@@ -111,13 +111,13 @@ def test_a_program_cut_short_is_refused(stablehlo, tmp_path):
             content = archive.read(name)
             cut.writestr(name, content[:100] if name == "program.jax_export" else content)
     with pytest.raises(UsageError, match="damaged"):
-        trained_model.load(tmp_path / "cut")
+        loading.load(tmp_path / "cut")
 
 
 def test_other_weights_are_refused(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, tmp_path / "weights.safetensors")
     with pytest.raises(UsageError, match="holds weights but no bt_jax model"):
-        trained_model.load(tmp_path / "weights.safetensors")
+        loading.load(tmp_path / "weights.safetensors")
 
 
 def test_weights_of_another_network_are_refused(model, tmp_path):
@@ -128,10 +128,4 @@ def test_weights_of_another_network_are_refused(model, tmp_path):
     header["options"] = json.dumps({"filters": [4, 7], "hidden": [5]})
     safetensors.numpy.save_file(tensors, path, header)
     with pytest.raises(UsageError, match="the weights do not fit cnn"):
-        trained_model.load(path)
-
-
-def test_onnx_files_are_for_others(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"\x08\x08\x12\x06bt_jax")
-    with pytest.raises(UsageError, match="is an ONNX file, for ONNX Runtime"):
-        trained_model.load(tmp_path / "model.onnx")
+        loading.load(path)

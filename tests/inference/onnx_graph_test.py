@@ -9,8 +9,11 @@ import onnxruntime
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import convert, onnx_graph
+from bt_jax.inference import convert, onnx_graph, onnx_layers
+from bt_jax.inference.model_header import ModelHeader
 from tests import small_models
+
+HEADER = ModelHeader(description={}, temperature=None, ood_models=())
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +33,13 @@ def test_inputs_outputs_and_notes(made):
     assert {out.name: out.shape for out in session.get_outputs()} == {
         "probabilities": ["batch", 4],
         "logits": [1, "batch", 4],
+        "features": [1, "batch", 4],
     }
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["class_names"]) == list(model.class_names)
     assert json.loads(notes["preprocessing"]) == model.preprocessing.to_dict()
-    assert json.loads(notes["temperature"]) == 1.7
-    assert "SYNTHETIC" in json.loads(notes["notice"])
+    assert json.loads(notes["temperature"])["value"] == 1.7
+    assert json.loads(notes["synthetic"])
 
 
 def test_any_batch(made):
@@ -52,7 +56,7 @@ def test_the_graph_is_made_of_layers(made):
     graph = onnx.load(made[1]).graph
     assert {node.op_type for node in graph.node} <= {
         "Unsqueeze", "Mul", "Add", "Slice", "Conv", "Relu", "MaxPool", "Transpose", "Flatten", "Gemm", "Concat",
-        "Softmax", "ReduceMean",
+        "Softmax", "ReduceMean", "GlobalAveragePool",
     }  # fmt: skip
     assert any(node.name.startswith("network_0.conv_2.Conv") for node in graph.node)
 
@@ -62,10 +66,10 @@ def test_the_missing_package_is_named(made, monkeypatch):
     with pytest.raises(
         UsageError, match=r"needs the packages onnx and onnxruntime: python -m pip install onnx onnxruntime"
     ):
-        onnx_graph.run(b"", np.zeros((1, 16, 16), np.float32))
+        onnx_graph.build(made[0].networks, size=16, header=HEADER)
 
 
 def test_an_unknown_segment_is_named(made, monkeypatch):
-    monkeypatch.setattr(onnx_graph, "_SEGMENTS", {})
+    monkeypatch.setattr(onnx_layers, "_SEGMENTS", {})
     with pytest.raises(UsageError, match="does not support ConvolutionBlock segments: use stablehlo"):
-        onnx_graph.build(made[0].networks, size=16, temperature=1.0, notes={})
+        onnx_graph.build(made[0].networks, size=16, header=HEADER)

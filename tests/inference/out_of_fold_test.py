@@ -10,7 +10,7 @@ from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.data import dataset, sources
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.inference import ood, out_of_fold, trained_model
+from bt_jax.inference import loading, ood, out_of_fold
 from bt_jax.metrics import calibration, selective
 from tests import untrained
 
@@ -46,14 +46,14 @@ def test_each_image_is_answered_by_the_network_that_has_not_seen_it(evidence, fo
     assert sorted(evidence.rows.tolist()) == list(range(len(images)))
     for fold, folder in enumerate(folders):
         mine = evidence.rows % FOLDS == fold
-        expected = trained_model.load(folder).predict_logits(images.images[evidence.rows[mine]])[0]
+        expected = loading.load(folder).predict_logits(images.images[evidence.rows[mine]])[0]
         np.testing.assert_allclose(evidence.logits[mine], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(evidence.labels, np.asarray(images.labels)[evidence.rows])
     assert evidence.description == "the 36 out-of-fold predictions of 3 folds"
 
 
 def test_distances_are_in_units_of_the_training_images(evidence, folders, images):
-    model = trained_model.load(folders[1])
+    model = loading.load(folders[1])
     rows = np.arange(len(images))
     training, validation = (model.compute(images.images[rows % FOLDS == 1 if own else rows % FOLDS != 1])[1][0]
                             for own in (False, True))  # fmt: skip
@@ -85,7 +85,7 @@ def test_a_final_model_gets_what_was_fitted_out_of_fold(evidence, images, tmp_pa
     features = model.compute(images.images)[1][0]
     typical = np.median(dataclasses.replace(fitted, threshold=1.0).score(features))
     assert fitted.threshold == pytest.approx(typical * np.percentile(evidence.distances, 99), rel=1e-4)
-    again = trained_model.load(folder)
+    again = loading.load(folder)
     assert (again.temperature, again.confidence_limit) == (model.temperature, model.confidence_limit)
 
 
@@ -140,8 +140,8 @@ def test_folds_are_taken_after_their_last_step(folders, images, tmp_path):
     untrained.write(folder, seed=7, step=9, best_step=5)
     (outputs,) = [out_of_fold.compute([folder], images)]
     rows = outputs.rows
-    last = trained_model.load(folder, last=True).predict_logits(images.images[rows])[0]
-    best = trained_model.load(folder).predict_logits(images.images[rows])[0]
+    last = loading.load(folder, last=True).predict_logits(images.images[rows])[0]
+    best = loading.load(folder).predict_logits(images.images[rows])[0]
     np.testing.assert_allclose(outputs.logits, last, rtol=1e-5, atol=1e-5)
     assert not np.allclose(last, best, atol=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 from bt_jax.common.errors import UsageError
 from bt_jax.data.io import file_reader
 from bt_jax.data.io.slices import Slice, UnreadableError
-from bt_jax.inference import ood, predictor, trained_model
+from bt_jax.inference import loading, ood, predictor
 from bt_jax.inference.predictor import Predictor, choose_rows
 from bt_jax.metrics.selective import ConfidenceLimit
 from tests import hostile_inputs, untrained
@@ -43,7 +43,7 @@ def probabilities(of: Predictor, given: list[Slice], **options) -> np.ndarray:
 
 
 def expected(run: str, given: list[Slice]) -> np.ndarray:
-    model = trained_model.load(run)
+    model = loading.load(run)
     return model.predict_probabilities(np.stack([model.preprocessing(slice_.image) for slice_ in given]))
 
 
@@ -124,7 +124,7 @@ def test_an_even_answer_is_told(runs):
 
 def test_an_answer_below_the_limit_of_its_model_is_told(runs):
     limit = ConfidenceLimit(0.7, accuracy=0.9712, coverage=0.9, fitted_on="images", images=10, step=5)
-    model = dataclasses.replace(trained_model.load(runs[0]), confidence_limit=limit)
+    model = dataclasses.replace(loading.load(runs[0]), confidence_limit=limit)
     of = Predictor([model])
     prepared = of.prepare(slices()[0])
     said = (
@@ -141,7 +141,7 @@ def test_an_answer_below_the_limit_of_its_model_is_told(runs):
 def test_what_does_not_look_like_a_training_image_is_told_first(runs):
     """By the mean over the models that can tell, of the slices as they are and not of their views."""
     given = slices()
-    known = [trained_model.load(runs[0]), trained_model.load(runs[1])]
+    known = [loading.load(runs[0]), loading.load(runs[1])]
     features = known[0].compute(np.stack([known[0].preprocessing(slice_.image) for slice_ in given]))[1][0]
     fitted = ood.fit(features[:4], features[:4] + 0.01, fitted_on="four slices", step=5)
     assert fitted is not None

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
-from bt_jax.inference import model_file, shipped_model, trained_model
+from bt_jax.inference import loading, model_file, shipped_model
 from bt_jax.models.pretrained import safetensors_file
 from tests import phantom_folder, runs
 
@@ -55,7 +55,7 @@ def test_the_file_is_small_and_complete():
 
 @pytest.mark.slow
 def test_it_answers():
-    model = trained_model.load(shipped_model.FILE)
+    model = loading.load(shipped_model.FILE)
     size = model.preprocessing.size
     noise = np.random.default_rng(0).integers(0, 256, (2, size, size)).astype(np.uint8)
     outputs = model.predict(noise)

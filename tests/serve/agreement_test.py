@@ -12,7 +12,7 @@ from PIL import Image
 
 from bt_jax.data.io.decode import decode_image, encode_png
 from bt_jax.data.phantoms import phantom
-from bt_jax.inference import convert, trained_model
+from bt_jax.inference import convert, loading
 from bt_jax.inference.predictor import Predictor
 from bt_jax.inference.trained_model import TrainedModel
 from bt_jax.serve.api import Api, RequestOptions, Upload
@@ -51,7 +51,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def model(folder) -> TrainedModel:
-    return trained_model.load(folder / "model.safetensors", batch_size=4)
+    return loading.load(folder / "model.safetensors", batch_size=4)
 
 
 def by_interface(path: pathlib.Path) -> dict[str, list[float]]:

@@ -243,6 +243,7 @@ def test_nothing_is_logged_of_what_goes_well(client, caplog):
 def test_health_and_counts(client, description, engine):
     health = client.get("/healthz")
     fits(health, description)
+    assert health.get_json()["engines"] == ["JAX"]
     assert health.get_json()["models"] == ["run"] == post(client, [("a", SCAN)]).get_json()["models"]
     assert "Model</span>: run" in client.get("/").get_data(as_text=True)
     before = client.get("/metrics").get_data(as_text=True)

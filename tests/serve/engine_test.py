@@ -64,6 +64,6 @@ def test_programs_are_served_without_heat_maps(predictor):
     (model,) = predictor.models
     engine = Engine(Predictor([dataclasses.replace(model, networks=())]), batch_size=2)
     try:
-        assert not engine.explains
+        assert not engine.predictor.methods
     finally:
         engine.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import trained_model
+from bt_jax.inference import jax_model
 from bt_jax.inference.description import ModelDescription
 from bt_jax.models import normalise, registry
 from bt_jax.models.normalise import IMAGENET
@@ -58,7 +58,7 @@ def test_all_of_it_is_found(run):
         _, (loaded, batch_stats) = load_from(run, head=head)
         assert same(loaded, params)
         assert batch_stats == {}
-    description, _ = trained_model.restore(workdir)
+    description, _ = jax_model.restore(workdir)
     assert description.create_network()[0].size == 8
 
 

@@ -14,7 +14,7 @@ import pytest
 from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels
 from bt_jax.data.io import decode
-from bt_jax.inference import trained_model
+from bt_jax.inference import jax_model, loading
 from bt_jax.metrics.calibration import softmax
 from bt_jax.training import start, train
 from bt_jax.training.train_step import TrainStep
@@ -76,7 +76,7 @@ def test_metrics_are_of_the_best_evaluation(finished):
 
 
 def test_the_temperature_is_kept_with_the_model_and_used(finished):
-    model = trained_model.load(finished)
+    model = loading.load(finished)
     assert model.temperature is not None
     told = {split: runs.metrics(finished, split)["calibration"] for split in ("validation", "testing")}
     assert {split: calibration["biased"] for split, calibration in told.items()} == {
@@ -95,7 +95,7 @@ def test_a_workdir_without_temperature_and_doubt_still_predicts(finished, tmp_pa
     shutil.copytree(finished, tmp_path / "run")
     for name in ("calibration.json", "doubt.npz"):
         (tmp_path / "run" / name).unlink()
-    model = trained_model.load(tmp_path / "run")
+    model = loading.load(tmp_path / "run")
     assert model.temperature is None
     assert model.predict(np.zeros((1, 32, 32), np.uint8)).ood_scores is None
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
@@ -103,7 +103,7 @@ def test_a_workdir_without_temperature_and_doubt_still_predicts(finished, tmp_pa
 
 
 def test_doubt_is_kept_with_the_model_and_told_of(finished):
-    model = trained_model.load(finished)
+    model = loading.load(finished)
     (of_run,) = model.ood_models
     assert of_run.fitted_on == "the 20 validation images"
     assert of_run.components.shape[1] == 8  # the features of the hidden layer
@@ -174,11 +174,11 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(finished_efficientnet, tmp_path):
-    network, params, batch_stats = trained_model.restore(finished_efficientnet)[0].create_network(seed=7)
+    network, params, batch_stats = jax_model.restore(finished_efficientnet)[0].create_network(seed=7)
     loaded = start.read_run_weights(str(finished_efficientnet), model="efficientnet_nano").load(
         network, params, batch_stats
     )
-    kept = trained_model.restore(finished_efficientnet)[1]
+    kept = jax_model.restore(finished_efficientnet)[1]
     for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves((kept["params"], kept["batch_stats"])), strict=True):
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(params["stem"]["conv"]["kernel"], loaded[0]["stem"]["conv"]["kernel"])

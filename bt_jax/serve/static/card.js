@@ -167,7 +167,7 @@ export class Card {
   }
 
   explanation() {
-    if (!limits.explains) return [];
+    if (!limits.methods.length) return [];
     const { heat_map: heat } = this.record;
     if (this.pending) return [make("p", { className: "pending", role: "status" }, text(this.pending))];
     const problem = this.problem ? [make("p", { className: "error" }, this.reason(this.problem))] : [];

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.inference import trained_model
+from bt_jax.inference import jax_model, loading
 from bt_jax.inference.forward import compute_outputs
 from bt_jax.metrics import calibration
 from bt_jax.metrics.calibration import Temperature
@@ -28,7 +28,7 @@ def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def test_the_probabilities_of_a_run_are_calibrated(runs):
-    model = trained_model.load(runs[0])
+    model = loading.load(runs[0])
     logits, ood_scores = model.predict(IMAGES)
     assert logits.shape == (1, 5, 4) and ood_scores is None
     np.testing.assert_allclose(model.predict_probabilities(IMAGES), softmax(logits[0], 1.5), rtol=1e-6)
@@ -37,7 +37,7 @@ def test_the_probabilities_of_a_run_are_calibrated(runs):
 
 
 def test_no_images_have_no_answers(runs):
-    outputs = trained_model.load(runs[0]).predict(IMAGES[:0])
+    outputs = loading.load(runs[0]).predict(IMAGES[:0])
     assert outputs.logits.shape == (1, 0, 4)
 
 
@@ -45,12 +45,12 @@ def test_folds_are_averaged_at_their_common_temperature(runs, tmp_path):
     for number, run in enumerate(runs):
         shutil.copytree(run, tmp_path / f"fold_{number}")
     with pytest.raises(UsageError, match="is not finished: run it to the end, or use one of its folds"):
-        trained_model.load(tmp_path)
+        loading.load(tmp_path)
     (tmp_path / "cross_validation.json").write_text("{}")
     calibration.write(tmp_path, Temperature(2.0, "all folds", 10, None))
-    model = trained_model.load(tmp_path)
+    model = loading.load(tmp_path)
     assert [folder.name for folder in model.folders] == ["fold_0", "fold_1"] and len(model.networks) == 2
-    members = [trained_model.load(run).predict_logits(IMAGES)[0] for run in runs]
+    members = [loading.load(run).predict_logits(IMAGES)[0] for run in runs]
     np.testing.assert_allclose(model.predict_logits(IMAGES), members, rtol=1e-6)
     expected = np.mean([softmax(logits, 2.0) for logits in members], axis=0)
     np.testing.assert_allclose(model.predict_probabilities(IMAGES), expected, rtol=1e-6)
@@ -61,12 +61,12 @@ def test_folds_of_different_classes_are_no_ensemble(runs, tmp_path):
     untrained.write(tmp_path / "fold_1", class_names=("a", "b"))
     (tmp_path / "cross_validation.json").write_text("{}")
     with pytest.raises(UsageError, match="differ in classes or preprocessing, so they are not one ensemble"):
-        trained_model.load(tmp_path)
+        loading.load(tmp_path)
 
 
 def test_restoring_gives_the_weights_that_predict(runs):
-    description, weights = trained_model.restore(runs[0])
-    (member,) = trained_model.load(runs[0]).networks
+    description, weights = jax_model.restore(runs[0])
+    (member,) = loading.load(runs[0]).networks
     assert description.class_names == ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
     for name, layer in member.params.items():
         for leaf in layer:
@@ -80,22 +80,20 @@ def _flat(tree) -> np.ndarray:
 
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(UsageError):
-        trained_model.load(tmp_path)
+        loading.load(tmp_path)
 
 
 def test_the_notice_of_a_model_of_phantoms(tmp_path, runs):
-    model = trained_model.load(untrained.write(tmp_path / "run", synthetic=True))
+    model = loading.load(untrained.write(tmp_path / "run", synthetic=True))
     assert model.notice and "SYNTHETIC PHANTOMS" in model.notice
-    assert trained_model.load(runs[0]).notice is None
+    assert loading.load(runs[0]).notice is None
 
 
 def test_a_small_input_makes_a_small_step(runs, monkeypatch):
     seen = []
     original = compute_outputs
-    monkeypatch.setattr(
-        trained_model, "compute_outputs", lambda *a, **k: seen.append(k["batch_size"]) or original(*a, **k)
-    )
-    model = trained_model.load(runs[0], batch_size=20)
+    monkeypatch.setattr(jax_model, "compute_outputs", lambda *a, **k: seen.append(k["batch_size"]) or original(*a, **k))
+    model = loading.load(runs[0], batch_size=20)
     for count in (1, 3, 17, 20, 50):
         assert model.predict_logits(np.zeros((count, 32, 32), np.uint8)).shape == (1, count, 4)
     assert seen == [1, 4, 20, 20, 20]
