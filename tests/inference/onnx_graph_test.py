@@ -33,7 +33,7 @@ def test_inputs_outputs_and_notes(made):
     assert {out.name: out.shape for out in session.get_outputs()} == {
         "probabilities": ["batch", 4],
         "logits": [1, "batch", 4],
-        "features": [1, "batch", 4],
+        "features": [1, "batch", 5],
     }
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["class_names"]) == list(model.class_names)
