@@ -70,12 +70,31 @@ def _forward(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
     rows = (x.shape[1] + sum(padding[0]) - size) // stride + 1
     columns = (x.shape[2] + sum(padding[1]) - size) // stride + 1
     padded = materialise(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-    terms = (
-        padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride] * kernel[i, j]
-        for i in range(size)
-        for j in range(size)
-    )
-    return materialise(functools.reduce(jnp.add, terms)), (padded, kernel)
+    window = functools.partial(_multiply_window, padded, kernel, stride=stride, rows=rows, columns=columns)
+    terms = (window(tap=(i, j), corner=(i, j)) for i in range(size) for j in range(size))
+    return materialise(functools.reduce(jax.lax.add, terms)), (padded, kernel)
+
+
+def _multiply_window(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    tap: tuple[int, int],
+    corner: tuple[int, int],
+    stride: int,
+    rows: int,
+    columns: int,
+) -> jax.Array:
+    """Multiplies the values at every `stride`-th place from a corner on, [B, rows, columns, C], by a tap's weights.
+
+    It is x[:, top::stride, left::stride] * kernel[tap]. A network has hundreds of these, and the operations of `lax`
+    are traced in half of the time that those of `jax.numpy` take.
+    """
+    (top, left), channels = corner, x.shape[-1]
+    end = x.shape[0], top + stride * (rows - 1) + 1, left + stride * (columns - 1) + 1, channels
+    window = jax.lax.slice(x, (0, top, left, 0), end, (1, stride, stride, 1))
+    weights = jax.lax.slice(kernel, (*tap, 0), (tap[0] + 1, tap[1] + 1, channels))
+    return jax.lax.mul(window, jax.lax.broadcast_in_dim(weights, window.shape, (1, 2, 3)))
 
 
 def _backward(stride: int, padding: Padding, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -118,13 +137,15 @@ def _compute_input_gradient(
     for row_phase in range(stride):
         for column_phase in range(stride):
             terms = [
-                surrounded[:, top : top + rows, left : left + columns] * kernel[i, j]
+                _multiply_window(
+                    surrounded, kernel, tap=(i, j), corner=(top, left), stride=1, rows=rows, columns=columns
+                )
                 for i, di in _find_taps(row_phase, padding[0][0], size, stride)
                 for j, dj in _find_taps(column_phase, padding[1][0], size, stride)
                 for top, left in [(origin[0] + di, origin[1] + dj)]
             ]
             zeros = jnp.zeros((surrounded.shape[0], rows, columns, surrounded.shape[3]), surrounded.dtype)
-            phases.append(functools.reduce(jnp.add, terms) if terms else zeros)
+            phases.append(functools.reduce(jax.lax.add, terms) if terms else zeros)
     if stride == 1:
         return materialise(phases[0])
     interleaved = jnp.stack(phases).reshape(stride, stride, *phases[0].shape).transpose(2, 3, 0, 4, 1, 5)
