@@ -22,7 +22,9 @@ _MODEL = flags.DEFINE_string(
     None,
     "Workdir of a run or of a cross-validation, or an exported file. Default: the model that ships with bt_jax.",
 )
-_ENGINE = flags.DEFINE_enum("engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs an ONNX file.")
+_ENGINE = flags.DEFINE_enum(
+    "engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs ONNX files; JAX runs all others."
+)
 _DATA = flags.DEFINE_string("data", "", "Folder or zip of images in class folders.")
 _SPLIT = flags.DEFINE_enum("split", "Testing", ["Testing", "Training"], "Part of the data to score.")
 _OUT = flags.DEFINE_string("out", "", "Folder for metrics.json, predictions.csv and the figures.")
@@ -47,6 +49,7 @@ def main() -> None:
     from bt_jax.metrics.calibration import Calibration
     from bt_jax.reports import score_text, split_report
 
+    loading.check_engine(_ENGINE.value, [chosen])
     if not loading.is_onnx(chosen):
         cli.prepare_to_compute()
     if _MODEL.value is None:

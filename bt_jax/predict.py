@@ -37,7 +37,9 @@ _MODEL = flags.DEFINE_multi_string(
     "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble. Default: the model "
     "that ships with bt_jax.",
 )
-_ENGINE = flags.DEFINE_enum("engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs an ONNX file.")
+_ENGINE = flags.DEFINE_enum(
+    "engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs ONNX files; JAX runs all others."
+)
 _FORMAT = flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv"], "JSON lines or a CSV table.")
 _OUT = flags.DEFINE_string("out", "", "File for the records, written atomically. Default: standard output.")
 _VIEWS = flags.DEFINE_integer(
@@ -75,7 +77,7 @@ def main(paths: list[str]) -> int:
     from bt_jax.inference import heat_map_files, inputs, loading, stream
     from bt_jax.inference.predictor import Predictor
 
-    if not all(map(loading.is_onnx, models)):
+    if _VIEWS.value > 1 or not all(map(loading.is_onnx, models)):
         cli.prepare_to_compute()
     file_reader.silence_parsers()
     # Images are kept until their heat maps are written.

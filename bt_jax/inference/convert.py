@@ -63,7 +63,7 @@ def write(path: files.Path, model: TrainedModel, *, form: str, images: np.ndarra
     if half and form != "safetensors":
         raise ValueError(f"a file of the form {form} has no float16 weights")
     if not model.networks:
-        raise UsageError("a StableHLO file cannot be exported again: use the workdir or a safetensors file")
+        raise UsageError("this file holds no networks to export: use the workdir of the model or its safetensors file")
     with waiting.report(f"converting the model to {form}"):
         content = _convert_to_safetensors(model, half=half) if form == "safetensors" else _CONVERTERS[form](model)
     with waiting.report(f"comparing the {form} file with the model"):

@@ -24,8 +24,17 @@ class ModelDescription:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelDescription":
-        """Makes a description from the JSON of `dataclasses.asdict`."""
-        return cls(**{**values, "class_names": tuple(values["class_names"])})
+        """Makes a description from the JSON of `dataclasses.asdict`.
+
+        Raises:
+          KeyError, TypeError, ValueError: the values are not those of a description.
+        """
+        names = values["class_names"]
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"class_names is {names!r}, not a list of names")
+        if len(set(names)) != len(names):
+            raise ValueError(f"class_names has a name twice: {', '.join(names)}")
+        return cls(**{**values, "class_names": tuple(names)})
 
     def create_network(self, *, seed: int = 0) -> "tuple[Network, Tree, Tree]":
         """Creates the network, with random parameters and initial running statistics."""

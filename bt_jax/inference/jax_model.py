@@ -111,6 +111,7 @@ def _load_workdir(folder: pathlib.Path, batch_size: int, *, last: bool) -> Train
         # The mean of only some members' scores would need another threshold.
         ood_models=tuple(known) if len(known := [one for one in ood_models if one]) == len(folds) else (),
         confidence_limit=limits[0] if folds == [folder] else None,
+        members=len(networks),
     )
 
 
@@ -131,6 +132,7 @@ def _load_file(path: pathlib.Path, batch_size: int) -> TrainedModel:
         temperature=stored.temperature,
         ood_models=tuple(stored.ood_models),
         confidence_limit=stored.confidence_limit,
+        members=len(networks) or len(stored.ood_models) or 1,
     )
 
 

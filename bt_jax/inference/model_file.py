@@ -116,7 +116,7 @@ def _read_safetensors(path: pathlib.Path) -> StoredModel:
         notes = {name: json.loads(value) for name, value in header.items()}
         weights = {name: array for name, array in tensors.items() if name.startswith("networks.")}
         return StoredModel(**vars(model_header.parse(notes, tensors, path=path)), networks=unflatten_weights(weights))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise model_header.make_damage_error(path, error) from error
 
 

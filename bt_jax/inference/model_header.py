@@ -81,5 +81,10 @@ def parse(fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, path: 
 
 def make_damage_error(path: pathlib.Path, error: Exception) -> UsageError:
     """Makes the error for a file that its reader could not parse."""
-    reason = " ".join(str(error).split())[:200]
+    reason = shorten(error)
     return UsageError(f"{path} is damaged, or bt_jax.export did not write it ({type(error).__name__}: {reason})")
+
+
+def shorten(error: Exception) -> str:
+    """Returns the message of an error in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]

@@ -22,7 +22,9 @@ from flax import nnx
 from bt_jax.inference import onnx_model
 from bt_jax.inference.forward import choose_stride
 from bt_jax.inference.model_header import ModelHeader
+from bt_jax.inference.onnx_engine import IMAGES
 from bt_jax.inference.onnx_layers import Graph, Value, add_segment
+from bt_jax.inference.onnx_model import CLASS_MAPS, FEATURES, LOGITS
 from bt_jax.inference.trained_network import TrainedNetwork
 from bt_jax.models import layers
 
@@ -39,24 +41,24 @@ def build(networks: Sequence[TrainedNetwork], *, size: int, header: ModelHeader)
       UsageError: the package onnx is missing, or a network has an unsupported segment.
     """
     graph = Graph()
-    grey = graph.add("Unsqueeze", "images", graph.add_constant("axis_of_channels", np.array([1], np.int64)))
+    grey = graph.add("Unsqueeze", IMAGES, graph.add_constant("axis_of_channels", np.array([1], np.int64)))
     members = [_add_network(graph, grey, member, size=size, prefix=f"network_{n}") for n, member in enumerate(networks)]
     graph.prefix = "together"
-    outputs = {"logits": [member.logits for member in members], "features": [member.features for member in members]}
+    outputs = {LOGITS: [member.logits for member in members], FEATURES: [member.features for member in members]}
     maps = [member.class_maps for member in members if member.class_maps]
     if len(maps) == len(members):
-        outputs["class_maps"] = maps
+        outputs[CLASS_MAPS] = maps
     for name, values in outputs.items():
         graph.add("Concat", *(_add_axis(graph, value) for value in values), axis=0, output=name)
     temperature = header.temperature.value if header.temperature else 1.0
-    scaled = graph.add("Mul", "logits", graph.add_constant("factor", np.float32(1 / temperature)))
+    scaled = graph.add("Mul", LOGITS, graph.add_constant("factor", np.float32(1 / temperature)))
     each = graph.add("Softmax", scaled, axis=-1)
     graph.add("ReduceMean", each, axes=[0], keepdims=0, output="probabilities")
     shapes: dict[str, tuple[Any, ...]] = {"probabilities": ("batch", *members[0].logits.shape)}
     shapes |= {name: (len(values), "batch", *values[0].shape) for name, values in outputs.items()}
-    grid = networks[0].network.grids[-1] if "class_maps" in outputs else None
+    grid = networks[0].network.grids[-1] if CLASS_MAPS in outputs else None
     metadata = onnx_model.encode_metadata(header, grid={"first": grid.first, "step": grid.step} if grid else None)
-    return graph.serialise(inputs={"images": ("batch", size, size)}, outputs=shapes, metadata=metadata)
+    return graph.serialise(inputs={IMAGES: ("batch", size, size)}, outputs=shapes, metadata=metadata)
 
 
 class _Member(NamedTuple):
@@ -97,7 +99,7 @@ def _add_pixels(graph: Graph, size: int) -> Value:
     stride = choose_stride(size)
     arrays = {"first": [0, 0], "last": [size, size], "axes": [1, 2], "steps": [stride, stride]}
     limits = [graph.add_constant(name, np.array(array, np.int64)) for name, array in arrays.items()]
-    kept = graph.add("Slice", "images", *limits)
+    kept = graph.add("Slice", IMAGES, *limits)
     return Value(graph.add("Flatten", kept), shape=(len(range(0, size, stride)) ** 2,))
 
 

@@ -99,6 +99,8 @@ class Predictor:
         Raises:
           UsageError: a path holds no model, or the models have different classes.
         """
+        paths = list(paths)
+        loading.check_engine(engine, paths)
         models = []
         for path in paths:
             with waiting.report(f"loading {path}"):
@@ -126,11 +128,11 @@ class Predictor:
         Args:
           slices: any number of slices.
           rows: pads the batch to this size, so that batches of different sizes share one compiled program; ignored if
-            no model is compiled.
+            nothing is compiled.
         """
         if not slices:
             return []
-        compiled = any(model.compiled for model in self.models)
+        compiled = self.views > 1 or any(model.compiled for model in self.models)
         probabilities, ood_scores = self._compute(slices, max(rows, len(slices)) if compiled else len(slices))
         return [
             Prediction(

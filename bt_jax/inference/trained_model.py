@@ -58,6 +58,7 @@ class TrainedModel:
       confidence_limit: below it an answer carries a warning; None if it was not measured.
       class_maps: of an ONNX file with linear heads.
       engine: what computes the model.
+      members: number of networks.
       compiled: whether each number of images is a program of its own, which is compiled at its first use.
     """
 
@@ -71,17 +72,13 @@ class TrainedModel:
     confidence_limit: ConfidenceLimit | None = None
     class_maps: ClassMaps | None = None
     engine: str = "JAX"
+    members: int = 1
     compiled: bool = True
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of the probabilities."""
         return self.description.class_names
-
-    @property
-    def members(self) -> int:
-        """Number of networks."""
-        return len(self.networks) or len(self.ood_models) or 1
 
     @property
     def methods(self) -> tuple[str, ...]:

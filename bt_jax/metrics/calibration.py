@@ -40,6 +40,10 @@ class Temperature:
     images: int
     step: int | None = None
 
+    def __post_init__(self) -> None:
+        if not (self.value > 0 and math.isfinite(self.value)):
+            raise ValueError(f"the temperature is {self.value!r}, which must be above 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
@@ -131,8 +135,6 @@ def read(folder: files.Path, *, step: int | None = None) -> Temperature | None:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} holds no temperature ({type(error).__name__}: {error}): remove it") from error
-    if not (found.value > 0 and math.isfinite(found.value)):
-        raise UsageError(f"{path} has the temperature {found.value}, which must be above 0: remove it")
     return found if found.step == step else None
 
 

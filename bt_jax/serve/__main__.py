@@ -31,7 +31,9 @@ _MODEL = flags.DEFINE_multi_string(
     "Workdir of a run or cross-validation, or an exported file. Repeat the flag for an ensemble. Default: the model "
     "that ships with bt_jax.",
 )
-_ENGINE = flags.DEFINE_enum("engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs an ONNX file.")
+_ENGINE = flags.DEFINE_enum(
+    "engine", "auto", ["auto", "onnxruntime", "openvino"], "What runs ONNX files; JAX runs all others."
+)
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind to; 0.0.0.0 is every address of this machine.")
 _PORT = flags.DEFINE_integer("port", 5000, "Port to bind to; 0 is any free port.", 0, 65535)
 _HOST_NAME = flags.DEFINE_multi_string("host_name", [], "Host name that requests may use, such as that of a proxy.")

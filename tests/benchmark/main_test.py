@@ -100,10 +100,10 @@ def test_peers_take_part(tmp_path):
         "import json, os, sys\n"
         "script, mode, batch, size, model = sys.argv[1:6]\n"
         "assert os.path.isfile(script) and (mode, batch, size) == ('infer', '4', '32'), sys.argv\n"
-        "assert model == 'efficientnet_lite0' if sys.argv[6:] else 'tf_efficientnet_lite0'\n"
+        "assert model == ('efficientnet_lite0' if 'runtime' in script else 'tf_efficientnet_lite0')\n"
         "ready = {'ready_s': 1.5, 'version': 'one 1'}\n"
         "absent = {'not_installed': 'no onnx'}\n"
-        "print(json.dumps(absent if 'onnx' in script else ready), flush=True)\n"
+        "print(json.dumps(absent if 'onnx_runtime' in script else ready), flush=True)\n"
         "for _ in sys.stdin:\n"
         "    print(json.dumps({'seconds': 0.001, 'peak_memory_bytes': 5}), flush=True)\n"
     )

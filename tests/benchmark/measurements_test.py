@@ -120,7 +120,7 @@ def test_peers_need_a_cpu_or_a_gpu(monkeypatch: pytest.MonkeyPatch, platform: st
 @pytest.mark.parametrize(
     ("platform", "names"),
     [
-        ("cpu", ["timm", "timm + torch.compile", "Keras on TensorFlow", "ONNX Runtime"]),
+        ("cpu", ["timm", "timm + torch.compile", "Keras on TensorFlow", "ONNX Runtime", "OpenVINO"]),
         ("gpu", ["timm", "timm + torch.compile"]),
     ],
 )

@@ -134,5 +134,5 @@ def test_not_a_number_is_not_small():
 
 def test_a_program_is_not_exported_again(tmp_path):
     model = dataclasses.replace(written(tmp_path, "mlp"), networks=())
-    with pytest.raises(UsageError, match="cannot be exported again"):
+    with pytest.raises(UsageError, match="holds no networks to export"):
         convert.write(tmp_path / "out", model, form="onnx", images=small_models.images(2, 12))

@@ -1,6 +1,9 @@
 """Engines for ONNX files: which one runs, and files that are none."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -13,9 +16,9 @@ from bt_jax.inference import onnx_engine
 ENGINES = onnx_engine.ENGINES[1:]
 
 
-def write_graph(path, *, name="images", shape=("batch", 6, 6)):
+def write_graph(path, *, name="images", shape=("batch", 6, 6), kind=onnx.TensorProto.FLOAT):
     """A graph that doubles what it takes."""
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    helper = onnx.helper
     graph = helper.make_graph(
         [helper.make_node("Add", [name, name], ["doubled"])],
         "double",
@@ -54,19 +57,80 @@ def test_a_session_runs_any_batch_in_any_thread(tmp_path, engine):
 def test_damaged_files_are_one_line(tmp_path, engine, content):
     path = tmp_path / "a.onnx"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"a\.onnx (is damaged, or not an ONNX file|holds no bt_jax model)") as caught:
+    with pytest.raises(UsageError, match=r"a\.onnx (cannot be run by|holds no bt_jax model)") as caught:
         onnx_engine.open_session(path, engine=engine)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    "wrong", [{"name": "x"}, {"shape": ("batch", 3, 6, 6)}, {"shape": ("batch", 6, "wide")}], ids=str
+    "wrong",
+    [
+        {"name": "x"},
+        {"kind": onnx.TensorProto.DOUBLE},
+        {"shape": (1, 6, 6)},
+        {"shape": ("batch", 3, 6, 6)},
+        {"shape": ("batch", 6, "wide")},
+    ],
+    ids=str,
 )
 def test_graphs_of_others_are_named(tmp_path, engine, wrong):
     path = write_graph(tmp_path / "a.onnx", **wrong)
     with pytest.raises(UsageError, match="holds no bt_jax model: use a file that"):
         onnx_engine.open_session(path, engine=engine)
+
+
+def test_a_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    path = write_graph(tmp_path / "a.onnx")
+    monkeypatch.syspath_prepend(tmp_path)
+    for engine in ENGINES:
+        (tmp_path / engine).mkdir()
+        (tmp_path / engine / "__init__.py").write_text("raise ImportError('a library is missing')")
+        monkeypatch.delitem(sys.modules, engine, raising=False)
+        with pytest.raises(UsageError, match=f"the package {engine} cannot be imported: a library is missing"):
+            onnx_engine.open_session(path, engine=engine)
+
+
+def test_a_file_of_gigabytes_is_refused_unread(tmp_path):
+    path = tmp_path / "a.onnx"
+    with path.open("wb") as file:
+        file.truncate(2**31)  # sparse
+    with pytest.raises(UsageError, match=r"a\.onnx has more than 2 GiB"):
+        onnx_engine.open_session(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not bind processes to cores")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_threads_stay_on_the_cores_of_the_process(tmp_path, engine):
+    """In a process of its own, which may use one core."""
+    path = write_graph(tmp_path / "a.onnx")
+    script = f"""
+import os, pathlib
+core = min(os.sched_getaffinity(0))
+os.sched_setaffinity(0, [core])
+from bt_jax.inference import onnx_engine
+session = onnx_engine.open_session(pathlib.Path({str(path)!r}), engine={engine!r})
+used = {{cpu for task in os.listdir("/proc/self/task") for cpu in os.sched_getaffinity(int(task))}}
+assert used == {{core}}, used
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=120)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_openvino_does_not_report_its_import(tmp_path):
+    """Its telemetry package is not loaded, and can be imported afterwards."""
+    path = write_graph(tmp_path / "a.onnx")
+    script = f"""
+import pathlib, sys
+from bt_jax.inference import onnx_engine
+onnx_engine.open_session(pathlib.Path({str(path)!r}), engine="openvino")
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+from openvino.tools.ovc import telemetry_utils
+assert telemetry_utils.tm.__name__.endswith("telemetry_stub")
+import openvino_telemetry
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=120)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_missing_package_is_named(tmp_path, monkeypatch):

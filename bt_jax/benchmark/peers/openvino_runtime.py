@@ -7,7 +7,8 @@ import turns
 
 def build(mode: str, batch: int, size: int, model: str, path: str) -> turns.Step:
     """Builds a forward pass of the file at `path`."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # see bt_jax.inference.onnx_engine
+    # When imported, openvino would report that to Google Analytics: without this package, it takes a stub.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import numpy as np
     import openvino
 
