@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,6 +104,7 @@ class _OpenvinoSession(Session):
         core = openvino.Core()
         model = core.read_model(path.read_bytes())
         self._compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self._own = threading.local()
         self.engine = f"OpenVINO {openvino.__version__.partition('-')[0]}"
         entries: Any = model.get_rt_info()["framework"] if model.has_rt_info("framework") else {}
         self.metadata = {name: value.value for name, value in entries.items()}
@@ -118,8 +120,9 @@ class _OpenvinoSession(Session):
         self.size = _get_size(inputs, path)
 
     def run(self, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
-        # A request belongs to one thread; its arrays are overwritten by its next run.
-        found = self._compiled.create_infer_request().infer({IMAGES: images}, share_outputs=False)
+        if not hasattr(self._own, "request"):  # it keeps its memory, and serves one thread at a time
+            self._own.request = self._compiled.create_infer_request()
+        found = self._own.request.infer({IMAGES: images}, share_inputs=True, share_outputs=False)
         return [found[name] for name in outputs]
 
 
