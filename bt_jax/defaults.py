@@ -118,6 +118,7 @@ def make_defaults() -> ml_collections.ConfigDict:
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every_epochs = 1.0  # epochs between evaluations on the validation fold; the end always has one
     evaluation.batch_size = 64  # images in an evaluation step
+    evaluation.mirrored = False  # the finished model answers with the mean over an image and its mirror image
     evaluation.examples = 0  # images of each class that the report shows with heat maps; 0 is off
 
     config.early_stopping = early_stopping = ml_collections.ConfigDict()

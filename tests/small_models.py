@@ -24,7 +24,14 @@ def images(count: int, size: int, *, seed: int = 0) -> np.ndarray:
 
 
 def write(
-    path: pathlib.Path, name: str, *, size: int, members: int = 1, plain: bool = False, **options: Any
+    path: pathlib.Path,
+    name: str,
+    *,
+    size: int,
+    members: int = 1,
+    plain: bool = False,
+    mirrored: bool = False,
+    **options: Any,
 ) -> TrainedModel:
     """Writes a model to a safetensors file and loads it.
 
@@ -34,6 +41,7 @@ def write(
       size: side of its images.
       members: networks of the ensemble.
       plain: without temperature and OOD model, as a workdir of an older version.
+      mirrored: whether it answers with the mean over an image and its mirror image.
       **options: of the network.
     """
     description = ModelDescription(
@@ -45,6 +53,7 @@ def write(
         weights="random weights",
         weights_sha256=None,
         synthetic=True,
+        mirrored=mirrored,
     )
     networks = []
     for seed in range(members):

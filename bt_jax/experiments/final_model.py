@@ -166,7 +166,8 @@ def _collect_facts(
         "summary": f"This model was trained on all {images:,} images, so none of them measures it. The scores of "
         "`out_of_fold` are those of other networks of the same plan, each on the images of groups (patients, where "
         "they are known) that it had not seen, after the last step of its training.",
-        "model": f"{description.name} at {model.preprocessing.size}x{model.preprocessing.size} pixels",
+        "model": f"{description.name} at {model.preprocessing.size}x{model.preprocessing.size} pixels"
+        + (model_card.MIRRORED if description.mirrored else ""),
         "parameters": summary.count_parameters(model.networks[0].params),
         "weights": description.weights,
         "data_source": record.content["data"]["source"],

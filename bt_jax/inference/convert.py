@@ -131,9 +131,9 @@ def _convert_to_stablehlo(model: TrainedModel) -> bytes:
 def _run_networks(model: TrainedModel, weights: dict[str, jax.Array], images: jax.Array) -> dict[str, jax.Array]:
     """Computes the outputs that `model_file` documents for an exported program."""
     outputs = [
-        make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))(
-            trees["params"], trees["batch_stats"], images
-        )
+        make_forward(
+            member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"), mirrored=member.mirrored
+        )(trees["params"], trees["batch_stats"], images)
         for member, trees in zip(model.networks, model_file.unflatten_weights(weights), strict=True)
     ]
     logits, features = (jnp.stack(arrays, axis=1) for arrays in zip(*outputs, strict=True))

@@ -11,7 +11,10 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ModelDescription:
-    """The values that turn a checkpoint's arrays into a usable model, stored as JSON."""
+    """The values that turn a checkpoint's arrays into a usable model, stored as JSON.
+
+    Files of earlier versions do not have `mirrored`, see `TrainedNetwork`.
+    """
 
     name: str
     options: dict[str, Any]
@@ -21,6 +24,7 @@ class ModelDescription:
     weights: str
     weights_sha256: str | None
     synthetic: bool
+    mirrored: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelDescription":

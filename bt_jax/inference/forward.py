@@ -14,7 +14,12 @@ Forward = Callable[[Tree, Tree, jax.Array | np.ndarray], tuple[jax.Array, ...]]
 
 
 def make_forward(
-    network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
+    network: Network,
+    *,
+    normalisation: Normalisation,
+    dtype: jnp.dtype,
+    mirrored: bool = False,
+    shardings: tuple[Any, Any] | None = None,
 ) -> Forward:
     """Makes the jitted function (params, batch_stats, images) -> (logits, features).
 
@@ -25,10 +30,11 @@ def make_forward(
       network: the network to apply.
       normalisation: of its input.
       dtype: of the activations.
+      mirrored: whether the outputs are the means over an image and its mirror image, left and right exchanged.
       shardings: those of the inputs and of the outputs; None runs on one device.
     """
 
-    def forward(params: Tree, batch_stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def compute(params: Tree, batch_stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         last = network.segment_names[-1]
         x, _ = network.apply(params, batch_stats, normalisation(images, dtype=dtype), stop=last)
         logits, _ = network.apply(params, batch_stats, x, start=last)
@@ -37,6 +43,13 @@ def make_forward(
             return logits, to_float(images)[:, ::stride, ::stride].reshape(images.shape[0], -1)
         return logits, (x.mean((1, 2)) if x.ndim == 4 else x).astype(jnp.float32)
 
+    def compute_mirrored(params: Tree, batch_stats: Tree, images: jax.Array) -> tuple[jax.Array, ...]:
+        # An image is next to its mirror image, so that devices that divide the batch exchange nothing.
+        both = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
+        outputs = compute(params, batch_stats, both)
+        return tuple(array.reshape(-1, 2, *array.shape[1:]).mean(1) for array in outputs)
+
+    forward = compute_mirrored if mirrored else compute
     return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
 
 

@@ -94,16 +94,14 @@ def _load_workdir(folder: pathlib.Path, batch_size: int, *, last: bool) -> Train
         ood_models.append(ood.read(fold, step=step))
         limits.append(selective.read(fold, step=step))
         descriptions.append(description)
-        networks.append(
-            TrainedNetwork(network, weights["params"], weights["batch_stats"], description.create_normalisation())
-        )
+        networks.append(_make_member(description, network, weights["params"], weights["batch_stats"]))
     first = descriptions[0]
     if any((d.class_names, d.preprocessing) != (first.class_names, first.preprocessing) for d in descriptions):
         raise UsageError(f"the folds in {folder} differ in classes or preprocessing, so they are not one ensemble")
     return TrainedModel(
         description=first,
         preprocessing=Preprocessing.from_dict(first.preprocessing),
-        compute=_make_compute(networks, batch_size),
+        compute=make_compute(networks, batch_size),
         networks=tuple(networks),
         folders=tuple(folds),
         # The members of an ensemble share one temperature, fitted on the outputs of all: see `cross_validation`.
@@ -126,7 +124,7 @@ def _load_file(path: pathlib.Path, batch_size: int) -> TrainedModel:
     return TrainedModel(
         description=description,
         preprocessing=preprocessing,
-        compute=_wrap_program(stored.program, batch_size) if stored.program else _make_compute(networks, batch_size),
+        compute=_wrap_program(stored.program, batch_size) if stored.program else make_compute(networks, batch_size),
         networks=tuple(networks),
         folders=(),
         temperature=stored.temperature,
@@ -152,22 +150,32 @@ def _fill_network(description: ModelDescription, weights: Mapping[str, Tree]) ->
         raise ValueError(f"the weights do not fit {description.name}: {', '.join(names[:3])}")
     given_trees = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (weights["params"], weights["batch_stats"]))
     params, batch_stats = jax.device_put(given_trees, jax.devices()[0])
-    return TrainedNetwork(network, params, batch_stats, description.create_normalisation())
+    return _make_member(description, network, params, batch_stats)
 
 
-def _make_compute(networks: Sequence[TrainedNetwork], batch_size: int) -> Compute:
+def _make_member(description: ModelDescription, network: Network, params: Tree, batch_stats: Tree) -> TrainedNetwork:
+    normalisation = description.create_normalisation()
+    return TrainedNetwork(network, params, batch_stats, normalisation, mirrored=description.mirrored)
+
+
+def make_compute(networks: Sequence[TrainedNetwork], batch_size: int) -> Compute:
     """Makes `TrainedModel.compute` of networks; networks that differ only in their weights share one program."""
-    forwards: dict[tuple[Network, Normalisation], Forward] = {}
+    forwards: dict[tuple[Network, Normalisation, bool], Forward] = {}
     for member in networks:
-        key = member.network, member.normalisation
+        key = member.network, member.normalisation, member.mirrored
         if key not in forwards:
-            forwards[key] = make_forward(member.network, normalisation=member.normalisation, dtype=jnp.dtype("float32"))
+            forwards[key] = make_forward(
+                member.network,
+                normalisation=member.normalisation,
+                dtype=jnp.dtype("float32"),
+                mirrored=member.mirrored,
+            )
 
     def compute(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, features = zip(
             *(
                 compute_outputs(
-                    forwards[member.network, member.normalisation],
+                    forwards[member.network, member.normalisation, member.mirrored],
                     member.params,
                     member.batch_stats,
                     images=images,

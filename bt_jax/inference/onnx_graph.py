@@ -72,6 +72,8 @@ class _Member(NamedTuple):
 def _add_network(graph: Graph, grey: str, member: TrainedNetwork, *, size: int, prefix: str) -> _Member:
     model = nnx.merge(member.network.graph, nnx.State(member.params), nnx.State(member.batch_stats), copy=True)
     graph.prefix = prefix
+    if member.mirrored:
+        grey = _add_mirror_images(graph, grey, size=size)
     x = Value(_add_normalisation(graph, grey, member), shape=(3, size, size))
     *lower, last = member.network.segment_names
     for name in lower:
@@ -80,11 +82,34 @@ def _add_network(graph: Graph, grey: str, member: TrainedNetwork, *, size: int, 
     graph.prefix = f"{prefix}.{last}"
     head = getattr(model, last)
     linear = isinstance(head, layers.Head) and not head.hidden
-    return _Member(
-        logits=add_segment(graph, head, x),
-        features=_add_features(graph, x) if lower else _add_pixels(graph, size),
-        class_maps=_add_class_maps(graph, head.output, x) if linear else None,
-    )
+    logits, maps = add_segment(graph, head, x), _add_class_maps(graph, head.output, x) if linear else None
+    features = _add_features(graph, x) if lower else _add_pixels(graph, grey, size)
+    if not member.mirrored:
+        return _Member(logits, features, maps)
+    # Of the maps, those of the images themselves: where the network looks in them.
+    return _Member(_add_mean(graph, logits), _add_mean(graph, features), maps and _add_first(graph, maps))
+
+
+def _add_mirror_images(graph: Graph, grey: str, *, size: int) -> str:
+    """Adds the mirror images after the images: [B, 1, S, S] -> [2 B, 1, S, S]. Returns the name of the output."""
+    # From the last pixel of a row backwards; no row ends before that.
+    arrays = {"last": [size - 1], "before_first": [-size - 1], "axis": [3], "backwards": [-1]}
+    limits = [graph.add_constant(name, np.array(array, np.int64)) for name, array in arrays.items()]
+    return graph.add("Concat", grey, graph.add("Slice", grey, *limits), axis=0)
+
+
+def _add_halves(graph: Graph, x: Value) -> str:
+    """Adds the division of a batch into images and mirror images: [2 B, ...] -> [2, B, ...]."""
+    return graph.add("Reshape", x.name, graph.add_constant("halves", np.array([2, -1, *x.shape], np.int64)))
+
+
+def _add_mean(graph: Graph, x: Value) -> Value:
+    return Value(graph.add("ReduceMean", _add_halves(graph, x), axes=[0], keepdims=0), shape=x.shape)
+
+
+def _add_first(graph: Graph, x: Value) -> Value:
+    first = graph.add_constant("first", np.array(0, np.int64))
+    return Value(graph.add("Gather", _add_halves(graph, x), first, axis=0), shape=x.shape)
 
 
 def _add_features(graph: Graph, x: Value) -> Value:
@@ -94,12 +119,12 @@ def _add_features(graph: Graph, x: Value) -> Value:
     return Value(graph.add("Flatten", graph.add("GlobalAveragePool", x.name)), shape=x.shape[:1])
 
 
-def _add_pixels(graph: Graph, size: int) -> Value:
+def _add_pixels(graph: Graph, grey: str, size: int) -> Value:
     """Adds the features of a network of one segment, see `forward.choose_stride`."""
     stride = choose_stride(size)
-    arrays = {"first": [0, 0], "last": [size, size], "axes": [1, 2], "steps": [stride, stride]}
+    arrays = {"first": [0, 0], "last": [size, size], "axes": [2, 3], "steps": [stride, stride]}
     limits = [graph.add_constant(name, np.array(array, np.int64)) for name, array in arrays.items()]
-    kept = graph.add("Slice", IMAGES, *limits)
+    kept = graph.add("Slice", grey, *limits)
     return Value(graph.add("Flatten", kept), shape=(len(range(0, size, stride)) ** 2,))
 
 

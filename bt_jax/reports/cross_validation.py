@@ -299,7 +299,8 @@ def _collect_facts(
     ]
     return {
         "title": f"{model['name']}, cross-validation over {len(workdirs)} folds",
-        "model": f"mean of {len(workdirs)} networks: {model['name']} at {model['preprocessing']['size']} pixels",
+        "model": f"mean of {len(workdirs)} networks: {model['name']} at {model['preprocessing']['size']} pixels"
+        + (model_card.MIRRORED if model.get("mirrored") else ""),
         "weights": model["weights"],
         "data_source": record["data"]["source"],
         "provenance": records[0].get_provenance(),

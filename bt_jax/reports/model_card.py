@@ -11,6 +11,7 @@ from bt_jax.metrics.selective import ConfidenceLimit, Selection
 from bt_jax.reports import limits, score_sections, score_text
 from bt_jax.reports.score_sections import Results, escape_link
 
+MIRRORED = ", the mean over an image and its mirror image"  # completes `model`
 HEAT_MAPS, _CURVES = "heat_maps.png", "training_curves.png"  # pictures beside the card
 
 

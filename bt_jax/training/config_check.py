@@ -151,6 +151,7 @@ RULES: Mapping[str, Rule] = {
     "mesh.sharded_from": take_whole(0),
     "eval.every_epochs": POSITIVE,
     "eval.batch_size": take_whole(1),
+    "eval.mirrored": FLAG,
     "eval.examples": take_whole(0),
     "early_stopping.patience": take_whole(0),
     "checkpoint.every_steps": take_whole(0),

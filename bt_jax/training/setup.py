@@ -1,6 +1,7 @@
 """Everything that a run needs to train, from its configuration: `prepare`. Nothing below it knows the configuration."""
 
 import dataclasses
+import functools
 
 import ml_collections
 from jax.sharding import Mesh
@@ -18,7 +19,7 @@ from bt_jax.distributed.processes import say
 from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.inference.description import ModelDescription
 from bt_jax.models import summary
-from bt_jax.reports.model_card import ModelFacts
+from bt_jax.reports.model_card import MIRRORED, ModelFacts
 from bt_jax.training import config_check, image_weights, stages, train_step
 from bt_jax.training.evaluator import Evaluator
 from bt_jax.training.feature_cache import FeatureCache
@@ -50,7 +51,7 @@ class Setup:
       seed: of augmentation, dropout and stochastic depth.
       inputs: what the stages train on and are validated on.
       evaluator: scores a state between epochs; None without validation images.
-      forward: the network's outputs for any images.
+      forward: the outputs of the finished model for any images; those of `evaluator` are never mirrored.
       state: to start with; the first step takes its memory.
       progress: where the run stands; training moves it.
       profile: steps to trace, see `profiler.parse`.
@@ -101,9 +102,15 @@ def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
     mesh = sharding.make_mesh()
     step, state = _create_step(config, model, data, mesh)
     inputs = _create_inputs(config, model, data, sampler, plan, step, run)
-    forward = ShardedForward(
-        model.network, normalisation=normalisation, dtype=dtype, mesh=mesh, batch_size=config.eval.batch_size
+    make_forward = functools.partial(
+        ShardedForward,
+        model.network,
+        normalisation=normalisation,
+        dtype=dtype,
+        mesh=mesh,
+        batch_size=config.eval.batch_size,
     )
+    plain = make_forward()
     state, progress = start.load_state(state)
     run.record.record_start(
         step=progress.step,
@@ -129,10 +136,10 @@ def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
         step=step,
         seed=config.seed,
         inputs=inputs,
-        evaluator=Evaluator(data.validation.labels, class_names=data.source.class_names, forward=forward, inputs=inputs)
+        evaluator=Evaluator(data.validation.labels, class_names=data.source.class_names, forward=plain, inputs=inputs)
         if config.data.folds
         else None,
-        forward=forward,
+        forward=make_forward(mirrored=True) if model.description.mirrored else plain,
         state=state,
         progress=progress,
         profile=config.profile,
@@ -153,6 +160,7 @@ def _choose_start(config: ml_collections.ConfigDict, checkpoints: Checkpoints) -
         options=get_model_options({**config.model}),
         preprocess={**config.preprocess},
         seed=config.seed,
+        mirrored=config.eval.mirrored,
     )
 
 
@@ -302,7 +310,7 @@ def _collect_facts(
     name, size = model.network.name, preprocessing.size
     return {
         "title": f"{name}, {_name_fold(config)}",
-        "model": f"{name} at {size}x{size} pixels",
+        "model": f"{name} at {size}x{size} pixels{MIRRORED if model.description.mirrored else ''}",
         "parameters": summary.count_parameters(model.params),
         "weights": model.description.weights,
         "preprocessing": run_folder.format_settings(preprocessing.to_dict()),

@@ -26,18 +26,28 @@ class ShardedForward:
       dtype: of the computation.
       mesh: the devices.
       batch_size: images in a batch, over all devices.
+      mirrored: whether `compute` returns the means over an image and its mirror image.
     """
 
     def __init__(
-        self, network: Network, *, normalisation: Normalisation, dtype: jnp.dtype, mesh: Mesh, batch_size: int
+        self,
+        network: Network,
+        *,
+        normalisation: Normalisation,
+        dtype: jnp.dtype,
+        mesh: Mesh,
+        batch_size: int,
+        mirrored: bool = False,
     ):
-        self._network, self._normalisation, self._dtype = network, normalisation, dtype
+        self._network, self._normalisation, self._dtype, self._mirrored = network, normalisation, dtype, mirrored
         self._mesh, self._batch_size = mesh, batch_size
         everywhere = sharding.get_replicated_sharding(mesh)
         self._shardings = (
             None if mesh.size == 1 else ((everywhere, everywhere, sharding.get_batch_sharding(mesh)), everywhere)
         )
-        self._whole = make_forward(network, normalisation=normalisation, dtype=dtype, shardings=self._shardings)
+        self._whole = make_forward(
+            network, normalisation=normalisation, dtype=dtype, mirrored=mirrored, shardings=self._shardings
+        )
         self._upper: dict[str, Forward] = {}
 
     def compute(self, weights: Tree, images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -71,6 +81,7 @@ class ShardedForward:
             dtype=self._dtype,
             mesh=Mesh(np.array([device]), (sharding.DATA_AXIS,)),
             batch_size=self._batch_size,
+            mirrored=self._mirrored,
         )
         local = jax.tree.map(np.asarray, sharding.gather(weights, self._mesh))
         return LoadedForward(alone, jax.device_put(local, device))

@@ -63,13 +63,22 @@ class FreshStart:
       options: of the model's constructor.
       preprocess: arguments of `Preprocessing`; a `size` of 0 is the model's native size.
       seed: of the random weights.
+      mirrored: whether the finished model answers with the mean over an image and its mirror image.
     """
 
     is_resumed = False
     class_names: tuple[str, ...] | None = None
 
-    def __init__(self, weights: Weights, *, options: Mapping[str, Any], preprocess: Mapping[str, Any], seed: int):
-        self._weights, self._options, self._seed = weights, options, seed
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        options: Mapping[str, Any],
+        preprocess: Mapping[str, Any],
+        seed: int,
+        mirrored: bool = False,
+    ):
+        self._weights, self._options, self._seed, self._mirrored = weights, options, seed, mirrored
         size = preprocess["size"] or registry.get_native_size(weights.model)
         self.preprocessing = Preprocessing(**{**preprocess, "size": size})
 
@@ -85,6 +94,7 @@ class FreshStart:
             weights=weights.source,
             weights_sha256=weights.sha256,
             synthetic=data.source.synthetic,
+            mirrored=self._mirrored,
         )
         network, params, batch_stats = description.create_network(seed=self._seed)
         params, batch_stats = weights.load(network, params, batch_stats)

@@ -61,6 +61,19 @@ def test_stablehlo_agrees(name, tmp_path):
 
 
 @pytest.mark.parametrize("form", convert.FORMATS)
+def test_a_file_answers_with_the_mirror_image_where_its_model_does(form, tmp_path):
+    plain = small_models.write(tmp_path / "plain.safetensors", "mlp", hidden=(6,), size=12)
+    mirrored = small_models.write(tmp_path / "model.safetensors", "mlp", hidden=(6,), size=12, mirrored=True)
+    images = small_models.images(5, 12)
+    expected = (plain.predict_logits(images) + plain.predict_logits(images[:, :, ::-1])) / 2
+    np.testing.assert_allclose(mirrored.predict_logits(images), expected, atol=1e-5)
+    convert.write(tmp_path / f"a.{form}", mirrored, form=form, images=images)
+    loaded = loading.load(tmp_path / f"a.{form}")
+    assert loaded.description.mirrored and not plain.description.mirrored
+    np.testing.assert_allclose(loaded.predict_logits(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", convert.FORMATS)
 def test_an_ensemble_is_one_file(form, tmp_path):
     model = written(tmp_path, "mlp", members=2)
     images = small_models.images(5, 12)

@@ -42,6 +42,22 @@ def test_without_hidden_layers_the_features_are_pixels():
     np.testing.assert_allclose(features, images[:, ::2, ::2].reshape(2, -1) / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize("hidden", [(), (5,)], ids=["pixels", "hidden"])
+def test_mirrored_outputs_are_means_over_image_and_mirror_image(hidden):
+    network, params, batch_stats = registry.create("mlp", classes=3, size=40, hidden=hidden, channels=1)
+    plain, mirrored = (
+        make_forward(network, normalisation=LITE, dtype=FLOAT, mirrored=mirrored) for mirrored in (False, True)
+    )
+    images = pixels(5, 40)
+    own, other = (
+        compute_outputs(plain, params, batch_stats, images=one, batch_size=2) for one in (images, images[:, :, ::-1])
+    )
+    found = compute_outputs(mirrored, params, batch_stats, images=images, batch_size=2)
+    for array, *parts in zip(found, own, other, strict=True):
+        np.testing.assert_allclose(array, np.mean(parts, axis=0), atol=1e-6)
+    assert abs(own[0] - other[0]).max() > 1e-3
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16])
 def test_every_image_is_computed_once(batch_size):
     seen = []

@@ -23,6 +23,8 @@ KINDS = {
     "linear head": ("vgg_nano", {"size": 40, "hidden": ()}),
     "hidden head, two networks": ("cnn", {"size": 24, "filters": (4, 6), "hidden": (5,), "members": 2}),
     "pixels": ("mlp", {"size": 70, "hidden": ()}),
+    "mirrored": ("vgg_nano", {"size": 40, "hidden": (), "mirrored": True}),
+    "mirrored pixels, two networks": ("mlp", {"size": 70, "hidden": (), "mirrored": True, "members": 2}),
 }
 
 
@@ -42,7 +44,8 @@ def each(request, tmp_path_factory) -> tuple[TrainedModel, pathlib.Path]:
 
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory) -> tuple[TrainedModel, pathlib.Path]:
-    name, options = KINDS["linear head"]
+    """Mirrored too: its heat maps are those of the images themselves."""
+    name, options = KINDS["mirrored"]
     return write(tmp_path_factory.mktemp("linear"), name, **options)
 
 

