@@ -160,7 +160,8 @@ def test_the_interpreter_of_the_peers(monkeypatch):
 def test_every_peer_has_its_script_and_the_same_models():
     for each in peer_process.PEERS:
         assert each.script.is_file()
-        assert {"efficientnet_b1", "vgg16"} <= each.models.keys()
+        # Those without names take an ONNX file of any network.
+        assert each.models is None or {"efficientnet_b1", "vgg16"} <= each.models.keys()
     assert len({each.name for each in peer_process.PEERS}) == len(peer_process.PEERS)
 
 
