@@ -1,7 +1,6 @@
 """Engines for ONNX files: which one runs, and files that are none."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 import threading
