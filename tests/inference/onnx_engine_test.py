@@ -1,6 +1,7 @@
 """Engines for ONNX files: which one runs, and files that are none."""
 
 import importlib.util
+import pathlib
 import subprocess
 import sys
 import threading
@@ -130,6 +131,15 @@ import openvino_telemetry
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=120)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_flags_of_the_commands_offer_these_engines():
+    """They are written out there, since --help must not wait for NumPy."""
+    package = pathlib.Path(onnx_engine.__file__).parents[1]
+    offered = [package / "predict.py", package / "evaluate.py", package / "serve" / "__main__.py"]
+    listed = ", ".join(f'"{name}"' for name in onnx_engine.ENGINES)
+    for path in offered:
+        assert f'"engine", "{onnx_engine.AUTO}", [{listed}]' in path.read_text(encoding="utf-8"), path
 
 
 def test_the_missing_package_is_named(tmp_path, monkeypatch):
