@@ -86,7 +86,8 @@ def make_defaults() -> ml_collections.ConfigDict:
     stages.learning_rate = 3e-4  # peak learning rate of stage 2
     stages.final_learning_rate = 3e-5  # peak learning rate of the last stage; geometric in between
     stages.lowest_segment = ""  # lowest segment that trains, such as block_05; empty: all train in the end
-    stages.programs = 4  # number of compiled programs that stages 2 and later share; 0: one for each depth
+    stages.programs = 4  # number of compiled programs that stages 2 and later share; 0: one for each depth; 1: one for
+    # all, which stage 1 shares unless it has cached features
 
     config.schedule = schedule = ml_collections.ConfigDict()
     schedule.warmup = 0.1  # share of a stage in which the learning rate rises; 0 is off

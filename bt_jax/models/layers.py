@@ -59,7 +59,7 @@ def draw_truncated_normal(generator: np.random.Generator, shape: tuple[int, ...]
         values[outside] = generator.standard_normal(int(outside.sum()))
         outside = np.abs(values) > 2
     # 0.8796 is the standard deviation of a standard normal truncated at two.
-    return jnp.asarray(values * np.sqrt(2 / fan) / 0.87962566, jnp.float32)
+    return _place(values * np.sqrt(2 / fan) / 0.87962566)
 
 
 def draw_glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> jax.Array:
@@ -70,7 +70,12 @@ def draw_glorot_uniform(generator: np.random.Generator, shape: tuple[int, ...]) 
       shape: [in, out].
     """
     limit = math.sqrt(6 / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
-    return jnp.asarray(generator.uniform(-limit, limit, shape), jnp.float32)
+    return _place(generator.uniform(-limit, limit, shape))
+
+
+def _place(values: np.ndarray) -> jax.Array:
+    """Returns values as float32 on the device. `jnp.asarray` would compile a program for each shape."""
+    return jax.device_put(values.astype(np.float32))
 
 
 class Convolution(nnx.Module):
@@ -96,7 +101,7 @@ class Convolution(nnx.Module):
         shape = (kernel_size, kernel_size, channels_in, channels_out)
         fan = kernel_size * kernel_size * (channels_in if keep_variance else channels_out)
         self.kernel = nnx.Param(draw_truncated_normal(generator, shape, fan=fan))
-        self.bias = nnx.Param(jnp.zeros(channels_out)) if use_bias else None
+        self.bias = nnx.Param(_place(np.zeros(channels_out))) if use_bias else None
 
     @property
     def is_pointwise(self) -> bool:
@@ -159,10 +164,10 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, *, epsilon: float, momentum: float, batch_statistics: bool = True):
         self.epsilon, self.momentum, self.batch_statistics = epsilon, momentum, batch_statistics
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = BatchStat(jnp.zeros(channels))
-        self.variance = BatchStat(jnp.ones(channels))
+        self.scale = nnx.Param(_place(np.ones(channels)))
+        self.bias = nnx.Param(_place(np.zeros(channels)))
+        self.mean = BatchStat(_place(np.zeros(channels)))
+        self.variance = BatchStat(_place(np.ones(channels)))
 
     def __call__(
         self, x: jax.Array, *, trained: Trained, activation: Activation = identity
@@ -243,7 +248,7 @@ class Dense(nnx.Module):
 
     def __init__(self, features_in: int, features_out: int, *, use_bias: bool = True, generator: np.random.Generator):
         self.kernel = nnx.Param(draw_glorot_uniform(generator, (features_in, features_out)))
-        self.bias = nnx.Param(jnp.zeros(features_out)) if use_bias else None
+        self.bias = nnx.Param(_place(np.zeros(features_out))) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [..., C] -> [..., D]
         """Multiplies by the kernel and adds the bias."""

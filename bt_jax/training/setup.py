@@ -1,7 +1,6 @@
 """Everything that a run needs to train, from its configuration: `prepare`. Nothing below it knows the configuration."""
 
 import dataclasses
-import functools
 
 import ml_collections
 from jax.sharding import Mesh
@@ -102,15 +101,9 @@ def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
     mesh = sharding.make_mesh()
     step, state = _create_step(config, model, data, mesh)
     inputs = _create_inputs(config, model, data, sampler, plan, step, run)
-    make_forward = functools.partial(
-        ShardedForward,
-        model.network,
-        normalisation=normalisation,
-        dtype=dtype,
-        mesh=mesh,
-        batch_size=config.eval.batch_size,
+    plain = ShardedForward(
+        model.network, normalisation=normalisation, dtype=dtype, mesh=mesh, batch_size=config.eval.batch_size
     )
-    plain = make_forward()
     state, progress = start.load_state(state)
     run.record.record_start(
         step=progress.step,
@@ -139,7 +132,7 @@ def prepare(config: ml_collections.ConfigDict, run: OpenRun) -> Setup:
         evaluator=Evaluator(data.validation.labels, class_names=data.source.class_names, forward=plain, inputs=inputs)
         if config.data.folds
         else None,
-        forward=make_forward(mirrored=True) if model.description.mirrored else plain,
+        forward=plain.copy_mirrored() if model.description.mirrored else plain,
         state=state,
         progress=progress,
         profile=config.profile,
@@ -213,7 +206,12 @@ def _print_model(model: StartingModel) -> None:
 
 def _make_plan(config: ml_collections.ConfigDict, model: StartingModel, sampler: Sampler) -> Plan:
     plan = Plan(
-        stages=stages.make_plan(model.network.segment_names, steps_per_epoch=sampler.steps_per_epoch, **config.stages),
+        stages=stages.make_plan(
+            model.network.segment_names,
+            steps_per_epoch=sampler.steps_per_epoch,
+            cached_head=config.train.cached_views > 0,
+            **config.stages,
+        ),
         schedule=Schedule(**config.schedule),
         segment_names=model.network.segment_names,
         batch_size=config.train.batch_size,

@@ -1,5 +1,6 @@
 """The forward pass of a network over many images, on all devices of all hosts."""
 
+import copy
 import dataclasses
 import functools
 
@@ -45,10 +46,14 @@ class ShardedForward:
         self._shardings = (
             None if mesh.size == 1 else ((everywhere, everywhere, sharding.get_batch_sharding(mesh)), everywhere)
         )
-        self._whole = make_forward(
-            network, normalisation=normalisation, dtype=dtype, mirrored=mirrored, shardings=self._shardings
-        )
+        self._whole = make_forward(network, normalisation=normalisation, dtype=dtype, shardings=self._shardings)
         self._upper: dict[str, Forward] = {}
+
+    def copy_mirrored(self) -> "ShardedForward":
+        """Returns a forward pass that shares the compiled programs, whose `compute` averages over mirror images."""
+        mirrored = copy.copy(self)
+        mirrored._mirrored = True
+        return mirrored
 
     def compute(self, weights: Tree, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """Returns logits [N, classes] and the features that the last segment decides by [N, D], float32.
@@ -57,7 +62,11 @@ class ShardedForward:
           weights: {`params`, `batch_stats`}.
           images: [N, S, S] uint8, preprocessed.
         """
-        return self._run(self._whole, weights, images)
+        outputs = self._run(self._whole, weights, images, mirrored=self._mirrored)
+        if not self._mirrored:
+            return outputs
+        half = len(outputs) // 2
+        return tuple((one + other) / 2 for one, other in zip(outputs[:half], outputs[half:], strict=True))
 
     def compute_from(self, segment: str, weights: Tree, features: np.ndarray) -> np.ndarray:
         """Returns the logits [N, classes] float32 of features [N, ...] float32, the input of a segment."""
@@ -86,19 +95,33 @@ class ShardedForward:
         local = jax.tree.map(np.asarray, sharding.gather(weights, self._mesh))
         return LoadedForward(alone, jax.device_put(local, device))
 
-    def _run(self, forward: Forward, weights: Tree, inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        arguments = weights["params"], weights["batch_stats"]
-        if self._mesh.size == 1:
-            return compute_outputs(forward, *arguments, images=inputs, batch_size=self._batch_size)
-        rows = -(-self._batch_size // self._mesh.size) * self._mesh.size
-        on_mesh = functools.partial(self._run_batch, forward, sharding.get_host_rows(self._mesh, rows))
-        whole = sharding.gather(arguments, self._mesh)
-        return compute_outputs(on_mesh, *whole, images=inputs, batch_size=rows)
+    def _run(
+        self, forward: Forward, weights: Tree, inputs: np.ndarray, *, mirrored: bool = False
+    ) -> tuple[np.ndarray, ...]:
+        arguments, rows = (weights["params"], weights["batch_stats"]), self._batch_size
+        if self._mesh.size > 1:
+            rows = -(-rows // self._mesh.size) * self._mesh.size
+            forward = functools.partial(self._run_batch, forward, sharding.get_host_rows(self._mesh, rows))
+            arguments = sharding.gather(arguments, self._mesh)
+        if mirrored:
+            forward = _add_mirrored(forward)
+        return compute_outputs(forward, *arguments, images=inputs, batch_size=rows)
 
     def _run_batch(
         self, forward: Forward, rows: np.ndarray, params: Tree, batch_stats: Tree, batch: np.ndarray
     ) -> tuple[jax.Array, ...]:
         return forward(params, batch_stats, sharding.make_transfer(self._mesh)(batch[rows]))
+
+
+def _add_mirrored(forward: Forward) -> Forward:
+    """Returns a function that computes the outputs of images, and then those of their mirror images.
+
+    It runs the same program twice: one for both would have to be compiled besides the one that validates.
+    """
+    return lambda params, batch_stats, images: (
+        *forward(params, batch_stats, images),
+        *forward(params, batch_stats, images[:, :, ::-1]),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

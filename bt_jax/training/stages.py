@@ -56,6 +56,7 @@ def make_plan(
     lowest_segment: str,
     programs: int,
     steps_per_epoch: int,
+    cached_head: bool = True,
 ) -> tuple[Stage, ...]:
     """Makes the stages that unfreeze a network from the top.
 
@@ -76,8 +77,10 @@ def make_plan(
       final_learning_rate: of stage N.
       lowest_segment: where unfreezing ends; segments below never train. Empty is the whole network.
       programs: compiled programs for the stages after the first, each for a run of consecutive stages; 0 gives each
-        depth its own, which computes no gradient in vain but compiles longest.
+        depth its own, which computes no gradient in vain but compiles longest. With 1, the head's stage has the same
+        one too, unless it trains on cached features.
       steps_per_epoch: to turn epochs into steps; each stage has at least one.
+      cached_head: whether the head's stage trains on cached features.
     """
     _check_plan(segment_names, count=count, lowest_segment=lowest_segment, programs=programs, head_epochs=head_epochs)
     _check_positive(
@@ -97,6 +100,8 @@ def make_plan(
     others = np.arange(alone, count)
     for run in np.array_split(others, programs) if programs else others[:, None]:
         deepest |= {int(k): depths[int(run[-1])] for k in run}
+    if programs == 1 and alone and count > 1 and not cached_head:
+        deepest[0] = depths[-1]
     return tuple(
         Stage(
             number=k + 1,

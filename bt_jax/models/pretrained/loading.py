@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -78,7 +78,9 @@ def load_into(
 
 def _fill(tree: Mapping[str, Any], loaded: Mapping[names.Key, np.ndarray]) -> Tree:
     flat = traverse_util.flatten_dict(dict(tree))
-    return traverse_util.unflatten_dict({key: jnp.asarray(loaded.get(key, array)) for key, array in flat.items()})
+    # Not `jnp.asarray`, which compiles a program for each shape.
+    filled: Tree = jax.device_put(traverse_util.unflatten_dict({key: loaded.get(key, flat[key]) for key in flat}))
+    return filled
 
 
 def _compare(
