@@ -12,11 +12,13 @@ FOLDER/autotune_PHASE.txt, for `--autotuned` on the same card.
 facts    card, driver, versions, and the ceilings: a copy of 2 GiB, a product of random bfloat16
 step     the training step as it is: seconds to compile, images/s, its kernels by time, the compiled program as text
 peers    timm's training step, alone, uncompiled and compiled
+taps     as `step`, with depthwise convolutions and their input gradients as sums of shifted products
 known    as `step`, for a program to which the stage is known at compile time: without conditionals and selects
 infer    `bt_jax.benchmark --mode=infer --peers`: the forward pass in turns with timm's
 correct  loss, logits and gradients on the GPU in float32 and bfloat16 against float32 on the CPU
 train    `bt_jax.benchmark --mode=train --peers`: the training step in turns with timm's
-run      `bt_jax.main` on the images of `--data`, all folds one after the other, into FOLDER/run
+run      `bt_jax.main` on the images of `--data`, all folds one after the other, into FOLDER/run_SEED; with `--seeds`,
+         seeds side by side, which wait for the programs of the first one: then its times mean nothing
 """
 
 import argparse
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500.0, help="time for all phases together")
     parser.add_argument("--cache", type=pathlib.Path, help="folder of compiled programs to use again; else a new one")
     parser.add_argument("--data", type=pathlib.Path, help="images of the phase run")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of the phase run, side by side")
     parser.add_argument("--settings", default="", help="flags of the phase run, such as --config.stages.programs=1")
     parser.add_argument("--autotuned", type=pathlib.Path, help="autotune_PHASE.txt of an earlier run on the same card")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)  # what a process of its own runs
@@ -165,6 +168,58 @@ def measure_step(options: argparse.Namespace) -> None:
 def measure_known_step(options: argparse.Namespace) -> None:
     """Measures the training step when the compiler knows that every segment trains."""
     _measure_step(options, "known")
+
+
+def measure_taps(options: argparse.Namespace) -> None:
+    """Measures the training step without cuDNN's depthwise kernels, but for the filter gradient."""
+    from bt_jax.ops import depthwise
+
+    depthwise.convolve_natively = make_taps(depthwise.convolve_natively)
+    _measure_step(options, "taps")
+
+
+def make_taps(native: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a depthwise convolution that sums shifted products in float32, in a form that XLA may fuse.
+
+    Args:
+      native: `convolve_natively`, whose filter gradient it has.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def add_taps(x: Any, kernel: Any, stride: int) -> Any:
+        rows, columns = ((x.shape[axis] - kernel.shape[0]) // stride + 1 for axis in (1, 2))
+        total: Any = 0.0
+        for i in range(kernel.shape[0]):
+            for j in range(kernel.shape[1]):
+                stop = i + stride * (rows - 1) + 1, j + stride * (columns - 1) + 1
+                part = x[:, i : stop[0] : stride, j : stop[1] : stride]
+                total += part.astype(jnp.float32) * kernel[i, j].astype(jnp.float32)
+        return total.astype(x.dtype)
+
+    def pad(x: Any, padding: Any, interior: int) -> Any:
+        none = (0, 0, 0)
+        return jax.lax.pad(x, jnp.zeros((), x.dtype), (none, *((*sides, interior) for sides in padding), none))
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+    def convolve(x: Any, kernel: Any, stride: int, padding: Any) -> Any:
+        return add_taps(pad(x, padding, 0), kernel, stride)
+
+    def differentiate(stride: int, padding: Any, saved: tuple[Any, Any], slope: Any) -> tuple[Any, Any]:
+        x, kernel = saved
+        size = kernel.shape[0]
+        sides = []
+        for axis, (before, _) in enumerate(padding, start=1):
+            low = size - 1 - before
+            sides.append((low, x.shape[axis] - (slope.shape[axis] - 1) * stride - 1 - low + size - 1))
+        input_gradient = add_taps(pad(slope, sides, stride - 1), kernel[::-1, ::-1], 1)
+        _, transpose = jax.vjp(lambda kernel: native(x, kernel, stride=stride, padding=padding), kernel)
+        return input_gradient, transpose(slope)[0]
+
+    convolve.defvjp(
+        lambda x, kernel, stride, padding: (convolve(x, kernel, stride, padding), (x, kernel)), differentiate
+    )
+    return lambda x, kernel, *, stride, padding: convolve(x, kernel, stride, padding)
 
 
 def _measure_step(options: argparse.Namespace, name: str) -> None:
@@ -292,19 +347,28 @@ def _run_benchmark(options: argparse.Namespace, mode: str) -> None:
 
 
 def run_to_report(options: argparse.Namespace) -> None:
-    """Runs a cross-validation on real images; `run.json` in its folders says where the time went."""
-    with (options.out / "run.log").open("wb") as log:
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "bt_jax.main", f"--config={CONFIG}", "--config.data.fold=-1"),
-                *(f"--config.data.dir={options.data.resolve()}", f"--workdir={options.out.resolve() / 'run'}"),
-                *options.settings.split(),
-            ],
-            cwd=ROOT,
-            check=True,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    """Runs cross-validations on real images; `run.json` in their folders says where the time went."""
+    runs = []
+    for seed in range(options.seeds):
+        log = options.out / f"run_{seed}.log"
+        with log.open("wb") as file:
+            run = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "bt_jax.main", f"--config={CONFIG}", "--config.data.fold=-1"),
+                    *(f"--config.data.dir={options.data.resolve()}", f"--config.seed={seed}"),
+                    *(f"--workdir={options.out.resolve() / f'run_{seed}'}", *options.settings.split()),
+                ],
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false" if options.seeds > 1 else "true"},
+            )
+        runs.append(run)
+        while seed == 0 and run.poll() is None and b"first step" not in log.read_bytes():
+            time.sleep(0.5)
+    statuses = [run.wait() for run in runs]
+    if any(statuses):
+        raise SystemExit("a run failed: see its log")
 
 
 def _count_kernels(folder: pathlib.Path, *, steps: int) -> dict[str, Any]:
@@ -420,6 +484,7 @@ PHASES = {
     "facts": Phase(write_facts, 60),
     "step": Phase(measure_step, 260),
     "peers": Phase(measure_peers, 240),
+    "taps": Phase(measure_taps, 260),
     "known": Phase(measure_known_step, 330),
     "infer": Phase(measure_inference, 240),
     "correct": Phase(compare_devices, 240),

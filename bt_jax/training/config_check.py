@@ -9,14 +9,12 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data import class_labels, partition, sources
@@ -26,6 +24,7 @@ from bt_jax.data.shift_probe import Probe
 from bt_jax.defaults import get_model_options
 from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.models import registry
+from bt_jax.models.registry import Network
 from bt_jax.training import feature_cache, image_weights, optimizer, profiler, stages, train_step
 
 
@@ -215,50 +214,31 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in get_model_options({**config.model}).items()
     }
-    names = _list_segments(model, size, **options)
+    network = _create_network(model, size, **options)
+    names = network.segment_names
     stages.make_plan(names, steps_per_epoch=1, **config.stages)
     stages.Schedule(**config.schedule)
     feature_cache.find_lowest_cut(config.train.cached_segment, names)
-    _check_mixed_segments(tuple(config.train.mix_style), model, size, **options)
+    _check_mixed_segments(tuple(config.train.mix_style), network)
     optimizer.make_optimizer(names, **config.optimizer)
 
 
-def _check_mixed_segments(mixed: tuple[str, ...], model: str, size: int, **options: Any) -> None:
+def _check_mixed_segments(mixed: tuple[str, ...], network: Network) -> None:
     """Refuses names that are not those of segments with a map for each image."""
-    maps = _list_maps(model, size, **options) if mixed else ()
+    maps = [name for name, grid in zip(network.segment_names, network.grids[1:], strict=False) if grid is not None]
     for name in mixed:
         if name not in maps:
             raise UsageError(
-                f"config.train.mix_style is {mixed}, but {name!r} is no segment of {model} with a map of features: use "
-                f"{', '.join(maps) or 'another model'}"
+                f"config.train.mix_style is {mixed}, but {name!r} is no segment of {network.name} with a map of "
+                f"features: use {', '.join(maps) or 'another model'}"
             )
 
 
 @functools.lru_cache(maxsize=64)
-def _list_maps(model: str, size: int, **options: Any) -> tuple[str, ...]:
-    """Returns the names of a network's segments whose output is a map of features."""
+def _create_network(model: str, size: int, **options: Any) -> Network:
+    """Returns a network without arrays; its segments do not depend on the number of classes."""
     classes = len(class_labels.BRAIN_TUMOR_CLASSES)
-    network, params, batch_stats = registry.create_abstract(model, classes=classes, size=size, **options)
-    images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-    names = network.segment_names
-
-    def compute_all(params: Any, batch_stats: Any, x: jax.Array) -> list[jax.Array]:
-        found = []
-        for start, stop in itertools.pairwise(names):
-            x, _ = network.apply(params, batch_stats, x, start=start, stop=stop)
-            found.append(x)
-        return found
-
-    outputs = jax.eval_shape(compute_all, params, batch_stats, images)
-    return tuple(name for name, output in zip(names, outputs, strict=False) if len(output.shape) == 4)
-
-
-@functools.lru_cache(maxsize=64)
-def _list_segments(model: str, size: int, **options: Any) -> tuple[str, ...]:
-    """Returns the names of a network's segments; their number does not depend on the number of classes."""
-    classes = len(class_labels.BRAIN_TUMOR_CLASSES)
-    network, _, _ = registry.create_abstract(model, classes=classes, size=size, **options)
-    return network.segment_names
+    return registry.create_abstract(model, classes=classes, size=size, **options)[0]
 
 
 def _check_fields(values: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The loop around a step that only counts: in which order it steps, evaluates, saves, stops and resumes."""
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -158,6 +159,16 @@ def test_a_whole_plan(tmp_path):
         "step": 4, "stage": 1, "step_in_stage": 4, "best_loss": 3.0, "best_step": 3, "evaluations_without_gain": 0,
         "unlogged": None,
     }  # fmt: skip
+
+
+def test_the_search_for_cyclic_garbage_passes_over_what_the_first_step_left(tmp_path):
+    frozen = []
+    fakes = Fakes(losses=[1.0])
+    fakes.on_step = lambda number: frozen.append(gc.get_freeze_count())
+    train(fakes, tmp_path)
+    assert frozen[0] == 0
+    assert min(frozen[1:]) > 10_000  # JAX alone has more
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_next_stage_is_compiled_while_the_current_one_trains(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bt_jax.distributed import sharding
+from bt_jax.inference.forward import make_forward
 from bt_jax.models import normalise, registry
 from bt_jax.training.sharded_forward import ShardedForward
 
@@ -50,6 +51,18 @@ def test_the_upper_segments_make_the_same_logits_of_features(forward, segment):
     x = normalise.LITE(jnp.asarray(IMAGES))
     features = np.asarray(network()[0].apply(weights()["params"], {}, x, stop=segment)[0])
     np.testing.assert_allclose(forward.compute_from(segment, weights(), features), expected()[0], rtol=1e-5, atol=1e-6)
+
+
+def test_mirrored_outputs_are_means_over_an_image_and_its_mirror_image(forward):
+    mirrored = forward.copy_mirrored()
+    plain, turned = (forward.compute(weights(), images) for images in (IMAGES, IMAGES[:, :, ::-1]))
+    assert np.abs(plain[0] - turned[0]).max() > 0.01
+    for found, one, other in zip(mirrored.compute(weights(), IMAGES), plain, turned, strict=True):
+        np.testing.assert_allclose(found, (one + other) / 2, rtol=1e-6, atol=1e-7)
+    whole = make_forward(network()[0], normalisation=normalise.LITE, dtype=jnp.dtype("float32"), mirrored=True)
+    np.testing.assert_allclose(
+        mirrored.compute(weights(), IMAGES)[0], whole(*weights().values(), IMAGES)[0], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_loaded_weights_stay(forward):

@@ -89,6 +89,14 @@ def test_a_program_for_each_depth():
     assert all(stage.program_segment == stage.first_segment for stage in plan(programs=0))
 
 
+def test_one_program_is_that_of_the_head_too_unless_it_has_cached_features():
+    head = len(B1) - 1
+    assert [stage.program_segment for stage in plan(programs=1, cached_head=False)] == [0] * 30
+    assert [stage.program_segment for stage in plan(programs=1)] == [head] + [0] * 29
+    assert plan(programs=4, cached_head=False) == plan(programs=4)
+    assert [stage.program_segment for stage in plan(count=1, programs=1, cached_head=False)] == [head]
+
+
 def test_lowest_segment_bounds_the_unfreezing():
     made = plan(lowest_segment="block_10")
     assert B1[made[-1].first_segment] == "block_10"
