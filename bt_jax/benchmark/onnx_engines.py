@@ -77,7 +77,7 @@ def write_file(workload: Workload, path: pathlib.Path) -> None:
     Raises:
       UsageError: the package onnx is missing, or ONNX has no form of a segment.
     """
-    network, params, batch_stats = workload.create_network()
+    _, params, batch_stats = workload.create_network()
     description = ModelDescription(
         name=workload.model,
         options={**workload.options},
@@ -89,5 +89,5 @@ def write_file(workload: Workload, path: pathlib.Path) -> None:
         synthetic=True,
     )
     header = ModelHeader(description=dataclasses.asdict(description), temperature=None, ood_models=())
-    member = TrainedNetwork(network, params, batch_stats, LITE)
+    member = TrainedNetwork(description, params, batch_stats)
     path.write_bytes(onnx_graph.build([member], size=workload.size, header=header))

@@ -1,5 +1,6 @@
 """Jitted forward functions of a network, whole or from a segment up, and their application to arrays of any length."""
 
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -8,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bt_jax.models.normalise import Normalisation, to_float
-from bt_jax.models.registry import Network, Tree
 
-Forward = Callable[[Tree, Tree, jax.Array | np.ndarray], tuple[jax.Array, ...]]
+if typing.TYPE_CHECKING:  # Flax takes a while to import
+    from bt_jax.models.registry import Network, Tree
+
+# (params, batch_stats, images) -> arrays
+Forward = Callable[[dict[str, Any], dict[str, Any], jax.Array | np.ndarray], tuple[jax.Array, ...]]
 
 
 def make_forward(
-    network: Network,
+    network: "Network",
     *,
     normalisation: Normalisation,
     dtype: jnp.dtype,
@@ -34,7 +38,7 @@ def make_forward(
       shardings: those of the inputs and of the outputs; None runs on one device.
     """
 
-    def compute(params: Tree, batch_stats: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def compute(params: "Tree", batch_stats: "Tree", images: jax.Array) -> tuple[jax.Array, jax.Array]:
         last = network.segment_names[-1]
         x, _ = network.apply(params, batch_stats, normalisation(images, dtype=dtype), stop=last)
         logits, _ = network.apply(params, batch_stats, x, start=last)
@@ -43,7 +47,7 @@ def make_forward(
             return logits, to_float(images)[:, ::stride, ::stride].reshape(images.shape[0], -1)
         return logits, (x.mean((1, 2)) if x.ndim == 4 else x).astype(jnp.float32)
 
-    def compute_mirrored(params: Tree, batch_stats: Tree, images: jax.Array) -> tuple[jax.Array, ...]:
+    def compute_mirrored(params: "Tree", batch_stats: "Tree", images: jax.Array) -> tuple[jax.Array, ...]:
         # An image is next to its mirror image, so that devices that divide the batch exchange nothing.
         both = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
         outputs = compute(params, batch_stats, both)
@@ -59,14 +63,14 @@ def choose_stride(size: int) -> int:
 
 
 def make_upper_forward(
-    network: Network, *, start: str, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
+    network: "Network", *, start: str, dtype: jnp.dtype, shardings: tuple[Any, Any] | None = None
 ) -> Forward:
     """Makes the jitted function (params, batch_stats, features) -> (logits,) of the segments from `start` up.
 
     Features are [B, ...] float32, the inputs of the segment `start`. See `make_forward` for the other arguments.
     """
 
-    def forward(params: Tree, batch_stats: Tree, features: jax.Array) -> tuple[jax.Array]:
+    def forward(params: "Tree", batch_stats: "Tree", features: jax.Array) -> tuple[jax.Array]:
         logits, _ = network.apply(params, batch_stats, features.astype(dtype), start=start)
         return (logits,)
 
@@ -74,7 +78,7 @@ def make_upper_forward(
 
 
 def compute_outputs(
-    forward: Callable[..., tuple[jax.Array, ...]], *arguments: Tree, images: np.ndarray, batch_size: int
+    forward: Callable[..., tuple[jax.Array, ...]], *arguments: "Tree", images: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, ...]:
     """Applies a forward function in batches: preprocessed images [N, S, S] uint8 -> float32 arrays with N rows.
 

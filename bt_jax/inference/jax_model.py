@@ -3,9 +3,12 @@
 Nothing here imports the optimiser or the input pipeline.
 """
 
+import json
 import os
 import pathlib
+import typing
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +18,17 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.inference import model_file, ood
 from bt_jax.inference.description import ModelDescription
-from bt_jax.inference.forward import Forward, compute_outputs, make_forward
+from bt_jax.inference.forward import compute_outputs, make_forward
+from bt_jax.inference.stored_programs import StoredForward
 from bt_jax.inference.trained_model import Compute, TrainedModel
 from bt_jax.inference.trained_network import TrainedNetwork
 from bt_jax.metrics import calibration, selective
-from bt_jax.models.normalise import Normalisation
-from bt_jax.models.registry import Network, Tree
+
+if typing.TYPE_CHECKING:  # Flax takes a while to import
+    from bt_jax.models.registry import Tree
 
 
-def restore(folder: str | os.PathLike[str], step: int | None = None) -> tuple[ModelDescription, Tree]:
+def restore(folder: str | os.PathLike[str], step: int | None = None) -> "tuple[ModelDescription, Tree]":
     """Restores a checkpoint of a run, by default the best one.
 
     Returns:
@@ -52,7 +57,7 @@ def read_best_step(folder: str | os.PathLike[str]) -> int:
     return checkpoint.read_best_metadata(folder)[0]
 
 
-def _restore_weights(folder: str | os.PathLike[str], step: int, params: Tree, batch_stats: Tree) -> Tree:
+def _restore_weights(folder: str | os.PathLike[str], step: int, params: "Tree", batch_stats: "Tree") -> "Tree":
     from bt_jax.workdir import checkpoint
 
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -88,13 +93,12 @@ def _load_workdir(folder: pathlib.Path, batch_size: int, *, last: bool) -> Train
     for fold in folds:
         step, metadata = (checkpoint.read_last_metadata if last else checkpoint.read_best_metadata)(fold)
         description = ModelDescription.from_dict(metadata["model"])
-        network, *shapes = description.create_abstract_network()
-        weights = _restore_weights(fold, step, *shapes)
+        weights = _restore_weights(fold, step, *description.create_abstract_network()[1:])
         temperatures.append(calibration.read(fold, step=step))
         ood_models.append(ood.read(fold, step=step))
         limits.append(selective.read(fold, step=step))
         descriptions.append(description)
-        networks.append(_make_member(description, network, weights["params"], weights["batch_stats"]))
+        networks.append(TrainedNetwork(description, weights["params"], weights["batch_stats"]))
     first = descriptions[0]
     if any((d.class_names, d.preprocessing) != (first.class_names, first.preprocessing) for d in descriptions):
         raise UsageError(f"the folds in {folder} differ in classes or preprocessing, so they are not one ensemble")
@@ -134,60 +138,61 @@ def _load_file(path: pathlib.Path, batch_size: int) -> TrainedModel:
     )
 
 
-def _fill_network(description: ModelDescription, weights: Mapping[str, Tree]) -> TrainedNetwork:
+def _fill_network(description: ModelDescription, weights: Mapping[str, Any]) -> TrainedNetwork:
     """Makes the network of a description with the given weights.
 
     Raises:
       ValueError: the weights do not have the network's names and shapes.
     """
-    network, params, batch_stats = description.create_abstract_network()
-    expected, given = (
+    given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (weights["params"], weights["batch_stats"]))
+    member = TrainedNetwork(description, *jax.device_put(given, jax.devices()[0]))
+    if not _make_stored_forward(member).is_known:
+        _check_weights(description, given)
+    return member
+
+
+def _check_weights(description: ModelDescription, given: tuple[Any, Any]) -> None:
+    expected, found = (
         {jax.tree_util.keystr(where): leaf.shape for where, leaf in jax.tree_util.tree_leaves_with_path(trees)}
-        for trees in ((params, batch_stats), (weights["params"], weights["batch_stats"]))
+        for trees in (description.create_abstract_network()[1:], given)
     )
-    if expected != given:
-        names = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+    if expected != found:
+        names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise ValueError(f"the weights do not fit {description.name}: {', '.join(names[:3])}")
-    given_trees = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (weights["params"], weights["batch_stats"]))
-    params, batch_stats = jax.device_put(given_trees, jax.devices()[0])
-    return _make_member(description, network, params, batch_stats)
-
-
-def _make_member(description: ModelDescription, network: Network, params: Tree, batch_stats: Tree) -> TrainedNetwork:
-    normalisation = description.create_normalisation()
-    return TrainedNetwork(network, params, batch_stats, normalisation, mirrored=description.mirrored)
 
 
 def make_compute(networks: Sequence[TrainedNetwork], batch_size: int) -> Compute:
     """Makes `TrainedModel.compute` of networks; networks that differ only in their weights share one program."""
-    forwards: dict[tuple[Network, Normalisation, bool], Forward] = {}
+    forwards: dict[str, StoredForward] = {}
+    members = []
     for member in networks:
-        key = member.network, member.normalisation, member.mirrored
-        if key not in forwards:
-            forwards[key] = make_forward(
-                member.network,
-                normalisation=member.normalisation,
-                dtype=jnp.dtype("float32"),
-                mirrored=member.mirrored,
-            )
+        key = json.dumps(member.facts, sort_keys=True)
+        forward = forwards.setdefault(key, _make_stored_forward(member))
+        members.append((forward, member.params, member.batch_stats))
 
     def compute(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, features = zip(
-            *(
-                compute_outputs(
-                    forwards[member.network, member.normalisation, member.mirrored],
-                    member.params,
-                    member.batch_stats,
-                    images=images,
-                    batch_size=_choose_batch_size(len(images), batch_size),
-                )
-                for member in networks
-            ),
-            strict=True,
+        rows = _choose_batch_size(len(images), batch_size)
+        outputs = (
+            compute_outputs(forward, params, batch_stats, images=images, batch_size=rows)
+            for forward, params, batch_stats in members
         )
+        logits, features = zip(*outputs, strict=True)
         return np.stack(logits), np.stack(features)
 
     return compute
+
+
+def _make_stored_forward(member: TrainedNetwork) -> StoredForward:
+    return StoredForward(
+        member.facts,
+        (member.params, member.batch_stats),
+        lambda: make_forward(
+            member.network,
+            normalisation=member.normalisation,
+            dtype=jnp.dtype("float32"),
+            mirrored=member.mirrored,
+        ),
+    )
 
 
 def _choose_batch_size(count: int, batch_size: int) -> int:

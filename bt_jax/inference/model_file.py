@@ -19,19 +19,22 @@ import functools
 import io
 import json
 import pathlib
+import typing
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
-from flax import traverse_util
 
 from bt_jax.common.errors import UsageError
 from bt_jax.inference import model_header
 from bt_jax.inference.model_header import ModelHeader
 from bt_jax.models.pretrained import safetensors_file
-from bt_jax.models.registry import Tree
+
+if typing.TYPE_CHECKING:  # Flax takes a while to import
+    from bt_jax.models.registry import Tree
 
 LARGE = 20_000  # values
 Program = Callable[..., dict[str, Any]]
@@ -48,7 +51,7 @@ class StoredModel(ModelHeader):
       program: the exported program with its weights bound; None if the file holds networks.
     """
 
-    networks: Sequence[Mapping[str, Tree]] = ()
+    networks: Sequence[Mapping[str, "Tree"]] = ()
     program: Program | None = None
 
 
@@ -69,18 +72,28 @@ def encode_safetensors(stored: StoredModel, *, half: bool = False) -> bytes:
     return safetensors.numpy.save(tensors, header)
 
 
-def flatten_weights(networks: Sequence[Mapping[str, Tree]]) -> dict[str, np.ndarray]:
+def flatten_weights(networks: Sequence[Mapping[str, "Tree"]]) -> dict[str, np.ndarray]:
     """Maps names in the file to arrays, given {`params`, `batch_stats`} of each network."""
     tensors: dict[str, np.ndarray] = {}
     for number, network in enumerate(networks):
-        flat = traverse_util.flatten_dict({key: dict(tree) for key, tree in network.items()}, sep=".")
-        tensors |= {f"networks.{number}.{name}": _make_contiguous(array) for name, array in flat.items()}
+        leaves = jax.tree_util.tree_leaves_with_path({key: dict(tree) for key, tree in network.items()})
+        tensors |= {
+            f"networks.{number}.{jax.tree_util.keystr(path, simple=True, separator='.')}": _make_contiguous(array)
+            for path, array in leaves
+        }
     return tensors
 
 
-def unflatten_weights(weights: Mapping[str, Any]) -> list[dict[str, Tree]]:
+def unflatten_weights(weights: Mapping[str, Any]) -> list[dict[str, "Tree"]]:
     """Inverts `flatten_weights`."""
-    trees = traverse_util.unflatten_dict(dict(weights), sep=".")["networks"]
+    trees: dict[str, Any] = {}
+    for name, array in weights.items():
+        *above, last = name.split(".")
+        tree = trees
+        for part in above:
+            tree = tree.setdefault(part, {})
+        tree[last] = array
+    trees = trees["networks"]
     networks = [_get_numbered(trees, number) for number in range(len(trees))]
     return [{"params": tree["params"], "batch_stats": tree.get("batch_stats", {})} for tree in networks]
 
@@ -121,7 +134,6 @@ def _read_safetensors(path: pathlib.Path) -> StoredModel:
 
 
 def _read_stablehlo(path: pathlib.Path) -> StoredModel:
-    import jax
     import jax.export  # slow to import, and not needed for workdirs
 
     try:

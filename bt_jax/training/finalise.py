@@ -112,7 +112,7 @@ def _write_examples(
     rows = examples.choose_rows(dataset.labels, each=setup.examples)
     examples.draw_heat_maps(
         run.folder / "report" / model_card.HEAT_MAPS,
-        TrainedNetwork(setup.step.network, **model.weights, normalisation=setup.description.create_normalisation()),
+        TrainedNetwork(setup.description, **model.weights),
         dataset,
         rows,
         probabilities=calibration.softmax(logits[split], temperature.value if temperature else 1.0),

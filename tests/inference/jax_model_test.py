@@ -1,7 +1,10 @@
 """A trained model: one run, the folds of a cross-validation, and what does not fit together."""
 
 import dataclasses
+import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -87,6 +90,26 @@ def test_the_notice_of_a_model_of_phantoms(tmp_path, runs):
     model = loading.load(untrained.write(tmp_path / "run", synthetic=True))
     assert model.notice and "SYNTHETIC PHANTOMS" in model.notice
     assert loading.load(runs[0]).notice is None
+
+
+def test_a_file_that_answered_before_is_answered_without_the_code_of_networks(tmp_path):
+    """Flax, which takes as long to import as JAX, is made impossible to import."""
+    path = tmp_path / "model.safetensors"
+    expected = small_models.write(path, "efficientnet_nano", size=32).predict_logits(IMAGES[:1])
+    answer = (
+        "import json, sys\n"
+        "import numpy as np\n"
+        "sys.modules['flax'] = None\n"
+        "from bt_jax.inference import loading\n"
+        "images = np.array(json.load(sys.stdin), np.uint8)\n"
+        "print(json.dumps(loading.load(sys.argv[1]).predict_logits(images).tolist()))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", answer, str(path)],
+        input=json.dumps(IMAGES[:1].tolist()), capture_output=True, encoding="utf-8", timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    np.testing.assert_array_equal(np.array(json.loads(ended.stdout), np.float32), expected)
 
 
 def test_a_small_input_makes_a_small_step(runs, monkeypatch):

@@ -194,7 +194,8 @@ def test_a_finished_model_may_answer_with_the_mirror_image(tmp_path):
         ]
     )
     np.testing.assert_allclose(reported, model.predict_probabilities(images), atol=1e-5)
-    plain = dataclasses.replace(model.networks[0], mirrored=False)
+    description = dataclasses.replace(model.description, mirrored=False)
+    plain = dataclasses.replace(model.networks[0], description=description)
     compute = jax_model.make_compute([plain], 8)
     mean = (compute(images)[0] + compute(images[:, :, ::-1])[0]) / 2
     np.testing.assert_allclose(reported, model.compute_probabilities(mean), atol=1e-5)
