@@ -25,6 +25,7 @@ Function = Callable[..., tuple[jax.Array, ...]]
 
 _FORMAT = 1
 _DIGEST = 32  # bytes at the start of a file, the hash of the rest
+_SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64")  # of JAX, which a traced program keeps
 # What decides how a network is traced, relative to the package.
 _SOURCES = ("models/*.py", "ops/*.py", "inference/forward.py")
 
@@ -91,7 +92,8 @@ def _hash_facts(facts: dict[str, Any], weights: tuple[Any, ...]) -> str:
         (jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype))
         for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
     ]
-    everything = [_FORMAT, _hash_package(), jax.__version__, jax.default_backend(), facts, shapes]
+    settings = [getattr(jax.config, name) for name in _SETTINGS]
+    everything = [_FORMAT, _hash_package(), jax.__version__, jax.default_backend(), settings, facts, shapes]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
 
 

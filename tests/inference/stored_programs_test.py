@@ -83,6 +83,13 @@ def test_what_differs_is_another_program(other):
     assert not open_forward(**other).is_known
 
 
+def test_a_program_of_another_precision_is_not_used():
+    open_forward()(*WEIGHTS, IMAGES)
+    with jax.default_matmul_precision("highest"):
+        assert not open_forward().is_known
+    assert open_forward().is_known
+
+
 @pytest.mark.parametrize("what", ["code", "jax"])
 def test_a_program_of_another_version_is_not_used(monkeypatch, what):
     open_forward()(*WEIGHTS, IMAGES)
