@@ -53,8 +53,8 @@ def format_markdown(folder: pathlib.Path) -> str:
         raise UsageError(f"{folder} contains no results of the benchmark: make some with --json={folder}/NAME.json")
     results.sort(key=lambda result: str(result["date"]))
     rows = [
-        "| mode | model | batch | images/s | ratio to peers | share of the ceiling | machine, date |",
-        "|---|---|---|---|---|---|---|",
+        "| mode | model | batch | images/s | ratio to peers | peak memory, GB | share of the ceiling | machine, date |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         ratios = ", ".join(f"{peer['ratio']:.2f} {name}" for name, peer in result["peers"].items())
@@ -68,7 +68,7 @@ def format_markdown(folder: pathlib.Path) -> str:
         rows.append(
             f"| {_name_mode(result)} | {result['model']}, {result['size']}x{result['size']}, {result['dtype']} "
             f"| {result['batch']} | {_format_rate_value(result['images_per_s'])} | {ratios} "
-            f"| {_format_ceiling_shares(result)} "
+            f"| {_format_peaks(result)} | {_format_ceiling_shares(result)} "
             f"| {where}, {str(result['date'])[:10]} |"
         )
     return "\n".join(rows)
@@ -123,20 +123,23 @@ def _name_mode(result: Mapping[str, Any]) -> str:
 def _format_rates(result: Mapping[str, Any]) -> list[str]:
     step = result["step_s"]
     lines = [
-        f"{'':<22} {'images/s':>9} {'s/batch':>10} {'min':>8} {'max':>8} {'ours/theirs':>12}",
-        _format_rate("bt_jax", result["images_per_s"], step, None),
+        f"{'':<22} {'images/s':>9} {'s/batch':>10} {'min':>8} {'max':>8} {'ours/theirs':>12} {'peak GB':>8}",
+        _format_rate("bt_jax", result["images_per_s"], step, None, result["peak_memory_bytes"]["process"]),
     ]
     return lines + [
-        _format_rate(name, row["images_per_s"], row["step_s"], row["ratio"])
+        _format_rate(name, row["images_per_s"], row["step_s"], row["ratio"], row.get("peak_memory_bytes"))
         for name, row in {**result.get("engines", {}), **result["peers"]}.items()
     ]
 
 
-def _format_rate(name: str, images_per_s: float, step: Mapping[str, float], ratio: float | None) -> str:
+def _format_rate(
+    name: str, images_per_s: float, step: Mapping[str, float], ratio: float | None, peak: int | None
+) -> str:
     compared = "" if ratio is None else f"{ratio:.2f}"
+    memory = "" if peak is None else f"{peak / 1e9:.1f}"
     return (
         f"{name:<22} {_format_rate_value(images_per_s):>9} {step['median']:>10.3f} {step['min']:>8.3f} "
-        f"{step['max']:>8.3f} {compared:>12}"
+        f"{step['max']:>8.3f} {compared:>12} {memory:>8}"
     ).rstrip()
 
 
@@ -191,6 +194,15 @@ def _format_costs(result: Mapping[str, Any]) -> list[str]:
     program = "" if memory["program"] is None else f"program {memory['program'] / _MIB:.0f} MiB, "
     lines.append(f"memory: {program}peak of the process {memory['process'] / _MIB:.0f} MiB")
     return lines
+
+
+def _format_peaks(result: Mapping[str, Any]) -> str:
+    """Formats the peak memory of the processes. Input is measured in a process that holds the images besides."""
+    if result["mode"] == "input" or "peak_memory_bytes" not in result:
+        return ""
+    peaks = {name: peer.get("peak_memory_bytes") for name, peer in result["peers"].items()}
+    theirs = [f"{peak / 1e9:.1f} {name}" for name, peak in peaks.items() if peak]
+    return ", ".join([f"**{result['peak_memory_bytes']['process'] / 1e9:.1f}**", *theirs])
 
 
 def _format_ceiling_shares(result: Mapping[str, Any]) -> str:

@@ -189,7 +189,7 @@ def test_the_table_of_many_results(tmp_path):
     ended = benchmark(f"--table={tmp_path}", small=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[2:] == [
-        "| input | efficientnet_b1, 240x240, float32 | 16 | 1,234 |  |  | 4 x Some GPU, 2025-12-31 |",
+        "| input | efficientnet_b1, 240x240, float32 | 16 | 1,234 |  |  |  | 4 x Some GPU, 2025-12-31 |",
         "| train | efficientnet_b1, 240x240, float32 | 16 | 8.0 | 0.80 timm, 1.25 Keras on TensorFlow "
-        "| 25 % FLOP/s, 25 % bytes/s | A Processor, 2 cores, 2026-01-02 |",
+        "|  | 25 % FLOP/s, 25 % bytes/s | A Processor, 2 cores, 2026-01-02 |",
     ]

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -12,6 +13,17 @@ from bt_jax.benchmark.peer_process import Peer, PeerError, PeerProcess
 from bt_jax.benchmark.peers import turns
 from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
+
+
+def test_the_peak_memory_of_a_process_is_its_own():
+    """On Linux, `ru_maxrss` of a new process begins with the peak of the process that started it."""
+    command = f"import sys; sys.path.insert(0, {str(pathlib.Path(turns.__file__).parent)!r}); import turns; "
+    command += "print(turns.read_peak_memory())"
+    start = "import subprocess, sys; held = b'x' * 300_000_000; "
+    start += "print(subprocess.run([sys.executable, '-c', sys.argv[1]], capture_output=True, text=True).stdout)"
+    ended = subprocess.run([sys.executable, "-c", start, command], capture_output=True, text=True, check=True)
+    assert 2**20 < int(ended.stdout) < 200_000_000
+
 
 # A peer as those in the package, without a library: its step fails at a given number.
 SCRIPT = """
