@@ -135,7 +135,8 @@ def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, 
     made = stages.make_plan(names, steps_per_epoch=order.steps_per_epoch, **plan)
     segments = list(dict.fromkeys(stage.program_segment for stage in made))
     say(f"compiling {len(segments)} programs of {workload.model}, batch {workload.batch}")
-    programs = step_throughput.compile_training_steps(workload, segments)
+    sizes = {stage.program_segment: stage.image_size for stage in made}
+    programs = step_throughput.compile_training_steps(workload, segments, image_sizes=sizes)
     peak = _warm_up(list(programs.values()))
     seconds, ceiling, _ = _measure_with_ceilings(
         {names[segment]: make_turn(program) for segment, program in programs.items()},

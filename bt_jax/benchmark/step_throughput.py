@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -118,10 +119,13 @@ def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
     return step, train_state.create_state(params, batch_stats, transform, averaging=workload.average_decay > 0)
 
 
-def compile_training_steps(workload: Workload, program_segments: Sequence[int]) -> dict[int, CompiledProgram]:
+def compile_training_steps(
+    workload: Workload, program_segments: Sequence[int], *, image_sizes: Mapping[int, int] = MappingProxyType({})
+) -> dict[int, CompiledProgram]:
     """The training steps that can train from each of these segments up, training all of that.
 
-    They pass one state around, so that any number of them fits into memory; segment 0 is full fine-tuning.
+    Those of segments that have an entry in `image_sizes` reduce the images to this side in pixels first. They pass one
+    state around, so that any number of them fits into memory; segment 0 is full fine-tuning.
     """
     step, state = make_training_step(workload)
     mesh = step.mesh
@@ -135,7 +139,8 @@ def compile_training_steps(workload: Workload, program_segments: Sequence[int]) 
 
     programs = {}
     for segment in program_segments:
-        compiled, seconds = _compile(step.jit(segment), held["state"], batch, rate, np.int32(segment), seed)
+        function = step.jit(segment, image_size=image_sizes.get(segment, 0))
+        compiled, seconds = _compile(function, held["state"], batch, rate, np.int32(segment), seed)
         one = functools.partial(run, compiled, np.int32(segment))
         programs[segment] = _make_program(one, held, compiled, seconds, devices=mesh.size)
     return programs

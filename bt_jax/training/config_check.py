@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -129,6 +129,7 @@ RULES: Mapping[str, Rule] = {
     "stages.final_learning_rate": NUMBER,
     "stages.lowest_segment": TEXT,
     "stages.programs": WHOLE,
+    "stages.early_size": take_whole(0),
     "schedule.warmup": take_number(0, 1),
     "schedule.decay": TEXT,
     "schedule.final": take_number(0, 1),
@@ -216,11 +217,31 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
     }
     network = _create_network(model, size, **options)
     names = network.segment_names
-    stages.make_plan(names, steps_per_epoch=1, **config.stages)
+    plan = stages.make_plan(names, steps_per_epoch=1, cached_head=config.train.cached_views > 0, **config.stages)
+    if config.stages.early_size:
+        _check_early_size(config, plan, network, size)
     stages.Schedule(**config.schedule)
     feature_cache.find_lowest_cut(config.train.cached_segment, names)
     _check_mixed_segments(tuple(config.train.mix_style), network)
     optimizer.make_optimizer(names, **config.optimizer)
+
+
+def _check_early_size(
+    config: ml_collections.ConfigDict, plan: Sequence[stages.Stage], network: Network, size: int
+) -> None:
+    """Refuses smaller images in the early stages where that cannot be, or would change nothing."""
+    early_size = config.stages.early_size
+    if early_size >= size:
+        reason = f"but the images have {size} pixels: use fewer, or 0"
+    elif not network.pooled_head:
+        reason = f"but the head of {network.name} takes images of one size only: use 0"
+    elif config.train.cached_segment:
+        reason = "and config.train.cached_segment is set: features of one size are of no use for another"
+    elif not any(stage.image_size for stage in plan):
+        reason = "but all stages share one program, which takes the images as they are: use 0"
+    else:
+        return
+    raise UsageError(f"config.stages.early_size is {early_size}, {reason}")
 
 
 def _check_mixed_segments(mixed: tuple[str, ...], network: Network) -> None:

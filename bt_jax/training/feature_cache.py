@@ -16,7 +16,7 @@ import tqdm
 from jax.sharding import Mesh
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment.augment import augment, encode_seed
+from bt_jax.data.augment.augment import augment, encode_seed, reduce_size
 from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import processes, sharding
 from bt_jax.models.normalise import Normalisation
@@ -42,12 +42,14 @@ class Cut:
       shape: of the features of an image.
       below: a lower cut that later stages start from; the features are then computed from its features instead of the
         images, so that no layer is computed twice.
+      image_size: side in pixels that the images are reduced to; 0: they stay as they are.
     """
 
     segment: int
     name: str
     shape: tuple[int, ...]
     below: "Cut | None" = None
+    image_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,14 +122,15 @@ class FeatureCache:
         lowest = find_lowest_cut(lowest_segment, names)
         found: dict[int, Cut] = {}
         below = None
-        for segment in sorted({stage.program_segment for stage in plan if stage.program_segment >= lowest}):
+        found_sizes = {stage.program_segment: stage.image_size for stage in plan if stage.program_segment >= lowest}
+        for segment, image_size in sorted(found_sizes.items()):
             length = sum(stage.steps for stage in plan if stage.program_segment == segment)
             if not self.views or length <= steps_per_epoch:
                 continue
-            program = self._get_program(segment, below)
+            program = self._get_program(segment, below, image_size)
             inputs = encode_seed(self.seed), *self._describe_inputs(below)
             shape = jax.eval_shape(program, params, batch_stats, *inputs).shape[1:]
-            cut = Cut(segment, names[segment], shape, below)
+            cut = Cut(segment, names[segment], shape, below, image_size)
             size = self._count_bytes(cut, views=self.views)
             if size <= self.limit:
                 found[segment] = below = cut
@@ -251,7 +254,7 @@ class FeatureCache:
     def _count_bytes(self, cut: Cut, *, views: int) -> int:
         return views * len(self.images) * int(np.prod(cut.shape)) * 4
 
-    def _get_program(self, segment: int, below: Cut | None) -> Any:
+    def _get_program(self, segment: int, below: Cut | None, image_size: int) -> Any:
         """Returns the jitted program of a cut.
 
         It maps (params, batch_stats, seed, images [B, S, S] uint8, view [B] uint32, record [B] uint32), or (params,
@@ -259,17 +262,19 @@ class FeatureCache:
         """
         key = segment, None if below is None else below.segment
         if key not in self._programs:
-            self._programs[key] = self._create_program(segment, below)
+            self._programs[key] = self._create_program(segment, below, image_size)
         return self._programs[key]
 
     def _lower(self, cut: Cut, params: Tree, batch_stats: Tree) -> Any:
-        program = self._get_program(cut.segment, cut.below)
+        program = self._get_program(cut.segment, cut.below, cut.image_size)
         return program.lower(params, batch_stats, encode_seed(self.seed), *self._describe_inputs(cut.below))
 
-    def _create_program(self, segment: int, below: Cut | None) -> Any:
+    def _create_program(self, segment: int, below: Cut | None, image_size: int) -> Any:
         names = self.network.segment_names
 
         def outputs(params: Tree, batch_stats: Tree, seed: jax.Array, x: jax.Array, *numbers: jax.Array) -> jax.Array:
+            if not below and image_size:
+                x = reduce_size(x, image_size)
             if not below and self.augmentation is not None:
                 x = augment(x, *numbers, seed=seed, settings=self.augmentation)
             x = x.astype(self.dtype) if below else self.normalisation(x, dtype=self.dtype)

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment.augment import augment
+from bt_jax.data.augment.augment import augment, reduce_size
 from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import sharding
 from bt_jax.models.normalise import Normalisation
@@ -72,28 +72,29 @@ class TrainStep:
 
     def compile(self, stage: Stage, state: TrainState, batch: Batch) -> StepFunction:
         """Returns the compiled step of a stage. Shapes and dtypes serve as well as arrays."""
-        compiled: StepFunction = self.lower(stage.program_segment, state, batch).compile()
+        lowered = self.lower(stage.program_segment, state, batch, image_size=stage.image_size)
+        compiled: StepFunction = lowered.compile()
         return compiled
 
-    def lower(self, program_segment: int, state: TrainState, batch: Batch) -> Any:
+    def lower(self, program_segment: int, state: TrainState, batch: Batch, *, image_size: int = 0) -> Any:
         """Returns the step of a program as a `jax.stages.Lowered`. Shapes and dtypes serve as well as arrays."""
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch))
         scalars = (jax.ShapeDtypeStruct((), dtype) for dtype in (np.float32, np.int32, np.int32))
-        return self.jit(program_segment).lower(*shapes, *scalars)
+        return self.jit(program_segment, image_size=image_size).lower(*shapes, *scalars)
 
-    def jit(self, program_segment: int) -> Any:
+    def jit(self, program_segment: int, *, image_size: int = 0) -> Any:
         """Returns the jitted step of a program.
 
         It maps (state, batch, learning_rate, first_segment, seed) to (state, metrics) and donates the state. `seed` is
         from `encode_seed`. `batch` has `label` [B] int32, and either `image` [B, S, S] uint8 with the numbers `view`
         and `record` [B] uint32 of the random view to take, or `features` [B, ...] float32, the outputs of the segments
         below `program_segment`. It may have `weight` [B] float32, of the images in the loss. Metrics are the scalars
-        `loss`, `accuracy` and `gradient_norm`.
+        `loss`, `accuracy` and `gradient_norm`. With an `image_size`, the images are reduced to that side first.
         """
         everywhere = sharding.get_replicated_sharding(self.mesh)
         state_shardings = everywhere if self.state_shardings is None else self.state_shardings
         return jax.jit(
-            _Program(self, program_segment).train_step,
+            _Program(self, program_segment, image_size=image_size).train_step,
             in_shardings=(state_shardings, sharding.get_batch_sharding(self.mesh), *[everywhere] * 3),
             out_shardings=(state_shardings, everywhere),
             donate_argnums=0,
@@ -103,8 +104,8 @@ class TrainStep:
 class _Program:
     """What is traced for the stages that share a program."""
 
-    def __init__(self, settings: TrainStep, program_segment: int):
-        self._settings, self._program_segment = settings, program_segment
+    def __init__(self, settings: TrainStep, program_segment: int, *, image_size: int = 0):
+        self._settings, self._program_segment, self._image_size = settings, program_segment, image_size
         self._names = settings.network.segment_names
 
     def train_step(
@@ -186,6 +187,8 @@ class _Program:
     def _augment(self, batch: dict[str, jax.Array], seed: jax.Array) -> dict[str, jax.Array]:
         """Returns a batch with views of its images, [B, S, S] float32 in [0, 1], in their place."""
         settings = self._settings.augmentation
+        if "image" in batch and self._image_size:
+            batch = batch | {"image": reduce_size(batch["image"], self._image_size)}
         if settings is None or "image" not in batch:
             return batch
         image, view, record = (batch[name] for name in ("image", "view", "record"))

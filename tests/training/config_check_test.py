@@ -130,6 +130,8 @@ def test_configurations_are_accepted(name: str, variant: str) -> None:
             "block_24",
             "config.stages.lowest_segment is 'block_24': use one of stem, block_01, ",
         ),
+        ("stages.early_size", 160, "config.stages.early_size is 160, but the images have 160 pixels: use fewer, or 0"),
+        ("stages.early_size", -1, "config.stages.early_size is -1: use a whole number of 0 or more"),
         ("schedule.decay", "cosin", "config.schedule.decay is 'cosin': use cosine or none"),
         ("train.batch_size", 0, "config.train.batch_size is 0: use a whole number of 1 or more"),
         ("train.dtype", "float16", "config.train.dtype is 'float16': use auto, float32, bfloat16 or float64"),
@@ -168,6 +170,24 @@ def test_the_number_of_classes_is_not_known_before_a_folder_is_read() -> None:
 def test_segments_that_can_exchange_styles(name: str, maps: str) -> None:
     config = change(load(name, "demo"), train__mix_style=("dense_1",))
     with pytest.raises(UsageError, match=f"but 'dense_1' is no segment of {name} with a map of features: use {maps}"):
+        config_check.check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        (
+            "effnet",
+            {"train__cached_segment": "block_14"},
+            "160, and config.train.cached_segment is set",
+        ),
+        ("effnet", {"stages__programs": 1, "train__cached_views": 0}, "160, but all stages share one program"),
+        ("mlp", {"stages__early_size": 20}, "20, but the head of mlp takes images of one size only: use 0"),
+    ],
+)
+def test_smaller_images_in_early_stages(name, changes, told) -> None:
+    config = change(load(name, "cpu" if name == "effnet" else "demo"), **({"stages__early_size": 160} | changes))
+    with pytest.raises(UsageError, match=f"^config.stages.early_size is {told}"):
         config_check.check_config(config)
 
 

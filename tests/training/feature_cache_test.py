@@ -11,7 +11,7 @@ import pytest
 
 from bt_jax.common.errors import UsageError
 from bt_jax.data.augment import augment
-from bt_jax.data.augment.augment import compute_views
+from bt_jax.data.augment.augment import compute_views, reduce_size
 from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
@@ -89,6 +89,24 @@ def is_found(made, **options):
 def views_of(view, records):
     numbers = np.full(len(records), view, np.uint32), np.array(records, np.uint32)
     return np.asarray(compute_views(IMAGES[records], *numbers, seed=3, settings=SETTINGS))
+
+
+@pytest.mark.slow
+def test_features_of_smaller_images(tmp_path):
+    """They are those of the same images reduced before, and another entry."""
+    made, params, batch_stats = network()
+    small = dataclasses.replace(plan(count=2)[0], image_size=24)
+    found, of_plain = {}, {}
+    for name, one in {"small": small, "full": plan(count=2)[0]}.items():
+        kept = cache(tmp_path)
+        for images, features in ((kept, found), (kept.copy_for_plain(IMAGES), of_plain)):
+            cut = images.choose_cuts([one], params, batch_stats, lowest_segment="", steps_per_epoch=10)[HEAD]
+            features[name] = images.get_features(cut, params, batch_stats, views=(0,), interrupted=lambda: False)
+    assert np.abs(found["small"].get_rows(0, [3]) - found["full"].get_rows(0, [3])).max() > 1e-3
+    reduced = np.asarray(reduce_size(IMAGES, 24))
+    outputs = made.apply(params, batch_stats, normalise.LITE(reduced), stop=NAMES[HEAD])[0]
+    expected = np.asarray(outputs).mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(of_plain["small"].get_rows(0, range(COUNT)), expected, rtol=1e-3, atol=3e-5)
 
 
 @pytest.mark.slow

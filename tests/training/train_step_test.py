@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from bt_jax.common.errors import UsageError
-from bt_jax.data.augment.augment import encode_seed
+from bt_jax.data.augment.augment import encode_seed, reduce_size
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
 from bt_jax.training import optimizer, train_state, train_step
@@ -154,6 +154,28 @@ def test_one_step_of_the_head_equals_plain_optax():
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
     assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
     for a, b in zip(jax.tree.leaves(state.get_params()["head"]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_step_on_reduced_images_is_the_step_on_images_reduced_before():
+    whole = {**batch(), "image": np.random.default_rng(3).integers(0, 256, (8, 32, 32), np.uint8)}
+    reduced = {**whole, "image": np.asarray(reduce_size(whole["image"], 24))}
+    made = TrainStep(
+        network=network()[0], optimizer=transform(), mesh=sharding.make_mesh(), normalisation=normalise.LITE,
+        label_smoothing=0.1, average_decay=0.9, dtype=jnp.dtype("float32"),
+    )  # fmt: skip
+    arguments = np.float32(1e-3), np.int32(HEAD), np.int32(0)
+    states, metrics = zip(
+        *(
+            made.jit(HEAD, image_size=size)(fresh_state(), images, *arguments)
+            for size, images in ((24, whole), (0, reduced), (0, whole))
+        ),
+        strict=True,
+    )
+    assert float(metrics[0]["loss"]) == pytest.approx(float(metrics[1]["loss"]), rel=1e-6)
+    assert abs(float(metrics[0]["loss"]) - float(metrics[2]["loss"])) > 2e-5
+    for a, b in zip(*(jax.tree.leaves(state.get_params()["head"]) for state in states[:2]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax.data.augment import geometry, photometric
+from bt_jax.data.augment import filters, geometry, photometric
 from bt_jax.data.augment.settings import Augmentation
 
 # Keeps the stream apart from those of the steps, which fold their number into the same seed.
@@ -53,6 +53,13 @@ def augment(
         return _augment_image(image, jax.random.fold_in(jax.random.fold_in(base, view), record), settings)
 
     return jax.vmap(augment_one)(images, view, record)
+
+
+def reduce_size(images: jax.Array, size: int) -> jax.Array:
+    """Reduces images [B, S, S] uint8 to [B, size, size] uint8, as Pillow's bilinear filter does."""
+    matrix = filters.make_resampling(images.shape[1], size, length=size, kernel=1)
+    reduced = jax.vmap(functools.partial(filters.filter_by, matrix))(images.astype(jnp.float32))
+    return jnp.round(reduced).astype(jnp.uint8)
 
 
 def encode_seed(seed: int) -> np.int32:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from bt_jax.data.augment.augment import augment, compute_views
+from bt_jax.data.augment.augment import augment, compute_views, reduce_size
 from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import sharding
 
@@ -105,6 +106,15 @@ def test_switching_one_off_leaves_the_others_draws():
 def test_the_streams_stay_the_same_across_versions():
     found = views(np.full((2, 2), 128, np.uint8), 3, brightness=0.2)[:, 0, 0] - 128 / 255
     np.testing.assert_allclose(found, [-0.076343, 0.173161, 0.002799], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [40, 63, 17])
+def test_reduced_images_are_those_of_pillow(size):
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
+    found = np.asarray(jax.jit(lambda x: reduce_size(x, size))(images))
+    expected = np.stack([Image.fromarray(one).resize((size, size), Image.Resampling.BILINEAR) for one in images])
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.slow
