@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
 from bt_jax.data import pipeline
 from bt_jax.data.pipeline import Batch
@@ -112,6 +113,7 @@ class StageInputs:
         self._batches: Generator[Any] | None = None
         self._has_images = False
         self._held: tuple[Cut, np.ndarray] | None = None  # validation features of the cut that was used last
+        self._reduced: tuple[int, np.ndarray] | None = None  # validation images of the size that was used last
 
     def describe_batch(self, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a stage's batches, over all hosts."""
@@ -173,12 +175,13 @@ class StageInputs:
         """Returns the segment that a stage's validation starts from, and what that takes for each image.
 
         That is None and the images [N, S, S] uint8, or a segment's name and features [N, ...] float32. The features are
-        computed once, from layers that no stage has trained so far.
+        computed once, from layers that no stage has trained so far. A stage that reduces its images is validated on
+        reduced ones: a network does worse on images of another size, and its scores would say so.
         """
         cut = self._cuts.get(stage.program_segment)
         if cut is None:
             self._held = None
-            return None, self._validation_images
+            return None, self._reduce_validation_images(stage.image_size)
         if self._held is None or self._held[0] != cut:
             found = self._validation_cache.get_features(
                 cut, state.get_params(), state.batch_stats, views=(_PLAIN,), interrupted=lambda: False
@@ -186,3 +189,13 @@ class StageInputs:
             assert found is not None  # not interrupted
             self._held = cut, np.concatenate(found.blocks[_PLAIN])
         return cut.name, self._held[1]
+
+    def _reduce_validation_images(self, size: int) -> np.ndarray:
+        """Returns the validation images with this side in pixels; 0: as they are."""
+        if self._reduced is None or self._reduced[0] != size:
+            images = self._validation_images
+            if size:
+                bilinear = Image.Resampling.BILINEAR
+                images = np.stack([np.asarray(Image.fromarray(one).resize((size, size), bilinear)) for one in images])
+            self._reduced = size, images
+        return self._reduced[1]

@@ -1,6 +1,7 @@
 """What the loop is fed with: features in the order of the images, streams that go on or begin anew between stages."""
 
 import contextlib
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from bt_jax.data import pipeline
+from bt_jax.data.augment.augment import reduce_size
 from bt_jax.data.augment.settings import Augmentation
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
@@ -190,6 +192,16 @@ def test_validation_starts_where_training_does(tmp_path):
     assert inputs.get_validation_inputs(PLAN[0], fresh_state())[1] is features
     segment, images = inputs.get_validation_inputs(PLAN[1], fresh_state())
     assert segment is None and images is VALIDATION
+
+
+def test_a_stage_on_reduced_images_is_validated_on_such_ones(tmp_path):
+    inputs = make_inputs(tmp_path)
+    small = dataclasses.replace(PLAN[1], image_size=24)
+    _, images = inputs.get_validation_inputs(small, fresh_state())
+    assert (images.shape, images.dtype) == ((len(VALIDATION), 24, 24), np.uint8)
+    assert np.abs(images.astype(int) - np.asarray(reduce_size(VALIDATION, 24))).max() <= 1
+    assert inputs.get_validation_inputs(small, fresh_state())[1] is images
+    assert inputs.get_validation_inputs(PLAN[1], fresh_state())[1] is VALIDATION
 
 
 def test_only_the_views_of_the_epochs_to_come(tmp_path, capsys):
