@@ -12,7 +12,7 @@ FOLDER/autotune_PHASE.txt, for `--autotuned` on the same card.
 facts    card, driver, versions, and the ceilings: a copy of 2 GiB, a product of random bfloat16
 step     the training step as it is: seconds to compile, images/s, its kernels by time, the compiled program as text
 peers    timm's training step, alone, uncompiled and compiled
-taps     as `step`, with depthwise convolutions and their input gradients as sums of shifted products
+taps     on a GPU only: as `step`, with depthwise convolutions and their input gradients as sums of shifted products
 known    as `step`, for a program to which the stage is known at compile time: without conditionals and selects
 infer    `bt_jax.benchmark --mode=infer --peers`: the forward pass in turns with timm's
 correct  loss, logits and gradients on the GPU in float32 and bfloat16 against float32 on the CPU
@@ -56,7 +56,7 @@ def main() -> None:
     """Runs the phases, one process after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the results")
-    measured = [phase for phase in PHASES if phase != "run"]
+    measured = [phase for phase in PHASES if phase not in ("run", "taps")]
     parser.add_argument("--phases", default=",".join(measured), help="those to run, in this order")
     parser.add_argument("--batch", type=int, default=256, help="images in a step")
     parser.add_argument("--size", type=int, default=240, help="side of the images in pixels")
@@ -65,13 +65,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500.0, help="time for all phases together")
     parser.add_argument("--cache", type=pathlib.Path, help="folder of compiled programs to use again; else a new one")
     parser.add_argument("--data", type=pathlib.Path, help="images of the phase run")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds of the phase run, side by side")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of the phase run, side by side, from 0 on")
     parser.add_argument("--settings", default="", help="flags of the phase run, such as --config.stages.programs=1")
     parser.add_argument("--autotuned", type=pathlib.Path, help="autotune_PHASE.txt of an earlier run on the same card")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)  # what a process of its own runs
     options = parser.parse_args()
     if "run" in options.phases.split(",") and options.data is None:
         parser.error("the phase run needs --data")
+    if "taps" in options.phases.split(",") and not HAS_GPU:
+        parser.error("the phase taps needs a GPU: a CPU has another form of depthwise convolutions")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.phase is not None:
         PHASES[options.phase].run(options)
@@ -349,6 +351,7 @@ def _run_benchmark(options: argparse.Namespace, mode: str) -> None:
 def run_to_report(options: argparse.Namespace) -> None:
     """Runs cross-validations on real images; `run.json` in their folders says where the time went."""
     runs = []
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if options.seeds > 1 else {}
     for seed in range(options.seeds):
         log = options.out / f"run_{seed}.log"
         with log.open("wb") as file:
@@ -361,7 +364,7 @@ def run_to_report(options: argparse.Namespace) -> None:
                 cwd=ROOT,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false" if options.seeds > 1 else "true"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **shared},
             )
         runs.append(run)
         while seed == 0 and run.poll() is None and b"first step" not in log.read_bytes():

@@ -87,9 +87,9 @@ def make_defaults() -> ml_collections.ConfigDict:
     stages.final_learning_rate = 3e-5  # peak learning rate of the last stage; geometric in between
     stages.lowest_segment = ""  # lowest segment that trains, such as block_05; empty: all train in the end
     stages.programs = 4  # number of compiled programs that stages 2 and later share; 0: one for each depth; 1: one for
-    # all, which stage 1 shares unless it has cached features
+    # all, which stage 1 shares unless train.cached_views is set
     stages.early_size = 0  # side in pixels that images are reduced to in all stages but those of the last program; 0:
-    # none are
+    # off
 
     config.schedule = schedule = ml_collections.ConfigDict()
     schedule.warmup = 0.1  # share of a stage in which the learning rate rises; 0 is off

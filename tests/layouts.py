@@ -99,6 +99,7 @@ def train(
     # 19 images in batches of 6 or, on 4 and 8 devices, 8: the last one is filled up.
     logits, _ = forward.compute(state.get_evaluation_weights(), pixels[:19])
     found["logits"] = logits.tolist()
+    found["mirrored"] = forward.copy_mirrored().compute(state.get_evaluation_weights(), pixels[:19])[0].tolist()
     return found
 
 

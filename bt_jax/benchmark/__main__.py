@@ -108,7 +108,7 @@ def _prepare_measurement(config: ml_collections.ConfigDict, mode: str) -> Callab
         return functools.partial(
             measurements.measure_stages,
             workload,
-            plan=config.stages.to_dict(),
+            plan={**config.stages.to_dict(), "cached_head": config.train.cached_views > 0},
             images=_IMAGES.value,
             repeats=_REPEATS.value,
         )

@@ -173,6 +173,7 @@ def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, 
         "programs": [
             {
                 "lowest_segment": names[segment],
+                "image_size": sizes[segment] or workload.size,
                 "images_per_s": workload.batch / step_s[segment],
                 "step_s": _describe_spread(seconds[names[segment]]),
                 "compile_s": program.compile_s,

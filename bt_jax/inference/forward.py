@@ -48,7 +48,7 @@ def make_forward(
         return logits, (x.mean((1, 2)) if x.ndim == 4 else x).astype(jnp.float32)
 
     def compute_mirrored(params: "Tree", batch_stats: "Tree", images: jax.Array) -> tuple[jax.Array, ...]:
-        # An image is next to its mirror image, so that devices that divide the batch exchange nothing.
+        # An image is next to its mirror image, so that devices that divided the batch would exchange nothing.
         both = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
         outputs = compute(params, batch_stats, both)
         return tuple(array.reshape(-1, 2, *array.shape[1:]).mean(1) for array in outputs)

@@ -19,6 +19,7 @@ import jax.export
 import numpy as np
 
 from bt_jax.common import caches, files
+from bt_jax.common.errors import UsageError
 
 # (params, batch_stats, images [B, ...] uint8) -> arrays with B rows
 Function = Callable[..., tuple[jax.Array, ...]]
@@ -33,7 +34,7 @@ _SOURCES = ("models/*.py", "ops/*.py", "inference/forward.py")
 class StoredForward:
     """A forward pass whose programs, one for each batch size, are read from disk, or traced and kept there.
 
-    Thread-safe. A folder that cannot be written to, and files that are damaged, cost time and nothing else.
+    Thread-safe. A folder that cannot be read or written to, and files that are damaged, cost time and nothing else.
 
     Args:
       facts: all that the function depends on, but for this package and JAX; values that JSON can hold.
@@ -43,29 +44,43 @@ class StoredForward:
 
     def __init__(self, facts: dict[str, Any], weights: tuple[Any, ...], make: Callable[[], Any]):
         self._make, self._lock = functools.cache(make), threading.Lock()
-        self._functions: dict[int, Function] = {}
-        self._folder = caches.get_cache_directory() / "programs" / _hash_facts(facts, weights)
+        self._functions: dict[str, Function] = {}
+        self._folder = _find_folder(_hash_facts(facts, weights))
 
     @property
     def is_known(self) -> bool:
         """Whether a program for these facts and shapes was kept before, so that they are known to fit."""
-        return any(map(_read, self._folder.glob("*.jax_export")))
+        try:
+            return any(map(_read, self._folder.glob("*.jax_export") if self._folder else ()))
+        except OSError:  # the folder may be one of another user
+            return False
 
     def __call__(self, params: Any, batch_stats: Any, images: np.ndarray) -> tuple[jax.Array, ...]:
         """Computes the outputs of a batch."""
+        # A traced program keeps these settings of JAX, so they are asked for at each call, as `jax.jit` does.
+        settings = json.dumps([getattr(jax.config, name) for name in _SETTINGS])
+        name = f"{len(images)}_{hashlib.sha256(settings.encode()).hexdigest()[:8]}.jax_export"
         with self._lock:
-            if len(images) not in self._functions:
-                self._functions[len(images)] = self._prepare(params, batch_stats, images)
-        return self._functions[len(images)](params, batch_stats, images)
+            if name not in self._functions:
+                self._functions[name] = self._prepare(name, params, batch_stats, images)
+        return self._functions[name](params, batch_stats, images)
 
-    def _prepare(self, *arguments: Any) -> Function:
-        path = self._folder / f"{len(arguments[-1])}.jax_export"
-        content = _read(path)
+    def _prepare(self, name: str, *arguments: Any) -> Function:
+        path = self._folder / name if self._folder else None
+        content = _read(path) if path else None
         if content is None:
             content = bytes(jax.export.export(self._make())(*arguments).serialize())
-            _write(path, content)
+            if path:
+                _write(path, content)
         function: Function = jax.jit(jax.export.deserialize(bytearray(content)).call)
         return function
+
+
+def _find_folder(name: str) -> pathlib.Path | None:
+    try:
+        return caches.get_cache_directory() / "programs" / name
+    except (OSError, UsageError):  # there is none that is safe to use
+        return None
 
 
 def _read(path: pathlib.Path) -> bytes | None:
@@ -92,8 +107,7 @@ def _hash_facts(facts: dict[str, Any], weights: tuple[Any, ...]) -> str:
         (jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype))
         for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
     ]
-    settings = [getattr(jax.config, name) for name in _SETTINGS]
-    everything = [_FORMAT, _hash_package(), jax.__version__, jax.default_backend(), settings, facts, shapes]
+    everything = [_FORMAT, _hash_package(), jax.__version__, jax.default_backend(), facts, shapes]
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -226,6 +226,9 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
     optimizer.make_optimizer(names, **config.optimizer)
 
 
+_LEAST_EARLY_SIZE = 32  # pixels; EfficientNets divide the side by 32
+
+
 def _check_early_size(
     config: ml_collections.ConfigDict, plan: Sequence[stages.Stage], network: Network, size: int
 ) -> None:
@@ -235,7 +238,11 @@ def _check_early_size(
         reason = f"but the images have {size} pixels: use fewer, or 0"
     elif not network.pooled_head:
         reason = f"but the head of {network.name} takes images of one size only: use 0"
-    elif config.train.cached_segment:
+    elif early_size < _LEAST_EARLY_SIZE:
+        reason = f"which is too small: use {_LEAST_EARLY_SIZE} or more, or 0"
+    elif config.train.cached_views and plan[0].program_segment > feature_cache.find_lowest_cut(
+        config.train.cached_segment, network.segment_names
+    ):
         reason = "and config.train.cached_segment is set: features of one size are of no use for another"
     elif not any(stage.image_size for stage in plan):
         reason = "but all stages share one program, which takes the images as they are: use 0"

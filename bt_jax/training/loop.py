@@ -82,6 +82,7 @@ class Loop:
         self._watchdog = Watchdog(times=setup.slow_step, folder=run.folder, warn=processes.say)
         self._seed = encode_seed(setup.seed)
         self._has_stepped = False
+        self._used_programs: set[int] = set()
 
     def run(self, state: TrainState) -> TrainState:
         """Trains to the end of the plan, or saves and returns when interrupted."""
@@ -95,6 +96,8 @@ class Loop:
                 if self._plan.is_last(stage):
                     return state
                 progress.start_next_stage()
+                if self._plan.get_stage(progress.stage).image_size != stage.image_size:
+                    progress.forget_best()
             elif self._interrupt:
                 self._fetch_metrics(stage)
                 self._save(state)
@@ -147,6 +150,11 @@ class Loop:
             self._log.add(metrics, learning_rate=rate)
             if not self._has_stepped:
                 self._note_first_step(metrics)
+            if stage.program_segment not in self._used_programs:
+                self._used_programs.add(stage.program_segment)
+                # What JAX keeps of traced programs stays to the end. Searching it for cycles took 0.4 s every 50 steps.
+                gc.collect()
+                gc.freeze()
             progress.advance()
             if progress.step % self._cadence.log_every == 0:
                 self._fetch_metrics(stage)
@@ -187,9 +195,6 @@ class Loop:
         seconds = time.monotonic() - self._run.began
         self._run.record.record_first_step(seconds)
         self._log.show_line(f"first step after {seconds:.1f} s")
-        # What JAX keeps of traced programs stays to the end. Every 50 steps, the search for cycles in it took 0.4 s.
-        gc.collect()
-        gc.freeze()
 
     def _add_stage_time(self, stage: Stage) -> None:
         now = time.monotonic()

@@ -27,7 +27,7 @@ class ShardedForward:
       dtype: of the computation.
       mesh: the devices.
       batch_size: images in a batch, over all devices.
-      mirrored: whether `compute` returns the means over an image and its mirror image.
+      mirrored: whether `compute` returns the means over an image and its mirror image. It runs the program twice.
     """
 
     def __init__(

@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from PIL import Image
 
 from bt_jax.data import pipeline
 from bt_jax.data.pipeline import Batch
+from bt_jax.data.reduced_images import ReducedImages
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.training.feature_cache import Cut, FeatureCache, Features
@@ -113,7 +113,6 @@ class StageInputs:
         self._batches: Generator[Any] | None = None
         self._has_images = False
         self._held: tuple[Cut, np.ndarray] | None = None  # validation features of the cut that was used last
-        self._reduced: tuple[int, np.ndarray] | None = None  # validation images of the size that was used last
 
     def describe_batch(self, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a stage's batches, over all hosts."""
@@ -181,7 +180,8 @@ class StageInputs:
         cut = self._cuts.get(stage.program_segment)
         if cut is None:
             self._held = None
-            return None, self._reduce_validation_images(stage.image_size)
+            images = self._validation_images
+            return None, cast(np.ndarray, ReducedImages(images, stage.image_size)) if stage.image_size else images
         if self._held is None or self._held[0] != cut:
             found = self._validation_cache.get_features(
                 cut, state.get_params(), state.batch_stats, views=(_PLAIN,), interrupted=lambda: False
@@ -189,13 +189,3 @@ class StageInputs:
             assert found is not None  # not interrupted
             self._held = cut, np.concatenate(found.blocks[_PLAIN])
         return cut.name, self._held[1]
-
-    def _reduce_validation_images(self, size: int) -> np.ndarray:
-        """Returns the validation images with this side in pixels; 0: as they are."""
-        if self._reduced is None or self._reduced[0] != size:
-            images = self._validation_images
-            if size:
-                bilinear = Image.Resampling.BILINEAR
-                images = np.stack([np.asarray(Image.fromarray(one).resize((size, size), bilinear)) for one in images])
-            self._reduced = size, images
-        return self._reduced[1]

@@ -81,10 +81,10 @@ def make_plan(
       lowest_segment: where unfreezing ends; segments below never train. Empty is the whole network.
       programs: compiled programs for the stages after the first, each for a run of consecutive stages; 0 gives each
         depth its own, which computes no gradient in vain but compiles longest. With 1, the head's stage has the same
-        one too, unless it trains on cached features.
+        one too, unless its features may be cached.
       steps_per_epoch: to turn epochs into steps; each stage has at least one.
-      early_size: side in pixels of the images of all stages but those of the last program; 0: they have their own.
-      cached_head: whether the head's stage trains on cached features.
+      early_size: side in pixels of the images of all stages but those of the last program; 0: all have the full size.
+      cached_head: whether features may be cached for the head's stage.
     """
     _check_plan(segment_names, count=count, lowest_segment=lowest_segment, programs=programs, head_epochs=head_epochs)
     _check_positive(

@@ -32,6 +32,7 @@ def assert_alike(found: dict[str, Any], *, of: dict[str, Any], rtol: float) -> N
     np.testing.assert_allclose(found["norms"], of["norms"], rtol=10 * rtol)
     assert np.shape(found["logits"]) == (19, 4)
     np.testing.assert_allclose(found["logits"], of["logits"], rtol=0.05, atol=100 * rtol)
+    np.testing.assert_allclose(found["mirrored"], of["mirrored"], rtol=0.05, atol=100 * rtol)
 
 
 @pytest.fixture(scope="module")

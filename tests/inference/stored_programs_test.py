@@ -1,12 +1,14 @@
 """Forward passes kept on disk: found again, with the same bits, and never in place of others or when damaged."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bt_jax.common.errors import UsageError
 from bt_jax.inference import stored_programs
 from bt_jax.inference.stored_programs import StoredForward
 
@@ -59,7 +61,7 @@ def test_each_batch_size_is_a_program(cache):
     forward = open_forward()
     for count in (1, 2, 2):
         assert len(forward(*WEIGHTS, IMAGES[:count])[0]) == count
-    assert [path.stem for path in files_in(cache)] == ["1", "2"]
+    assert [path.stem.split("_")[0] for path in files_in(cache)] == ["1", "2"]
 
 
 def test_the_network_is_made_once():
@@ -83,11 +85,16 @@ def test_what_differs_is_another_program(other):
     assert not open_forward(**other).is_known
 
 
-def test_a_program_of_another_precision_is_not_used():
-    open_forward()(*WEIGHTS, IMAGES)
+def test_a_program_of_another_precision_is_not_used(cache):
+    forward = open_forward()
     with jax.default_matmul_precision("highest"):
-        assert not open_forward().is_known
-    assert open_forward().is_known
+        forward(*WEIGHTS, IMAGES)
+    forward(*WEIGHTS, IMAGES)
+    assert len(files_in(cache)) == 2
+    with jax.default_matmul_precision("highest"):
+        open_forward(make=refuse)(*WEIGHTS, IMAGES)
+    with pytest.raises(AssertionError, match="nothing has to be traced"), jax.default_matmul_precision("high"):
+        open_forward(make=refuse)(*WEIGHTS, IMAGES)
 
 
 @pytest.mark.parametrize("what", ["code", "jax"])
@@ -114,6 +121,25 @@ def test_a_damaged_file_is_traced_again_and_replaced(cache, damage):
     assert not again.is_known
     np.testing.assert_array_equal(again(*WEIGHTS, IMAGES)[0], outputs[0])
     assert open_forward(make=refuse).is_known
+
+
+def test_a_folder_that_cannot_be_searched_costs_nothing_but_time(monkeypatch):
+    def forbid(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "is_dir", forbid)
+    assert not open_forward().is_known
+
+
+def test_without_a_folder_that_is_safe_nothing_is_kept(monkeypatch):
+    def refuse_all():
+        raise UsageError("others can write to it")
+
+    monkeypatch.setattr(stored_programs.caches, "get_cache_directory", refuse_all)
+    for _ in range(2):
+        forward = open_forward()
+        assert not forward.is_known
+        assert forward(*WEIGHTS, IMAGES)[0].shape == (5, 3)
 
 
 def test_a_folder_that_cannot_be_made_costs_nothing_but_time(cache):

@@ -1,5 +1,6 @@
 """The loop around a step that only counts: in which order it steps, evaluates, saves, stops and resumes."""
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -161,14 +162,27 @@ def test_a_whole_plan(tmp_path):
     }  # fmt: skip
 
 
-def test_the_search_for_cyclic_garbage_passes_over_what_the_first_step_left(tmp_path):
+def test_the_search_for_cyclic_garbage_passes_over_what_each_program_left(tmp_path):
     frozen = []
     fakes = Fakes(losses=[1.0])
     fakes.on_step = lambda number: frozen.append(gc.get_freeze_count())
     train(fakes, tmp_path)
     assert frozen[0] == 0
     assert min(frozen[1:]) > 10_000  # JAX alone has more
+    assert frozen[1] == frozen[4] < frozen[5] == frozen[7]  # stage 2 has another program
     assert gc.get_freeze_count() == 0
+
+
+def test_scores_on_images_of_another_size_are_no_competition(tmp_path):
+    small = dataclasses.replace(PLAN.stages[0], image_size=16)
+    plan = dataclasses.replace(PLAN, stages=(small, PLAN.stages[1]))
+    for used, best in ((plan, 6), (PLAN, 3)):
+        fakes = Fakes(losses=[1.0, 2.0, 3.0])
+        setup = make_setup(fakes, evaluate_every=3)
+        setup.plan = used
+        with contextlib.closing(Loop(setup, make_run(fakes, tmp_path), Interrupt())) as loop:
+            loop.run(setup.state)
+        assert setup.progress.best_step == best
 
 
 def test_the_next_stage_is_compiled_while_the_current_one_trains(tmp_path):
