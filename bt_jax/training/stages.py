@@ -213,8 +213,7 @@ class Plan:
         return [
             f"`{self.segment_names[stage.first_segment]}` and above, "
             f"{self.compute_epoch(stage.steps):.2f} epochs at a rate of {stage.learning_rate:.1e}"
-            + f", images of {stage.image_size} pixels"
-            * (stage.image_size > 0)
+            + (f", images of {stage.image_size} pixels" if stage.image_size else "")
             for stage in self.stages
         ]
 
@@ -230,14 +229,13 @@ class Plan:
             f"{'stage':>5}  {'trains':<20} {'parameters':>12} {'rate':>9} {'epochs':>7} {'steps':>6} {'program':>8}"
         ]
         several = any(stage.image_size for stage in self.stages)
-        lines[0] += f" {'pixels':>7}" * several
+        lines[0] += f" {'pixels':>7}" if several else ""
         for stage in self.stages:
             trained = names[stage.first_segment :]
             name = trained[0] if len(trained) == 1 else f"{trained[0]} .. {trained[-1]}"
             lines.append(
                 f"{stage.number:>5}  {name:<20} {sum(sizes[stage.first_segment :]):>12,} {stage.learning_rate:>9.1e} "
                 f"{self.compute_epoch(stage.steps):>7.2f} {stage.steps:>6} {programs[stage.program_segment]:>8}"
-                + f" {stage.image_size or 'full':>7}"
-                * several
+                + (f" {stage.image_size or 'full':>7}" if several else "")
             )
         return "\n".join(lines)
