@@ -13,7 +13,7 @@ import numpy as np
 from bt_jax.common import waiting
 from bt_jax.common.errors import UsageError
 from bt_jax.distributed import sharding
-from bt_jax.inference.forward import make_forward
+from bt_jax.inference.forward import make_forward, prefers_pairs
 from bt_jax.models import registry
 from bt_jax.models.normalise import LITE
 from bt_jax.models.registry import Network, Tree
@@ -77,7 +77,7 @@ class CompiledProgram:
       compile_s: seconds to trace, lower and compile.
       flops: of one run over all devices, as the compiler counts them.
       bytes_accessed: by all operations of one run over all devices, as the compiler counts them. Cache hits count
-        too, so they can exceed the throughput of the memory.
+        too, so they can exceed the throughput of the memory. None where it runs by pairs, which cannot be counted.
       memory_bytes: memory of the program on one device: inputs, outputs and temporaries.
     """
 
@@ -92,15 +92,18 @@ class CompiledProgram:
 def compile_forward(workload: Workload) -> CompiledProgram:
     """Compiles the forward pass of evaluation and prediction, on one device."""
     network, params, batch_stats = workload.create_network()
-    forward = make_forward(network, normalisation=LITE, dtype=train_step.resolve_dtype(workload.dtype))
+    dtype = train_step.resolve_dtype(workload.dtype)
+    make = functools.partial(make_forward, network, normalisation=LITE, dtype=dtype)
+    by_pairs = prefers_pairs(jax.devices()[:1])
     inputs = jax.device_put((params, batch_stats, workload.make_images()), jax.devices()[0])
-    compiled, seconds = _compile(jax.jit(forward), *inputs)
+    compiled, seconds = _compile(make(by_pairs=by_pairs), *inputs)
+    counted = jax.jit(make()).lower(*inputs) if by_pairs else None
     held: dict[str, Any] = {}
 
     def run() -> None:
         held["outputs"] = compiled(*inputs)
 
-    return _make_program(run, held, compiled, seconds, devices=1)
+    return _make_program(run, held, compiled, seconds, devices=1, counted=counted)
 
 
 def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
@@ -115,6 +118,7 @@ def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
         label_smoothing=workload.label_smoothing,
         average_decay=workload.average_decay,
         dtype=train_step.resolve_dtype(workload.dtype),
+        by_pairs=prefers_pairs(jax.devices()),
     )
     return step, train_state.create_state(params, batch_stats, transform, averaging=workload.average_decay > 0)
 
@@ -142,7 +146,11 @@ def compile_training_steps(
         function = step.jit(segment, image_size=image_sizes.get(segment, 0))
         compiled, seconds = _compile(function, held["state"], batch, rate, np.int32(segment), seed)
         one = functools.partial(run, compiled, np.int32(segment))
-        programs[segment] = _make_program(one, held, compiled, seconds, devices=mesh.size)
+        counted = None
+        if segment and step.by_pairs:
+            whole = dataclasses.replace(step, by_pairs=False).jit(segment, image_size=image_sizes.get(segment, 0))
+            counted = whole.lower(held["state"], batch, rate, np.int32(segment), seed)
+        programs[segment] = _make_program(one, held, compiled, seconds, devices=mesh.size, counted=counted)
     return programs
 
 
@@ -154,10 +162,22 @@ def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
 
 
 def _make_program(
-    run: Callable[[], None], held: Mapping[str, Any], compiled: Any, seconds: float, *, devices: int
+    run: Callable[[], None],
+    held: Mapping[str, Any],
+    compiled: Any,
+    seconds: float,
+    *,
+    devices: int,
+    counted: Any = None,
 ) -> CompiledProgram:
-    """Describes a program whose outputs are in `held` after each run."""
+    """Describes a program whose outputs are in `held` after each run.
+
+    The compiler counts the loop over pairs of images once. `counted` is the same program without that loop, lowered:
+    its operations are those of the compiled one, but not the bytes, which depend on what is fused.
+    """
     cost = compiled.cost_analysis() or {}  # of the part of one device
+    if counted is not None:
+        cost = {"flops": counted.cost_analysis()["flops"]}
     memory = compiled.memory_analysis()
     return CompiledProgram(
         run=run,

@@ -183,10 +183,12 @@ def _format_costs(result: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(f"compiled in {result['compile_s']:.1f} s")
     if result["flops_per_image"] is not None:
-        lines.append(
-            f"per image: {result['flops_per_image'] / 1e9:.3g} GFLOP, {result['bytes_per_image'] / 1e6:.3g} MB "
-            f"accessed; achieved {achieved['gflops_per_s']:.3g} GFLOP/s, {achieved['gb_per_s']:.3g} GB/s"
-        )
+        costs = [f"{result['flops_per_image'] / 1e9:.3g} GFLOP"]
+        rates = [f"{achieved['gflops_per_s']:.3g} GFLOP/s"]
+        if result["bytes_per_image"] is not None:
+            costs.append(f"{result['bytes_per_image'] / 1e6:.3g} MB accessed")
+            rates.append(f"{achieved['gb_per_s']:.3g} GB/s")
+        lines.append(f"per image: {', '.join(costs)}; achieved {', '.join(rates)}")
     lines.append(
         f"ceiling of the machine: {ceiling['gflops_per_s']:.3g} GFLOP/s in a matrix product, {ceiling['gb_per_s']:.3g} "
         f"GB/s in a copy"

@@ -1,7 +1,7 @@
 """Jitted forward functions of a network, whole or from a segment up, and their application to arrays of any length."""
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ def make_forward(
     dtype: jnp.dtype,
     mirrored: bool = False,
     shardings: tuple[Any, Any] | None = None,
+    by_pairs: bool = False,
 ) -> Forward:
     """Makes the jitted function (params, batch_stats, images) -> (logits, features).
 
@@ -36,11 +37,13 @@ def make_forward(
       dtype: of the activations.
       mirrored: whether the outputs are the means over an image and its mirror image, left and right exchanged.
       shardings: those of the inputs and of the outputs; None runs on one device.
+      by_pairs: whether the network runs on two images at a time, see `prefers_pairs`.
     """
 
     def compute(params: "Tree", batch_stats: "Tree", images: jax.Array) -> tuple[jax.Array, jax.Array]:
         last = network.segment_names[-1]
-        x, _ = network.apply(params, batch_stats, normalisation(images, dtype=dtype), stop=last)
+        x = normalisation(images, dtype=dtype)
+        x, _ = network.apply(params, batch_stats, x, stop=last, by_pairs=by_pairs)
         logits, _ = network.apply(params, batch_stats, x, start=last)
         if len(network.segment_names) == 1:  # without hidden layers, the features are some of the pixels
             stride = choose_stride(network.size)
@@ -55,6 +58,14 @@ def make_forward(
 
     forward = compute_mirrored if mirrored else compute
     return jax.jit(forward, in_shardings=shardings[0], out_shardings=shardings[1]) if shardings else jax.jit(forward)
+
+
+def prefers_pairs(devices: Iterable[jax.Device]) -> bool:
+    """Returns whether frozen segments are faster on two images at a time, see `pairs.map_pairs`: on one CPU.
+
+    Several devices divide a batch, so that the images of a pair would be on two of them.
+    """
+    return [device.platform for device in devices] == ["cpu"]
 
 
 def choose_stride(size: int) -> int:

@@ -18,7 +18,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.preprocess import Preprocessing
 from bt_jax.inference import model_file, ood
 from bt_jax.inference.description import ModelDescription
-from bt_jax.inference.forward import compute_outputs, make_forward
+from bt_jax.inference.forward import compute_outputs, make_forward, prefers_pairs
 from bt_jax.inference.stored_programs import StoredForward
 from bt_jax.inference.trained_model import Compute, TrainedModel
 from bt_jax.inference.trained_network import TrainedNetwork
@@ -191,6 +191,7 @@ def _make_stored_forward(member: TrainedNetwork) -> StoredForward:
             normalisation=member.normalisation,
             dtype=jnp.dtype("float32"),
             mirrored=member.mirrored,
+            by_pairs=prefers_pairs(jax.devices()[:1]),
         ),
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from bt_jax.ops import batch_norm, depthwise
+from bt_jax.ops.activation import shift_activation
 from bt_jax.ops.batch_norm import Activation, Norm
 from bt_jax.ops.convolution import convolution
 from bt_jax.ops.pointwise import gated_pointwise, pointwise
@@ -225,7 +226,10 @@ def convolve_and_normalise(
     """
     if norm.is_fixed(trained):
         factor, shift = norm.compute_affine()
-        return activation((convolve(x, factor=factor) + shift).astype(x.dtype))
+        x = convolve(x, factor=factor)
+        if activation is identity:
+            return (x + shift).astype(x.dtype)
+        return shift_activation(x, shift, activation=activation)
     if not isinstance(convolve, Convolution) or not convolve.is_pointwise or not convolve.is_widening:
         return norm(convolve(x), trained=trained, activation=activation)
     kernel = convolve.kernel[...].astype(x.dtype)[0, 0]
@@ -274,15 +278,21 @@ def dropout(
     return x * choose(trained, factor, jnp.ones_like(factor))
 
 
-def mix_style(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Gives half of the images feature statistics between their own and those of another one (arXiv:2104.02008).
+def draw_style_shares(key: jax.Array, rows: int) -> jax.Array:
+    """Draws how much of its partner's style each image takes in `mix_style`, [rows] float32; every second one is 0."""
+    share = jax.random.beta(jax.random.fold_in(key, 0), MIXED_SHARE, MIXED_SHARE, (rows,), jnp.float32)
+    return jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (rows,)), share, 0)
+
+
+def mix_style(x: jax.Array, share: jax.Array) -> jax.Array:
+    """Gives images feature statistics between their own and those of another one (arXiv:2104.02008).
 
     The mean and the standard deviation of a channel over an image are largely those of its scanner, sequence and
     archive. The partner of image i is image B - 1 - i. No gradient flows through the statistics.
 
     Args:
       x: features [B, H, W, C]; B is a batch in random order.
-      key: random key.
+      share: of the partner's statistics, [B] float32 from `draw_style_shares`.
 
     Returns:
       [B, H, W, C] in the dtype of x; the statistics are computed in float32.
@@ -290,9 +300,7 @@ def mix_style(x: jax.Array, key: jax.Array) -> jax.Array:
     values = x.astype(jnp.float32)
     mean, variance = values.mean((1, 2), keepdims=True), values.var((1, 2), keepdims=True)
     mean, deviation = jax.lax.stop_gradient((mean, jnp.sqrt(variance + _SMALL_VARIANCE)))
-    shape = (len(x), 1, 1, 1)
-    share = jax.random.beta(jax.random.fold_in(key, 0), MIXED_SHARE, MIXED_SHARE, shape, jnp.float32)
-    share = jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, shape), share, 0)
+    share = share[:, None, None, None]
     new_mean, new_deviation = (part + share * (part[::-1] - part) for part in (mean, deviation))
     return ((values - mean) * (new_deviation / deviation) + new_mean).astype(x.dtype)
 

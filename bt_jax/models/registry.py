@@ -61,13 +61,16 @@ class Network:
         trained: Trained | tuple[Trained, ...] = False,
         dropout_key: jax.Array | None = None,
         mixed: Collection[str] = (),
+        by_pairs: bool = False,
     ) -> tuple[jax.Array, Tree]:
         """Runs the segments from `start` up to `stop` and returns their output and the new running statistics.
 
         Arguments as in `SegmentedModel.__call__`; `x` is [B, H, W, 3], the logits are [B, classes] float32.
         """
         model = nnx.merge(self.graph, nnx.State(params), nnx.State(batch_stats), copy=True)
-        outputs = model(x, start=start, stop=stop, trained=trained, dropout_key=dropout_key, mixed=mixed)
+        outputs = model(
+            x, start=start, stop=stop, trained=trained, dropout_key=dropout_key, mixed=mixed, by_pairs=by_pairs
+        )
         return outputs, nnx.to_pure_dict(nnx.state(model, BatchStat))
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from bt_jax.models.layers import Trained, mix_style
+from bt_jax.models.layers import Trained, draw_style_shares, mix_style
+from bt_jax.ops.pairs import map_pairs
 
 
 class Grid(NamedTuple):
@@ -54,6 +55,7 @@ class SegmentedModel(nnx.Module):
         trained: Trained | Sequence[Trained] = False,
         dropout_key: jax.Array | None = None,
         mixed: Collection[str] = (),
+        by_pairs: bool = False,
     ) -> jax.Array:
         """Runs the segments from `start` up to, but not including, `stop`.
 
@@ -64,6 +66,8 @@ class SegmentedModel(nnx.Module):
           trained: one value for all segments, or one for each segment of the model, in order.
           dropout_key: a random key, needed if dropout is trained. What a segment draws does not depend on the others.
           mixed: segments after which the images of the batch exchange their style, see `layers.mix_style`.
+          by_pairs: whether the frozen segments from `start` up that map images to images run on two images at a time,
+            see `pairs.map_pairs`. They compute the same; on a CPU, they are faster and need less memory.
 
         Returns:
           The output of the last segment run.
@@ -72,14 +76,30 @@ class SegmentedModel(nnx.Module):
         flags = list(trained) if isinstance(trained, Sequence) else [trained] * len(names)
         first = 0 if start is None else names.index(start)
         last = len(names) if stop is None else names.index(stop)
-        for number in range(first, last):
-            rngs = None if dropout_key is None else nnx.Rngs(dropout=jax.random.fold_in(dropout_key, number))
-            x = getattr(self, names[number])(x, trained=flags[number], rngs=rngs)
-            if names[number] in mixed:
-                if dropout_key is None:
-                    raise ValueError("an exchange of styles needs dropout_key")
-                x = mix_style(x, jax.random.fold_in(dropout_key, len(names) + number))
-        return x
+        shares = {}
+        for number in (number for number in range(first, last) if names[number] in mixed):
+            if dropout_key is None:
+                raise ValueError("an exchange of styles needs dropout_key")
+            shares[number] = draw_style_shares(jax.random.fold_in(dropout_key, len(names) + number), len(x))
+
+        def run(x: jax.Array, shares: Mapping[int, jax.Array], numbers: range) -> jax.Array:
+            for number in numbers:
+                rngs = None if dropout_key is None else nnx.Rngs(dropout=jax.random.fold_in(dropout_key, number))
+                x = getattr(self, names[number])(x, trained=flags[number], rngs=rngs)
+                if number in shares:
+                    x = mix_style(x, shares[number])
+            return x
+
+        cut = first
+        if by_pairs and len(x) > 2 and len(x) % 2 == 0:
+            while cut < last and flags[cut] is False and hasattr(getattr(self, names[cut]), "compute_grid"):
+                cut += 1
+        if cut > first:
+            below = [shares[number] for number in sorted(shares) if number < cut]
+            x = map_pairs(
+                lambda x, *parts: run(x, dict(zip(sorted(shares), parts, strict=False)), range(first, cut)), x, *below
+            )
+        return run(x, shares, range(cut, last))
 
     def compute_grids(self, size: int) -> tuple[Grid | None, ...]:
         """Returns the grid of the input of each segment for images of side `size`; None if the input is not a map."""

@@ -19,6 +19,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.augment.augment import augment, encode_seed, reduce_size
 from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import processes, sharding
+from bt_jax.inference.forward import prefers_pairs
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 from bt_jax.training.feature_store import FeatureStore
@@ -278,7 +279,14 @@ class FeatureCache:
             if not below and self.augmentation is not None:
                 x = augment(x, *numbers, seed=seed, settings=self.augmentation)
             x = x.astype(self.dtype) if below else self.normalisation(x, dtype=self.dtype)
-            x, _ = self.network.apply(params, batch_stats, x, start=below.name if below else None, stop=names[segment])
+            x, _ = self.network.apply(
+                params,
+                batch_stats,
+                x,
+                start=below.name if below else None,
+                stop=names[segment],
+                by_pairs=prefers_pairs(self.mesh.devices.flat),
+            )
             if segment == len(names) - 1 and self.network.pooled_head:
                 # Such a head begins with global average pooling, which leaves a map of one pixel as it is.
                 x = x.mean((1, 2), keepdims=True)

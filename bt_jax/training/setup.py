@@ -17,6 +17,7 @@ from bt_jax.distributed import processes, sharding
 from bt_jax.distributed.processes import say
 from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.inference.description import ModelDescription
+from bt_jax.inference.forward import prefers_pairs
 from bt_jax.models import summary
 from bt_jax.reports.model_card import MIRRORED, ModelFacts
 from bt_jax.training import config_check, image_weights, stages, train_step
@@ -243,6 +244,7 @@ def _create_step(
         augmentation=Augmentation(**config.augment),
         mixup=config.train.mixup,
         mixed_segments=tuple(config.train.mix_style),
+        by_pairs=prefers_pairs(mesh.devices.flat),
         accumulate=config.train.accumulate,
         state_shardings=shardings if config.mesh.sharded else None,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bt_jax.distributed import processes, sharding
-from bt_jax.inference.forward import Forward, compute_outputs, make_forward, make_upper_forward
+from bt_jax.inference.forward import Forward, compute_outputs, make_forward, make_upper_forward, prefers_pairs
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
 
@@ -46,7 +46,13 @@ class ShardedForward:
         self._shardings = (
             None if mesh.size == 1 else ((everywhere, everywhere, sharding.get_batch_sharding(mesh)), everywhere)
         )
-        self._whole = make_forward(network, normalisation=normalisation, dtype=dtype, shardings=self._shardings)
+        self._whole = make_forward(
+            network,
+            normalisation=normalisation,
+            dtype=dtype,
+            shardings=self._shardings,
+            by_pairs=prefers_pairs(mesh.devices.flat),
+        )
         self._upper: dict[str, Forward] = {}
 
     def copy_mirrored(self) -> "ShardedForward":

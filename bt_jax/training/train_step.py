@@ -52,6 +52,7 @@ class TrainStep:
         pairs (arXiv:1710.09412); the accuracy counts the label of the image with the larger share. 0 is off.
       mixed_segments: names of segments after which images exchange their style, see `layers.mix_style`; where a stage
         starts from features, those below have exchanged none.
+      by_pairs: whether segments that do not train run on two images at a time, see `forward.prefers_pairs`.
       accumulate: number of parts of the batch that are processed one after the other within a step, see
         `accumulation`; mixing, the statistics of BatchNorm and dropout are computed for each part.
       state_shardings: of the state, from `sharding.ShardingRules`; None: every device holds the whole state.
@@ -67,6 +68,7 @@ class TrainStep:
     augmentation: Augmentation | None = None
     mixup: float = 0.0
     mixed_segments: tuple[str, ...] = ()
+    by_pairs: bool = False
     accumulate: int = 1
     state_shardings: Any = None
 
@@ -179,7 +181,14 @@ class _Program:
             spread = share.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
             x = spread * x + (1 - spread) * x[::-1]
         logits, batch_stats = settings.network.apply(
-            params, batch_stats, x, start=start, trained=flags, dropout_key=key, mixed=settings.mixed_segments
+            params,
+            batch_stats,
+            x,
+            start=start,
+            trained=flags,
+            dropout_key=key,
+            mixed=settings.mixed_segments,
+            by_pairs=settings.by_pairs,
         )
         accuracy = (logits.argmax(-1) == batch["label"]).mean()
         return self._compute_losses(logits, batch, share).mean(), (batch_stats, accuracy)

@@ -50,6 +50,57 @@ def test_styles_are_exchanged_after_the_named_segments_only():
         network.apply(params, batch_stats, images, mixed=(first,))
 
 
+@pytest.mark.parametrize(
+    ("start", "first_trained", "rows"), [(None, "conv_3", 6), (None, "head", 5), ("conv_2", "conv_3", 4)]
+)
+def test_pairs_of_images_give_what_the_batch_gives(start, first_trained, rows):
+    """The outputs, and the gradients of what trains, with dropout and styles exchanged below and above the cut."""
+    network, params, batch_stats = registry.create("cnn", classes=2, size=32, filters=(4, 5, 6), hidden=(7,))
+    names = network.segment_names
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, 32, 32, 3)), jnp.float32)
+    x, _ = network.apply(params, batch_stats, x, stop=start) if start else (x, None)
+    trained = tuple(number >= names.index(first_trained) for number in range(len(names)))
+
+    def compute(params: Tree, *, by_pairs: bool) -> tuple[jax.Array, jax.Array]:
+        frozen = params | {name: jax.lax.stop_gradient(params[name]) for name in names[: names.index(first_trained)]}
+        logits, _ = network.apply(
+            frozen,
+            batch_stats,
+            x,
+            start=start,
+            trained=trained,
+            dropout_key=jax.random.key(0),
+            mixed=("conv_2", "conv_3"),
+            by_pairs=by_pairs,
+        )
+        return jnp.square(logits).sum(), logits
+
+    results = [
+        jax.jit(jax.grad(functools.partial(compute, by_pairs=by_pairs), has_aux=True))(params)
+        for by_pairs in (False, True)
+    ]
+    assert np.any(results[0][0]["head"]["output"]["kernel"])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *results)
+
+
+def test_frozen_segments_below_the_first_trained_one_run_by_pairs():
+    network, params, batch_stats = registry.create("efficientnet_nano", classes=2, size=32)
+    x = jnp.zeros((6, 32, 32, 3))
+
+    def count_loops(rows: int, trained: tuple[bool, ...]) -> int:
+        def run(x: jax.Array) -> jax.Array:
+            key = jax.random.key(0)
+            return network.apply(params, batch_stats, x, trained=trained, dropout_key=key, by_pairs=True)[0]
+
+        return str(jax.make_jaxpr(run)(x[:rows])).count("length=3")
+
+    count = len(network.segment_names)
+    assert count_loops(6, (False,) * count) == 1
+    assert count_loops(6, (False, True) + (False,) * (count - 2)) == 1
+    assert count_loops(6, (True,) * count) == 0
+    assert count_loops(5, (False,) * count) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "padding"), [(128, "same"), (97, "same"), (128, "symmetric")])
 def test_values_lie_in_the_middle_of_what_they_see(size, padding):
