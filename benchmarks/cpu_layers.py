@@ -1,4 +1,4 @@
-"""Compares each layer written for the CPU with its plain form: forward and backward pass, in milliseconds.
+"""Compares each layer written for the CPU with its plain form, and networks by pairs of images with whole batches.
 
     python benchmarks/cpu_layers.py > benchmarks/cpu_layers.md
 
@@ -10,7 +10,7 @@ import argparse
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bt_jax.common import cli
-from bt_jax.models import layers
-from bt_jax.ops import batch_norm, convolution, depthwise, pointwise
+from bt_jax.inference.forward import make_forward
+from bt_jax.models import layers, registry
+from bt_jax.models.normalise import LITE
+from bt_jax.ops import activation, batch_norm, convolution, depthwise, pointwise
 
 Form = Callable[..., jax.Array]
 # Name of the row, plain form, form for the CPU, shapes of the inputs.
@@ -51,6 +53,16 @@ def make_norm_row(side: int, channels: int) -> Row:
         _apply_plain_norm,
         ours,
         [(side, side, channels), (channels,), (channels,)],
+    )
+
+
+def make_folded_norm_row(side: int, channels: int) -> Row:
+    """Compares Swish after a BatchNorm on running statistics, which is folded into the kernel before it."""
+    return (
+        f"folded BatchNorm and Swish, {side}x{side}x{channels}",
+        lambda x, shift: jax.nn.silu(x + shift),
+        lambda x, shift: activation.shift_activation_on_cpu(x, shift, jax.nn.silu),
+        [(side, side, channels), (channels,)],
     )
 
 
@@ -108,12 +120,48 @@ def compile_pass(form: Form, inputs: list[jax.Array]) -> Callable[[], Any]:
         return outputs, pull_back(upstream)
 
     upstream = jnp.ones(jax.eval_shape(form, *inputs).shape)
-    program = run.lower(inputs, upstream).compile()
-    return lambda: jax.block_until_ready(program(inputs, upstream))
+    return make_run(run.lower(inputs, upstream).compile(), inputs, upstream)
+
+
+def make_run(program: Callable[..., Any], *inputs: Any) -> Callable[[], Any]:
+    """Returns a function that runs a program on these inputs and waits for it."""
+    return lambda: jax.block_until_ready(program(*inputs))
+
+
+def measure_in_turns(forms: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Returns the median milliseconds of each form. The first turn is left out."""
+    seconds: list[list[float]] = [[] for _ in forms]
+    for _ in range(repeats + 1):
+        for form, into in zip(forms, seconds, strict=True):
+            begin = time.perf_counter()
+            form()
+            into.append(time.perf_counter() - begin)
+    return [1000 * statistics.median(into[1:]) for into in seconds]
+
+
+def print_forwards(batch: int, repeats: int) -> None:
+    """Prints a Markdown table of whole networks in inference, whole batches against pairs of images."""
+    print(
+        f"\n| forward pass of {batch} images | whole batch, ms | by pairs, ms | ratio | memory for maps, MB |\n"
+        "|---|---|---|---|---|"
+    )
+    for name in ("efficientnet_b1", "efficientnet_lite1"):
+        network, params, batch_stats = registry.create(name, classes=4)
+        images = np.zeros((batch, network.size, network.size), np.uint8)
+        programs = [
+            jax.jit(make_forward(network, normalisation=LITE, dtype=jnp.dtype("float32"), by_pairs=by_pairs))
+            .lower(params, batch_stats, images)
+            .compile()
+            for by_pairs in (False, True)
+        ]
+        inputs = params, batch_stats, images
+        before, after = measure_in_turns([make_run(program, *inputs) for program in programs], repeats)
+        held = " to ".join(f"{p.memory_analysis().temp_size_in_bytes / 1e6:.0f}" for p in programs)
+        print(f"| {name} | {before:.1f} | {after:.1f} | {before / after:.1f} | {held} |", flush=True)
 
 
 def main() -> None:
-    """Prints a Markdown table."""
+    """Prints Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16, help="images (16)")
     parser.add_argument("--repeats", type=int, default=9, help="measurements of each form (9)")
@@ -128,6 +176,8 @@ def main() -> None:
         make_depthwise_row(15, 672, 5, 1),
         make_norm_row(120, 32),
         make_norm_row(60, 144),
+        make_folded_norm_row(120, 96),
+        make_folded_norm_row(60, 144),
         make_product_norm_row(120, 16, 96),
         make_product_norm_row(60, 24, 144),
         make_product_norm_row(15, 112, 672),
@@ -144,14 +194,9 @@ def main() -> None:
         sizes = [(arguments.batch, *s) if len(s) == 3 and i == 0 else s for i, s in enumerate(shapes)]
         sizes = [(arguments.batch, *s[1:]) if s[0] == 0 else s for s in sizes]
         inputs = [jnp.asarray(generator.normal(size=size), jnp.float32) for size in sizes]
-        forms, seconds = [compile_pass(form, inputs) for form in (plain, ours)], ([], [])
-        for _ in range(arguments.repeats + 1):
-            for form, into in zip(forms, seconds, strict=True):
-                begin = time.perf_counter()
-                form()
-                into.append(time.perf_counter() - begin)
-        before, after = (1000 * statistics.median(into[1:]) for into in seconds)
+        before, after = measure_in_turns([compile_pass(form, inputs) for form in (plain, ours)], arguments.repeats)
         print(f"| {name} | {before:.1f} | {after:.1f} | {before / after:.1f} |", flush=True)
+    print_forwards(arguments.batch, arguments.repeats)
 
 
 if __name__ == "__main__":
