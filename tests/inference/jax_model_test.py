@@ -109,8 +109,7 @@ def test_a_file_that_answered_before_is_answered_without_the_code_of_networks(tm
         input=json.dumps(IMAGES[:1].tolist()), capture_output=True, encoding="utf-8", timeout=120,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    # Not to the bit: each process compiles the program, and one that had imported more differed by 2e-7.
-    np.testing.assert_allclose(np.array(json.loads(ended.stdout), np.float32), expected, rtol=1e-6)
+    np.testing.assert_array_equal(np.array(json.loads(ended.stdout), np.float32), expected)
 
 
 def test_a_small_input_makes_a_small_step(runs, monkeypatch):
