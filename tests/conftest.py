@@ -8,6 +8,10 @@ import pytest
 
 from tests import compile_cache, sharing
 
+# Most of the time of a test that computes is the compiler's. Set here, since pytest imports the conftest.py of a folder
+# that it is given, and JAX with it, before `pytest_configure`: this process would round unlike those that it starts.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
 SESSION = pytest.StashKey[pathlib.Path]()
 
 
@@ -15,9 +19,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have it from the process that starts them
         assert config.cache is not None
         config.stash[SESSION] = compile_cache.open_session(config.cache.mkdir("compiled"))
-
-    # Most of the time of a test that computes is the compiler's. Set before JAX is imported.
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
