@@ -88,8 +88,6 @@ def make_defaults() -> ml_collections.ConfigDict:
     stages.lowest_segment = ""  # lowest segment that trains, such as block_05; empty: all train in the end
     stages.programs = 4  # number of compiled programs that stages 2 and later share; 0: one for each depth; 1: one for
     # all, which stage 1 shares unless train.cached_views is set
-    stages.early_size = 0  # side in pixels that images are reduced to in all stages but those of the last program; 0:
-    # off
 
     config.schedule = schedule = ml_collections.ConfigDict()
     schedule.warmup = 0.1  # share of a stage in which the learning rate rises; 0 is off
@@ -98,6 +96,8 @@ def make_defaults() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 64  # images in a step, over all devices
+    train.size = 0  # side in pixels that images are reduced to in training, for a network that answers for larger ones,
+    # of preprocess.size; 0: that
     train.accumulate = 1  # parts of a batch computed one after the other, for batches too large for memory; 1 is off
     train.dtype = "auto"  # of the computation: float32, bfloat16, float64 (to compare), auto (float32 on CPU, else
     # bfloat16)

@@ -135,8 +135,7 @@ def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, 
     made = stages.make_plan(names, steps_per_epoch=order.steps_per_epoch, **plan)
     segments = list(dict.fromkeys(stage.program_segment for stage in made))
     say(f"compiling {len(segments)} programs of {workload.model}, batch {workload.batch}")
-    sizes = {stage.program_segment: stage.image_size for stage in made}
-    programs = step_throughput.compile_training_steps(workload, segments, image_sizes=sizes)
+    programs = step_throughput.compile_training_steps(workload, segments)
     peak = _warm_up(list(programs.values()))
     seconds, ceiling, _ = _measure_with_ceilings(
         {names[segment]: make_turn(program) for segment, program in programs.items()},
@@ -173,7 +172,6 @@ def measure_stages(workload: Workload, *, plan: Mapping[str, Any], images: int, 
         "programs": [
             {
                 "lowest_segment": names[segment],
-                "image_size": sizes[segment] or workload.size,
                 "images_per_s": workload.batch / step_s[segment],
                 "step_s": _describe_spread(seconds[names[segment]]),
                 "compile_s": program.compile_s,

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -123,13 +122,10 @@ def make_training_step(workload: Workload) -> tuple[TrainStep, TrainState]:
     return step, train_state.create_state(params, batch_stats, transform, averaging=workload.average_decay > 0)
 
 
-def compile_training_steps(
-    workload: Workload, program_segments: Sequence[int], *, image_sizes: Mapping[int, int] = MappingProxyType({})
-) -> dict[int, CompiledProgram]:
+def compile_training_steps(workload: Workload, program_segments: Sequence[int]) -> dict[int, CompiledProgram]:
     """The training steps that can train from each of these segments up, training all of that.
 
-    Those of segments that have an entry in `image_sizes` reduce the images to this side in pixels first. They pass one
-    state around, so that any number of them fits into memory; segment 0 is full fine-tuning.
+    They pass one state around, so that any number of them fits into memory; segment 0 is full fine-tuning.
     """
     step, state = make_training_step(workload)
     mesh = step.mesh
@@ -143,12 +139,11 @@ def compile_training_steps(
 
     programs = {}
     for segment in program_segments:
-        function = step.jit(segment, image_size=image_sizes.get(segment, 0))
-        compiled, seconds = _compile(function, held["state"], batch, rate, np.int32(segment), seed)
+        compiled, seconds = _compile(step.jit(segment), held["state"], batch, rate, np.int32(segment), seed)
         one = functools.partial(run, compiled, np.int32(segment))
         counted = None
         if segment and step.by_pairs:
-            whole = dataclasses.replace(step, by_pairs=False).jit(segment, image_size=image_sizes.get(segment, 0))
+            whole = dataclasses.replace(step, by_pairs=False).jit(segment)
             counted = whole.lower(held["state"], batch, rate, np.int32(segment), seed)
         programs[segment] = _make_program(one, held, compiled, seconds, devices=mesh.size, counted=counted)
     return programs

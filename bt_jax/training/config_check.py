@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -129,11 +129,11 @@ RULES: Mapping[str, Rule] = {
     "stages.final_learning_rate": NUMBER,
     "stages.lowest_segment": TEXT,
     "stages.programs": WHOLE,
-    "stages.early_size": take_whole(0),
     "schedule.warmup": take_number(0, 1),
     "schedule.decay": TEXT,
     "schedule.final": take_number(0, 1),
     "train.batch_size": take_whole(1),
+    "train.size": take_whole(0),
     "train.accumulate": take_whole(1),
     "train.dtype": TEXT,
     "train.mixup": take_number(0, 10),
@@ -217,38 +217,32 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
     }
     network = _create_network(model, size, **options)
     names = network.segment_names
-    plan = stages.make_plan(names, steps_per_epoch=1, cached_head=config.train.cached_views > 0, **config.stages)
-    if config.stages.early_size:
-        _check_early_size(config, plan, network, size)
+    stages.make_plan(names, steps_per_epoch=1, cached_head=config.train.cached_views > 0, **config.stages)
+    if config.train.size:
+        _check_training_size(config, network, size)
     stages.Schedule(**config.schedule)
     feature_cache.find_lowest_cut(config.train.cached_segment, names)
     _check_mixed_segments(tuple(config.train.mix_style), network)
     optimizer.make_optimizer(names, **config.optimizer)
 
 
-_LEAST_EARLY_SIZE = 32  # pixels; EfficientNets divide the side by 32
+_LEAST_SIZE = 32  # pixels; EfficientNets divide the side by 32
 
 
-def _check_early_size(
-    config: ml_collections.ConfigDict, plan: Sequence[stages.Stage], network: Network, size: int
-) -> None:
-    """Refuses smaller images in the early stages where that cannot be, or would change nothing."""
-    early_size = config.stages.early_size
-    if early_size >= size:
+def _check_training_size(config: ml_collections.ConfigDict, network: Network, size: int) -> None:
+    """Refuses smaller images in training where that cannot be, or would change nothing."""
+    training_size = config.train.size
+    if training_size >= size:
         reason = f"but the images have {size} pixels: use fewer, or 0"
     elif not network.pooled_head:
         reason = f"but the head of {network.name} takes images of one size only: use 0"
-    elif early_size < _LEAST_EARLY_SIZE:
-        reason = f"which is too small: use {_LEAST_EARLY_SIZE} or more, or 0"
-    elif config.train.cached_views and plan[0].program_segment > feature_cache.find_lowest_cut(
-        config.train.cached_segment, network.segment_names
-    ):
-        reason = "and config.train.cached_segment is set: features of one size are of no use for another"
-    elif not any(stage.image_size for stage in plan):
-        reason = "but all stages share one program, which takes the images as they are: use 0"
+    elif training_size < _LEAST_SIZE:
+        reason = f"which is too small: use {_LEAST_SIZE} or more, or 0"
+    elif config.train.cached_views and config.train.cached_segment not in ("", network.segment_names[-1]):
+        reason = "and config.train.cached_segment is set: validation needs maps of another size"
     else:
         return
-    raise UsageError(f"config.stages.early_size is {early_size}, {reason}")
+    raise UsageError(f"config.train.size is {training_size}, {reason}")
 
 
 def _check_mixed_segments(mixed: tuple[str, ...], network: Network) -> None:

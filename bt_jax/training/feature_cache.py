@@ -43,14 +43,12 @@ class Cut:
       shape: of the features of an image.
       below: a lower cut that later stages start from; the features are then computed from its features instead of the
         images, so that no layer is computed twice.
-      image_size: side in pixels that the images are reduced to; 0: they stay as they are.
     """
 
     segment: int
     name: str
     shape: tuple[int, ...]
     below: "Cut | None" = None
-    image_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +79,7 @@ class FeatureCache:
       mesh: the devices that compute.
       images: [N, S, S] uint8, preprocessed.
       augmentation: of the images; None: their only view is as they are.
+      image_size: side in pixels that the images are reduced to first; 0: they stay as they are.
       seed: of the augmentation.
       views: different augmentations of an image.
       limit: bytes for one cut, and for all entries together; the least recently used ones make room.
@@ -93,6 +92,7 @@ class FeatureCache:
     mesh: Mesh
     images: np.ndarray
     augmentation: Augmentation | None
+    image_size: int = 0
     seed: int
     views: int
     limit: int
@@ -101,8 +101,8 @@ class FeatureCache:
     _programs: dict[tuple[int, int | None], Any] = dataclasses.field(default_factory=dict, init=False)
 
     def copy_for_plain(self, images: np.ndarray) -> "FeatureCache":
-        """Returns the same cache for other images [N, S, S] uint8 in one view: without augmentation."""
-        return dataclasses.replace(self, images=images, augmentation=None, views=1)
+        """Returns the same cache for other images [N, S, S] uint8 in one view: as they are."""
+        return dataclasses.replace(self, images=images, augmentation=None, image_size=0, views=1)
 
     def choose_cuts(
         self, plan: Sequence[Stage], params: Tree, batch_stats: Tree, *, lowest_segment: str, steps_per_epoch: int
@@ -123,15 +123,14 @@ class FeatureCache:
         lowest = find_lowest_cut(lowest_segment, names)
         found: dict[int, Cut] = {}
         below = None
-        found_sizes = {stage.program_segment: stage.image_size for stage in plan if stage.program_segment >= lowest}
-        for segment, image_size in sorted(found_sizes.items()):
+        for segment in sorted({stage.program_segment for stage in plan if stage.program_segment >= lowest}):
             length = sum(stage.steps for stage in plan if stage.program_segment == segment)
             if not self.views or length <= steps_per_epoch:
                 continue
-            program = self._get_program(segment, below, image_size)
+            program = self._get_program(segment, below)
             inputs = encode_seed(self.seed), *self._describe_inputs(below)
             shape = jax.eval_shape(program, params, batch_stats, *inputs).shape[1:]
-            cut = Cut(segment, names[segment], shape, below, image_size)
+            cut = Cut(segment, names[segment], shape, below)
             size = self._count_bytes(cut, views=self.views)
             if size <= self.limit:
                 found[segment] = below = cut
@@ -255,7 +254,7 @@ class FeatureCache:
     def _count_bytes(self, cut: Cut, *, views: int) -> int:
         return views * len(self.images) * int(np.prod(cut.shape)) * 4
 
-    def _get_program(self, segment: int, below: Cut | None, image_size: int) -> Any:
+    def _get_program(self, segment: int, below: Cut | None) -> Any:
         """Returns the jitted program of a cut.
 
         It maps (params, batch_stats, seed, images [B, S, S] uint8, view [B] uint32, record [B] uint32), or (params,
@@ -263,19 +262,19 @@ class FeatureCache:
         """
         key = segment, None if below is None else below.segment
         if key not in self._programs:
-            self._programs[key] = self._create_program(segment, below, image_size)
+            self._programs[key] = self._create_program(segment, below)
         return self._programs[key]
 
     def _lower(self, cut: Cut, params: Tree, batch_stats: Tree) -> Any:
-        program = self._get_program(cut.segment, cut.below, cut.image_size)
+        program = self._get_program(cut.segment, cut.below)
         return program.lower(params, batch_stats, encode_seed(self.seed), *self._describe_inputs(cut.below))
 
-    def _create_program(self, segment: int, below: Cut | None, image_size: int) -> Any:
+    def _create_program(self, segment: int, below: Cut | None) -> Any:
         names = self.network.segment_names
 
         def outputs(params: Tree, batch_stats: Tree, seed: jax.Array, x: jax.Array, *numbers: jax.Array) -> jax.Array:
-            if not below and image_size:
-                x = reduce_size(x, image_size)
+            if not below and self.image_size:
+                x = reduce_size(x, self.image_size)
             if not below and self.augmentation is not None:
                 x = augment(x, *numbers, seed=seed, settings=self.augmentation)
             x = x.astype(self.dtype) if below else self.normalisation(x, dtype=self.dtype)

@@ -96,8 +96,6 @@ class Loop:
                 if self._plan.is_last(stage):
                     return state
                 progress.start_next_stage()
-                if self._plan.get_stage(progress.stage).image_size != stage.image_size:
-                    progress.forget_best()
             elif self._interrupt:
                 self._fetch_metrics(stage)
                 self._save(state)

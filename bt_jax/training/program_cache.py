@@ -39,7 +39,7 @@ def compile_step(step: TrainStep, stage: Stage, state: TrainState, batch: Batch)
     """Returns `step.compile(stage, state, batch)`, or what it returned to a run with the same settings and shapes."""
     if _shared is None:
         return step.compile(stage, state, batch)
-    key = _identify(step), stage.program_segment, stage.image_size, _describe_shapes((state, batch))
+    key = _identify(step), stage.program_segment, _describe_shapes((state, batch))
     compiled = _shared.pop(key, None) or step.compile(stage, state, batch)
     while len(_shared) >= _MOST:
         del _shared[next(iter(_shared))]  # the one that was asked for the longest ago

@@ -33,7 +33,7 @@ class Progress:
       step: number of steps done; also the position in the data stream.
       stage: number of the current stage, from 1.
       step_in_stage: number of steps done in it.
-      best_loss: lowest finite val/loss of all evaluations in all stages on images of the current size.
+      best_loss: lowest finite val/loss of all evaluations in all stages.
       best_step: step of that evaluation; its checkpoint is kept.
       evaluations_without_gain: since the best one or since the stage began.
       unlogged: metrics of the steps since the last row of `metrics.jsonl`.
@@ -67,10 +67,7 @@ class Progress:
             self.evaluations_without_gain += 1
 
     def forget_best(self) -> None:
-        """Forgets the best evaluation: its checkpoint is lost, or it was of images of another size.
-
-        The next one becomes the best.
-        """
+        """Forgets the best evaluation, whose checkpoint is lost; the next one becomes the best."""
         self.best_loss = self.best_step = None
 
     def is_stage_over(self, stage: Stage, *, patience: int) -> bool:

@@ -242,6 +242,7 @@ def _create_step(
         average_decay=config.train.average_decay,
         dtype=train_step.resolve_dtype(config.train.dtype),
         augmentation=Augmentation(**config.augment),
+        image_size=config.train.size,
         mixup=config.train.mixup,
         mixed_segments=tuple(config.train.mix_style),
         by_pairs=prefers_pairs(mesh.devices.flat),
@@ -267,6 +268,7 @@ def _create_inputs(
         mesh=step.mesh,
         images=data.training.images,
         augmentation=step.augmentation,
+        image_size=step.image_size,
         seed=config.seed,
         views=config.train.cached_views,
         limit=round(config.train.cache_limit_gb * 1e9),
@@ -307,10 +309,11 @@ def _create_inputs(
 def _collect_facts(
     config: ml_collections.ConfigDict, model: StartingModel, preprocessing: Preprocessing, plan: Plan
 ) -> ModelFacts:
-    name, size = model.network.name, preprocessing.size
+    name, size, training_size = model.network.name, preprocessing.size, config.train.size
+    trained = f", trained on {training_size}x{training_size}" if training_size else ""
     return {
         "title": f"{name}, {_name_fold(config)}",
-        "model": f"{name} at {size}x{size} pixels{MIRRORED if model.description.mirrored else ''}",
+        "model": f"{name} at {size}x{size} pixels{trained}{MIRRORED if model.description.mirrored else ''}",
         "parameters": summary.count_parameters(model.params),
         "weights": model.description.weights,
         "preprocessing": run_folder.format_settings(preprocessing.to_dict()),

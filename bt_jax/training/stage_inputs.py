@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from bt_jax.data import pipeline
 from bt_jax.data.pipeline import Batch
-from bt_jax.data.reduced_images import ReducedImages
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.training.feature_cache import Cut, FeatureCache, Features
@@ -174,14 +173,12 @@ class StageInputs:
         """Returns the segment that a stage's validation starts from, and what that takes for each image.
 
         That is None and the images [N, S, S] uint8, or a segment's name and features [N, ...] float32. The features are
-        computed once, from layers that no stage has trained so far. A stage that reduces its images is validated on
-        reduced ones: a network does worse on images of another size, and its scores would say so.
+        computed once, from layers that no stage has trained so far.
         """
         cut = self._cuts.get(stage.program_segment)
         if cut is None:
             self._held = None
-            images = self._validation_images
-            return None, cast(np.ndarray, ReducedImages(images, stage.image_size)) if stage.image_size else images
+            return None, self._validation_images
         if self._held is None or self._held[0] != cut:
             found = self._validation_cache.get_features(
                 cut, state.get_params(), state.batch_stats, views=(_PLAIN,), interrupted=lambda: False

@@ -29,7 +29,6 @@ class Stage:
       learning_rate: at the stage's peak.
       steps: number of steps.
       first_step: steps before this stage.
-      image_size: side in pixels that the images are reduced to; 0: they stay as they are.
     """
 
     number: int
@@ -38,7 +37,6 @@ class Stage:
     learning_rate: float
     steps: int
     first_step: int
-    image_size: int = 0
 
     @property
     def last_step(self) -> int:
@@ -58,7 +56,6 @@ def make_plan(
     lowest_segment: str,
     programs: int,
     steps_per_epoch: int,
-    early_size: int = 0,
     cached_head: bool = True,
 ) -> tuple[Stage, ...]:
     """Makes the stages that unfreeze a network from the top.
@@ -83,7 +80,6 @@ def make_plan(
         depth its own, which computes no gradient in vain but compiles longest. With 1, the head's stage has the same
         one too, unless its features may be cached.
       steps_per_epoch: to turn epochs into steps; each stage has at least one.
-      early_size: side in pixels of the images of all stages but those of the last program; 0: all have the full size.
       cached_head: whether features may be cached for the head's stage.
     """
     _check_plan(segment_names, count=count, lowest_segment=lowest_segment, programs=programs, head_epochs=head_epochs)
@@ -114,7 +110,6 @@ def make_plan(
             learning_rate=rates[k],
             steps=lengths[k],
             first_step=sum(lengths[:k]),
-            image_size=0 if deepest[k] == depths[-1] else early_size,
         )
         for k in range(count)
     )
@@ -213,29 +208,22 @@ class Plan:
         return [
             f"`{self.segment_names[stage.first_segment]}` and above, "
             f"{self.compute_epoch(stage.steps):.2f} epochs at a rate of {stage.learning_rate:.1e}"
-            + (f", images of {stage.image_size} pixels" if stage.image_size else "")
             for stage in self.stages
         ]
 
     def format_table(self, params: Mapping[str, Any]) -> str:
-        """Formats a table: stage, trained segments, trained parameters, learning rate, epochs, steps, program.
-
-        With images of several sizes, it has their sides in pixels too.
-        """
+        """Formats a table: stage, trained segments, trained parameters, learning rate, epochs, steps, program."""
         names = self.segment_names
         sizes = [sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in names]
         programs = {segment: i + 1 for i, segment in enumerate(dict.fromkeys(s.program_segment for s in self.stages))}
         lines = [
             f"{'stage':>5}  {'trains':<20} {'parameters':>12} {'rate':>9} {'epochs':>7} {'steps':>6} {'program':>8}"
         ]
-        several = any(stage.image_size for stage in self.stages)
-        lines[0] += f" {'pixels':>7}" if several else ""
         for stage in self.stages:
             trained = names[stage.first_segment :]
             name = trained[0] if len(trained) == 1 else f"{trained[0]} .. {trained[-1]}"
             lines.append(
                 f"{stage.number:>5}  {name:<20} {sum(sizes[stage.first_segment :]):>12,} {stage.learning_rate:>9.1e} "
                 f"{self.compute_epoch(stage.steps):>7.2f} {stage.steps:>6} {programs[stage.program_segment]:>8}"
-                + (f" {stage.image_size or 'full':>7}" if several else "")
             )
         return "\n".join(lines)

@@ -48,6 +48,7 @@ class TrainStep:
       average_decay: of the moving average; at the start it is at most (1 + step) / (10 + step).
       dtype: of the computation; parameters, statistics and loss stay float32.
       augmentation: of the images of a batch; None: they are taken as they are.
+      image_size: side in pixels that images are reduced to before; 0: they stay as they are.
       mixup: parameter of the Beta distribution of the shares in which images (or features) of a batch are mixed in
         pairs (arXiv:1710.09412); the accuracy counts the label of the image with the larger share. 0 is off.
       mixed_segments: names of segments after which images exchange their style, see `layers.mix_style`; where a stage
@@ -66,6 +67,7 @@ class TrainStep:
     average_decay: float
     dtype: jnp.dtype
     augmentation: Augmentation | None = None
+    image_size: int = 0
     mixup: float = 0.0
     mixed_segments: tuple[str, ...] = ()
     by_pairs: bool = False
@@ -74,29 +76,28 @@ class TrainStep:
 
     def compile(self, stage: Stage, state: TrainState, batch: Batch) -> StepFunction:
         """Returns the compiled step of a stage. Shapes and dtypes serve as well as arrays."""
-        lowered = self.lower(stage.program_segment, state, batch, image_size=stage.image_size)
-        compiled: StepFunction = lowered.compile()
+        compiled: StepFunction = self.lower(stage.program_segment, state, batch).compile()
         return compiled
 
-    def lower(self, program_segment: int, state: TrainState, batch: Batch, *, image_size: int = 0) -> Any:
+    def lower(self, program_segment: int, state: TrainState, batch: Batch) -> Any:
         """Returns the step of a program as a `jax.stages.Lowered`. Shapes and dtypes serve as well as arrays."""
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch))
         scalars = (jax.ShapeDtypeStruct((), dtype) for dtype in (np.float32, np.int32, np.int32))
-        return self.jit(program_segment, image_size=image_size).lower(*shapes, *scalars)
+        return self.jit(program_segment).lower(*shapes, *scalars)
 
-    def jit(self, program_segment: int, *, image_size: int = 0) -> Any:
+    def jit(self, program_segment: int) -> Any:
         """Returns the jitted step of a program.
 
         It maps (state, batch, learning_rate, first_segment, seed) to (state, metrics) and donates the state. `seed` is
         from `encode_seed`. `batch` has `label` [B] int32, and either `image` [B, S, S] uint8 with the numbers `view`
         and `record` [B] uint32 of the random view to take, or `features` [B, ...] float32, the outputs of the segments
         below `program_segment`. It may have `weight` [B] float32, of the images in the loss. Metrics are the scalars
-        `loss`, `accuracy` and `gradient_norm`. With an `image_size`, the images are reduced to that side first.
+        `loss`, `accuracy` and `gradient_norm`.
         """
         everywhere = sharding.get_replicated_sharding(self.mesh)
         state_shardings = everywhere if self.state_shardings is None else self.state_shardings
         return jax.jit(
-            _Program(self, program_segment, image_size=image_size).train_step,
+            _Program(self, program_segment).train_step,
             in_shardings=(state_shardings, sharding.get_batch_sharding(self.mesh), *[everywhere] * 3),
             out_shardings=(state_shardings, everywhere),
             donate_argnums=0,
@@ -106,8 +107,8 @@ class TrainStep:
 class _Program:
     """What is traced for the stages that share a program."""
 
-    def __init__(self, settings: TrainStep, program_segment: int, *, image_size: int = 0):
-        self._settings, self._program_segment, self._image_size = settings, program_segment, image_size
+    def __init__(self, settings: TrainStep, program_segment: int):
+        self._settings, self._program_segment = settings, program_segment
         self._names = settings.network.segment_names
 
     def train_step(
@@ -195,13 +196,13 @@ class _Program:
 
     def _augment(self, batch: dict[str, jax.Array], seed: jax.Array) -> dict[str, jax.Array]:
         """Returns a batch with views of its images, [B, S, S] float32 in [0, 1], in their place."""
-        settings = self._settings.augmentation
-        if "image" in batch and self._image_size:
-            batch = batch | {"image": reduce_size(batch["image"], self._image_size)}
-        if settings is None or "image" not in batch:
+        settings = self._settings
+        if "image" not in batch:
             return batch
-        image, view, record = (batch[name] for name in ("image", "view", "record"))
-        return batch | {"image": augment(image, view, record, seed=seed, settings=settings)}
+        image = reduce_size(batch["image"], settings.image_size) if settings.image_size else batch["image"]
+        if settings.augmentation is not None:
+            image = augment(image, batch["view"], batch["record"], seed=seed, settings=settings.augmentation)
+        return batch | {"image": image}
 
     def _compute_losses(self, logits: jax.Array, batch: dict[str, jax.Array], share: jax.Array | None) -> jax.Array:
         """Returns the weighted cross-entropy of each row, [B] float32."""

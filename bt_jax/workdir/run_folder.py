@@ -85,7 +85,7 @@ def write_config(
       workdir: of the run.
       config: nested fields.
       defaults: nested fields. A field that either configuration lacks has its default, so that a run that began before
-        the field existed can be resumed.
+        the field existed can be resumed. So can one that began with a field that is no more, if it was off.
       resuming: whether the run has begun before.
 
     Raises:
@@ -96,6 +96,7 @@ def write_config(
         before, now = (
             flatten(defaults) | flatten(fields) for fields in (json.loads(path.read_bytes())["config"], config)
         )
+        before = {name: value for name, value in before.items() if value or name in now}
         if different := describe_differences(before, now, free=FREE_FIELDS):
             raise UsageError(
                 f"{workdir} holds a run with another configuration: {different}. "

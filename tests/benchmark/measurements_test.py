@@ -147,15 +147,13 @@ def test_the_duration_of_a_plan_sums_its_stages(monkeypatch: pytest.MonkeyPatch,
     names = WORKLOAD.create_network()[0].segment_names
     head, top = len(names) - 1, len(names) - 2
 
-    def compile_training_steps(workload, segments, *, image_sizes):
+    def compile_training_steps(workload, segments):
         assert segments == [head, top]
-        assert image_sizes == {head: 24, top: 0}
         return {head: make_program(flops=40.0), top: make_program(flops=80.0)}
 
     monkeypatch.setattr(measurements.step_throughput, "compile_training_steps", compile_training_steps)
     timed |= {"head": [0.1], "top": [0.3]}
-    found = measurements.measure_stages(WORKLOAD, plan={**PLAN, "early_size": 24}, images=100, repeats=1)
-    assert [program["image_size"] for program in found["programs"]] == [24, WORKLOAD.size]
+    found = measurements.measure_stages(WORKLOAD, plan=PLAN, images=100, repeats=1)
     assert [stage["steps"] for stage in found["stages"]] == [100, 50, 50]
     assert [stage["seconds"] for stage in found["stages"]] == pytest.approx([10.0, 15.0, 15.0])
     assert found["plan_s"] == pytest.approx(40.0)

@@ -130,10 +130,12 @@ def test_configurations_are_accepted(name: str, variant: str) -> None:
             "block_24",
             "config.stages.lowest_segment is 'block_24': use one of stem, block_01, ",
         ),
-        ("stages.early_size", 160, "config.stages.early_size is 160, but the images have 160 pixels: use fewer, or 0"),
-        ("stages.early_size", -1, "config.stages.early_size is -1: use a whole number of 0 or more"),
         ("schedule.decay", "cosin", "config.schedule.decay is 'cosin': use cosine or none"),
         ("train.batch_size", 0, "config.train.batch_size is 0: use a whole number of 1 or more"),
+        ("train.size", 160, "config.train.size is 160, but the images have 160 pixels: use fewer, or 0"),
+        ("train.size", 24, "config.train.size is 24, which is too small: use 32 or more, or 0"),
+        ("train.size", -1, "config.train.size is -1: use a whole number of 0 or more"),
+        ("train.size", 128, "config.train.size is 128, and config.train.cached_segment is set"),
         ("train.dtype", "float16", "config.train.dtype is 'float16': use auto, float32, bfloat16 or float64"),
         ("train.mixup", 11.0, "config.train.mixup is 11.0: use a number from 0 to 10"),
         (
@@ -173,21 +175,11 @@ def test_segments_that_can_exchange_styles(name: str, maps: str) -> None:
         config_check.check_config(config)
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "told"),
-    [
-        (
-            "effnet",
-            {"train__cached_segment": "block_14"},
-            "160, and config.train.cached_segment is set",
-        ),
-        ("effnet", {"stages__programs": 1, "train__cached_views": 0}, "160, but all stages share one program"),
-        ("mlp", {"stages__early_size": 20}, "20, but the head of mlp takes images of one size only: use 0"),
-    ],
-)
-def test_smaller_images_in_early_stages(name, changes, told) -> None:
-    config = change(load(name, "cpu" if name == "effnet" else "demo"), **({"stages__early_size": 160} | changes))
-    with pytest.raises(UsageError, match=f"^config.stages.early_size is {told}"):
+def test_smaller_images_in_training() -> None:
+    config_check.check_config(change(load("effnet", "cpu"), train__size=160))
+    config_check.check_config(change(load("effnet", "demo"), train__size=128, train__cached_views=0))
+    config = change(load("mlp", "demo"), train__size=20)
+    with pytest.raises(UsageError, match=r"^config\.train\.size is 20, but the head of mlp takes images of one size"):
         config_check.check_config(config)
 
 

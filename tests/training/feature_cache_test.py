@@ -93,20 +93,21 @@ def views_of(view, records):
 
 @pytest.mark.slow
 def test_features_of_smaller_images(tmp_path):
-    """They are those of the same images reduced before, and another entry."""
+    """They are those of the same images reduced before, and another entry. Validation images keep their size."""
     made, params, batch_stats = network()
-    small = dataclasses.replace(plan(count=2)[0], image_size=24)
-    found, of_plain = {}, {}
-    for name, one in {"small": small, "full": plan(count=2)[0]}.items():
-        kept = cache(tmp_path)
-        for images, features in ((kept, found), (kept.copy_for_plain(IMAGES), of_plain)):
-            cut = images.choose_cuts([one], params, batch_stats, lowest_segment="", steps_per_epoch=10)[HEAD]
-            features[name] = images.get_features(cut, params, batch_stats, views=(0,), interrupted=lambda: False)
-    assert np.abs(found["small"].get_rows(0, [3]) - found["full"].get_rows(0, [3])).max() > 1e-3
+    found = {}
+    for size in (24, 0):
+        training = cache(tmp_path, image_size=size, augmentation=None)
+        for name, one in (("training", training), ("validation", training.copy_for_plain(IMAGES))):
+            cut = one.choose_cuts(plan(count=2), params, batch_stats, lowest_segment="", steps_per_epoch=10)[HEAD]
+            features = one.get_features(cut, params, batch_stats, views=(0,), interrupted=lambda: False)
+            found[name, size] = features.get_rows(0, range(COUNT))
     reduced = np.asarray(reduce_size(IMAGES, 24))
     outputs = made.apply(params, batch_stats, normalise.LITE(reduced), stop=NAMES[HEAD])[0]
     expected = np.asarray(outputs).mean((1, 2), keepdims=True)
-    np.testing.assert_allclose(of_plain["small"].get_rows(0, range(COUNT)), expected, rtol=1e-3, atol=3e-5)
+    np.testing.assert_allclose(found["training", 24], expected, rtol=1e-3, atol=3e-5)
+    assert np.abs(found["training", 24] - found["training", 0]).max() > 1e-3
+    np.testing.assert_array_equal(found["validation", 24], found["training", 0])
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The loop around a step that only counts: in which order it steps, evaluates, saves, stops and resumes."""
 
-import contextlib
 import dataclasses
 import gc
 import json
@@ -173,18 +172,6 @@ def test_the_search_for_cyclic_garbage_passes_over_what_each_program_left(tmp_pa
     assert min(frozen[1:]) > 10_000  # JAX alone has more
     assert calls == [1, 5]  # steps: stage 2, from the fifth on, has another program
     assert gc.get_freeze_count() == 0
-
-
-def test_scores_on_images_of_another_size_are_no_competition(tmp_path):
-    small = dataclasses.replace(PLAN.stages[0], image_size=16)
-    plan = dataclasses.replace(PLAN, stages=(small, PLAN.stages[1]))
-    for used, best in ((plan, 6), (PLAN, 3)):
-        fakes = Fakes(losses=[1.0, 2.0, 3.0])
-        setup = make_setup(fakes, evaluate_every=3)
-        setup.plan = used
-        with contextlib.closing(Loop(setup, make_run(fakes, tmp_path), Interrupt())) as loop:
-            loop.run(setup.state)
-        assert setup.progress.best_step == best
 
 
 def test_the_next_stage_is_compiled_while_the_current_one_trains(tmp_path):

@@ -56,7 +56,7 @@ def test_runs_that_train_alike_share_a_step():
         {"average_decay": 0.8},
         {"size": 8},
         {"stage": dataclasses.replace(STAGE, first_segment=1, program_segment=1)},
-        {"stage": dataclasses.replace(STAGE, image_size=4)},
+        {"image_size": 4},
         {"network": registry.create_abstract("mlp", classes=2, size=8, dropout_rate=0.7)[0]},
         {"optimizer": optimizer.make_optimizer(("head",), **(SETTINGS | {"b1": 0.8}))},
     ],

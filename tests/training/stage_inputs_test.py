@@ -1,7 +1,6 @@
 """What the loop is fed with: features in the order of the images, streams that go on or begin anew between stages."""
 
 import contextlib
-import dataclasses
 import functools
 
 import jax
@@ -11,7 +10,6 @@ import pytest
 
 from bt_jax.data import pipeline
 from bt_jax.data.augment.settings import Augmentation
-from bt_jax.data.reduced_images import ReducedImages
 from bt_jax.data.sampler import Sampler
 from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
@@ -192,15 +190,6 @@ def test_validation_starts_where_training_does(tmp_path):
     assert inputs.get_validation_inputs(PLAN[0], fresh_state())[1] is features
     segment, images = inputs.get_validation_inputs(PLAN[1], fresh_state())
     assert segment is None and images is VALIDATION
-
-
-def test_a_stage_on_reduced_images_is_validated_on_such_ones(tmp_path):
-    inputs = make_inputs(tmp_path)
-    small = dataclasses.replace(PLAN[1], image_size=24)
-    _, images = inputs.get_validation_inputs(small, fresh_state())
-    assert (images.shape, images.dtype) == ((len(VALIDATION), 24, 24), np.uint8)
-    np.testing.assert_array_equal(images[2:4], ReducedImages(VALIDATION, 24)[2:4])
-    assert inputs.get_validation_inputs(PLAN[1], fresh_state())[1] is VALIDATION
 
 
 def test_only_the_views_of_the_epochs_to_come(tmp_path, capsys):

@@ -97,18 +97,6 @@ def test_one_program_is_that_of_the_head_too_unless_it_has_cached_features():
     assert [stage.program_segment for stage in plan(count=1, programs=1, cached_head=False)] == [head]
 
 
-def test_the_images_of_all_stages_but_those_of_the_last_program_are_smaller():
-    made = plan(early_size=160)
-    deepest = [stage.number for stage in made if stage.program_segment == 0]
-    assert [stage.number for stage in made if not stage.image_size] == deepest == list(range(24, 31))
-    assert {stage.image_size for stage in made} == {0, 160}
-    header, first, *_, last = whole(made).format_table({name: np.zeros(1) for name in B1}).splitlines()
-    assert (header.split()[-1], first.split()[-1], last.split()[-1]) == ("pixels", "160", "full")
-    assert ", images of 160 pixels" in whole(made).list_stages()[0]
-    assert "pixels" not in whole(plan()).format_table({name: np.zeros(1) for name in B1})
-    assert {stage.image_size for stage in plan(early_size=160, programs=1, cached_head=False)} == {0}
-
-
 def test_lowest_segment_bounds_the_unfreezing():
     made = plan(lowest_segment="block_10")
     assert B1[made[-1].first_segment] == "block_10"

@@ -1,5 +1,6 @@
 """The training step: what a stage may and may not move, the loss, the optimiser, and independence of the layout."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def test_a_step_on_reduced_images_is_the_step_on_images_reduced_before():
     arguments = np.float32(1e-3), np.int32(HEAD), np.int32(0)
     states, metrics = zip(
         *(
-            made.jit(HEAD, image_size=size)(fresh_state(), images, *arguments)
+            dataclasses.replace(made, image_size=size).jit(HEAD)(fresh_state(), images, *arguments)
             for size, images in ((24, whole), (0, reduced), (0, whole))
         ),
         strict=True,

@@ -89,6 +89,13 @@ def test_a_field_that_is_gone_is_a_difference(tmp_path):
         run_folder.write_config(tmp_path, CONFIG, resuming=True)
 
 
+@pytest.mark.parametrize("off", [0, 0.0, False, "", (), None])
+def test_a_field_that_is_gone_and_was_off_is_none(tmp_path, off):
+    run_folder.write_config(tmp_path, changed(train__old_field=off), resuming=False)
+    run_folder.write_config(tmp_path, CONFIG, resuming=True)
+    assert written(tmp_path)["config"] == json.loads(json.dumps(CONFIG))
+
+
 def test_a_field_at_its_default_may_be_new_or_gone(tmp_path):
     defaults = {"train": {"new_field": 0, "old_field": (3, 4)}}
     run_folder.write_config(tmp_path, changed(train__old_field=(3, 4)), resuming=False)
