@@ -42,7 +42,7 @@ def make_defaults() -> ml_collections.ConfigDict:
 
     config.preprocess = preprocess = ml_collections.ConfigDict()
     preprocess.form = "head"  # head: crop to the head, normalise intensities, pad to a square; stretch: resize only
-    preprocess.size = 0  # side of the square in pixels; 0 is the size that the network is made for
+    preprocess.size = 0  # side of the square in pixels in training; 0 is the size that the network is made for
     preprocess.lower_percentile = 1.0  # percentile of the intensities in the head that becomes black
     preprocess.upper_percentile = 99.0  # percentile of the intensities in the head that becomes white
     preprocess.margin = 0.02  # margin around the head, as a fraction of its longer side
@@ -96,8 +96,6 @@ def make_defaults() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 64  # images in a step, over all devices
-    train.size = 0  # side in pixels that images are reduced to in training, for a network that answers for larger ones,
-    # of preprocess.size; 0: that
     train.accumulate = 1  # parts of a batch computed one after the other, for batches too large for memory; 1 is off
     train.dtype = "auto"  # of the computation: float32, bfloat16, float64 (to compare), auto (float32 on CPU, else
     # bfloat16)
@@ -121,6 +119,8 @@ def make_defaults() -> ml_collections.ConfigDict:
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every_epochs = 1.0  # epochs between evaluations on the validation fold; the end always has one
     evaluation.batch_size = 64  # images in an evaluation step
+    evaluation.scale = 1.0  # validation and the finished model take images larger than those of training by this
+    # factor, with a side that is a multiple of 16; 1: of the same size
     evaluation.mirrored = False  # the finished model answers with the mean over an image and its mirror image
     evaluation.examples = 0  # images of each class that the report shows with heat maps; 0 is off
 

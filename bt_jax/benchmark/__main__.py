@@ -97,7 +97,7 @@ def _prepare_measurement(config: ml_collections.ConfigDict, mode: str) -> Callab
     workload = step_throughput.Workload(
         model=config.model.name,
         options=get_model_options({**config.model}),
-        size=(config.train.size if mode in ("train", "stages") else 0) or config.preprocess.size,
+        size=config.preprocess.size,
         batch=_BATCH.value or section.batch_size,
         dtype=config.train.dtype,
         optimizer=config.optimizer.to_dict(),

@@ -111,6 +111,14 @@ class Preprocessing:
         return result, Letterbox(frame.size, seen, (x, y), (width, height), self.size)
 
 
+def scale_size(size: int, scale: float) -> int:
+    """Scales the side of images, in pixels, to a multiple of 16, which the stages of most networks divide evenly.
+
+    A scale of 1 leaves every side as it is.
+    """
+    return size if scale == 1 else 16 * round(size * scale / 16)
+
+
 def find_head(frame: Image.Image, *, margin: float) -> tuple[_Box, np.ndarray]:
     """Finds the head's bounding box with a margin, and a sample of the intensities inside the head's outline.
 

@@ -133,7 +133,6 @@ RULES: Mapping[str, Rule] = {
     "schedule.decay": TEXT,
     "schedule.final": take_number(0, 1),
     "train.batch_size": take_whole(1),
-    "train.size": take_whole(0),
     "train.accumulate": take_whole(1),
     "train.dtype": TEXT,
     "train.mixup": take_number(0, 10),
@@ -151,6 +150,7 @@ RULES: Mapping[str, Rule] = {
     "mesh.sharded_from": take_whole(0),
     "eval.every_epochs": POSITIVE,
     "eval.batch_size": take_whole(1),
+    "eval.scale": take_number(1, 2),
     "eval.mirrored": FLAG,
     "eval.examples": take_whole(0),
     "early_stopping.patience": take_whole(0),
@@ -218,31 +218,23 @@ def check_network(config: ml_collections.ConfigDict, model: str) -> None:
     network = _create_network(model, size, **options)
     names = network.segment_names
     stages.make_plan(names, steps_per_epoch=1, cached_head=config.train.cached_views > 0, **config.stages)
-    if config.train.size:
-        _check_training_size(config, network, size)
     stages.Schedule(**config.schedule)
     feature_cache.find_lowest_cut(config.train.cached_segment, names)
+    if config.eval.scale != 1:
+        _check_scale(config, network)
     _check_mixed_segments(tuple(config.train.mix_style), network)
     optimizer.make_optimizer(names, **config.optimizer)
 
 
-_LEAST_SIZE = 32  # pixels; EfficientNets divide the side by 32
-
-
-def _check_training_size(config: ml_collections.ConfigDict, network: Network, size: int) -> None:
-    """Refuses smaller images in training where that cannot be, or would change nothing."""
-    training_size = config.train.size
-    if training_size >= size:
-        reason = f"but the images have {size} pixels: use fewer, or 0"
-    elif not network.pooled_head:
-        reason = f"but the head of {network.name} takes images of one size only: use 0"
-    elif training_size < _LEAST_SIZE:
-        reason = f"which is too small: use {_LEAST_SIZE} or more, or 0"
+def _check_scale(config: ml_collections.ConfigDict, network: Network) -> None:
+    """Refuses larger images in validation than in training where that cannot be."""
+    if not network.pooled_head:
+        reason = f"but the head of {network.name} takes images of one size only: use 1"
     elif config.train.cached_views and config.train.cached_segment not in ("", network.segment_names[-1]):
-        reason = "and config.train.cached_segment is set: validation needs maps of another size"
+        reason = "and config.train.cached_segment is set, whose maps are those of smaller images: use 1, or unset it"
     else:
         return
-    raise UsageError(f"config.train.size is {training_size}, {reason}")
+    raise UsageError(f"config.eval.scale is {config.eval.scale}, {reason}")
 
 
 def _check_mixed_segments(mixed: tuple[str, ...], network: Network) -> None:

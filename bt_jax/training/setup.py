@@ -18,7 +18,7 @@ from bt_jax.distributed.processes import say
 from bt_jax.distributed.sharding import ShardingRules
 from bt_jax.inference.description import ModelDescription
 from bt_jax.inference.forward import prefers_pairs
-from bt_jax.models import summary
+from bt_jax.models import registry, summary
 from bt_jax.reports.model_card import MIRRORED, ModelFacts
 from bt_jax.training import config_check, image_weights, stages, train_step
 from bt_jax.training.evaluator import Evaluator
@@ -154,6 +154,7 @@ def _choose_start(config: ml_collections.ConfigDict, checkpoints: Checkpoints) -
         options=get_model_options({**config.model}),
         preprocess={**config.preprocess},
         seed=config.seed,
+        scale=config.eval.scale,
         mirrored=config.eval.mirrored,
     )
 
@@ -242,7 +243,7 @@ def _create_step(
         average_decay=config.train.average_decay,
         dtype=train_step.resolve_dtype(config.train.dtype),
         augmentation=Augmentation(**config.augment),
-        image_size=config.train.size,
+        image_size=_get_training_size(config, model),
         mixup=config.train.mixup,
         mixed_segments=tuple(config.train.mix_style),
         by_pairs=prefers_pairs(mesh.devices.flat),
@@ -250,6 +251,12 @@ def _create_step(
         state_shardings=shardings if config.mesh.sharded else None,
     )
     return step, state
+
+
+def _get_training_size(config: ml_collections.ConfigDict, model: StartingModel) -> int:
+    """Returns the side in pixels that images are reduced to in training; 0: they stay as they are."""
+    size: int = config.preprocess.size or registry.get_native_size(model.network.name)
+    return size if size < model.description.preprocessing["size"] else 0
 
 
 def _create_inputs(
@@ -309,8 +316,8 @@ def _create_inputs(
 def _collect_facts(
     config: ml_collections.ConfigDict, model: StartingModel, preprocessing: Preprocessing, plan: Plan
 ) -> ModelFacts:
-    name, size, training_size = model.network.name, preprocessing.size, config.train.size
-    trained = f", trained on {training_size}x{training_size}" if training_size else ""
+    name, size, training_size = model.network.name, preprocessing.size, _get_training_size(config, model)
+    trained = f", trained at {training_size}x{training_size}" if training_size else ""
     return {
         "title": f"{name}, {_name_fold(config)}",
         "model": f"{name} at {size}x{size} pixels{trained}{MIRRORED if model.description.mirrored else ''}",

@@ -11,7 +11,7 @@ import numpy as np
 from bt_jax.common import files
 from bt_jax.common.errors import UsageError
 from bt_jax.data.partition import Partition
-from bt_jax.data.preprocess import Preprocessing
+from bt_jax.data.preprocess import Preprocessing, scale_size
 from bt_jax.distributed.processes import say
 from bt_jax.inference import jax_model
 from bt_jax.inference.description import ModelDescription
@@ -63,6 +63,7 @@ class FreshStart:
       options: of the model's constructor.
       preprocess: arguments of `Preprocessing`; a `size` of 0 is the model's native size.
       seed: of the random weights.
+      scale: of the images that the finished model takes, to those of training.
       mirrored: whether the finished model answers with the mean over an image and its mirror image.
     """
 
@@ -76,11 +77,12 @@ class FreshStart:
         options: Mapping[str, Any],
         preprocess: Mapping[str, Any],
         seed: int,
+        scale: float = 1.0,
         mirrored: bool = False,
     ):
         self._weights, self._options, self._seed, self._mirrored = weights, options, seed, mirrored
         size = preprocess["size"] or registry.get_native_size(weights.model)
-        self.preprocessing = Preprocessing(**{**preprocess, "size": size})
+        self.preprocessing = Preprocessing(**{**preprocess, "size": scale_size(size, scale)})
 
     def create_model(self, data: Partition) -> StartingModel:
         """Creates the network with the weights; if these are random, with statistics of the training images."""

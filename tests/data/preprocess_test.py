@@ -11,7 +11,7 @@ from bt_jax.common.errors import UsageError
 from bt_jax.data.class_labels import BRAIN_TUMOR_CLASSES
 from bt_jax.data.io.decode import decode_image
 from bt_jax.data.phantoms.phantom import render
-from bt_jax.data.preprocess import Preprocessing, find_head
+from bt_jax.data.preprocess import Preprocessing, find_head, scale_size
 
 HEAD = Preprocessing(size=96)
 
@@ -205,3 +205,11 @@ def test_real_heads_are_found_whole():
         assert max(result.any(0).sum(), result.any(1).sum()) >= 88, path.name
     assert min(shares) > 0.9  # what is lost is a scalp of one thumbnail pixel
     assert np.quantile(shares, 0.1) > 0.98
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "expected"),
+    [(240, 1.13, 272), (240, 1.2, 288), (160, 1.13, 176), (96, 1.5, 144), (250, 1.0, 250)],
+)
+def test_a_scaled_side_is_a_multiple_of_16(size, scale, expected):
+    assert scale_size(size, scale) == expected

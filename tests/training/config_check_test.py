@@ -132,10 +132,8 @@ def test_configurations_are_accepted(name: str, variant: str) -> None:
         ),
         ("schedule.decay", "cosin", "config.schedule.decay is 'cosin': use cosine or none"),
         ("train.batch_size", 0, "config.train.batch_size is 0: use a whole number of 1 or more"),
-        ("train.size", 160, "config.train.size is 160, but the images have 160 pixels: use fewer, or 0"),
-        ("train.size", 24, "config.train.size is 24, which is too small: use 32 or more, or 0"),
-        ("train.size", -1, "config.train.size is -1: use a whole number of 0 or more"),
-        ("train.size", 128, "config.train.size is 128, and config.train.cached_segment is set"),
+        ("eval.scale", 0.9, "config.eval.scale is 0.9: use a number from 1 to 2"),
+        ("eval.scale", 1.2, "config.eval.scale is 1.2, and config.train.cached_segment is set"),
         ("train.dtype", "float16", "config.train.dtype is 'float16': use auto, float32, bfloat16 or float64"),
         ("train.mixup", 11.0, "config.train.mixup is 11.0: use a number from 0 to 10"),
         (
@@ -175,11 +173,10 @@ def test_segments_that_can_exchange_styles(name: str, maps: str) -> None:
         config_check.check_config(config)
 
 
-def test_smaller_images_in_training() -> None:
-    config_check.check_config(change(load("effnet", "cpu"), train__size=160))
-    config_check.check_config(change(load("effnet", "demo"), train__size=128, train__cached_views=0))
-    config = change(load("mlp", "demo"), train__size=20)
-    with pytest.raises(UsageError, match=r"^config\.train\.size is 20, but the head of mlp takes images of one size"):
+def test_larger_images_in_validation() -> None:
+    config_check.check_config(change(load("effnet", "demo"), eval__scale=1.2, train__cached_views=0))
+    config = change(load("mlp", "demo"), eval__scale=1.2)
+    with pytest.raises(UsageError, match=r"^config\.eval\.scale is 1.2, but the head of mlp takes images of one size"):
         config_check.check_config(config)
 
 

@@ -231,7 +231,7 @@ def test_a_wish_to_stop_while_features_are_computed(finished_from_features, tmp_
 @pytest.mark.slow
 def test_a_run_that_trains_on_smaller_images_resumes_to_the_same_bits(tmp_path, monkeypatch):
     """After a death in the head's stage and in a later one. The model answers for the full size."""
-    config = runs.config(preprocess__size=48, train__size=32)
+    config = runs.config(preprocess__size=32, eval__scale=1.5)
     assert runs.fit(config, tmp_path / "whole") == 0
     for step in (12, 23):
         with monkeypatch.context() as patch, pytest.raises(_Killed):

@@ -51,6 +51,16 @@ def test_a_stage_trains_on_images_of_the_size_that_the_network_has(fresh):
     assert logits.shape == (20, 4)
 
 
+def test_a_scale_makes_the_images_larger_than_those_of_training(tmp_path):
+    with run_folder.open_run(tmp_path / "run") as run:
+        setup = prepare(runs.config(preprocess__size=32, eval__scale=1.5), run)
+    assert (setup.step.image_size, setup.preprocessing.size) == (32, 48)
+    assert setup.description.preprocessing["size"] == 48
+    assert setup.facts["model"].endswith(" at 48x48 pixels, trained at 32x32")
+    assert setup.inputs.describe_batch(setup.plan.get_stage(4))["image"].shape == (8, 48, 48)
+    assert setup.data.validation.images.shape == (10, 48, 48)
+
+
 def test_a_run_with_a_checkpoint_goes_on_from_it(finished, fresh, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

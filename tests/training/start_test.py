@@ -122,6 +122,8 @@ def test_a_fresh_start_takes_the_native_size_and_the_weights_of_a_run(run):
     random = start.find_weights("none", model="mlp", fallback=None)
     native = start.FreshStart(random, options={}, preprocess=PREPROCESS, seed=1)
     assert native.preprocessing.size == registry.get_native_size("mlp")
+    larger = start.FreshStart(random, options={}, preprocess={**PREPROCESS, "size": 32}, seed=1, scale=1.5)
+    assert larger.preprocessing.size == 48
 
 
 def test_a_resumed_start_continues_the_network_and_the_progress_of_its_checkpoint(tmp_path, capsys):
