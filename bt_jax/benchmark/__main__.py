@@ -92,7 +92,7 @@ def _prepare_measurement(config: ml_collections.ConfigDict, mode: str) -> Callab
     )
 
     # As all commands that compute, but without the cache of compiled programs, so that compilation is measured.
-    cli.keep_freed_memory()
+    cli.save_memory()
     section = config.eval if mode == "infer" else config.train
     workload = step_throughput.Workload(
         model=config.model.name,

@@ -58,20 +58,32 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
 
 
 def prepare_to_compute() -> None:
-    """Prepares the process to compute: enables the compilation cache and keeps freed memory.
+    """Prepares the process to compute: enables the compilation cache and saves memory.
 
     The programs that XLA compiles stay in the cache folder, so a second start does not compile them again.
     """
     import jax  # only where a command will compute
 
-    keep_freed_memory()
+    save_memory()
     folder = caches.get_cache_directory() / "xla"
     if caches.can_write(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def keep_freed_memory() -> None:
+def save_memory() -> None:
+    """Makes JAX run one program after the other on a CPU, in memory that is kept between them.
+
+    By default, JAX queues programs, and each of them holds its memory while it waits. Eight queued training steps of
+    EfficientNet-B1 took 5.6 GB of memory, and took as long as without the queue, with 2.5 GB.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next step, in huge pages where the kernel gives them on request.
 
     A training step on a CPU allocates gigabytes and frees them. Getting zeroed pages from the kernel anew takes a tenth

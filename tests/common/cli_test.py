@@ -262,7 +262,7 @@ def test_freed_memory_comes_back_without_the_kernel(tmp_path, plugin, platforms,
     script = """
 import resource, threading
 from bt_jax.common import cli
-cli.keep_freed_memory()
+cli.save_memory()
 faults = []
 def work():
     for _ in range(9):
@@ -277,6 +277,33 @@ print(faults[-1] - faults[0])
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert (int(done.stdout) < 100) == kept  # of 262,144 pages
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+def test_programs_on_a_cpu_do_not_hold_memory_while_they_wait(tmp_path):
+    """Six of 256 MB each are run without waiting for any. JAX alone holds the memory of several at a time."""
+    script = """
+import resource, sys
+import jax, jax.numpy as jnp
+from bt_jax.common import cli
+cli.save_memory()
+if sys.argv[1] == "queued":
+    jax.config.update("jax_cpu_enable_async_dispatch", True)
+program = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda i, y: y * 0.5 + i, jnp.full(2**26, x)).sum())
+program(1.0).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+outputs = [program(float(i)) for i in range(6)]
+jax.block_until_ready(outputs)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)
+"""
+    grown = {}
+    for how in ("one by one", "queued"):
+        command = [sys.executable, "-c", script, how]
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=True
+        )
+        grown[how] = int(done.stdout)
+    assert grown["one by one"] < 200 < grown["queued"]
 
 
 SCRIPT = """
