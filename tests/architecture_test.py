@@ -26,8 +26,8 @@ ROOMS = {
     "inference": ("common", "ops", "metrics", "data", "models", "models.pretrained", "workdir"),
     "reports": ("common", "metrics", "data", "models", "workdir"),
     "training": (
-        "common", "defaults", "metrics", "data", "distributed", "models", "models.pretrained", "workdir", "inference",
-        "reports",
+        "common", "defaults", "ops", "metrics", "data", "distributed", "models", "models.pretrained", "workdir",
+        "inference", "reports",
     ),
     "experiments": ("common", "metrics", "data", "models", "workdir", "inference", "reports"),
     "audit": ("common", "data"),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from bt_jax.ops.platform import materialise
+from bt_jax.ops.platform import materialise, select_form
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -21,7 +21,7 @@ def shift_activation(x: jax.Array, shift: jax.Array, *, activation: Activation) 
     Returns:
       [..., C] in the dtype of `x`.
     """
-    return jax.lax.platform_dependent(
+    return select_form(
         x,
         shift,
         cpu=lambda x, shift: shift_activation_on_cpu(x, shift, activation),

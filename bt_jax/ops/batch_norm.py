@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bt_jax.ops.platform import materialise
+from bt_jax.ops.platform import materialise, select_form
 from bt_jax.ops.pointwise import pointwise
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -64,7 +64,7 @@ def norm_activation(x: jax.Array, norm: Norm, *, epsilon: float, activation: Act
       Outputs [..., C] in the dtype of `x`; mean and biased variance of the batch, each [C] float32. The statistics are
       not differentiable.
     """
-    return jax.lax.platform_dependent(
+    return select_form(
         x,
         norm,
         cpu=lambda x, norm: norm_activation_on_cpu(x, norm, epsilon, activation),
@@ -145,7 +145,7 @@ def pointwise_norm_activation(
     def plain(x: jax.Array, kernel: jax.Array, norm: Norm) -> Statistics:
         return plain_norm_activation(pointwise(x, kernel), norm, epsilon=epsilon, activation=activation)
 
-    return jax.lax.platform_dependent(
+    return select_form(
         x,
         kernel,
         norm,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bt_jax.ops.depthwise import Padding
+from bt_jax.ops.platform import select_form
 from bt_jax.ops.pointwise import pointwise
 
 # The largest patch, in values, for which a product of patches is faster on a CPU: XLA uses one core for such a
@@ -30,7 +31,7 @@ def convolution(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Paddin
     if math.prod(kernel.shape[:3]) > SMALL_PATCH:
         return plain(x, kernel)
     patches = functools.partial(multiply_patches, stride=stride, padding=padding)
-    return jax.lax.platform_dependent(x, kernel, cpu=patches, default=plain)
+    return select_form(x, kernel, cpu=patches, default=plain)
 
 
 def convolve_natively(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:

@@ -3,12 +3,12 @@
 XLA's CPU backend runs a grouped convolution as a scalar loop, 10 to 30 times slower than necessary (jax-ml/jax #23713,
 #13800, google/flax #4207). On a CPU, this module sums (shifted, strided slice of the padded input) x (tap weights) over
 the taps instead, which fuses into one vectorised loop, and defines both gradients. On GPU and TPU it uses the native
-convolution. `jax.lax.platform_dependent` selects the form inside one program, so that program exports for every
+convolution. `platform.select_form` selects the form inside one program, so that program exports for every
 platform.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.custom_batching
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bt_jax.ops.platform import materialise
+from bt_jax.ops.platform import materialise, select_form
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -33,7 +33,7 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, paddi
     Returns:
       [B, H', W', C] with H' = (H + top + bottom - K) // stride + 1, and W' likewise.
     """
-    return jax.lax.platform_dependent(
+    return select_form(
         x,
         kernel,
         cpu=functools.partial(shift_and_add, stride=stride, padding=padding),
@@ -53,6 +53,7 @@ def convolve_natively(x: jax.Array, kernel: jax.Array, *, stride: int, padding: 
     )
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "padding"))  # so that layers of equal shapes are traced once
 def shift_and_add(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     """Sums shifted products of the input: the form for the CPU, with custom gradients.
 
@@ -190,22 +191,22 @@ def _sum_strips(
     rows_in_strip = STRIP_BYTES // (columns * channels * dtype.itemsize) if stride == 1 else 1
     strip = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= max(1, rows_in_strip))
     strips = rows // strip
-    window_rows = (strip - 1) * stride + size
     step, width = (channels, columns * channels) if stride == 1 else (1, columns)  # of a column, of a row
     if stride == 1:
         padded, surrounded = (array.reshape(*array.shape[:2], -1) for array in (padded, surrounded))
     accumulators = (strip, width) if stride == 1 else (strip, columns, channels)
+    # Numbers that the compiler does not know: with their places in the code, each tap would be a kernel of its own.
+    tops, lefts = jax.lax.optimization_barrier(
+        ([jnp.int32(i) for i in range(size)], [jnp.int32(j * step) for j in range(size)])
+    )
 
     def add_strip(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         image, row = index // strips, index % strips * strip
-        window = _slice_rows(padded, image, row * stride, window_rows)
-        upstream = _slice_rows(surrounded, image, origin[0] + row, strip)[
-            :, origin[1] * step : origin[1] * step + width
-        ]
-        starts = ((i, j * step) for i in range(size) for j in range(size))
+        upstream = _slice_map(surrounded, (image, origin[0] + row, jnp.int32(origin[1] * step)), accumulators)
+        corners = ((image, row * stride + top, left) for top in tops for left in lefts)
         return [
-            total + window[i : i + strip * stride : stride, start : start + width * stride : stride] * upstream
-            for total, (i, start) in zip(sums, starts, strict=True)
+            _add_product(total, upstream, padded, corner, stride=stride)
+            for total, corner in zip(sums, corners, strict=True)
         ]
 
     zeros = [jnp.zeros(accumulators, dtype)] * (size * size)
@@ -259,8 +260,18 @@ def _make_kernel_gradient(
     return bilinear
 
 
-def _slice_rows(
-    array: jax.Array, image: jax.Array, row: jax.Array, count: int
-) -> jax.Array:  # [B, H, ...] -> [count, ...]
-    start = [image, row, *(jnp.zeros((), row.dtype) for _ in array.shape[2:])]
-    return jax.lax.dynamic_slice(array, start, (1, count, *array.shape[2:]))[0]
+@functools.partial(jax.jit, static_argnames="stride")
+def _add_product(
+    total: jax.Array, factor: jax.Array, maps: jax.Array, corner: Sequence[jax.Array], *, stride: int
+) -> jax.Array:  # [h, w, ...], [h, w, ...], [B, H, W, ...] -> [h, w, ...]
+    """Adds the product with the values at every `stride`-th place from a corner on: (image, row, column)."""
+    rows, columns, *channels = total.shape
+    window = _slice_map(maps, corner, ((rows - 1) * stride + 1, (columns - 1) * stride + 1, *channels))
+    return total + window[::stride, ::stride] * factor
+
+
+def _slice_map(
+    maps: jax.Array, corner: Sequence[jax.Array], shape: tuple[int, ...]
+) -> jax.Array:  # [B, H, W, ...] -> shape
+    start = [place.astype(jnp.int32) for place in corner] + [jnp.int32(0)] * (maps.ndim - 3)
+    return jax.lax.dynamic_slice(maps, start, (1, *shape), allow_negative_indices=False)[0]

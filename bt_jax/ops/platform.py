@@ -1,11 +1,44 @@
-"""Control over where XLA's CPU backend writes an array to memory."""
+"""Operations whose form depends on the platform, and control over where XLA's CPU backend writes an array to memory."""
 
-from typing import TypeVar
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 _T = TypeVar("_T")
+
+_KNOWN: contextvars.ContextVar[str] = contextvars.ContextVar("known", default="")
+
+
+@contextlib.contextmanager
+def trace_for(platform: str) -> Iterator[None]:
+    """Within it, `select_form` traces only the form of a platform, such as `cpu`.
+
+    A program that runs on one platform is traced in half of the time then. It belongs inside of the function that is
+    traced: what `jax.jit` traced before is kept, so nothing that calls `select_form` may be jitted by itself, other
+    than the form of one platform.
+    """
+    token = _KNOWN.set(platform)
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+def select_form(*arguments: Any, default: Callable[..., Any], **forms: Callable[..., Any]) -> Any:
+    """Calls the form of the platform that the program runs on: `jax.lax.platform_dependent`, or see `trace_for`.
+
+    Args:
+      *arguments: of the form, trees of arrays.
+      default: the form of all other platforms.
+      **forms: by platform; all return the same shapes and dtypes.
+    """
+    if platform := _KNOWN.get():
+        return forms.get(platform, default)(*arguments)
+    return jax.lax.platform_dependent(*arguments, default=default, **forms)
 
 
 def materialise(tree: _T) -> _T:
@@ -16,7 +49,8 @@ def materialise(tree: _T) -> _T:
     `optimization_barrier` is removed before fusion.) A call that must not be inlined ends the chain at no cost.
     Accelerators fuse such chains well, so there this function does nothing.
     """
-    return jax.lax.platform_dependent(tree, cpu=_call, default=_identity)
+    same: _T = select_form(tree, cpu=_call, default=_identity)
+    return same
 
 
 def _call(tree: _T) -> _T:

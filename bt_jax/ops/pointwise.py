@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bt_jax.ops.platform import materialise
+from bt_jax.ops.platform import materialise, select_form
 
 # The number of pixels of an image above which a product per image is faster than gating the array before one product.
 PIXELS_PER_PRODUCT = 900
@@ -53,7 +53,7 @@ def gated_pointwise(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Arr
       [B, H, W, D].
     """
     on_cpu = _gate_input if x.shape[1] * x.shape[2] < PIXELS_PER_PRODUCT else _gate_kernels
-    return jax.lax.platform_dependent(x, gate, kernel, cpu=on_cpu, tpu=gated_pointwise_on_tpu, default=_gate_input)
+    return select_form(x, gate, kernel, cpu=on_cpu, tpu=gated_pointwise_on_tpu, default=_gate_input)
 
 
 def _gate_input(x: jax.Array, gate: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ def accumulate(
     batch_stats: Tree,
     batch: dict[str, jax.Array],
     key: jax.Array,
-    first_segment: jax.Array,
+    flags: tuple[bool | jax.Array, ...],
 ) -> Gradients:
     """Computes the means of loss, accuracy and gradients over parts of equal size.
 
@@ -35,7 +35,7 @@ def accumulate(
       batch_stats: of the network.
       batch: arrays with a row for each image.
       key: random key of the step.
-      first_segment: number of the lowest segment that trains.
+      flags: for each segment whether it trains.
     """
     divided = {name: jnp.moveaxis(rows.reshape(-1, parts, *rows.shape[1:]), 1, 0) for name, rows in batch.items()}
 
@@ -43,7 +43,7 @@ def accumulate(
         sums, batch_stats = carried
         number, rows = part
         (loss, (batch_stats, accuracy)), gradients = compute_gradients(
-            params, batch_stats, rows, jax.random.fold_in(key, number), first_segment
+            params, batch_stats, rows, jax.random.fold_in(key, number), flags
         )
         return (jax.tree.map(jnp.add, sums, (loss, accuracy, gradients)), batch_stats), None
 

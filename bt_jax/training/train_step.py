@@ -16,6 +16,7 @@ from bt_jax.data.augment.settings import Augmentation
 from bt_jax.distributed import sharding
 from bt_jax.models.normalise import Normalisation
 from bt_jax.models.registry import Network, Tree
+from bt_jax.ops.platform import materialise, trace_for
 from bt_jax.training import accumulation
 from bt_jax.training.accumulation import Gradients
 from bt_jax.training.optimizer import Optimizer
@@ -26,6 +27,7 @@ Batch = Mapping[str, Any]  # arrays, or their shapes and dtypes
 Metrics = dict[str, jax.Array]
 # (state, batch, learning_rate, first_segment, seed) -> (state, metrics); see `TrainStep.jit`.
 StepFunction = Callable[..., tuple[TrainState, Metrics]]
+Flags = tuple[bool | jax.Array, ...]  # for each segment whether it trains; False if that is known at compile time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,15 +125,19 @@ class _Program:
         # Gathered once: left to itself, the compiler would rather move the images.
         tree = state.layout.unflatten(self._gather(state.params))
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        flags = self._flag_trained(first_segment)
         (loss, (batch_stats, accuracy)), gradients = self._compute_gradients(
-            tree, state.batch_stats, self._augment(batch, seed), key, first_segment
+            tree, state.batch_stats, self._augment(batch, seed), key, flags
         )
         # Layers that compute in float64 may give gradients in it; parameters and moments stay as they are.
         gradients = jax.tree.map(lambda gradient, parameter: gradient.astype(parameter.dtype), gradients, tree)
         # What is frozen here was never trained before, so it is its own average, and need not be touched.
         moving = self._names[self._program_segment :]
-        slopes = self._gather(state.layout.flatten(_select(gradients, moving)))
-        trained = dict(zip(self._names, self._flag_trained(first_segment), strict=True))
+        trained = dict(zip(self._names, flags, strict=True))
+        slopes = {
+            name: optax.tree.where(trained[name], vectors, optax.tree.zeros_like(vectors))
+            for name, vectors in self._gather(state.layout.flatten(_select(gradients, moving))).items()
+        }
         updates, opt_state = self._settings.optimizer.update(
             optax.tree.zeros_like(state.params) | slopes, state.opt_state, state.params, trained=trained
         )
@@ -153,25 +159,23 @@ class _Program:
         return gathered
 
     def _compute_gradients(
-        self, params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
+        self, params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, flags: Flags
     ) -> Gradients:
         compute = jax.value_and_grad(self._compute_loss, has_aux=True)
-        arguments = params, batch_stats, batch, key, first_segment
-        if self._settings.accumulate > 1:
-            return accumulation.accumulate(compute, self._settings.accumulate, *arguments)
-        found: Gradients = compute(*arguments)
-        return found
+        arguments = params, batch_stats, batch, key, flags
+        with trace_for(self._settings.mesh.devices.flat[0].platform):
+            if self._settings.accumulate > 1:
+                return accumulation.accumulate(compute, self._settings.accumulate, *arguments)
+            found: Gradients = compute(*arguments)
+            return found
 
     def _compute_loss(
-        self, params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, first_segment: jax.Array
+        self, params: Tree, batch_stats: Tree, batch: dict[str, jax.Array], key: jax.Array, flags: Flags
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         """Returns (loss, (batch_stats, accuracy))."""
         settings = self._settings
-        flags = self._flag_trained(first_segment)
-        params = {
-            name: jax.tree.map(lambda leaf, flag=flag: _freeze_unless(flag, leaf), params[name])
-            for name, flag in zip(self._names, flags, strict=True)
-        }
+        frozen = self._names[: self._program_segment]
+        params = params | jax.lax.stop_gradient(_select(params, frozen))
         if "features" in batch:
             x, start = batch["features"].astype(settings.dtype), self._names[self._program_segment]
         else:
@@ -215,9 +219,11 @@ class _Program:
             losses = share * losses + (1 - share) * others
         return losses
 
-    def _flag_trained(self, first_segment: jax.Array) -> tuple[bool | jax.Array, ...]:
+    def _flag_trained(self, first_segment: jax.Array) -> Flags:
         """Returns for each segment whether it trains; False if that is known at compile time."""
-        return tuple(i >= first_segment if i >= self._program_segment else False for i in range(len(self._names)))
+        flags = tuple(i >= first_segment for i in range(self._program_segment, len(self._names)))
+        # A comparison with another number in each kernel would keep equal segments from sharing their kernels.
+        return (False,) * self._program_segment + materialise(flags)
 
     def _update_average(self, state: TrainState, params: Tree, batch_stats: Tree) -> Tree | None:
         """Returns the moving averages after a step that led to these weights; None where they are off."""
@@ -250,12 +256,6 @@ def _draw_shares(key: jax.Array, rows: int, *, parameter: float) -> jax.Array:
     """Draws the larger share of each mixture, [rows] float32 in [0.5, 1], independent of other uses of the key."""
     share = jax.random.beta(jax.random.fold_in(key, 2**31 - 1), parameter, parameter, (rows,), jnp.float32)
     return jnp.maximum(share, 1 - share)
-
-
-def _freeze_unless(flag: bool | jax.Array, leaf: jax.Array) -> jax.Array:
-    if flag is False:
-        return jax.lax.stop_gradient(leaf)
-    return leaf if flag is True else jnp.where(flag, leaf, jax.lax.stop_gradient(leaf))
 
 
 def _select(tree: Tree, names: Sequence[str]) -> Tree:

@@ -1,4 +1,5 @@
 import functools
+import re
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from bt_jax.models import layers
 from bt_jax.ops import depthwise
+from tests import kernels
 
 PADS = st.tuples(st.integers(0, 3), st.integers(0, 3))
 
@@ -92,6 +94,19 @@ def test_keeps_the_dtype(dtype: Any) -> None:
         assert one.dtype == dtype
         tolerance = {jnp.float32: 1e-5, jnp.bfloat16: 0.05}[dtype]
         np.testing.assert_allclose(np.float32(one), other, rtol=0, atol=tolerance * np.abs(other).max())
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])
+def test_the_taps_of_a_filter_gradient_share_their_kernels(size: int, stride: int) -> None:
+    """With the place of each tap in the code, the layers of EfficientNet-B1 had 222 kernels, a quarter of its step."""
+    x, kernel = jnp.ones((2, 16, 16, 8)), jnp.ones((size, size, 8))
+    padding = ((size // 2, size // 2),) * 2
+    form = functools.partial(depthwise.shift_and_add, stride=stride, padding=padding)
+    gradient = jax.jit(lambda x, kernel, upstream: jax.vjp(lambda kernel: form(x, kernel), kernel)[1](upstream))
+    text = gradient.lower(x, kernel, form(x, kernel)).compile().as_text()
+    products = [body for body in kernels.list_kernels(text) if " multiply(" in body and " dynamic-slice(" in body]
+    assert 1 <= len(products) <= 3
+    assert len(re.findall(r" fusion\(.*while/body", text)) >= size * size
 
 
 def test_one_program_for_all_platforms() -> None:

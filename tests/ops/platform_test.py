@@ -5,7 +5,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax.ops.platform import materialise
+from bt_jax.ops.platform import materialise, select_form, trace_for
+from tests import kernels
 
 
 def chain(x: jax.Array, *, end: bool) -> jax.Array:
@@ -37,3 +38,42 @@ def test_on_a_cpu_the_chain_ends_there() -> None:
 def test_accelerators_see_nothing_of_it() -> None:
     text = jax.export.export(jax.jit(lambda x: chain(x, end=True)), platforms=("tpu",))(jnp.ones((8, 2))).mlir_module()
     assert "inlineable" not in text
+
+
+def double(x: jax.Array) -> jax.Array:
+    forms = {"cpu": lambda x: x + x, "tpu": lambda x: x * 2}
+    doubled: jax.Array = select_form(x, default=lambda x: x / 0.5, **forms)
+    return doubled
+
+
+def test_a_form_for_each_platform_in_one_program() -> None:
+    text = jax.export.export(jax.jit(double), platforms=("cpu", "tpu", "cuda"))(jnp.ones(2)).mlir_module()
+    assert all(f"stablehlo.{operation} " in text for operation in ("add", "multiply", "divide"))
+
+
+def test_only_the_form_of_a_known_platform_is_traced() -> None:
+    for platform, operation in {"cpu": "add", "tpu": "mul", "gpu": "div"}.items():
+
+        def run(x: jax.Array, platform: str = platform) -> jax.Array:
+            with trace_for(platform):
+                return double(x)
+
+        assert [equation.primitive.name for equation in jax.make_jaxpr(run)(jnp.ones(2)).eqns] == [operation]
+    assert "platform_index" in str(jax.make_jaxpr(double)(jnp.ones(2)))  # once outside, all are again
+
+
+def test_a_known_platform_gives_the_same_program() -> None:
+    def run(x: jax.Array, known: bool) -> jax.Array:
+        def loss(x: jax.Array) -> jax.Array:
+            return chain(x, end=True).sum()
+
+        if not known:
+            return jax.grad(loss)(x)
+        with trace_for("cpu"):
+            return jax.grad(loss)(x)
+
+    texts = [
+        jax.jit(lambda x, known=known: run(x, known)).lower(jnp.ones((64, 8))).compile() for known in (True, False)
+    ]
+    found = [kernels.list_kernels(compiled.as_text()) for compiled in texts]
+    assert found[0] == found[1] != []

@@ -17,6 +17,7 @@ from bt_jax.distributed import sharding
 from bt_jax.models import normalise, registry
 from bt_jax.training import optimizer, train_state, train_step
 from bt_jax.training.train_step import TrainStep
+from tests import kernels
 
 CLASSES = 4
 CLIP_NORM = 0.1  # below the gradients met here
@@ -104,6 +105,14 @@ def test_a_stage_moves_its_segments_and_nothing_else(first):
 def test_the_step_has_no_branch():
     """On a GPU each would be a round trip to the host, and on any device it keeps operations apart."""
     assert " conditional(" not in step_of(HEAD).as_text()
+
+
+def test_no_kernel_compares_the_number_of_its_segment():
+    """Each would be another kernel for another segment, of the same shapes or not: 204 in a step of EfficientNet-B1."""
+    found = kernels.list_kernels(step_of(DEEPEST).as_text())
+    of_adam = [body for body in found if " sqrt(" in body and " select(" in body]
+    assert of_adam
+    assert not [body for body in of_adam for number in range(DEEPEST, HEAD + 1) if f"s32[] constant({number})" in body]
 
 
 @pytest.mark.slow
