@@ -255,7 +255,7 @@ def test_the_cpu_recipe_on_a_glance_of_the_real_images(tmp_path):
             *runs.command(tmp_path / "run")[:3], "--config=configs/effnet.py:cpu", f"--workdir={tmp_path / 'run'}",
             "--config.model.name=efficientnet_b1",
             "--config.stages.count=2", "--config.stages.head_epochs=2.0", "--config.stages.epochs=0.05",
-            "--config.stages.lowest_segment=block_18", "--config.preprocess.size=64",
+            "--config.stages.lowest_segment=block_18", "--config.preprocess.size=64", "--config.train.cached_views=1",
         ],
         # No weights in a cache, and a network that answers nothing.
         BT_CACHE=str(tmp_path), HOME=str(tmp_path), https_proxy="http://127.0.0.1:9", no_proxy="",
