@@ -127,11 +127,11 @@ def run(arguments: list[str], *, fresh: bool = False, **environment: str) -> sub
     """
     combined = {**os.environ, **environment}
     if not fresh and arguments[:2] == [sys.executable, "-m"] and command_server.fits(combined):
-        status, output, errors = command_server.run(arguments[2], arguments[3:], combined, timeout=600)
+        status, output, errors = command_server.run(arguments[2], arguments[3:], combined, timeout=300)
         ended = subprocess.CompletedProcess(arguments, status, output, errors)
     else:
         ended = subprocess.run(
-            arguments, cwd=ROOT, env=combined, capture_output=True, text=True, timeout=600, check=False
+            arguments, cwd=ROOT, env=combined, capture_output=True, text=True, timeout=300, check=False
         )
     # A busy machine takes long, and then the command says what it waits for.
     ended.stderr = re.sub(r"^.*: \d+ s so far\n", "", ended.stderr, flags=re.MULTILINE)

@@ -17,8 +17,8 @@ _KNOWN: contextvars.ContextVar[str] = contextvars.ContextVar("known", default=""
 def trace_for(platform: str) -> Iterator[None]:
     """Within it, `select_form` traces only the form of a platform, such as `cpu`.
 
-    A training step is traced and lowered in about two thirds of the time then. It belongs inside of the function that is
-    traced: what `jax.jit` traced before is kept, so nothing that calls `select_form` may be jitted by itself, other
+    A training step is traced and lowered in about two thirds of the time then. It belongs inside of the function that
+    is traced: what `jax.jit` traced before is kept, so nothing that calls `select_form` may be jitted by itself, other
     than the form of one platform.
     """
     token = _KNOWN.set(platform)
